@@ -1,0 +1,21 @@
+"""The one exception a user's mistake may end in, and the "did you mean" that goes with it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: the message says what was expected, what was found and what to do.
+
+    The command line prints the message without a traceback and exits with code 2.
+    """
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """A hint to append to an error: the nearest of `options`, or all of them when none is near."""
+    options = list(options)
+    close = get_close_matches(name, options, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    shown = ", ".join(options[:20]) + (", …" if len(options) > 20 else "")
+    return f" Choose from: {shown}." if options else ""
