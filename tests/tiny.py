@@ -1,0 +1,379 @@
+"""Tiny models and data made on the spot: random weights, a few blocks deep, no network.
+
+`VISION_FAMILIES` and `TEXT_FAMILIES` map a family's name to a function that writes such a checkpoint into a folder, in
+the layout in which the Hub keeps that family, and returns the folder. The old head has 7 outputs, so that no test can
+take it for a new one.
+"""
+
+import csv
+import json
+import random
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import transformers
+from PIL import Image, ImageDraw
+from tokenizers import (
+    SentencePieceUnigramTokenizer,
+    Tokenizer,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import PreTrainedTokenizerFast
+
+OLD_LABELS = 7
+SIZE = 32
+
+WORDS = (
+    ("goal", "match", "team", "player", "league", "coach"),
+    ("market", "bank", "profit", "shares", "trade", "price"),
+    ("film", "actor", "music", "band", "stage", "song"),
+    ("vote", "minister", "law", "party", "election", "senate"),
+)
+FILLER = ("the", "a", "of", "and", "in", "was", "is", "today", "very", "with")
+RESIDUES = ("LAVI", "DEKR", "STNQ", "FWYH")
+
+
+# --- image checkpoints -----------------------------------------------------------------------------------------------
+
+
+def _hf_vision(name: str, settings: dict, processor: str = "ViTImageProcessor") -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{name}Config")(num_labels=OLD_LABELS, **settings)
+        model = getattr(transformers, f"{name}ForImageClassification")(config)
+        _settle_batch_norm(model)
+        model.save_pretrained(folder)
+        size = {"shortest_edge": SIZE} if processor == "ConvNextImageProcessor" else {"height": SIZE, "width": SIZE}
+        getattr(transformers, processor)(size=size).save_pretrained(folder)
+        return Path(folder)
+
+    return make
+
+
+def _timm(architecture: str, model_args: dict, size: int = SIZE) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        torch.manual_seed(0)
+        model = timm.create_model(architecture, pretrained=False, num_classes=OLD_LABELS, **model_args)
+        _settle_batch_norm(model)
+        # recorded as timm does it for a model made with num_classes, which TimmWrapper then receives twice
+        stored_args = model_args | {"num_classes": OLD_LABELS}
+        timm.models.save_for_hf(
+            model,
+            str(folder),
+            model_args=stored_args,
+            safe_serialization=True,
+            data_config={"input_size": (3, size, size)},
+        )
+        return Path(folder)
+
+    return make
+
+
+def _settle_batch_norm(model: torch.nn.Module) -> None:
+    """Running statistics from noise, as training would have left: without them random deep nets answer a constant."""
+    model.train()
+    with torch.no_grad():
+        for _ in range(10):
+            model(torch.randn(8, 3, SIZE, SIZE))
+    model.eval()
+
+
+_TRANSFORMER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": SIZE,
+    "patch_size": 8,
+}
+_CONV = {"hidden_sizes": [8, 12, 16, 24], "depths": [1, 1, 1, 1]}
+
+VISION_FAMILIES: dict[str, Callable[[Path], Path]] = {
+    "vit": _hf_vision("ViT", _TRANSFORMER),
+    "dinov2": _hf_vision("Dinov2", _TRANSFORMER),
+    "swin": _hf_vision(
+        "Swin",
+        {"image_size": SIZE, "patch_size": 4, "embed_dim": 8, "depths": [1, 2], "num_heads": [1, 2], "window_size": 4},
+    ),
+    "convnext": _hf_vision("ConvNext", _CONV, "ConvNextImageProcessor"),
+    "resnet": _hf_vision("ResNet", _CONV | {"embedding_size": 8, "layer_type": "basic"}, "ConvNextImageProcessor"),
+    "efficientnet": _hf_vision(
+        "EfficientNet",
+        {
+            "image_size": SIZE,
+            "width_coefficient": 0.25,
+            "depth_coefficient": 0.3,
+            "hidden_dim": 320,
+            "out_channels": [16, 24, 40],
+            "in_channels": [32, 16, 24],
+            "kernel_sizes": [3, 3, 5],
+            "strides": [1, 2, 2],
+            "depthwise_padding": [],
+            "num_block_repeats": [1, 1, 2],
+            "expand_ratios": [1, 6, 6],
+        },
+        "EfficientNetImageProcessor",
+    ),
+    "timm-resnet": _timm("resnet10t", {"layers": [1, 1, 1, 1], "channels": [8, 12, 16, 24], "stem_width": 8}),
+    "timm-vgg": _timm("vgg11", {"mlp_ratio": 0.005}),
+    "timm-efficientnet": _timm("test_efficientnet", {}),
+    "timm-vit": _timm(
+        "vit_tiny_patch16_224", {"img_size": SIZE, "patch_size": 8, "depth": 3, "embed_dim": 32, "num_heads": 2}
+    ),
+    "timm-convnext": _timm("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 12, 16, 24]}),
+    "timm-mobilenetv3": _timm("mobilenetv3_small_050", {}),
+}
+
+
+# --- text checkpoints ------------------------------------------------------------------------------------------------
+
+
+def _sentences() -> list[str]:
+    rng = random.Random(0)
+    return [" ".join(rng.choices(FILLER + group, k=8)) for group in WORDS for _ in range(50)]
+
+
+@cache
+def _wordpiece(special: tuple[str, ...], unknown: str) -> dict[str, int]:
+    tokenizer = Tokenizer(models.WordPiece(unk_token=unknown))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=list(special), show_progress=False)
+    tokenizer.train_from_iterator(_sentences(), trainer)
+    return tokenizer.get_vocab()
+
+
+@cache
+def _byte_pairs(special: tuple[str, ...]) -> tuple[dict[str, int], list[tuple[str, str]], str]:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=list(special),
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(_sentences(), trainer)
+    stored = json.loads(tokenizer.to_str())["model"]
+    return stored["vocab"], [tuple(pair) for pair in stored["merges"]], tokenizer.to_str()
+
+
+@cache
+def _unigram(special: tuple[str, ...], unknown: str) -> list[tuple[str, float]]:
+    tokenizer = SentencePieceUnigramTokenizer()
+    tokenizer.train_from_iterator(
+        _sentences(), vocab_size=200, special_tokens=list(special), unk_token=unknown, show_progress=False
+    )
+    return [tuple(row) for row in json.loads(tokenizer._tokenizer.to_str())["model"]["vocab"]]
+
+
+_BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_ROBERTA_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+def _bert_tokenizer(_: Path):
+    return transformers.BertTokenizer(vocab=_wordpiece(_BERT_SPECIAL, "[UNK]"), model_max_length=64)
+
+
+def _roberta_tokenizer(_: Path):
+    vocab, merges, _text = _byte_pairs(_ROBERTA_SPECIAL)
+    return transformers.RobertaTokenizer(vocab=vocab, merges=merges, model_max_length=64)
+
+
+def _albert_tokenizer(_: Path):
+    vocab = _unigram(("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), "<unk>")
+    return transformers.AlbertTokenizer(vocab=vocab, do_lower_case=True, model_max_length=64)
+
+
+def _deberta_tokenizer(_: Path):
+    vocab = _unigram(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), "[UNK]")
+    return transformers.DebertaV2Tokenizer(vocab=vocab, model_max_length=64)
+
+
+def _mpnet_tokenizer(_: Path):
+    vocab = _wordpiece(("<s>", "<pad>", "</s>", "[UNK]", "<mask>"), "[UNK]")
+    return transformers.MPNetTokenizer(vocab=vocab, model_max_length=64)
+
+
+def _modernbert_tokenizer(_: Path):
+    tokenizer = Tokenizer.from_str(_byte_pairs(_BERT_SPECIAL)[2])
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="[MASK]", model_max_length=64, **names)
+    fast.model_input_names = ["input_ids", "attention_mask"]
+    return fast
+
+
+def _gpt2_tokenizer(_: Path):
+    vocab, merges, _text = _byte_pairs(("<|endoftext|>",))
+    return transformers.GPT2Tokenizer(vocab=vocab, merges=merges, model_max_length=64)
+
+
+def _esm_tokenizer(folder: Path):
+    vocab = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    file = Path(folder) / "vocab.txt"
+    file.write_text("\n".join(vocab))
+    return transformers.EsmTokenizer(str(file), model_max_length=64)
+
+
+_ENCODER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+
+
+def _text(name: str, settings: dict, make_tokenizer: Callable) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        torch.manual_seed(0)
+        tokenizer = make_tokenizer(folder)
+        tokenizer.save_pretrained(folder)
+        special = {} if tokenizer.pad_token_id is None else {"pad_token_id": tokenizer.pad_token_id}
+        if name == "GPT2":
+            special = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+        config = getattr(transformers, f"{name}Config")(
+            num_labels=OLD_LABELS, vocab_size=len(tokenizer), **special, **settings
+        )
+        getattr(transformers, f"{name}ForSequenceClassification")(config).save_pretrained(folder)
+        return Path(folder)
+
+    return make
+
+
+TEXT_FAMILIES: dict[str, Callable[[Path], Path]] = {
+    "bert": _text("Bert", _ENCODER, _bert_tokenizer),
+    "roberta": _text("Roberta", _ENCODER | {"max_position_embeddings": 66, "type_vocab_size": 1}, _roberta_tokenizer),
+    "distilbert": _text(
+        "DistilBert",
+        {"dim": 32, "n_layers": 3, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 64},
+        _bert_tokenizer,
+    ),
+    "albert": _text("Albert", _ENCODER | {"embedding_size": 16}, _albert_tokenizer),
+    "electra": _text("Electra", _ENCODER | {"embedding_size": 16}, _bert_tokenizer),
+    "deberta-v2": _text(
+        "DebertaV2",
+        _ENCODER | {"relative_attention": True, "position_buckets": 16, "pos_att_type": ["p2c", "c2p"]},
+        _deberta_tokenizer,
+    ),
+    "mpnet": _text("MPNet", _ENCODER | {"max_position_embeddings": 66}, _mpnet_tokenizer),
+    "modernbert": _text(
+        "ModernBert",
+        _ENCODER | {"local_attention": 16, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
+        _modernbert_tokenizer,
+    ),
+    "gpt2": _text("GPT2", {"n_embd": 32, "n_layer": 3, "n_head": 2, "n_positions": 64}, _gpt2_tokenizer),
+    "esm": _text(
+        "Esm",
+        _ENCODER | {"position_embedding_type": "rotary", "token_dropout": False, "mask_token_id": 32},
+        _esm_tokenizer,
+    ),
+}
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 70, 220), "yellow": (230, 210, 40)}
+
+
+def image(label: str, size: int = 48, seed: int = 0) -> Image.Image:
+    """A coloured shape on noise: the colour tells the class, place and shape do not."""
+    rng = np.random.default_rng(seed)
+    canvas = Image.fromarray(rng.integers(90, 150, (size, size, 3), dtype=np.uint8))
+    left, top = (int(value) for value in rng.integers(0, size // 3, 2))
+    box = (left, top, left + int(size * 0.6), top + int(size * 0.6))
+    draw = ImageDraw.Draw(canvas)
+    (draw.ellipse if rng.integers(2) else draw.rectangle)(box, fill=COLOURS[label])
+    return canvas
+
+
+def image_folder(
+    path: Path, classes: Iterable[str] = ("red", "green", "blue"), per_class: int = 12, size: int = 48
+) -> Path:
+    """Writes `path/<class>/<number>.png` and returns `path`. Classes are names of `COLOURS`."""
+    for index, label in enumerate(classes):
+        folder = Path(path) / label
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(per_class):
+            image(label, size, seed=1000 * index + number).save(folder / f"{number:03d}.png")
+    return Path(path)
+
+
+def sentence(topics: Iterable[int], rng: random.Random, protein: bool = False, length: int = 8) -> str:
+    """A text that speaks of each of the `topics` (indices of `WORDS`, or of `RESIDUES` for a protein)."""
+    topics = list(topics)
+    if protein:
+        return "".join(rng.choice(RESIDUES[rng.choice(topics)]) for _ in range(3 * length))
+    words = [rng.choice(WORDS[topic]) for topic in topics for _ in range(3)]
+    words += rng.choices(FILLER, k=max(0, length - len(words)))
+    return " ".join(rng.sample(words, len(words)))
+
+
+def text_table(
+    path: Path,
+    task: str = "single_label",
+    pairs: bool = False,
+    rows: int = 60,
+    classes: int = 3,
+    protein: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Writes a CSV table with the columns `text` (or `first,second`) and `label`, and returns `path`.
+
+    The words tell the label: `topic0`, `topic1`, … for single-label; several of them joined by "|" for multi-label; for
+    regression a float from 0 to 1, the share of topic 0. With `pairs` the label is `same`/`different` (the topics of
+    the two texts), the same as a float, or the topics of both.
+    """
+    rng = random.Random(seed)
+    make_row = _PAIR_ROWS[task] if pairs else _ROWS[task]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["first", "second", "label"] if pairs else ["text", "label"])
+        writer.writerows(make_row(row % classes, classes, rng, protein) for row in range(rows))
+    return Path(path)
+
+
+def _single(topic, classes, rng, protein):
+    return sentence([topic], rng, protein), f"topic{topic}"
+
+
+def _multi(topic, classes, rng, protein):
+    topics = sorted({topic, rng.randrange(classes)})
+    return sentence(topics, rng, protein, 12), "|".join(f"topic{each}" for each in topics)
+
+
+def _score(topic, classes, rng, protein):
+    share = rng.randint(0, 4)
+    text = " ".join(rng.sample([rng.choice(WORDS[0])] * share + [rng.choice(WORDS[1])] * (4 - share), 4))
+    return text, share / 4
+
+
+def _pair(topic, classes, rng, protein):
+    other = topic if rng.random() < 0.5 else (topic + 1) % classes
+    label = "same" if topic == other else "different"
+    return sentence([topic], rng, protein), sentence([other], rng, protein), label
+
+
+def _pair_score(topic, classes, rng, protein):
+    first, second, label = _pair(topic, classes, rng, protein)
+    return first, second, float(label == "same")
+
+
+def _pair_multi(topic, classes, rng, protein):
+    other = rng.randrange(classes)
+    label = "|".join(f"topic{each}" for each in sorted({topic, other}))
+    return sentence([topic], rng, protein), sentence([other], rng, protein), label
+
+
+_ROWS = {"single_label": _single, "multi_label": _multi, "regression": _score}
+_PAIR_ROWS = {"single_label": _pair, "multi_label": _pair_multi, "regression": _pair_score}
