@@ -1,0 +1,122 @@
+"""Hugging Face's `evaluate` on both sides: our metrics as its classes, and its metrics by name in our results.
+
+`from hftransfer.evaluation.evaluate_library import SingleLabelMetrics` gives an `evaluate.Metric` that works with
+`add_batch`, `combine` and `evaluator`, and that needs no network. This is the one file that imports `evaluate`, which
+imports torch: nothing else here waits for it.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import datasets
+import evaluate
+import numpy as np
+
+from hftransfer.errors import UserError
+from hftransfer.evaluation.intervals import Measured, group_units
+from hftransfer.evaluation.metrics import HIGHER_IS_BETTER, compute_metrics
+from hftransfer.tasks import Task, TaskType
+
+logger = logging.getLogger(__name__)
+
+_RESAMPLES = 200  # a metric of the library is called once per resample, some milliseconds each
+
+
+class _TaskMetrics(evaluate.Metric):
+    """All metrics of one task type in one dictionary, by `compute(predictions=scores, references=targets)`.
+
+    Scores are probabilities (N, C), for regression values (N, K).
+    """
+
+    task_type: TaskType
+    reference: datasets.features.features.FeatureType
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=f"Metrics of hftransfer for {self.task_type} tasks, computed by scikit-learn.",
+            citation="",
+            inputs_description="predictions: scores, one row per example. references: targets.",
+            features=datasets.Features(
+                {"predictions": datasets.Sequence(datasets.Value("float64")), "references": self.reference}
+            ),
+        )
+
+    def _compute(self, predictions: list, references: list) -> dict[str, float]:
+        scores = np.asarray(predictions, dtype=np.float64)
+        task = Task(self.task_type, tuple(map(str, range(scores.shape[1]))))
+        return compute_metrics(task, np.asarray(references), scores)
+
+
+class SingleLabelMetrics(_TaskMetrics):
+    """Accuracy, balanced accuracy, macro F1, log-loss, one-vs-rest AUROC, MCC of class probabilities."""
+
+    task_type = "single_label"
+    reference = datasets.Value("int64")
+
+
+class MultiLabelMetrics(_TaskMetrics):
+    """Macro and micro F1, mean average precision, subset accuracy, log-loss of label probabilities."""
+
+    task_type = "multi_label"
+    reference = datasets.Sequence(datasets.Value("float32"))
+
+
+class RegressionMetrics(_TaskMetrics):
+    """MAE, RMSE, R2, Pearson and Spearman correlation, means over the targets."""
+
+    task_type = "regression"
+    reference = datasets.Sequence(datasets.Value("float32"))
+
+
+def load_metric(name: str) -> evaluate.EvaluationModule:
+    """A metric of the evaluate library by name (fetched from the Hub) or from a local script.
+
+    Raises `UserError` when it cannot be had, above all offline.
+    """
+    try:
+        return evaluate.load(name, keep_in_memory=True)
+    except (OSError, ImportError, ValueError) as error:
+        raise UserError(
+            f"The metric {name!r} of the evaluate library could not be loaded: {_first_line(error)} "
+            "Without network, give the path of a metric script on this machine, or leave it out: "
+            f"{', '.join(HIGHER_IS_BETTER)} need no download and are always computed where they fit the task."
+        ) from error
+
+
+def measure_further(
+    names: Sequence[str], task: Task, targets: np.ndarray, scores: np.ndarray, groups: Sequence[str | None] | None
+) -> dict[str, Measured]:
+    """Metrics of the evaluate library, with percentile intervals, on class indices, 0/1 rows or values as decided."""
+    found = {}
+    for name in names:
+        if name not in HIGHER_IS_BETTER:  # ours are measured anyway
+            found |= _measure_one(name, load_metric(name), targets, task.decide(scores), groups)
+    return found
+
+
+def _measure_one(name, metric, targets, predictions, groups) -> dict[str, Measured]:
+    if predictions.ndim == 2 and predictions.shape[1] == 1:
+        targets, predictions = targets[:, 0], predictions[:, 0]
+    value = _numbers(name, metric, predictions, targets)
+    draws = [_numbers(name, metric, predictions[rows], targets[rows]) for rows in _draw_rows(groups, len(targets))]
+    ends = {key: np.nanpercentile([draw.get(key, np.nan) for draw in draws], [2.5, 97.5]) for key in value}
+    return {key: Measured(value[key], float(low), float(high), len(targets)) for key, (low, high) in ends.items()}
+
+
+def _numbers(name: str, metric, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    try:
+        answer = metric.compute(predictions=predictions.tolist(), references=references.tolist())
+    except Exception as error:  # the script is somebody's code: it can raise anything
+        raise UserError(f"The metric {name!r} does not fit this task: {_first_line(error)}") from error
+    return {key: float(value) for key, value in answer.items() if np.isscalar(value) and not isinstance(value, str)}
+
+
+def _draw_rows(groups: Sequence[str | None] | None, rows: int):
+    units, rng = group_units(groups, rows), np.random.default_rng(0)
+    members = np.split(np.argsort(units, kind="stable"), np.cumsum(np.bincount(units))[:-1])
+    for _ in range(_RESAMPLES):
+        yield np.concatenate([members[unit] for unit in rng.integers(len(members), size=len(members))])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

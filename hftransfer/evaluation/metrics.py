@@ -1,0 +1,127 @@
+"""What is measured for each task, computed by scikit-learn on whole arrays, with nothing to download.
+
+Names are exact: the F1 of more than one class is `macro_f1` or `micro_f1`, never a bare "f1". A metric that the rows at
+hand leave undefined (the AUROC of a part with one class, the correlation with a constant) is NaN, not a made-up number.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from scipy import stats
+from sklearn import metrics as sk
+
+from hftransfer.errors import UserError, did_you_mean
+from hftransfer.tasks import Task, TaskType
+
+HIGHER_IS_BETTER = {
+    "accuracy": True,
+    "balanced_accuracy": True,
+    "macro_f1": True,
+    "log_loss": False,
+    "auroc": True,
+    "mcc": True,
+    "micro_f1": True,
+    "mean_average_precision": True,
+    "subset_accuracy": True,
+    "mae": False,
+    "rmse": False,
+    "r2": True,
+    "pearson": True,
+    "spearman": True,
+    "loss": False,  # the Trainer's own
+}
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether more of metric `name` is good; the Trainer's prefix `eval_` may stand before it.
+
+    Raises `UserError` for a name that is not ours: its direction is not known.
+    """
+    bare = name.removeprefix("eval_")
+    if bare not in HIGHER_IS_BETTER:
+        raise UserError(f"Unknown metric {name!r}.{did_you_mean(bare, HIGHER_IS_BETTER)}")
+    return HIGHER_IS_BETTER[bare]
+
+
+def compute_metrics(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """Every metric of the task.
+
+    Args:
+        targets: int (N,), or float (N, C) / (N, K), as `Task.encode_all` gives them.
+        scores: float (N, C) / (N, K), as `Task.probabilities` gives them.
+    """
+    with warnings.catch_warnings():
+        # An undefined value is answered by NaN, so the warning that says so has no news.
+        warnings.filterwarnings("ignore", category=sk._classification.UndefinedMetricWarning)
+        warnings.filterwarnings("ignore", category=stats.ConstantInputWarning)
+        found = _FUNCTIONS[task.type](task, np.asarray(targets), np.asarray(scores, dtype=np.float64))
+    return {name: float(value) for name, value in found.items()}
+
+
+def _single_label(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    predicted, classes = task.decide(scores), range(task.head_size)
+    return {
+        "accuracy": sk.accuracy_score(targets, predicted),
+        "balanced_accuracy": mean_defined((predicted[targets == c] == c).mean() for c in np.unique(targets)),
+        "macro_f1": sk.f1_score(targets, predicted, labels=classes, average="macro", zero_division=np.nan),
+        "log_loss": row_losses(task, targets, scores).mean(),
+        "auroc": mean_defined(area_under_roc(targets == c, scores[:, c]) for c in classes),
+        "mcc": sk.matthews_corrcoef(targets, predicted),
+    }
+
+
+def _multi_label(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    predicted = task.decide(scores)
+    seen = targets.any(0)
+    return {
+        "macro_f1": sk.f1_score(targets, predicted, average="macro", zero_division=np.nan),
+        "micro_f1": sk.f1_score(targets, predicted, average="micro", zero_division=np.nan),
+        "mean_average_precision": mean_defined(
+            sk.average_precision_score(targets[:, c], scores[:, c]) for c in np.flatnonzero(seen)
+        ),
+        "subset_accuracy": sk.accuracy_score(targets, predicted),
+        "log_loss": row_losses(task, targets, scores).mean(),
+    }
+
+
+def _regression(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    columns = [(targets[:, k], scores[:, k]) for k in range(task.head_size)]
+    enough = len(targets) > 1
+    return {
+        "mae": sk.mean_absolute_error(targets, scores),
+        "rmse": sk.root_mean_squared_error(targets, scores),
+        "r2": sk.r2_score(targets, scores) if enough else np.nan,
+        "pearson": np.mean([stats.pearsonr(*pair).statistic for pair in columns]) if enough else np.nan,
+        "spearman": np.mean([stats.spearmanr(*pair).statistic for pair in columns]) if enough else np.nan,
+    }
+
+
+_FUNCTIONS: dict[TaskType, Callable] = {
+    "single_label": _single_label,
+    "multi_label": _multi_label,
+    "regression": _regression,
+}
+
+
+def row_losses(task: Task, targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Each row's negative log-likelihood in nats, (N,); the mean over labels for multi-label.
+
+    Probabilities are kept off 0 and 1 by the float64 epsilon, as scikit-learn does, so that the loss stays finite.
+    """
+    tiny = np.finfo(np.float64).eps
+    scores = np.clip(scores, tiny, 1 - tiny)
+    if task.type == "single_label":
+        return -np.log(scores[np.arange(len(targets)), targets])
+    return -(targets * np.log(scores) + (1 - targets) * np.log1p(-scores)).mean(-1)
+
+
+def area_under_roc(positive: np.ndarray, score: np.ndarray) -> float:
+    """AUROC of one class against the rest; NaN when one of the two sides is empty."""
+    return sk.roc_auc_score(positive, score) if 0 < positive.sum() < len(positive) else np.nan
+
+
+def mean_defined(values: Iterable[float]) -> float:
+    """The mean over the values that are not NaN; NaN when there is none."""
+    values = np.array([value for value in values if not np.isnan(value)])
+    return values.mean() if len(values) else np.nan
