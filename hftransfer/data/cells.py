@@ -1,0 +1,27 @@
+"""Single values of a table: missing or not, a number or not."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+
+def is_missing(value: Any) -> bool:
+    """None, a NaN of any kind, or a text of blanks."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (not isinstance(value, list | tuple | dict | bytes) and bool(pd.isna(value)))
+
+
+def filled(values: pd.Series) -> pd.Series:
+    """The values that are not missing."""
+    return values[[not is_missing(value) for value in values]]
+
+
+def number(value: Any) -> float | None:
+    """A finite number, also one written as text; None for anything else (truth values too)."""
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        return None
+    return result if math.isfinite(result) and not isinstance(value, bool) else None

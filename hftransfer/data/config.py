@@ -1,0 +1,57 @@
+"""What can be said about the data in a configuration."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from hftransfer.settings import Settings
+from hftransfer.tasks import TaskType
+
+Modality = Literal["image", "text"]
+
+
+class SplitConfig(Settings):
+    """How rows are divided where the data does not divide them itself.
+
+    `test` and `validation` are shares of the rows that are cut; `file` is the `splits.parquet` of an earlier run, or
+    its run folder; `new_rows` says what happens to rows that file does not know; `group` is a column whose equal values
+    stay on one side.
+    """
+
+    test: float = Field(0.2, ge=0, lt=1)
+    validation: float = Field(0.15, ge=0, lt=1)
+    seed: int = 0
+    file: str | None = None
+    new_rows: Literal["stop", "train"] = "stop"
+    group: str | None = None
+
+    @model_validator(mode="after")
+    def _leave_something_to_train_on(self) -> "SplitConfig":
+        if self.test + self.validation >= 1:
+            raise ValueError(
+                f"split.test ({self.test}) and split.validation ({self.validation}) must leave a share for training: "
+                "their sum has to be below 1"
+            )
+        return self
+
+
+class DataConfig(Settings):
+    """Where the examples are and what their columns mean.
+
+    `train`, `validation` and `test` each name an image folder, a table (CSV, TSV, JSON, JSONL, Parquet), a saved
+    `datasets` folder or a Hub id (`name` or `name:configuration`). What is left out here is found from the content and
+    logged. `train_examples` keeps a stratified subsample of the training part, drawn by `split.seed`.
+    """
+
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    input: str | list[str] | None = None
+    label: str | list[str] | None = None
+    task: TaskType | None = None
+    modality: Modality | None = None
+    separator: str | None = Field(None, min_length=1)
+    on_error: Literal["stop", "skip"] = "stop"
+    train_examples: int | None = Field(None, ge=1)
+    split: SplitConfig = SplitConfig()
+    allow_outside: bool = False

@@ -1,0 +1,103 @@
+"""Data in the form of the `datasets` library: saved to a folder, on the Hub, or given from Python."""
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Union
+
+import pandas as pd
+
+from hftransfer.data.sources import SPLIT_WORDS, Source, counts_in_words, in_order
+from hftransfer.errors import UserError
+
+if TYPE_CHECKING:
+    import datasets
+
+log = logging.getLogger(__name__)
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote this folder."""
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+def looks_like_hub_id(reference: str) -> bool:
+    """`name`, `owner/name` or either with `:configuration` behind it."""
+    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?", reference) is not None
+
+
+def read_saved(folder: Path) -> Source:
+    """The rows of a folder that `save_to_disk` wrote."""
+    import datasets
+
+    try:
+        dataset = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        raise UserError(f"{folder} looks like a saved dataset but cannot be read: {error}") from error
+    return from_dataset(dataset, str(folder), root=folder)
+
+
+def read_hub(reference: str, not_here: str) -> Source:
+    """The rows of a data set on the Hub; `not_here` is the message for the case that a file was meant."""
+    import datasets
+
+    name, _, configuration = reference.partition(":")
+    try:
+        dataset = datasets.load_dataset(name, configuration or None)
+    except Exception as error:  # network, Hub, script and format errors share no base class
+        raise UserError(
+            f"{not_here} As a Hub data set {reference!r} could not be loaded either: {type(error).__name__}: {error}"
+        ) from error
+    return from_dataset(dataset, reference, root=None)
+
+
+def from_dataset(dataset: Union["datasets.Dataset", "datasets.DatasetDict"], name: str, root: Path | None) -> Source:
+    """Any `Dataset` or `DatasetDict` as rows; images stay encoded, class names are kept."""
+    import datasets
+
+    if isinstance(dataset, datasets.Dataset):
+        parts = {"all": dataset}
+    elif isinstance(dataset, dict):
+        parts = _known_splits(dataset, name)
+    else:
+        raise UserError(
+            f"{name}: expected a datasets.Dataset or DatasetDict, found {type(dataset).__name__}. "
+            "A streaming data set has to be downloaded first (streaming=False)."
+        )
+    features = next(iter(parts.values())).features
+    frames = {split: _frame(part) for split, part in parts.items()}
+    log.info("Read %s (%s), columns %s.", name, counts_in_words(frames), ", ".join(map(repr, features)))
+    class_names = {column: kind.names for column, kind in _class_labels(features).items()}
+    images = frozenset(column for column, kind in features.items() if isinstance(kind, datasets.Image))
+    return Source(name, "dataset", frames, root, class_names, images)
+
+
+def _known_splits(dataset: "datasets.DatasetDict", name: str) -> dict[str, "datasets.Dataset"]:
+    parts = {SPLIT_WORDS[key.lower()]: part for key, part in dataset.items() if key.lower() in SPLIT_WORDS}
+    unknown = [key for key in dataset if key.lower() not in SPLIT_WORDS]
+    if not parts:
+        raise UserError(
+            f"{name} is divided into {', '.join(unknown)}: expected splits named train, validation or test."
+        )
+    if unknown:
+        log.info("%s: the splits %s are left out; train, validation and test are used.", name, ", ".join(unknown))
+    return in_order(parts)
+
+
+def _class_labels(features: "datasets.Features") -> dict[str, "datasets.ClassLabel"]:
+    """The columns of class indices, and of lists of them."""
+    inner = {column: getattr(kind, "feature", kind) for column, kind in features.items()}
+    return {column: kind for column, kind in inner.items() if type(kind).__name__ == "ClassLabel"}
+
+
+def _frame(dataset: "datasets.Dataset") -> pd.DataFrame:
+    import datasets
+
+    for column, kind in dataset.features.items():
+        if isinstance(kind, datasets.Image):
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    rows = dataset.with_format(None)[:]
+    return pd.DataFrame({column: pd.Series(values, dtype=object) for column, values in rows.items()})

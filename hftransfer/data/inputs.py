@@ -1,0 +1,120 @@
+"""Inputs without labels, for prediction: files, folders, globs, a table, texts on the line or on standard input."""
+
+import glob
+import logging
+import os
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from hftransfer.data.cells import is_missing
+from hftransfer.data.columns import find_input, require_column
+from hftransfer.data.config import Modality
+from hftransfer.data.rows import image_input
+from hftransfer.data.sources import Source, missing
+from hftransfer.data.tables import READERS, decode_utf8, read_table_source
+from hftransfer.errors import UserError
+from hftransfer.images import is_image_name
+
+log = logging.getLogger(__name__)
+
+
+def load_inputs(sources: list[str], modality: Modality, columns: list[str] | None = None) -> pd.DataFrame:
+    """Columns `id`, `input` and, for pairs, `input_pair` of everything in `sources`, in order.
+
+    A source is a table (its input found, or named by `columns`), a folder or glob (every image, or every `.txt` file,
+    in it), an image file, a `.txt` file (one text), "-" (one text or image path per line of standard input); for texts
+    anything else is the text itself. Only tables and texts are opened. Raises `UserError` where a file is missing.
+    """
+    frames = [_read(source, modality, columns) for source in sources]
+    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    if frame.empty:
+        raise UserError("There is nothing to predict: give files, folders, globs, a table, or texts.")
+    if frame.isna().any(axis=None):
+        raise UserError("Some inputs are pairs of texts and some are single texts: predict them apart.")
+    return frame
+
+
+def _read(source: str, modality: Modality, columns: list[str] | None) -> pd.DataFrame:
+    path = Path(source).expanduser()
+    if source == "-":
+        lines = [line.rstrip("\n") for line in sys.stdin]
+        return _files(lines) if modality == "image" else _texts({f"line {n}": t for n, t in enumerate(lines, 1)})
+    if _is_table(path):
+        return _table(path, modality, columns)
+    found = _expand(source, path, modality)
+    if found is None and modality == "text":
+        return _texts({source: source})
+    if found is None:
+        raise UserError(missing(path))
+    return _files(found) if modality == "image" else _texts({name: decode_utf8(Path(name)) for name in found})
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() in READERS and len(str(path)) < 4096 and "\n" not in str(path)
+
+
+def _expand(source: str, path: Path, modality: Modality) -> list[str] | None:
+    """The files behind a path, folder or glob in order; None where `source` is none of these."""
+    wanted = is_image_name if modality == "image" else lambda name: name.lower().endswith(".txt")
+    kind = "image" if modality == "image" else ".txt file"
+    try:
+        is_dir, is_file = path.is_dir(), path.is_file()
+    except OSError:  # a long text is no file name
+        return None
+    if is_file:
+        return [str(path)]
+    if is_dir:
+        found = sorted(str(entry) for entry in path.rglob("*") if wanted(entry.name) and not _hidden(entry, path))
+    elif modality == "text" and not _names_a_file(source):
+        return None
+    elif glob.has_magic(source):
+        found = sorted(name for name in glob.glob(os.path.expanduser(source), recursive=True) if wanted(name))
+    else:
+        raise UserError(missing(path))
+    if not found:
+        raise UserError(f"{source} holds no {kind}.")
+    return found
+
+
+def _names_a_file(source: str) -> bool:
+    """Whether a text on the line is rather the name of a file: one word that ends like a text file."""
+    return len(source.split()) == 1 and source.lower().endswith(".txt")
+
+
+def _hidden(entry: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in entry.relative_to(root).parts)
+
+
+def _table(path: Path, modality: Modality, columns: list[str] | None) -> pd.DataFrame:
+    source = read_table_source(path)
+    frame = source.parts["all"]
+    names = tuple(columns) if columns else _found(source, frame, modality)
+    for name in names:
+        require_column(name, frame, str(path))
+    ids = [f"{path.name}#{number}" for number in range(1, len(frame) + 1)]
+    if modality == "image":
+        # What the user points at for prediction is opened wherever it lies: nothing of it leaves in a model.
+        return _frame(ids, [image_input(value, source.root, allow_outside=True) for value in frame[names[0]]])
+    texts = [["" if is_missing(value) else str(value) for value in frame[name]] for name in names]
+    return _frame(ids, *texts)
+
+
+def _found(source: Source, frame: pd.DataFrame, modality: Modality) -> tuple[str, ...]:
+    names, _ = find_input(source, frame, set(), modality)
+    log.info("%s: input %s.", source.name, ", ".join(names))
+    return names
+
+
+def _files(names: list[str]) -> pd.DataFrame:
+    return _frame(names, names)
+
+
+def _texts(texts: dict[str, str]) -> pd.DataFrame:
+    return _frame(list(texts), list(texts.values()))
+
+
+def _frame(ids: list[str], inputs: list, pairs: list[str] | None = None) -> pd.DataFrame:
+    frame = pd.DataFrame({"id": ids, "input": inputs}, dtype=object)
+    return frame if pairs is None else frame.assign(input_pair=pd.Series(pairs, dtype=object))

@@ -1,0 +1,222 @@
+"""From what stands in the label column to the task and the label of every row."""
+
+import logging
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from hftransfer.data.cells import is_missing, number
+from hftransfer.errors import UserError
+from hftransfer.tasks import Task, TaskType
+
+log = logging.getLogger(__name__)
+
+SEPARATORS = ("|", ";", ",")
+MOST_NUMBERED_CLASSES = 20
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Class names in the order a person expects: numbers by value ("2" before "10"), also inside of words."""
+
+    def key(name: str) -> tuple:
+        parts = re.split(r"(\d+)", name.casefold())
+        return [(int(part), "") if part.isdecimal() else (math.inf, part) for part in parts if part], name
+
+    names = set(names)
+    return (
+        sorted(names, key=lambda name: (float(name), name))
+        if all(number(name) is not None for name in names)
+        else sorted(names, key=key)
+    )
+
+
+def read_labels(
+    values: pd.DataFrame, wanted: TaskType | None, separator: str | None, declared: list[str] | None
+) -> tuple[Task, pd.Series]:
+    """The task and one label per row (None where it is missing) from the label column or columns `values`.
+
+    Labels are a name, a list of names, a number or a list of numbers. `wanted` overrides the task that the content
+    suggests, `declared` are the class names in the order of a `ClassLabel` feature. Raises `UserError` where the values
+    do not fit the task.
+    """
+    if values.shape[1] > 1:
+        return _several_columns(values, wanted)
+    column = values.iloc[:, 0]
+    if declared is not None and wanted != "regression":
+        return _declared(column, declared)
+    type_, separator = _task_type(column, wanted, separator)
+    if type_ == "regression":
+        labels = column.map(_numbers_or_none)
+        _check_numbers(column, labels)
+        return _regression_task(labels, str(column.name)), labels
+    labels = column.map(lambda value: _names(value, separator) if type_ == "multi_label" else _name_or_none(value))
+    return _class_task(type_, labels), labels
+
+
+def _several_columns(values: pd.DataFrame, wanted: TaskType | None) -> tuple[Task, pd.Series]:
+    """Several columns: one 0/1 answer per label, or one number per target."""
+    names = [str(name) for name in values.columns]
+    rows = [None if any(map(is_missing, row)) else list(row) for row in values.itertuples(index=False)]
+    answers = [None if row is None else [_yes_or_no(value) for value in row] for row in rows]
+    labels: list[Any]
+    if wanted != "regression" and not any(row is not None and None in row for row in answers):
+        log.info("The columns %s hold 0 and 1: multi-label.", ", ".join(names))
+        labels = [None if row is None else [n for n, on in zip(names, row, strict=True) if on] for row in answers]
+        return Task("multi_label", tuple(names)), pd.Series(labels, index=values.index, dtype=object)
+    if wanted in ("single_label", "multi_label"):
+        raise UserError(
+            f"data.task={wanted} with the label columns {', '.join(names)}: expected one column, or columns of 0 and 1."
+        )
+    labels = [None if row is None else [number(value) for value in row] for row in rows]
+    series = pd.Series(labels, index=values.index, dtype=object)
+    wrong = [row for row, label in zip(rows, labels, strict=True) if label is not None and None in label]
+    if wrong:
+        raise UserError(f"The label columns {', '.join(names)} must hold numbers, or 0 and 1; found {wrong[0]}.")
+    log.info("The columns %s hold numbers: regression with %d targets.", ", ".join(names), len(names))
+    return Task("regression", tuple(names)), series
+
+
+def _declared(column: pd.Series, names: list[str]) -> tuple[Task, pd.Series]:
+    """Names, or lists of names, of a `ClassLabel` feature: the order it declares is kept."""
+    several = any(isinstance(value, list) for value in column)
+    present = {name for value in column if value is not None for name in (value if several else [value])}
+    return Task("multi_label" if several else "single_label", tuple(n for n in names if n in present)), column
+
+
+def _task_type(column: pd.Series, wanted: TaskType | None, separator: str | None) -> tuple[TaskType, str | None]:
+    """The task of one column by what its values look like, said aloud; and the separator between labels."""
+    values = [value for value in column if not is_missing(value)]
+    if not values:
+        raise UserError(f"The label column {column.name!r} is empty.")
+    if wanted:
+        found = _separator(values) if wanted == "multi_label" and separator is None else separator
+        return wanted, found
+    if separator:
+        return "multi_label", separator
+    if all(isinstance(value, list | tuple) for value in values):
+        return _task_of_lists(column.name, values), None
+    numbers = [number(value) for value in values]
+    if None not in numbers:
+        return _task_of_numbers(column.name, numbers), None
+    _refuse_nearly_numbers(column.name, values, numbers)
+    found = _separator(values)
+    if found:
+        log.info("Labels in %r are joined by %r: multi-label (data.task says otherwise).", column.name, found)
+    return ("multi_label", found) if found else ("single_label", None)
+
+
+def _task_of_lists(name: Any, values: list[list]) -> TaskType:
+    entries = [entry for value in values for entry in value]
+    lengths = {len(value) for value in values}
+    repeats = any(
+        len(set(value)) < len(value) for value in values if not any(isinstance(e, list | dict) for e in value)
+    )
+    numeric = bool(entries) and all(isinstance(entry, int | float) for entry in entries)
+    if numeric and len(lengths) == 1 and (repeats or any(float(entry) % 1 for entry in entries)):
+        if set(map(float, entries)) <= {0.0, 1.0}:
+            raise UserError(
+                f"The label column {name!r} holds lists of 0 and 1 without names. Give one column per label and name "
+                "them (data.label=[a,b]), or write the names of the labels that apply."
+            )
+        log.info("Column %r holds lists of %d numbers: regression.", name, lengths.pop())
+        return "regression"
+    log.info("Column %r holds lists: multi-label.", name)
+    return "multi_label"
+
+
+def _task_of_numbers(name: Any, numbers: list[float]) -> TaskType:
+    """Whole numbers that repeat are classes when there are few, or when they count up from 0 or 1 without a gap."""
+    distinct = set(numbers)
+    whole = all(value.is_integer() for value in distinct)
+    counting = min(distinct) in (0, 1) and max(distinct) - min(distinct) == len(distinct) - 1
+    if whole and len(numbers) >= 2 * len(distinct) and (len(distinct) <= MOST_NUMBERED_CLASSES or counting):
+        log.info(
+            "Column %r holds %d different whole numbers that repeat: they are read as classes (data.task=regression if "
+            "they are quantities).",
+            name,
+            len(distinct),
+        )
+        return "single_label"
+    log.info(
+        "Column %r holds numbers: regression. Numbers are read as classes when they are whole, repeat, and are at "
+        "most %d or count up from 0 or 1 (data.task=single_label if these are classes too).",
+        name,
+        MOST_NUMBERED_CLASSES,
+    )
+    return "regression"
+
+
+def _refuse_nearly_numbers(name: Any, values: list, numbers: list[float | None]) -> None:
+    words = [value for value, found in zip(values, numbers, strict=True) if found is None]
+    if len(set(map(str, values))) > MOST_NUMBERED_CLASSES and len(words) < 0.1 * len(values):
+        raise UserError(
+            f"The label column {name!r} holds numbers except for {len(words)} of {len(values)} values, such as "
+            f"{words[0]!r}. Correct or empty them, or say data.task=single_label if all are names of classes."
+        )
+
+
+def _separator(values: list[Any]) -> str | None:
+    """The mark that joins labels: splitting by it leaves fewer different labels, half of which also stand alone."""
+    whole = {str(value).strip() for value in values if isinstance(value, str)}
+    for mark in SEPARATORS:
+        pieces = {piece.strip() for value in whole for piece in value.split(mark)}
+        if any(mark in value for value in whole) and "" not in pieces:
+            alone = pieces & whole
+            if len(pieces) < len(whole) and len(alone) >= len(pieces) / 2:
+                return mark
+    return None
+
+
+def _class_task(type_: TaskType, labels: pd.Series) -> Task:
+    present = labels.dropna()
+    names = natural_order(present if type_ == "single_label" else {name for row in present for name in row})
+    return Task(type_, tuple(names))
+
+
+def _regression_task(labels: pd.Series, column: str) -> Task:
+    lengths = {len(label) if isinstance(label, list) else 1 for label in labels.dropna()}
+    if len(lengths) > 1:
+        raise UserError(f"The label column {column!r} holds lists of different lengths: {sorted(lengths)}.")
+    width = lengths.pop()
+    return Task("regression", (column,) if width == 1 else tuple(f"{column}_{index}" for index in range(width)))
+
+
+def _check_numbers(column: pd.Series, labels: pd.Series) -> None:
+    for value, label in zip(column, labels, strict=True):
+        if label is None and not is_missing(value):
+            raise UserError(f"Regression needs numbers in the column {column.name!r}; found {value!r}.")
+
+
+def _name_or_none(value: Any) -> str | None:
+    if is_missing(value):
+        return None
+    if isinstance(value, list | tuple):
+        raise UserError(f"One label per row was expected (data.task=single_label); found the list {value!r}.")
+    whole = isinstance(value, float) and value.is_integer()  # 3.0 is class "3": pandas makes floats of integers
+    return str(int(value)) if whole else str(value).strip()
+
+
+def _names(value: Any, separator: str | None) -> list[str] | None:
+    """The labels of one row, each once; an empty list (no label applies) is not a missing one."""
+    if isinstance(value, list | tuple):
+        names = [_name_or_none(entry) for entry in value]
+        return None if None in names else list(dict.fromkeys(names))
+    if is_missing(value):
+        return None
+    pieces = str(value).split(separator) if separator else [_name_or_none(value)]
+    return list(dict.fromkeys(piece.strip() for piece in pieces if piece.strip()))
+
+
+def _numbers_or_none(value: Any) -> float | list[float] | None:
+    if isinstance(value, list | tuple):
+        numbers = [number(entry) for entry in value]
+        return None if None in numbers or not numbers else numbers[0] if len(numbers) == 1 else numbers
+    return None if is_missing(value) else number(value)
+
+
+def _yes_or_no(value: Any) -> bool | None:
+    words = {"1": True, "1.0": True, "true": True, "yes": True, "0": False, "0.0": False, "false": False, "no": False}
+    return words.get(str(value).strip().lower())

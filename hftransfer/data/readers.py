@@ -1,0 +1,33 @@
+"""The one place that decides what a reference to data is: image folder, table, `datasets` folder or Hub id."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Union
+
+from hftransfer.data import folders, hub, tables
+from hftransfer.data.sources import Source, missing
+from hftransfer.errors import UserError
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def read_source(reference: str, allow_outside: bool = False) -> Source:
+    """The rows behind `reference`; raises `UserError` where there is nothing there or nothing that can be read."""
+    path = Path(reference).expanduser()
+    try:
+        if path.is_dir():
+            if hub.is_saved_dataset(path):
+                return hub.read_saved(path)
+            return tables.read_split_tables(path) or folders.read_image_folder(path, allow_outside)
+        if path.exists() or path.suffix.lower() in tables.READERS:
+            return tables.read_table_source(path)
+    except PermissionError as error:
+        raise UserError(f"No permission to read {error.filename or path}.") from error
+    if hub.looks_like_hub_id(reference):
+        return hub.read_hub(reference, missing(path))
+    raise UserError(missing(path))
+
+
+def from_python(dataset: Union["datasets.Dataset", "datasets.DatasetDict"]) -> Source:
+    """The rows of a `Dataset` or `DatasetDict` that is given from Python."""
+    return hub.from_dataset(dataset, "the dataset given from Python", root=None)

@@ -1,0 +1,122 @@
+"""From sources and the roles of their columns to one frame of examples: where each comes from, its id and its input."""
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hftransfer.data.cells import is_missing
+from hftransfer.data.columns import Columns, require_column, split_column
+from hftransfer.data.config import DataConfig
+from hftransfer.data.sources import SPLIT_WORDS, SPLITS, Source, counts_in_words
+from hftransfer.data.verify import digest
+from hftransfer.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def by_split_column(source: Source) -> Source:
+    """An undivided source divided by its column `split`, if it has one."""
+    if set(source.parts) != {"all"} or source.kind == "image folder":
+        return source
+    frame = source.parts["all"]
+    column = split_column(frame)
+    if column is None:
+        return source
+    words = frame[column].map(lambda value: SPLIT_WORDS[str(value).strip().lower()])
+    parts = {split: frame[words == split] for split in SPLITS if (words == split).any()}
+    log.info("%s is divided by its column %r (%s).", source.name, column, counts_in_words(parts))
+    return replace(source, parts=parts)
+
+
+def gather(sources: list[Source], columns: list[Columns], config: DataConfig) -> pd.DataFrame:
+    """All examples below one another: `where` (for messages), `id`, `split`, `group`, `input`, and `input_pair`."""
+    frames = []
+    for number, (source, found) in enumerate(zip(sources, columns, strict=True)):
+        for part, frame in source.parts.items():
+            rows = _inputs(source, found, frame, config.allow_outside)
+            rows["where"] = _where(source, part, frame, rows["written"])
+            rows["split"] = None if part == "all" else part
+            rows["group"] = _groups(source, frame, config.split.group, number > 0)
+            if source.kind == "image folder" and number > 0:  # its own root: the same path may stand in two of them
+                rows["written"] = f"{part}/" + rows["written"]
+            frames.append(rows)
+    rows = pd.concat(frames, ignore_index=True).astype(object)
+    rows["split"] = rows["split"].where(rows["split"].notna(), None)
+    rows["id"] = _id_column(sources) or _numbered(rows["written"])
+    return rows.drop(columns="written")
+
+
+def image_input(value: Any, root: Path | None, allow_outside: bool) -> str | bytes:
+    """An image as path or encoded bytes, from a path or from what `datasets` stores; paths may not leave `root`."""
+    if isinstance(value, dict):
+        value = value["bytes"] if value.get("bytes") else value.get("path")
+    if isinstance(value, bytes):
+        return value
+    if is_missing(value):
+        return ""
+    path = os.path.join(root or "", str(value).strip())
+    if root is not None and not allow_outside:
+        _refuse_outside(path, root)
+    return path
+
+
+def _refuse_outside(path: str, root: Path) -> None:
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise UserError(
+            f"The image {path} lies outside of the data folder {root}. If that is meant: data.allow_outside=true."
+        )
+
+
+def _inputs(source: Source, found: Columns, frame: pd.DataFrame, allow_outside: bool) -> pd.DataFrame:
+    """Columns `input`, `input_pair` for pairs, and `written`: what the id is made from."""
+    if found.modality == "image":
+        inputs = [image_input(value, source.root, allow_outside) for value in frame[found.input[0]]]
+        written = [digest(value) if isinstance(value, bytes) else _relative(value, source.root) for value in inputs]
+        return pd.DataFrame({"input": inputs, "written": written}, dtype=object)
+    texts = {
+        role: ["" if is_missing(value) else str(value) for value in frame[name]]
+        for role, name in zip(("input", "input_pair"), found.input, strict=False)
+    }
+    written = [digest(*row) for row in zip(*texts.values(), strict=True)]
+    return pd.DataFrame({**texts, "written": written}, dtype=object)
+
+
+def _relative(path: str, root: Path | None) -> str:
+    return Path(os.path.relpath(path, root)).as_posix() if root is not None and path else path
+
+
+def _where(source: Source, part: str, frame: pd.DataFrame, written: pd.Series) -> list[str]:
+    if source.kind == "image folder":
+        return [str((source.root or Path()) / path) for path in frame["path"]]
+    of = source.name if len(source.parts) == 1 else f"{source.name} ({part})"
+    return [f"{of}, row {index + 1}" for index in frame.index]
+
+
+def _groups(source: Source, frame: pd.DataFrame, column: str | None, optional: bool) -> list[str | None]:
+    if column is None or (optional and column not in frame):
+        return [None] * len(frame)
+    require_column(column, frame, f"split.group: {source.name}")
+    return [None if is_missing(value) else str(value) for value in frame[column]]
+
+
+def _id_column(sources: list[Source]) -> list[str] | None:
+    """The column `id` where all rows have one and no two rows share it."""
+    frames = [frame for source in sources for frame in source.parts.values()]
+    names = [next((name for name in frame.columns if name.lower() == "id"), None) for frame in frames]
+    if None in names:
+        return None
+    ids = [value for frame, name in zip(frames, names, strict=True) for value in frame[name]]
+    if any(map(is_missing, ids)) or len(set(map(str, ids))) < len(ids):
+        log.info("The column 'id' is not unique: rows are identified by their content.")
+        return None
+    return [str(value) for value in ids]
+
+
+def _numbered(written: pd.Series) -> list[str]:
+    """Identical inputs told apart by a counter; the first keeps its name, so that appended rows change none."""
+    count = written.groupby(written).cumcount()
+    return [name if number == 0 else f"{name}#{number + 1}" for name, number in zip(written, count, strict=True)]

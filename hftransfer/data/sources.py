@@ -1,0 +1,69 @@
+"""What every kind of data is read into: rows as the user has them, and how they are divided already."""
+
+import logging
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+
+from hftransfer.errors import UserError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+SPLIT_WORDS = {
+    "train": "train", "training": "train",
+    "val": "validation", "validation": "validation", "valid": "validation", "dev": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows as they stand in the user's data, before it is decided what the columns mean.
+
+    `parts` maps a split, or "all" where the data is not divided, to its rows. `root` is the folder that relative image
+    paths stand against, None where there is none. `class_names` holds the names a `datasets` feature declares for the
+    integers of a column; `image_columns` those that are known to hold images.
+    """
+
+    name: str
+    kind: str
+    parts: dict[str, pd.DataFrame]
+    root: Path | None = None
+    class_names: dict[str, list[str]] = field(default_factory=dict)
+    image_columns: frozenset[str] = frozenset()
+
+    def only(self, split: str) -> "Source":
+        """This source as the user names it for one split: that part of it, or all of it where it is not divided."""
+        if set(self.parts) == {"all"}:
+            return replace(self, parts={split: self.parts["all"]})
+        if split in self.parts:
+            log.info("Of %s its %s part is used (%s).", self.name, split, counts_in_words(self.parts))
+            return replace(self, parts={split: self.parts[split]})
+        if len(self.parts) == 1:
+            (found,) = self.parts
+            log.info("All of %s is used for %s (it calls itself %s).", self.name, split, found)
+            return replace(self, parts={split: self.parts[found]})
+        raise UserError(
+            f"data.{split} names {self.name}, which is divided into {', '.join(self.parts)} and has no {split} part."
+        )
+
+
+def in_order(parts: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The same parts, train first: ids of identical inputs and columns are decided there."""
+    return {split: parts[split] for split in SPLITS if split in parts}
+
+
+def counts_in_words(parts: dict[str, pd.DataFrame]) -> str:
+    return ", ".join(f"{name}: {len(rows)} rows" for name, rows in parts.items())
+
+
+def missing(path: Path) -> str:
+    """The message for a path that is not there, with what stands nearest to it."""
+    parent = path.absolute().parent
+    while not parent.exists():
+        path, parent = parent, parent.parent
+    siblings = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))
+    hint = did_you_mean(path.name, siblings)
+    return f"There is no file or folder {path} ({parent} holds {len(siblings)} entries).{hint}"

@@ -1,0 +1,209 @@
+"""Dividing rows into train, validation and test: stratified, by seed, groups kept on one side, and kept as a file.
+
+What holds when rows are appended to a data set that is divided here: rows of a class are ranked by a hash of seed and
+id; the first ranks go to test, the next to validation. New rows slot into that order, so that only rows whose rank lies
+at a border can change sides (one or so per class and border). With groups, several labels or numbers, more may move.
+With `split.file` nothing moves.
+"""
+
+import hashlib
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hftransfer.data.config import SplitConfig
+from hftransfer.data.sources import SPLITS, missing
+from hftransfer.errors import UserError
+from hftransfer.tasks import Task
+
+log = logging.getLogger(__name__)
+
+REGRESSION_BINS = 10
+
+
+def assign_splits(frame: pd.DataFrame, task: Task, config: SplitConfig) -> pd.Series:
+    """The split of every row of `frame` (columns id, split, group, label; split None where the data gives none).
+
+    Given splits are kept. What is missing is cut from the training rows; `split.file` overrides both.
+    """
+    if config.file:
+        return _from_file(frame, config)
+    given = set(frame["split"].dropna())
+    if not given:
+        frame = frame.assign(split="train")
+    wanted = {"test": config.test, "validation": config.validation}
+    shares = {split: share for split, share in wanted.items() if split not in given and share > 0}
+    if given:
+        _say_given(given, shares)
+    if not shares:
+        return frame["split"]
+    rows = frame[frame["split"] == "train"]
+    split = frame["split"].copy()
+    split[rows.index] = divide(rows, task, shares, config.seed)
+    counts = split.value_counts()
+    how = "by group, " if rows["group"].notna().any() else ""
+    log.info(
+        "Cut %s from the training rows (%sstratified, seed %d): %s.",
+        " and ".join(shares), how, config.seed, ", ".join(f"{name} {counts.get(name, 0)}" for name in SPLITS),
+    )  # fmt: skip
+    return split
+
+
+def single_examples(frame: pd.DataFrame, task: Task, config: SplitConfig) -> pd.Series:
+    """What is wrong with the rows whose class has no second example, where a test part is to be cut (else None)."""
+    cut = not config.file and config.test > 0 and not (frame["split"] == "test").any()
+    if task.type != "single_label" or not cut:
+        return pd.Series(None, index=frame.index, dtype=object)
+    count = frame["label"].map(frame["label"].value_counts())
+    return (
+        frame["label"]
+        .map(
+            lambda name: (
+                f"its class {name!r} has one example only, which cannot be divided into training and test "
+                "(add examples, merge the class with another, or give the splits yourself)"
+            )
+        )
+        .where(count == 1, None)
+    )
+
+
+def divide(rows: pd.DataFrame, task: Task, shares: dict[str, float], seed: int) -> np.ndarray:
+    """The split of each row, "train" for what is not in `shares` (columns id, group, label)."""
+    strata = stratum_counts(rows["label"], task)
+    ranks = _ranks(rows["id"], seed)
+    if rows["group"].notna().any():
+        return _divide_groups(rows["group"].where(rows["group"].notna(), "\0" + rows["id"]), strata, ranks, shares)
+    if task.type == "multi_label":
+        return _divide_groups(rows["id"], strata, ranks, shares)
+    return _divide_strata(strata.argmax(1), ranks, shares)
+
+
+def take_examples(rows: pd.DataFrame, task: Task, count: int, seed: int) -> pd.Index:
+    """The index of `count` of the training `rows`, in the proportions of the classes, at least one of each."""
+    if count >= len(rows):
+        log.info("data.train_examples=%d: there are only %d training rows, all are used.", count, len(rows))
+        return rows.index
+    strata, ranks = stratum_counts(rows["label"], task), _ranks(rows["id"], seed)
+    # The first row of every class or label comes first of all.
+    firsts = {int(np.where(column > 0, ranks, np.inf).argmin()) for column in strata.T if column.any()}
+    if count < len(firsts):
+        raise UserError(
+            f"data.train_examples={count} cannot hold one example of each class; at least {len(firsts)} are needed."
+        )
+    # A row's place inside of its stratum, as a share: taking the smallest shares takes from all strata alike.
+    stratum = strata.argmax(1)
+    place = pd.Series(ranks).groupby(stratum).rank(method="first").to_numpy()
+    share = (place - 0.5) / np.bincount(stratum)[stratum]
+    later = ~np.isin(np.arange(len(rows)), list(firsts))
+    return rows.index[np.sort(np.lexsort((ranks, share, later))[:count])]
+
+
+def stratum_counts(labels: pd.Series, task: Task) -> np.ndarray:
+    """(N, C) what a division balances: classes, labels, or ten bins of equal size of the first regression target."""
+    if task.type == "multi_label":
+        return task.encode_all(list(labels)).astype(np.float64)
+    if task.type == "regression":
+        first = labels.map(lambda label: label[0] if isinstance(label, list) else label).astype(float)
+        stratum = (first.rank(method="first").to_numpy() - 1) * min(REGRESSION_BINS, max(1, len(labels) // 5))
+        stratum = (stratum // len(labels)).astype(int)
+    else:
+        stratum = task.encode_all(list(labels))
+    return np.eye(max(int(stratum.max()) + 1, task.head_size if task.type == "single_label" else 1))[stratum]
+
+
+def _ranks(ids: pd.Series, seed: int) -> np.ndarray:
+    """A number per id that depends on nothing else than the id and the seed."""
+    return np.array(
+        [int.from_bytes(hashlib.blake2b(f"{seed}\0{id_}".encode(), digest_size=7).digest()) for id_ in ids], np.int64
+    )
+
+
+def _divide_strata(stratum: np.ndarray, ranks: np.ndarray, shares: dict[str, float]) -> np.ndarray:
+    split = np.full(len(stratum), "train", dtype=object)
+    for value in np.unique(stratum):
+        rows = np.flatnonzero(stratum == value)
+        rows, start = rows[np.argsort(ranks[rows], kind="stable")], 0
+        for name, quota in _quotas(len(rows), shares).items():
+            split[rows[start : start + quota]] = name
+            start += quota
+    return split
+
+
+def _quotas(size: int, shares: dict[str, float]) -> dict[str, int]:
+    """How many of `size` rows each part gets: rounded, but one at least as long as one is left for training."""
+    quotas, left = {}, size - 1
+    for name, share in shares.items():
+        quotas[name] = min(left, max(1, round(size * share)))
+        left -= quotas[name]
+    return quotas
+
+
+def _divide_groups(group: pd.Series, strata: np.ndarray, ranks: np.ndarray, shares: dict[str, float]) -> np.ndarray:
+    """Whole groups to parts so that each part gets its share of each class.
+
+    Greedy: the groups that are hardest to place (with the rarest classes, then the largest) choose first the part that
+    lacks most of what they hold; after Sechidis et al. 2011, "On the stratification of multi-label data", section 4.
+    """
+    codes, names = pd.factorize(group)
+    totals = strata.sum(0)
+    held = np.zeros((len(names), strata.shape[1]))
+    np.add.at(held, codes, strata)
+    sizes = np.bincount(codes).astype(float)
+    rank = pd.Series(ranks).groupby(codes).min().to_numpy()
+    need = np.outer([*shares.values(), 1 - sum(shares.values())], np.append(totals, len(group)))  # (parts, C + rows)
+    parts, choice = [*shares, "train"], np.empty(len(names), dtype=int)
+    per_class = (held > 0).sum(0)
+    rarest = np.where(held > 0, totals, np.inf).min(1)
+    weight = 1 / np.maximum(np.append(totals, len(group)), 1)
+    for index in np.lexsort((rank, -sizes, rarest)):
+        wanted = np.append(held[index], sizes[index])
+        if (per_class[held[index] > 0] == 1).any():
+            part = len(parts) - 1  # the only group of a class: there is nothing to learn it from elsewhere
+        else:
+            part = int(np.argmax(((need * wanted) @ weight) - (need[:, -1] <= 0) * 1e9))
+        choice[index] = part
+        need[part] -= wanted
+    return np.array(parts, dtype=object)[choice][codes]
+
+
+def _say_given(given: set[str], shares: dict[str, float]) -> None:
+    named = ", ".join(split for split in SPLITS if split in given)
+    cut = " and ".join(f"{split} ({share:g})" for split, share in shares.items())
+    log.info("Splits given by the data: %s%s.", named, f"; cut from its training rows: {cut}" if cut else "")
+
+
+def _from_file(frame: pd.DataFrame, config: SplitConfig) -> pd.Series:
+    stored = read_split_file(config.file)
+    split = frame["id"].map(stored["split"])
+    unknown, absent = int(split.isna().sum()), len(stored.index.difference(frame["id"]))
+    if unknown == len(frame):
+        raise UserError(f"split.file {config.file} knows none of the {len(frame)} rows: it belongs to other data.")
+    if unknown and config.new_rows == "stop":
+        raise UserError(
+            f"split.file {config.file} does not know {unknown} of {len(frame)} rows, such as "
+            f"{frame['id'][split.isna()].iloc[0]!r}. Let them join the training part with split.new_rows=train, or "
+            "divide anew without split.file (the results then no longer compare with the earlier run)."
+        )
+    log.info(
+        "Splits from %s: %d rows found, %d new ones join train, %d rows of the file are not in the data.",
+        config.file, len(frame) - unknown, unknown, absent,
+    )  # fmt: skip
+    return split.fillna("train")
+
+
+def read_split_file(reference: str) -> pd.DataFrame:
+    """The table id -> split, group of a `splits.parquet`, or of the run folder that holds one."""
+    path = Path(reference).expanduser()
+    path = path / "splits.parquet" if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"split.file: {missing(path)}")
+    try:
+        stored = pd.read_parquet(path, columns=["id", "split"])
+    except (OSError, ValueError) as error:
+        raise UserError(f"split.file: {path} is no table with the columns id and split: {error}") from error
+    wrong = sorted(set(stored["split"]) - set(SPLITS))
+    if wrong or stored["id"].duplicated().any():
+        raise UserError(f"split.file: {path} must hold every id once and only {', '.join(SPLITS)}; found {wrong}.")
+    return stored.set_index("id")

@@ -1,0 +1,114 @@
+"""Opening images: every file a user may have, as an upright RGB picture, or an error that names the file."""
+
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+from hftransfer.errors import UserError
+
+SUFFIXES = frozenset(
+    ".avif .bmp .gif .jfif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp".split()
+)
+
+# Pillow's plugins raise whatever the broken bytes lead them to.
+_DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError, MemoryError,
+    struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+
+
+class UnreadableImage(UserError):
+    """An image that cannot be decoded whole; the message names the file and the reason."""
+
+    def __init__(self, name: str, reason: str):
+        self.name, self.reason = name, reason
+        super().__init__(
+            f"Cannot read the image {name}: {reason}. Replace or remove it, or leave such files out with "
+            "data.on_error=skip."
+        )
+
+
+def open_image(source: str | Path | bytes | Image.Image, at_least: int | None = None) -> Image.Image:
+    """The image in RGB, turned upright by its EXIF orientation and decoded whole.
+
+    Transparency is laid on white, 16-bit greys keep their upper 8 bits, of an animation the first frame is taken.
+    `at_least` (pixels): a JPEG whose short side is more than twice that is decoded smaller (libjpeg's scaled decoding),
+    with no side of the result below it. Raises `UnreadableImage` when the image is missing, broken or truncated.
+    """
+    try:
+        if isinstance(source, Image.Image):
+            return _rgb(ImageOps.exif_transpose(source))
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if at_least is not None:
+                _decode_smaller(image, at_least)
+            image.load()
+            return _rgb(ImageOps.exif_transpose(image))
+    except _DECODING_ERRORS as error:
+        raise UnreadableImage(_name(source), _reason(error)) from error
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is taken for an image (by its suffix)."""
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def _decode_smaller(image: Image.Image, at_least: int) -> None:
+    short = min(image.size)
+    if short > 2 * at_least:
+        # Rounded up: draft() must never undershoot. Formats without scaled decoding ignore the call.
+        image.draft(image.mode, tuple(-(-side * at_least // short) for side in image.size))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode as RGB (8 bits a channel)."""
+    if image.has_transparency_data:  # before the modes: an RGB PNG may name one colour as transparent
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.mode == "LAB":
+        return ImageCms.profileToProfile(
+            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values of any depth as uint8, by the smallest of the usual full scales (1 for floats, 8, 16 bits) that
+    holds the type or the largest value; beyond 16 bits the range of the image is stretched."""
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        return (values >> 8).astype(np.uint8)
+    scales = [1.0, 255.0, 65535.0] if values.dtype.kind == "f" else [255.0, 65535.0]
+    values = np.nan_to_num(values.astype(np.float64))
+    low, high = values.min(), values.max()
+    fitting = [scale for scale in scales if low >= 0 and high <= scale]
+    if not fitting:
+        values, fitting = values - low, [max(high - low, 1e-12)]
+    return np.round(values * (255.0 / fitting[0])).astype(np.uint8)
+
+
+def _name(source: str | Path | bytes | Image.Image) -> str:
+    if isinstance(source, bytes):
+        return f"given as {len(source)} bytes"
+    if isinstance(source, Image.Image):
+        return repr(getattr(source, "filename", "") or "given as a PIL image")
+    return repr(str(source))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder"
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "its content is no image that Pillow knows"
+    if isinstance(error, MemoryError):
+        return "it does not fit into memory"
+    return str(error).strip().rstrip(".") or type(error).__name__
