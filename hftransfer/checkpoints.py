@@ -1,0 +1,373 @@
+"""A reference to a pretrained checkpoint becomes a model with the right new head, and its processor or tokenizer.
+
+A reference is a Hub id, a local folder in the layout of transformers or of timm, the name of a timm architecture (with
+a weights file, or alone for its weights on the Hub), or `starter/…`. Whatever it is, the model is a plain transformers
+class, in float32, that `transformers.pipeline` loads again once `save_model` has written it.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+
+import timm
+import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+)
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+
+from hftransfer.errors import UserError
+from hftransfer.heads import describe_head, head_parameters, reorder_head, reset_head
+from hftransfer.processors import limit_length, resize, save_processor
+from hftransfer.references import ModelConfig, Reference, find
+from hftransfer.tasks import Task
+
+log = logging.getLogger(__name__)
+
+Modality = Literal["image", "text"]
+AUTO_CLASS = {"image": AutoModelForImageClassification, "text": AutoModelForSequenceClassification}
+EXAMPLES = {"image": "google/vit-base-patch16-224 or timm/resnet50.a1_in1k", "text": "bert-base-uncased"}
+
+# Tensors inside a backbone that a checkpoint for another purpose may lack, or have too many, without harm.
+OPTIONAL = ("pooler", "mask_token", "position_ids")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model ready to be adapted. `new_parameters` names the tensors that did not come from the checkpoint."""
+
+    model: PreTrainedModel
+    processor: Any
+    config: PreTrainedConfig
+    weights_hash: str
+    source: str
+    new_parameters: frozenset[str] = frozenset()
+
+
+def load_checkpoint(config: ModelConfig, modality: Modality, task: Task, random_weights: bool = False) -> Checkpoint:
+    """The model with a head for `task` in float32, and its image processor or tokenizer.
+
+    With `random_weights` only the architecture is taken. Raises `UserError` when the reference cannot be found, is not
+    of the modality, or holds other tensors than its architecture has.
+    """
+    reference = find(config, random_weights)
+    with _quiet(), _readable(reference):
+        model_config, old_labels = _read_config(reference, config, modality, task)
+        if random_weights:
+            model = _random_model(model_config, modality, config)
+            new = frozenset(model.state_dict())
+        else:
+            model, new = _pretrained_model(reference, model_config, modality, config)
+        processor = _read_processor(reference, config, modality, model)
+    if config.keep_head:
+        _keep_head(model, new, old_labels, task)
+    else:
+        new = new | _replace_head(model, new, model_config)
+    _check_finite(model, reference)
+    if config.image_size:
+        model, processor = resize(model, processor, config.image_size)
+    if modality == "text":
+        limit_length(model, processor, config.max_length)
+        _ensure_padding(model, processor)
+    identity = weights_hash(model, frozenset() if random_weights else new)
+    return Checkpoint(model, processor, model.config, identity, reference.source, new)
+
+
+# --- the config ------------------------------------------------------------------------------------------------------
+
+
+def _read_config(
+    reference: Reference, config: ModelConfig, modality: Modality, task: Task
+) -> tuple[PreTrainedConfig, list[str]]:
+    """The model's config with the labels of `task`, and the labels it had before."""
+    stored = _stored_config(reference)
+    if "architecture" in stored:
+        model_config, old_labels = _timm_config(stored, task)
+    else:
+        model_config = AutoConfig.from_pretrained(
+            reference.path, revision=reference.revision, trust_remote_code=config.trust_remote_code
+        )
+        old_labels = [model_config.id2label[key] for key in sorted(model_config.id2label)]
+    _check_modality(model_config, reference, modality, config)
+    model_config.id2label = task.id2label
+    model_config.label2id = {name: index for index, name in task.id2label.items()}
+    model_config.problem_type = task.problem_type
+    return model_config, old_labels
+
+
+def _stored_config(reference: Reference) -> dict[str, Any]:
+    if reference.architecture:
+        pretrained = timm.get_pretrained_cfg(reference.architecture)
+        return {"architecture": reference.architecture, "pretrained_cfg": pretrained.to_dict() if pretrained else {}}
+    return PreTrainedConfig.get_config_dict(reference.path, revision=reference.revision)[0]
+
+
+def _timm_config(stored: dict[str, Any], task: Task) -> tuple[TimmWrapperConfig, list[str]]:
+    stored = dict(stored)
+    # timm's own export keeps num_classes among the model's arguments, and the wrapper would pass it twice
+    arguments = {key: value for key, value in (stored.get("model_args") or {}).items() if key != "num_classes"}
+    labels = stored.get("label_names") or stored.get("pretrained_cfg", {}).get("label_names") or []
+    stored["model_args"] = arguments or None
+    stored["pretrained_cfg"] = {
+        key: value for key, value in stored.get("pretrained_cfg", {}).items() if not key.startswith("label_")
+    }
+    stored.pop("label_descriptions", None)
+    return TimmWrapperConfig.from_dict(stored, num_labels=task.head_size), list(labels)
+
+
+def _check_modality(
+    model_config: PreTrainedConfig, reference: Reference, modality: Modality, config: ModelConfig
+) -> None:
+    auto = AUTO_CLASS[modality]
+    remote = config.trust_remote_code and auto.__name__ in getattr(model_config, "auto_map", {})
+    if type(model_config) not in auto._model_mapping and not remote:
+        raise UserError(
+            f"{reference.name} is a {model_config.model_type} checkpoint, which cannot classify {modality}s. "
+            f"Take one made for {modality}s, such as {EXAMPLES[modality]}."
+        )
+
+
+# --- the weights -----------------------------------------------------------------------------------------------------
+
+
+def _pretrained_model(
+    reference: Reference, model_config: PreTrainedConfig, modality: Modality, config: ModelConfig
+) -> tuple[PreTrainedModel, frozenset[str]]:
+    """The model with the checkpoint's tensors, and the names of those that the checkpoint did not fill."""
+    if reference.architecture:
+        return _from_weights_file(reference, model_config)
+    model, report = AUTO_CLASS[modality].from_pretrained(
+        reference.path,
+        config=model_config,
+        revision=reference.revision,
+        trust_remote_code=config.trust_remote_code,
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    reshaped = {row[0] for row in report["mismatched_keys"]}
+    missing = frozenset(report["missing_keys"]) | reshaped
+    _check_tensors(model, missing, set(report["unexpected_keys"]), reference)
+    return model, missing
+
+
+def _check_tensors(model: PreTrainedModel, missing: frozenset[str], unexpected: set[str], reference: Reference) -> None:
+    """A backbone with holes would train from random weights without a word; one with left-overs is another one."""
+    head = head_parameters(model)
+    holes = [name for name in missing if name not in head and not _optional(name)]
+    prefix = f"{model.base_model_prefix}."
+    surplus = [name for name in unexpected if name.startswith(prefix) and name not in head and not _optional(name)]
+    if holes or surplus:
+        raise UserError(
+            f"The weights of {reference.name} do not fit its architecture ({type(model).__name__}): "
+            f"{len(holes)} tensors are missing or of another shape{_few(holes)}, {len(surplus)} are left over"
+            f"{_few(surplus)}. Check that config.json and the weights belong together."
+        )
+
+
+def _optional(name: str) -> bool:
+    return any(part in OPTIONAL for part in name.split("."))
+
+
+def _few(names: list[str]) -> str:
+    return f" ({', '.join(sorted(names)[:3])}{', …' if len(names) > 3 else ''})" if names else ""
+
+
+def _from_weights_file(reference: Reference, model_config: TimmWrapperConfig) -> tuple[PreTrainedModel, frozenset[str]]:
+    model = _random_timm(model_config)
+    head = head_parameters(model)
+    own = {name: tensor for name, tensor in model.state_dict().items() if name not in head}
+    stored = {f"timm_model.{name}": tensor for name, tensor in read_weights(reference.weights).items()}
+    if not own.keys() <= stored.keys():
+        stored = _matched_by_order(own, stored, reference)
+    model.load_state_dict({name: stored[name] for name in own}, strict=False)
+    return model, frozenset(head)
+
+
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a weights file, without the wrappers that training scripts put around them.
+
+    A pickle is read with `weights_only`, which refuses everything but tensors and plain containers.
+    """
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    stored = torch.load(file, map_location="cpu", weights_only=True)
+    for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(stored.get(wrapper), dict):
+            stored = stored[wrapper]
+    return {name.removeprefix("module."): tensor for name, tensor in stored.items() if torch.is_tensor(tensor)}
+
+
+def _matched_by_order(
+    own: dict[str, torch.Tensor], stored: dict[str, torch.Tensor], reference: Reference
+) -> dict[str, torch.Tensor]:
+    """The stored tensors under the model's names, when both come in the same order with the same shapes.
+
+    The counters of batch norm are left out on both sides (older files lack them), and so is what follows the backbone
+    in the file, the old head. A safetensors file is sorted by name, so that its order says nothing.
+    """
+    names = [name for name in own if not name.endswith("num_batches_tracked")]
+    tensors = [tensor for name, tensor in stored.items() if not name.endswith("num_batches_tracked")]
+    fits = len(tensors) >= len(names) and all(own[n].shape == t.shape for n, t in zip(names, tensors, strict=False))
+    if not fits or reference.weights.suffix == ".safetensors":
+        absent = [name.removeprefix("timm_model.") for name in own if name not in stored]
+        raise UserError(
+            f"{reference.weights} does not hold the weights of {reference.architecture}: {len(absent)} of {len(own)} "
+            f"tensors are missing or of another shape{_few(absent)}."
+        )
+    log.info("%s: tensor names differ from timm's, matched by order (same shapes)", reference.weights.name)
+    counters = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
+    return dict(zip(names, tensors, strict=False)) | counters
+
+
+def _random_model(model_config: PreTrainedConfig, modality: Modality, config: ModelConfig) -> PreTrainedModel:
+    if isinstance(model_config, TimmWrapperConfig):
+        return _random_timm(model_config)
+    return AUTO_CLASS[modality].from_config(
+        model_config, trust_remote_code=config.trust_remote_code, dtype=torch.float32
+    )
+
+
+def _random_timm(model_config: TimmWrapperConfig) -> PreTrainedModel:
+    model = TimmWrapperForImageClassification(model_config)
+    # the wrapper starts every layer from a normal of 0.02, a poor start for deep conv nets: back to timm's own
+    arguments = model_config.model_args or {}
+    model.timm_model = timm.create_model(model_config.architecture, num_classes=model_config.num_labels, **arguments)
+    return model.float()
+
+
+def _check_finite(model: PreTrainedModel, reference: Reference) -> None:
+    bad = [name for name, tensor in model.named_parameters() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise UserError(f"The weights of {reference.name} hold values that are not finite{_few(bad)}.")
+
+
+# --- the head --------------------------------------------------------------------------------------------------------
+
+
+def _replace_head(model: PreTrainedModel, new: frozenset[str], model_config: PreTrainedConfig) -> frozenset[str]:
+    """A fresh head in place of the old one; the names of its tensors.
+
+    What a checkpoint that was no classifier has beside its backbone (ModernBERT's dense layer) is pretrained: it stays.
+    """
+    head = frozenset(head_parameters(model))
+    was_classifier = any(name.endswith("Classification") for name in model_config.architectures or ["Classification"])
+    kept = frozenset() if was_classifier else head - new
+    reset_head(model, kept)
+    log.info("new head: %s", describe_head(model))
+    others = sorted(new - head)
+    if others and len(new) < len(model.state_dict()):
+        log.info("new as well, as the checkpoint lacks it: %s", ", ".join(others))
+    return head - kept
+
+
+def _keep_head(model: PreTrainedModel, new: frozenset[str], old_labels: list[str], task: Task) -> None:
+    if new & frozenset(head_parameters(model)) and len(old_labels) == task.head_size:
+        raise UserError("model.keep_head: the checkpoint has no head to keep. Leave keep_head out.")
+    if sorted(old_labels) != sorted(task.names):
+        raise UserError(
+            f"model.keep_head: the checkpoint's labels are {', '.join(old_labels[:10])} ({len(old_labels)}), the "
+            f"data's are {', '.join(task.names[:10])} ({task.head_size}). They must agree; leave keep_head out for a new head."
+        )
+    rows = [old_labels.index(name) for name in task.names]
+    reorder_head(model, rows)
+    log.info("kept head: %s%s", describe_head(model), "" if rows == sorted(rows) else ", rows in the data's order")
+
+
+# --- the processor ---------------------------------------------------------------------------------------------------
+
+
+def _read_processor(reference: Reference, config: ModelConfig, modality: Modality, model: PreTrainedModel) -> Any:
+    if isinstance(model.config, TimmWrapperConfig):
+        return TimmWrapperImageProcessor(model.config.pretrained_cfg, architecture=model.config.architecture)
+    auto = AutoImageProcessor if modality == "image" else AutoTokenizer
+    processor = auto.from_pretrained(
+        reference.path, revision=reference.revision, trust_remote_code=config.trust_remote_code
+    )
+    if modality == "text" and not 0 < len(set(processor.get_vocab())) <= model.config.get_text_config().vocab_size:
+        raise UserError(
+            f"The tokenizer of {reference.name} has {len(processor)} tokens, its model {model.config.vocab_size}: "
+            "they do not belong together."
+        )
+    return processor
+
+
+def _ensure_padding(model: PreTrainedModel, tokenizer: Any) -> None:
+    """Batches of texts need a padding token, which decoders such as GPT-2 come without."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        log.info("the tokenizer has no padding token: %r takes its place", tokenizer.pad_token)
+    model.config.pad_token_id = tokenizer.pad_token_id
+
+
+# --- saving and identity ---------------------------------------------------------------------------------------------
+
+
+def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
+    """Writes a folder that plain `transformers.pipeline(task, folder)` loads: safetensors, config, processor."""
+    with _quiet():
+        model.save_pretrained(folder)
+        save_processor(processor, model, Path(folder))
+
+
+def weights_hash(model: torch.nn.Module, leave_out: frozenset[str] = frozenset()) -> str:
+    """A hash of the names and raw bytes of all tensors but those named in `leave_out`; equal on every machine."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        if name not in leave_out:
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+# --- words instead of reports and tracebacks -------------------------------------------------------------------------
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences transformers' load report and progress bars: the lines about the head say what matters."""
+    logging_ = transformers.utils.logging
+    level, bars = logging_.get_verbosity(), logging_.is_progress_bar_enabled()
+    logging_.set_verbosity_error()
+    logging_.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging_.set_verbosity(level)
+        if bars:
+            logging_.enable_progress_bar()
+
+
+@contextmanager
+def _readable(reference: Reference) -> Iterator[None]:
+    """Turns what reading a broken or foreign checkpoint raises into one sentence."""
+    try:
+        yield
+    except UnpicklingError:
+        raise UserError(
+            f"{reference.weights or reference.name} is a pickle that holds more than tensors, which could run code "
+            "when opened. Save the weights alone: safetensors.torch.save_file(model.state_dict(), FILE)."
+        ) from None
+    except (OSError, ValueError, ImportError, SafetensorError, RuntimeError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{reference.name} needs Python code from its own repository. Read that code first; then allow it with "
+                "model.trust_remote_code=true."
+            ) from None
+        raise UserError(f"The checkpoint {reference.name} cannot be read: {str(error).strip()}") from error

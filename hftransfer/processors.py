@@ -1,0 +1,210 @@
+"""Image processors and tokenizers: what they do to an input, how they are resized, and how they are saved."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from transformers import PreTrainedModel, TimmWrapperConfig
+
+from hftransfer.errors import UserError
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """What a model wants to see: `size` (height, width) in pixels, and (x - mean) / std per channel for x in 0..1."""
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+
+
+def image_settings(processor: Any) -> ImageSettings:
+    """Size, normalisation and interpolation, found by asking the processor what it makes of a black and a white image.
+
+    So it holds whatever the processor's fields are called and in whatever order they act. Raises `UserError` for a
+    processor whose output depends on the shape of the image, as such images make no batch.
+    """
+    black, white = _answer(processor, 0, (900, 1200)), _answer(processor, 255, (1200, 900))
+    if black.shape != white.shape:
+        raise UserError(
+            f"The image processor gives images of different shapes ({_shape(black)} and {_shape(white)} pixels). "
+            "Set model.image_size."
+        )
+    low, high = black.mean((1, 2)), white.mean((1, 2))
+    std = 1 / (high - low)
+    mean = -low * std
+    return ImageSettings(
+        (black.shape[1], black.shape[2]),
+        tuple(round(float(value), 6) for value in mean),
+        tuple(round(float(value), 6) for value in std),
+        _interpolation(processor),
+    )
+
+
+def _answer(processor: Any, value: int, shape: tuple[int, int]) -> np.ndarray:
+    image = Image.fromarray(np.full((*shape, 3), value, dtype=np.uint8))
+    return processor(images=image, return_tensors="pt")["pixel_values"][0].double().numpy()
+
+
+def _shape(pixels: np.ndarray) -> str:
+    return f"{pixels.shape[1]} x {pixels.shape[2]}"
+
+
+def _interpolation(processor: Any) -> str:
+    if _is_timm(processor):
+        return processor.data_config["interpolation"]
+    return Image.Resampling(int(getattr(processor, "resample", None) or Image.Resampling.BILINEAR)).name.lower()
+
+
+def _is_timm(processor: Any) -> bool:
+    return hasattr(processor, "data_config")
+
+
+# --- another image size ----------------------------------------------------------------------------------------------
+
+
+def resize(model: PreTrainedModel, processor: Any, size: int) -> tuple[PreTrainedModel, Any]:
+    """Model and processor for images of `size` x `size` pixels.
+
+    Position embeddings are interpolated where the architecture has them (ViT, arXiv:2010.11929, section 3.2). Raises
+    `UserError` when the architecture takes one size alone.
+    """
+    old = image_settings(processor).size
+    processor = _resized_processor(processor, size, old[0])
+    problem = _refusal(model, size)
+    if problem:
+        model = _interpolated(model, size)
+        problem = _refusal(model, size)
+    if problem:
+        raise UserError(
+            f"model.image_size={size}: this {model.config.model_type} model takes {old[0]} x {old[1]} pixels "
+            f"({problem})."
+        )
+    return model, processor
+
+
+def _resized_processor(processor: Any, size: int, old: int) -> Any:
+    """The same steps for another size; the margin that is cut off stays the same share of the image."""
+    if _is_timm(processor):
+        settings = processor.data_config | {"input_size": (3, size, size)}
+        return type(processor)(settings, architecture=processor.architecture)
+    settings = processor.to_dict()
+    square = {"height": size, "width": size}
+    settings["size"] = (
+        _scaled(settings["size"], size / old)
+        if settings.get("do_center_crop")
+        else ({"shortest_edge": size} if _has(settings["size"], "shortest_edge") else square)
+    )
+    if settings.get("do_center_crop"):
+        settings["crop_size"] = square
+    return type(processor).from_dict(settings)
+
+
+def _has(size: Any, key: str) -> bool:
+    return dict(size).get(key) is not None
+
+
+def _scaled(size: Any, factor: float) -> dict[str, int]:
+    return {key: round(value * factor) for key, value in dict(size).items() if value is not None}
+
+
+@torch.no_grad()
+def _refusal(model: PreTrainedModel, size: int) -> str:
+    """What the model says to an image of that size, or nothing when it takes it."""
+    training = model.training
+    try:
+        model.eval()(torch.zeros(1, 3, size, size, device=model.device))
+        return ""
+    except (ValueError, RuntimeError, AssertionError) as error:
+        return str(error).strip().split("\n")[0].rstrip(".")
+    finally:
+        model.train(training)
+
+
+def _interpolated(model: PreTrainedModel, size: int) -> PreTrainedModel:
+    if isinstance(model.config, TimmWrapperConfig):
+        return _interpolated_timm(model, size)
+    state = model.state_dict()
+    for name, module in model.named_modules():
+        if hasattr(module, "interpolate_pos_encoding") and isinstance(
+            getattr(module, "position_embeddings", None), nn.Parameter
+        ):
+            state[f"{name}.position_embeddings"] = _positions(module, size)
+    return _rebuilt(model, state, size)
+
+
+@torch.no_grad()
+def _positions(module: nn.Module, size: int) -> torch.Tensor:
+    """The position embeddings (1, tokens, width) for images of that size, by the module's own interpolation."""
+    patches = module.patch_embeddings(torch.zeros(1, 3, size, size), interpolate_pos_encoding=True)
+    extra = module.position_embeddings.shape[1] - module.patch_embeddings.num_patches
+    tokens = torch.zeros(1, patches.shape[1] + extra, patches.shape[2])
+    return module.interpolate_pos_encoding(tokens, size, size)
+
+
+def _rebuilt(model: PreTrainedModel, state: dict[str, torch.Tensor], size: int) -> PreTrainedModel:
+    before = model.config.image_size
+    model.config.image_size = size
+    try:
+        fresh = type(model)(model.config)
+        fresh.load_state_dict(state)
+        return fresh
+    except RuntimeError:  # something else in it depends on the size too: leave the model as it was
+        model.config.image_size = before
+        return model
+
+
+def _interpolated_timm(model: PreTrainedModel, size: int) -> PreTrainedModel:
+    if hasattr(model.timm_model, "set_input_size"):
+        model.timm_model.set_input_size(img_size=(size, size))
+        model.config.model_args = (model.config.model_args or {}) | {"img_size": [size, size]}
+    return model
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+
+
+def limit_length(model: PreTrainedModel, tokenizer: Any, max_length: int | None = None) -> None:
+    """Sets `tokenizer.model_max_length`, in tokens, to what is wanted or else to the most the model can take.
+
+    Many tokenizers on the Hub state no limit at all, and a text beyond the last position embedding stops the model.
+    """
+    limit = _positions_of(model)
+    if max_length and limit and max_length > limit:
+        raise UserError(f"model.max_length={max_length}: this model takes at most {limit} tokens.")
+    tokenizer.model_max_length = max_length or min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
+
+
+def _positions_of(model: PreTrainedModel) -> int | None:
+    """How many tokens there are positions for. RoBERTa and its kin begin to count after their padding index."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+# --- saving ----------------------------------------------------------------------------------------------------------
+
+
+def save_processor(processor: Any, model: PreTrainedModel, folder: Path) -> None:
+    """Writes the processor beside the saved `model`, where `transformers.pipeline` looks for it.
+
+    A timm model has no file for it: its settings are the entry `pretrained_cfg` of config.json, which transformers'
+    own `save_pretrained` leaves as it was when the model was loaded.
+    """
+    if not _is_timm(processor):
+        processor.save_pretrained(folder)
+        return
+    file = Path(folder) / "config.json"
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    stored["pretrained_cfg"] = stored.get("pretrained_cfg", {}) | processor.data_config
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(stored, indent=2), encoding="utf-8")
+    os.replace(partial, file)
