@@ -7,7 +7,7 @@ class, in float32, that `transformers.pipeline` loads again once `save_model` ha
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,16 +278,20 @@ def _replace_head(model: PreTrainedModel, new: frozenset[str], model_config: Pre
 
 
 def _keep_head(model: PreTrainedModel, new: frozenset[str], old_labels: list[str], task: Task) -> None:
-    if new & frozenset(head_parameters(model)) and len(old_labels) == task.head_size:
-        raise UserError("model.keep_head: the checkpoint has no head to keep. Leave keep_head out.")
     if sorted(old_labels) != sorted(task.names):
         raise UserError(
-            f"model.keep_head: the checkpoint's labels are {', '.join(old_labels[:10])} ({len(old_labels)}), the "
-            f"data's are {', '.join(task.names[:10])} ({task.head_size}). They must agree; leave keep_head out for a new head."
+            f"model.keep_head: the checkpoint's labels are {_named(old_labels)}, the data's are {_named(task.names)}. "
+            "They must agree; leave keep_head out for a new head."
         )
+    if new & frozenset(head_parameters(model)):
+        raise UserError("model.keep_head: the checkpoint has no head to keep. Leave keep_head out.")
     rows = [old_labels.index(name) for name in task.names]
     reorder_head(model, rows)
     log.info("kept head: %s%s", describe_head(model), "" if rows == sorted(rows) else ", rows in the data's order")
+
+
+def _named(labels: Sequence[str]) -> str:
+    return f"{', '.join(labels[:10])}{', …' if len(labels) > 10 else ''} ({len(labels)})" if labels else "unnamed"
 
 
 # --- the processor ---------------------------------------------------------------------------------------------------
@@ -300,12 +304,23 @@ def _read_processor(reference: Reference, config: ModelConfig, modality: Modalit
     processor = auto.from_pretrained(
         reference.path, revision=reference.revision, trust_remote_code=config.trust_remote_code
     )
-    if modality == "text" and not 0 < len(set(processor.get_vocab())) <= model.config.get_text_config().vocab_size:
-        raise UserError(
-            f"The tokenizer of {reference.name} has {len(processor)} tokens, its model {model.config.vocab_size}: "
-            "they do not belong together."
-        )
+    if modality == "text":
+        _check_vocabulary(processor, model, reference)
     return processor
+
+
+def _check_vocabulary(tokenizer: Any, model: PreTrainedModel, reference: Reference) -> None:
+    """Where the files are missing, transformers makes a tokenizer that knows its special tokens alone."""
+    words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
+    if not words:
+        raise UserError(
+            f"{reference.name} has no tokenizer: copy the tokenizer's files of the original model into its folder."
+        )
+    size = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > size:
+        raise UserError(
+            f"The tokenizer of {reference.name} has {len(tokenizer)} tokens, its model {size}: they do not belong together."
+        )
 
 
 def _ensure_padding(model: PreTrainedModel, tokenizer: Any) -> None:

@@ -79,10 +79,16 @@ def _timm(architecture: str, model_args: dict, size: int = SIZE) -> Callable[[Pa
 
 def _settle_batch_norm(model: torch.nn.Module) -> None:
     """Running statistics from noise, as training would have left: without them random deep nets answer a constant."""
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.5  # some families move theirs by a hundredth a step
     model.train()
     with torch.no_grad():
         for _ in range(10):
             model(torch.randn(8, 3, SIZE, SIZE))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
     model.eval()
 
 
