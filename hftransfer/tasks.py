@@ -60,6 +60,10 @@ class Task:
             return targets
         return ((targets - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
 
+    def in_units(self, logits: np.ndarray) -> np.ndarray:
+        """Outputs of a network trained on `standardised` targets, in the user's units (regression; else unchanged)."""
+        return logits * np.array(self.std) + np.array(self.mean) if self.std else logits
+
     def encode(self, label: Any) -> Any:
         """One example's target from its label: a name, a list of names, or a float or list of floats.
 

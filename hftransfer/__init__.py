@@ -1,0 +1,25 @@
+"""Transfer learning for small labelled sets of images and texts, on the Hugging Face stack.
+
+The public names are `RunConfig`, `run`, `load` and `predict`; they are imported on first use, because torch and
+transformers take seconds to import.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["RunConfig", "load", "predict", "run"]
+
+if TYPE_CHECKING:
+    from hftransfer.config import RunConfig
+    from hftransfer.predict import load, predict
+    from hftransfer.train import run
+
+_HOMES = {"RunConfig": "config", "run": "train", "load": "predict", "predict": "predict"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hftransfer' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"hftransfer.{_HOMES[name]}"), name)

@@ -1,0 +1,176 @@
+"""One definition of a run, three ways in: YAML, key=value on the command line, Python."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from hftransfer.checkpoints import ModelConfig
+from hftransfer.data import DataConfig
+from hftransfer.errors import UserError, did_you_mean
+from hftransfer.evaluation import EvaluationConfig
+from hftransfer.modalities import AugmentationConfig
+from hftransfer.settings import Settings
+from hftransfer.strategies import STRATEGIES, AnyStrategy, ProbeStrategy
+from hftransfer.strategies.head import HeadConfig
+
+
+class TrainingConfig(Settings):
+    """How to train, in the words of `transformers.TrainingArguments`; `extra` passes any other argument on.
+
+    What is None is chosen by the strategy and said in the log. `warmup_steps` below 1 is a share of all steps.
+    """
+
+    learning_rate: float | None = None
+    num_train_epochs: float | None = None
+    max_steps: int | None = None
+    per_device_train_batch_size: int = 32
+    per_device_eval_batch_size: int = 64
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
+    weight_decay: float | None = None
+    warmup_steps: float = 0.1
+    lr_scheduler_type: str = "cosine"
+    max_grad_norm: float = 1.0
+    label_smoothing_factor: float = Field(0.0, ge=0, lt=1)
+    imbalance: Literal["none", "balanced"] = "none"
+    early_stopping_patience: int | None = None
+    evaluations: int = Field(5, ge=1, description="how often a run stops to look at the validation part and save")
+    bf16: bool | None = Field(None, description="None: measured on the device at hand")
+    report_to: str = "none"
+    extra: dict[str, Any] = {}
+
+
+class RunConfig(Settings):
+    """Everything that decides a run. `output` None: `runs/<data>-<strategy>`."""
+
+    data: DataConfig
+    model: ModelConfig
+    strategy: AnyStrategy = ProbeStrategy()
+    head: HeadConfig = HeadConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    output: str | None = None
+    seed: int = 0
+    use_cpu: bool = False
+    store: bool = Field(True, description="keep what the frozen part computes, for this run and later ones")
+
+    @property
+    def output_folder(self) -> Path:
+        name = Path(self.data.train or "data").name.split(".")[0]
+        return Path(self.output or f"runs/{name}-{self.strategy.type}")
+
+    def to_yaml(self) -> str:
+        """The resolved configuration; `RunConfig.from_yaml` reads it back equal."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> "RunConfig":
+        """Read a file and put `overrides` ("strategy.type" -> value) over it. Raises `UserError`."""
+        values = read_yaml(Path(path))
+        for key, value in (overrides or {}).items():
+            _put(values, key.split("."), value)
+        return checked(values)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 5e-4 as the number that it is (YAML 1.1 takes it for a string)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file with a mapping in it. Raises `UserError` with the line where it is broken."""
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise UserError(f"Cannot read the configuration {path}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"The configuration {path} is not UTF-8 text.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"The configuration {path} is no valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"Expected a mapping such as 'model: …' in {path}, found {type(values).__name__}.")
+    return values
+
+
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """`["strategy.r=16"]` -> {"strategy.r": 16}; values are YAML. Raises `UserError`."""
+    overrides = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not re.fullmatch(r"[a-z0-9_]+(\.[A-Za-z0-9_]+)*", key):
+            raise UserError(f"Expected key=value such as training.learning_rate=1e-3, found {pair!r}.")
+        try:
+            overrides[key] = yaml.load(value, Loader=_Loader)
+        except yaml.YAMLError:
+            raise UserError(f"The value of {key} is no valid YAML: {value!r}.") from None
+    return overrides
+
+
+def with_overrides(values: dict[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
+    """A checked configuration from plain values and dotted overrides. Raises `UserError`."""
+    for key, value in overrides.items():
+        _put(values, key.split("."), value)
+    return checked(values)
+
+
+def checked(values: Mapping[str, Any]) -> RunConfig:
+    """Validate plain values. Raises `UserError` naming every wrong field, with the nearest right one."""
+    values = dict(values)
+    if isinstance(values.get("strategy"), str):
+        values["strategy"] = {"type": values["strategy"]}
+    if isinstance(values.get("model"), str):
+        values["model"] = {"name": values["model"]}
+    if isinstance(values.get("data"), str):
+        values["data"] = {"train": values["data"]}
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
+    *parents, last = path
+    for position, name in enumerate(parents):
+        inner = values.setdefault(name, {})
+        if isinstance(inner, str):  # `strategy: lora` in the file, `strategy.r=16` on the line
+            inner = values[name] = {{"strategy": "type", "model": "name", "data": "train"}.get(name, name): inner}
+        if not isinstance(inner, dict):
+            raise UserError(f"{'.'.join(path[: position + 1])} is a value, so {'.'.join(path)} cannot be set.")
+        values = inner
+    if last == "type" and values.get("type") not in (None, value):
+        values.clear()  # another strategy: the fields of the one in the file do not apply
+    values[last] = value
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    name = ".".join(part for i, part in enumerate(location) if not (i == 1 and part in STRATEGIES))
+    if problem["type"] == "extra_forbidden":
+        return f"Unknown field {name}.{did_you_mean(location[-1], _fields_at(location[:-1]))}"
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        found = str(problem["ctx"].get("tag", "nothing")) if "ctx" in problem else "nothing"
+        return f"Unknown strategy {found!r}.{did_you_mean(found, STRATEGIES)}"
+    if problem["type"] == "missing":
+        return f"{name} is missing: set it in the configuration or as {name}=… on the command line."
+    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {problem['input']!r}."
+
+
+def _fields_at(location: list[str]) -> list[str]:
+    model: Any = RunConfig
+    for part in location:
+        if part in STRATEGIES:
+            members = get_args(get_args(AnyStrategy)[0])
+            model = next(member for member in members if member.model_fields["type"].default == part)
+        elif part in model.model_fields:
+            model = model.model_fields[part].annotation
+    is_model = isinstance(model, type) and issubclass(model, BaseModel)
+    return list(model.model_fields) if is_model else []

@@ -1,0 +1,246 @@
+"""The convex head: solved, not trained, on frozen features.
+
+L2-regularised multinomial logistic regression (one logistic per label for multi-label, ridge for regression) on
+standardised features, its strength chosen by cross-validation on the loss (Kornblith et al. 2019, arXiv 1805.08974,
+appendix A.3; CLIP, arXiv 2103.00020, appendix A.3). The out-of-fold predictions come with it and are kept.
+
+Shapes: features (N, D), targets as in `tasks`, scores (N, C); a head is weight (C, D) and bias (C,).
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+from hftransfer.tasks import Task
+
+log = logging.getLogger(__name__)
+
+Solver = Literal["logistic", "lda", "prototype", "ridge"]
+# Penalty on the squared weights against the *mean* loss, strong to weak: on standardised features the best lies inside.
+PENALTIES = tuple(10.0**exponent for exponent in (1, 0.5, 0, -0.5, -1, -1.5, -2, -2.5, -3, -4, -5))
+FEW_PER_CLASS = 5
+
+
+@dataclass(frozen=True)
+class ConvexHead:
+    """weight (C, D) and bias (C,) on the raw features; `out_of_fold` logits (F, C) of the rows that folds held out.
+
+    `loss` is the cross-validated mean loss that chose `penalty`; `solver` is what made it.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    out_of_fold: np.ndarray
+    loss: float
+    penalty: float
+    solver: Solver
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        return features @ self.weight.T + self.bias
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A linear map on standardised features."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+def solve_head(
+    features: np.ndarray,
+    targets: np.ndarray,
+    task: Task,
+    folds: list[tuple[np.ndarray, np.ndarray]],
+    solver: Literal["auto", "logistic", "lda", "prototype"] = "auto",
+    intercept: bool = True,
+) -> ConvexHead:
+    """The best convex head by cross-validation over `folds` (train and validation row numbers).
+
+    `auto` tries shrunk LDA beside logistic regression where the median class has at most five examples. `intercept`
+    False is for heads that have no bias (GPT-2). Regression targets are expected standardised (`task.standardised`).
+    """
+    features = np.asarray(features, dtype=np.float64)
+    mean, scale = _standardiser(features, intercept)
+    standardised, rotation = _reduced((features - mean) / scale)
+    candidates = [
+        _cross_validated(s, standardised, targets, task, folds, intercept) for s in _solvers(solver, task, targets)
+    ]
+    best = min(candidates, key=lambda candidate: candidate[2])
+    name, penalty, loss, out_of_fold = best
+    fit = _solve(name, standardised, targets, task, penalty, intercept, tolerance=1e-9)
+    weight = (fit.weight @ rotation.T if rotation is not None else fit.weight) / scale
+    log.info("Convex head: %s, penalty %.3g, cross-validated loss %.4f", name, penalty, loss)
+    return ConvexHead(weight, fit.bias - weight @ mean, out_of_fold, loss, penalty, name)
+
+
+def make_folds(
+    task: Task, targets: np.ndarray, groups: np.ndarray | None, count: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Stratified folds (by class; by quartile for regression; by rarest label for multi-label), groups kept together."""
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
+
+    strata = _strata(task, targets)
+    smallest = int(np.bincount(strata)[np.unique(strata)].min())
+    count = max(2, min(count, smallest if task.type == "single_label" else count, len(targets)))
+    if groups is not None and len(np.unique(groups)) >= count:
+        splitter = (
+            StratifiedGroupKFold(count, shuffle=True, random_state=seed) if smallest >= count else GroupKFold(count)
+        )
+        return list(splitter.split(strata, strata, groups))
+    if smallest < count:  # merge strata that are too small to be spread over the folds
+        rare = np.isin(strata, np.flatnonzero(np.bincount(strata) < count))
+        strata = np.where(rare, -1, strata)
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "least populated class": merged above, or a class of one
+        return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(strata, strata))
+
+
+def _strata(task: Task, targets: np.ndarray) -> np.ndarray:
+    if task.type == "single_label":
+        return targets
+    if task.type == "regression":
+        return np.searchsorted(np.quantile(targets[:, 0], [0.25, 0.5, 0.75]), targets[:, 0])
+    frequency = targets.sum(0)
+    return np.where(targets > 0, -frequency, -np.inf).argmax(1)  # the rarest label of each row
+
+
+def _solvers(solver: str, task: Task, targets: np.ndarray) -> list[Solver]:
+    if task.type == "regression":
+        return ["ridge"]
+    if task.type == "multi_label":
+        return ["logistic"]
+    if solver != "auto":
+        return [solver]
+    few = np.median(np.bincount(targets)) <= FEW_PER_CLASS
+    return ["logistic", "lda"] if few else ["logistic"]
+
+
+def _standardiser(features: np.ndarray, intercept: bool) -> tuple[np.ndarray, np.ndarray]:
+    mean = features.mean(0) if intercept else np.zeros(features.shape[1])
+    spread = features.std(0)
+    floor = 1e-3 * max(float(spread.max(initial=0)), 1e-12)  # a feature that hardly varies must not be blown up
+    return mean, np.maximum(spread, floor)
+
+
+def _reduced(features: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows in the span of the data: with fewer rows than features the L2 solution lies there, exactly.
+
+    Returns (N, R) and the rotation (D, R), or the features themselves where there is nothing to gain.
+    """
+    if len(features) >= features.shape[1]:
+        return features, None
+    gram = features @ features.T
+    values, vectors = np.linalg.eigh(gram)
+    kept = values > values.max(initial=0) * 1e-12
+    roots = np.sqrt(values[kept])
+    return vectors[:, kept] * roots, features.T @ (vectors[:, kept] / roots)
+
+
+def _cross_validated(
+    solver: Solver, features: np.ndarray, targets: np.ndarray, task: Task, folds: list, intercept: bool
+) -> tuple[Solver, float, float, np.ndarray]:
+    """(solver, best penalty, its loss, out-of-fold logits). The search ends when weaker penalties only do worse."""
+    held = np.sort(np.concatenate([held_out for _, held_out in folds]))
+    best = (solver, np.nan, np.inf, np.zeros((len(held), task.head_size)))
+    worse = 0
+    starts: list[Fit | None] = [None] * len(folds)
+    for penalty in PENALTIES if solver in ("logistic", "ridge") else (np.nan,):
+        logits = np.zeros((len(features), task.head_size))
+        for number, (train, held_out) in enumerate(folds):
+            fit = _solve(solver, features[train], targets[train], task, penalty, intercept, 1e-4, starts[number])
+            starts[number] = fit
+            logits[held_out] = features[held_out] @ fit.weight.T + fit.bias
+        logits = logits[held]
+        loss = mean_loss(task, logits, targets[held])
+        worse = worse + 1 if loss > best[2] else 0
+        best = (solver, penalty, loss, logits) if loss < best[2] else best
+        if worse == 2:
+            break
+    return best
+
+
+def mean_loss(task: Task, logits: np.ndarray, targets: np.ndarray) -> float:
+    """Log-loss (single- and multi-label) or squared error, the mean over rows and outputs."""
+    if task.type == "single_label":
+        return float(-log_softmax(logits, axis=1)[np.arange(len(targets)), targets].mean())
+    if task.type == "multi_label":
+        return float((np.logaddexp(0, logits) - targets * logits).mean())
+    return float(((logits - targets) ** 2).mean())
+
+
+def _solve(
+    solver: Solver, features: np.ndarray, targets: np.ndarray, task: Task, penalty: float, intercept: bool,
+    tolerance: float, start: Fit | None = None,
+) -> Fit:  # fmt: skip
+    if solver == "ridge":
+        return _ridge(features, targets, penalty, intercept)
+    if solver in ("lda", "prototype"):
+        return _lda(features, targets, task.head_size, shrinkage="auto" if solver == "lda" else 1.0)
+    return _logistic(features, targets, task, penalty, intercept, tolerance, start)
+
+
+def _ridge(features: np.ndarray, targets: np.ndarray, penalty: float, intercept: bool) -> Fit:
+    bias = targets.mean(0) if intercept else np.zeros(targets.shape[1])
+    centre = features.mean(0) if intercept else np.zeros(features.shape[1])
+    x = features - centre
+    gram = x.T @ x / len(x) + penalty * np.eye(x.shape[1])
+    weight = np.linalg.solve(gram, x.T @ (targets - bias) / len(x)).T
+    return Fit(weight, bias - weight @ centre)
+
+
+def _lda(features: np.ndarray, targets: np.ndarray, classes: int, shrinkage: str | float) -> Fit:
+    """Shrunk linear discriminants (Ledoit & Wolf 2004); full shrinkage compares with the class means alone."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(features, targets)
+    weight, bias = np.zeros((classes, features.shape[1])), np.full(classes, -1e3)  # absent classes: never chosen
+    if len(model.classes_) == 2:  # scikit-learn keeps the difference of the two alone
+        low, high = model.classes_
+        weight[high], bias[high], bias[low] = model.coef_[0], model.intercept_[0], 0.0
+    else:
+        weight[model.classes_], bias[model.classes_] = model.coef_, model.intercept_
+    return Fit(weight, bias)
+
+
+def _logistic(
+    features: np.ndarray, targets: np.ndarray, task: Task, penalty: float, intercept: bool, tolerance: float,
+    start: Fit | None,
+) -> Fit:  # fmt: skip
+    """Minimises mean loss (summed over outputs) + penalty / 2 * |weight|^2 by L-BFGS; the bias is not penalised."""
+    rows, width = features.shape
+    classes = task.head_size
+    wanted = np.eye(classes)[targets] if task.type == "single_label" else targets.astype(np.float64)
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weight, bias = flat[: classes * width].reshape(classes, width), flat[classes * width :]
+        logits = features @ weight.T + bias
+        loss, error = _loss_and_error(task, logits, wanted)
+        gradient = error.T @ features / rows + penalty * weight
+        bias_gradient = error.mean(0) * intercept
+        return loss + 0.5 * penalty * (weight**2).sum(), np.concatenate([gradient.ravel(), bias_gradient])
+
+    initial = np.concatenate([start.weight.ravel(), start.bias]) if start else np.zeros(classes * (width + 1))
+    solution = minimize(
+        objective,
+        initial,
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 1000, "gtol": tolerance, "ftol": tolerance**2},
+    ).x
+    return Fit(solution[: classes * width].reshape(classes, width), solution[classes * width :])
+
+
+def _loss_and_error(task: Task, logits: np.ndarray, wanted: np.ndarray) -> tuple[float, np.ndarray]:
+    """The mean loss, and probabilities minus what was wanted, (N, C)."""
+    if task.type == "single_label":
+        logged = log_softmax(logits, axis=1)
+        return float(-(wanted * logged).sum(1).mean()), np.exp(logged) - wanted
+    loss = (np.logaddexp(0, logits) - wanted * logits).sum(1).mean()
+    return float(loss), 0.5 * (1 + np.tanh(0.5 * logits)) - wanted

@@ -1,0 +1,95 @@
+"""The one pass of the frozen part over the data, by way of the feature store."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import hftransfer
+from hftransfer.boundary import Batch, Boundary
+from hftransfer.features import Features, FeatureStore, space_key
+from hftransfer.inference import Machine, passes
+from hftransfer.ladder import Ladder
+from hftransfer.modalities import Modality
+from hftransfer.readout import Reader, Readout
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FrozenPass:
+    """A network whose lower part is frozen, and where what it gives is kept.
+
+    `weights_hash` stands for the frozen weights.
+    """
+
+    model: nn.Module
+    ladder: Ladder
+    modality: Modality
+    machine: Machine
+    weights_hash: str
+    store: FeatureStore
+
+    def readouts(
+        self, items: Sequence[Any], keys: Sequence[str], wanted: list[Readout], view: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Name -> features (N, D) float32 of every readout. `view` numbers an augmented view of each image."""
+        reader = Reader(self.model, self.ladder, wanted)
+        name = ", ".join(readout.name for readout in wanted)
+
+        def compute(positions: Sequence[int]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
+            self.model.eval()
+
+            title = f"features ({name})"
+            for found, read in passes(self.modality, items, positions, self.machine, reader, title, view is not None):
+                yield found, {key: value.float().cpu().numpy() for key, value in read.items()}
+
+        keys = keys if view is None else [f"{key}-view{view}" for key in keys]
+        features = self._collect(
+            keys, compute, {"readouts": name, "view": self._view_settings(view)}, f"features {name}"
+        )
+        return {name: np.asarray(features[name]) for name in features.names}
+
+    def boundary(self, items: Sequence[Any], keys: Sequence[str], boundary: Boundary) -> Features:
+        """The hidden state at a boundary for every row, under the name `boundary`; texts without their padding."""
+
+        def compute(positions: Sequence[int]) -> Iterator[tuple[list[int], dict[str, Any]]]:
+            self.model.eval()
+
+            def forward(batch: Batch) -> list[np.ndarray]:
+                hidden = boundary.activations(batch).float().cpu()
+                if "attention_mask" not in batch:
+                    return list(hidden.numpy())
+                lengths = batch["attention_mask"].sum(1).tolist()
+                return [row[:length].numpy() for row, length in zip(hidden, lengths, strict=True)]
+
+            for found, rows in passes(self.modality, items, positions, self.machine, forward, title):
+                yield found, {"boundary": rows}
+
+        title = f"activations below {self.ladder.rung_name(boundary.rung)}"
+        return self._collect(keys, compute, {"boundary": boundary.rung}, title)
+
+    def _collect(self, keys: Sequence[str], compute: Any, what: dict[str, Any], about: str) -> Features:
+        space = space_key(
+            **what,
+            weights=self.weights_hash,
+            inputs=self.modality.settings(),
+            precision=str(self.machine.autocast or torch.float32),
+            device=self.machine.device.type,
+            versions={"torch": torch.__version__.split("+")[0], "hftransfer": hftransfer.__version__},
+        )
+        share = (self.machine.rank, self.machine.world_size)
+        return self.store.collect(space, list(keys), compute, about, share, self.machine.barrier)
+
+    def _view_settings(self, view: int | None) -> Any:
+        return None if view is None else self.modality.augmentation.model_dump()
+
+
+def replayed_batch(stored: Features, modality: Modality, items: Sequence[Any], positions: Sequence[int]) -> Batch:
+    """A batch that starts at the boundary (see `boundary.Boundary.replaying`)."""
+    hidden = nn.utils.rnn.pad_sequence(stored.tensors("boundary", positions), batch_first=True)
+    return modality.skeleton(items) | {"boundary": hidden}

@@ -1,0 +1,136 @@
+"""One pass of a network over rows, in batches of like length, on every process its share."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from hftransfer.modalities import Modality
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how forward passes run: decided once a run (see `compute.py`) and said in the log."""
+
+    device: torch.device
+    autocast: torch.dtype | None = None  # None computes in float32
+    workers: int = 0
+    batch_size: int = 32
+    rank: int = 0
+    world_size: int = 1
+
+    def context(self) -> Any:
+        """Autocast where it was found to pay, for the network alone: heads are solved in float64."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
+
+    def place(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            torch.distributed.barrier()
+
+    def gather(self, value: Any) -> list[Any]:
+        """`value` of every process, in order of rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+
+class Items(Dataset):
+    """Encoded rows with their positions, for a data loader."""
+
+    def __init__(self, items: Sequence[Any]):
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, position: int) -> tuple[int, Any]:
+        return position, self.items[position]
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Makes (positions, batch); an object rather than a closure, so that loader workers can receive it."""
+
+    modality: Modality
+    training: bool = False
+
+    def __call__(self, rows: list[tuple[int, Any]]) -> tuple[list[int], dict[str, Tensor]]:
+        positions, items = zip(*rows, strict=True)
+        return list(positions), self.modality.collate(items, self.training)
+
+
+def batches_of_like_length(lengths: Sequence[int], positions: Sequence[int], size: int) -> list[list[int]]:
+    """Positions sorted by length, longest first (memory runs out at once or not at all), cut into batches."""
+    ordered = sorted(positions, key=lambda position: -lengths[position])
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def passes(
+    modality: Modality,
+    items: Sequence[Any],
+    positions: Sequence[int],
+    machine: Machine,
+    forward: Callable[[dict[str, Tensor]], Any],
+    title: str,
+    training: bool = False,
+) -> Iterator[tuple[list[int], Any]]:
+    """Run `forward` over batches of the rows at `positions`: yields (positions of the batch, what it returned)."""
+    batches = batches_of_like_length(modality.lengths(items), positions, machine.batch_size)
+    loader = DataLoader(
+        Items(items), batch_sampler=batches, collate_fn=Collate(modality, training), num_workers=machine.workers,
+        pin_memory=machine.device.type == "cuda",
+    )  # fmt: skip
+    hidden = machine.rank > 0 or len(batches) < 2
+    with torch.inference_mode(), tqdm(total=len(positions), desc=title, unit="row", disable=hidden, leave=False) as bar:
+        for batch_positions, batch in loader:
+            with machine.context():
+                result = forward(machine.place(batch))
+            yield batch_positions, result
+            bar.update(len(batch_positions))
+
+
+def predict_logits(
+    model: nn.Module,
+    modality: Modality,
+    items: Sequence[Any],
+    machine: Machine,
+    title: str = "predict",
+    forward: Callable[[dict[str, Tensor]], Tensor] | None = None,
+) -> np.ndarray:
+    """Logits of every row, float32 (N, head size), on every process; each process computes its share once."""
+    model.eval()
+    forward = forward or (lambda batch: model(**batch).logits)
+    mine = range(machine.rank, len(items), machine.world_size)
+    results = passes(modality, items, mine, machine, forward, title)
+    rows = [(positions, logits.float().cpu().numpy()) for positions, logits in results]
+    return in_order((row for share in machine.gather(rows) for row in share), len(items))
+
+
+def in_order(batches: Iterable[tuple[list[int], np.ndarray]], count: int) -> np.ndarray:
+    """Rows of batches put back in the order of their positions; each position exactly once."""
+    result: np.ndarray | None = None
+    seen = np.zeros(count, dtype=int)
+    for positions, values in batches:
+        if result is None:
+            result = np.empty((count, *values.shape[1:]), dtype=values.dtype)
+        result[positions] = values
+        np.add.at(seen, positions, 1)
+    if count and (result is None or (seen != 1).any()):
+        raise RuntimeError(f"expected every row once, found {int((seen != 1).sum())} rows missing or repeated")
+    return result if result is not None else np.empty((0,))

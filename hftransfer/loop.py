@@ -1,0 +1,307 @@
+"""The training loop: the stock `transformers.Trainer` with parameter groups, two callbacks and a collator of ours."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from hftransfer.config import TrainingConfig
+from hftransfer.errors import UserError, did_you_mean
+from hftransfer.evaluation import higher_is_better
+from hftransfer.evaluation.metrics import compute_metrics
+from hftransfer.features import Features
+from hftransfer.frozen_pass import replayed_batch
+from hftransfer.inference import Machine
+from hftransfer.modalities import Modality
+from hftransfer.strategies import Defaults, Plan
+from hftransfer.tasks import Task
+
+log = logging.getLogger(__name__)
+
+# Tensors that weight decay must spare besides everything of one dimension (norms, biases, layer scale).
+NOT_DECAYED = ("cls_token", "pos_embed", "position_embedding", "relative_position", "mask_token", "register_tokens")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """All rows of a run: encoded items, targets, and stored activations at the boundary where there are any."""
+
+    items: Sequence[Any]
+    targets: np.ndarray
+    stored: Features | None = None
+
+
+class Rows(Dataset):
+    """The rows at `positions`, by number; `input_ids` lets the Trainer group texts of like length."""
+
+    def __init__(self, examples: Examples, positions: np.ndarray, training: bool):
+        self.examples, self.positions, self.training = examples, positions, training
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        position = int(self.positions[index])
+        item = self.examples.items[position]
+        ids = {"input_ids": item["input_ids"]} if isinstance(item, dict) else {}
+        return {"position": position, "training": self.training} | ids
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Rows -> the model's inputs and `labels`; from stored activations where there are any."""
+
+    examples: Examples
+    modality: Modality
+    task: Task
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        positions = [row["position"] for row in rows]
+        training = rows[0]["training"]
+        items = [self.examples.items[position] for position in positions]
+        labels = torch.from_numpy(self.task.standardised(self.examples.targets[positions]))
+        if self.examples.stored is not None:
+            return replayed_batch(self.examples.stored, self.modality, items, positions) | {"labels": labels}
+        batch = self.modality.collate(items, training)
+        if training and self.task.type == "single_label":
+            labels = self.modality.mix(batch, labels, self.task.head_size)
+        return batch | {"labels": labels}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The task's loss with class weights and label smoothing, normalised over the whole (accumulated) batch."""
+
+    task: Task
+    weights: Tensor | None = None
+    smoothing: float = 0.0
+
+    def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        logits = outputs.logits.float()
+        per_item = self._per_item(logits, labels.to(logits.device))
+        if num_items_in_batch is None:
+            return per_item.mean()
+        # The Trainer counts elements of `labels`; soft labels have one a class instead of one a row.
+        counted = labels[0].numel() if self.task.type == "single_label" else 1
+        return per_item.sum() * counted / num_items_in_batch
+
+    def _per_item(self, logits: Tensor, labels: Tensor) -> Tensor:
+        weights = self.weights.to(logits.device) if self.weights is not None else None
+        if self.task.type == "single_label":
+            return cross_entropy(logits, labels, weight=weights, label_smoothing=self.smoothing, reduction="none")
+        if self.task.type == "multi_label":
+            smooth = labels * (1 - self.smoothing) + 0.5 * self.smoothing
+            return binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights, reduction="none")
+        return mse_loss(logits, labels, reduction="none")
+
+
+def balanced_weights(task: Task, targets: np.ndarray) -> Tensor | None:
+    """Weights that make every class (or the two sides of every label) count alike; None for regression."""
+    if task.type == "regression":
+        return None
+    counts = np.bincount(targets, minlength=task.head_size) if task.type == "single_label" else targets.sum(0)
+    counts = np.maximum(counts, 1)
+    weights = len(targets) / (task.head_size * counts)
+    if task.type == "multi_label":
+        weights = np.clip((len(targets) - counts) / counts, 1, 100)
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+class PlanTrainer(Trainer):
+    """The stock Trainer, told by a plan which rate each parameter has."""
+
+    plan: Plan
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            settings.pop("lr")
+            groups = parameter_groups(self.plan, self.args.learning_rate, self.args.weight_decay)
+            self.optimizer = optimizer_class(groups, lr=self.args.learning_rate, **settings)
+        return self.optimizer
+
+
+def parameter_groups(plan: Plan, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+    """One group for each pair of rate and decay. Rates are set as `lr`: torch's schedulers ignore timm's `lr_scale`."""
+    spared = _not_decayed(plan.model)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in plan.model.named_parameters():
+        if name in plan.rate_factors:
+            decay = 0.0 if parameter.ndim <= 1 or any(part in name for part in spared) else weight_decay
+            groups.setdefault((learning_rate * plan.rate_factors[name], decay), []).append(parameter)
+    return [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in groups.items()]
+
+
+def _not_decayed(model: nn.Module) -> tuple[str, ...]:
+    declared = [m.no_weight_decay() for m in model.modules() if callable(getattr(m, "no_weight_decay", None))]
+    return NOT_DECAYED + tuple(name for names in declared for name in names)
+
+
+class Stillness(TrainerCallback):
+    """Keeps what is frozen as in evaluation, and opens rungs when their time has come (a function of progress alone)."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.still: list[nn.Module] = []
+        plan.model.register_forward_pre_hook(self._hold)
+
+    def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        progress = state.global_step / max(state.max_steps, 1)
+        self.still = self.plan.still_modules(progress)
+        for name, parameter in self.plan.model.named_parameters():
+            wanted = name in self.plan.rate_factors and self.plan.is_open(self.plan.rung_of(name), progress)
+            if parameter.requires_grad != wanted:
+                parameter.requires_grad_(wanted)
+                parameter.grad = None
+
+    def _hold(self, model: nn.Module, args: tuple) -> None:
+        if model.training:  # the Trainer calls model.train() before every step
+            for module in self.still:
+                module.training = False
+
+
+class Bar(TrainerCallback):
+    """One progress bar that shows the loss and the last validation score."""
+
+    def __init__(self, metric: str):
+        self.metric, self.bar, self.shown = metric, None, {}
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step", leave=False)
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(
+        self, args: TrainingArguments, state: Any, control: Any, logs: dict | None = None, **kwargs: Any
+    ) -> None:
+        wanted = {"loss": "loss", f"eval_{self.metric}": f"validation {self.metric}"}
+        self.shown |= {title: f"{logs[name]:.4g}" for name, title in wanted.items() if name in (logs or {})}
+        if self.bar is not None:
+            self.bar.set_postfix(self.shown)
+
+    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+@dataclass
+class Trained:
+    """What the loop leaves besides the weights: the log and the rates it used."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    learning_rate: float = 0.0
+    steps: int = 0
+
+
+def train(
+    plan: Plan, defaults: Defaults, task: Task, modality: Modality, examples: Examples, positions: dict[str, np.ndarray],
+    config: TrainingConfig, machine: Machine, folder: Path, seed: int, resume: bool,
+) -> Trained:  # fmt: skip
+    """Train the plan's model in place, ending with the weights that did best on the validation part.
+
+    Writes `folder`/checkpoints while it runs. Raises `UserError` for training arguments that do not exist.
+    """
+    arguments = _arguments(config, defaults, task, machine, folder / "checkpoints", seed, len(positions["train"]))
+    plan.freeze()  # what opens later enters the optimizer (and DDP) now; Stillness closes it until its time
+    weights = balanced_weights(task, examples.targets[positions["train"]]) if config.imbalance == "balanced" else None
+    trainer = PlanTrainer(
+        model=plan.model,
+        args=arguments,
+        train_dataset=Rows(examples, positions["train"], training=True),
+        eval_dataset=Rows(examples, positions["validation"], training=False),
+        data_collator=Collator(examples, modality, task),
+        compute_loss_func=Loss(task, weights, config.label_smoothing_factor),
+        compute_metrics=_metrics(task),
+        callbacks=_callbacks(plan, config, task),
+    )
+    trainer.plan = plan
+    trainer.model_accepts_loss_kwargs = False  # else timm's forward is handed `num_items_in_batch`
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    log.info("Training: %d steps of %d examples, learning rate %.3g, weight decay %.3g, %s", arguments.max_steps,
+             _global_batch(config, machine), arguments.learning_rate, arguments.weight_decay,
+             "bf16 autocast" if arguments.bf16 else "float32")  # fmt: skip
+    trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints") if resume else None)
+    return Trained(trainer.state.log_history, arguments.learning_rate, trainer.state.global_step)
+
+
+def _global_batch(config: TrainingConfig, machine: Machine) -> int:
+    return config.per_device_train_batch_size * config.gradient_accumulation_steps * machine.world_size
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def _callbacks(plan: Plan, config: TrainingConfig, task: Task) -> list[TrainerCallback]:
+    stopping = [EarlyStoppingCallback(config.early_stopping_patience)] if config.early_stopping_patience else []
+    return [Stillness(plan), Bar(task.selection_metric), *stopping]
+
+
+def _metrics(task: Task) -> Callable[[Any], dict[str, float]]:
+    def compute(prediction: Any) -> dict[str, float]:
+        logits, targets = prediction.predictions, prediction.label_ids
+        if isinstance(logits, tuple):
+            logits = logits[0]
+        return compute_metrics(task, targets, task.probabilities(logits))
+
+    return compute
+
+
+def _arguments(
+    config: TrainingConfig, defaults: Defaults, task: Task, machine: Machine, folder: Path, seed: int, examples: int
+) -> TrainingArguments:
+    """The Trainer's arguments: what the user named, else the strategy's defaults."""
+    steps = _steps(config, defaults, _global_batch(config, machine), examples)
+    every = max(1, steps // config.evaluations)
+    values = dict(
+        output_dir=str(folder),
+        max_steps=steps,
+        learning_rate=config.learning_rate or defaults.learning_rate,
+        weight_decay=defaults.weight_decay if config.weight_decay is None else config.weight_decay,
+        per_device_train_batch_size=config.per_device_train_batch_size,
+        per_device_eval_batch_size=config.per_device_eval_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        warmup_steps=config.warmup_steps,
+        lr_scheduler_type=config.lr_scheduler_type,
+        max_grad_norm=config.max_grad_norm,
+        bf16=machine.autocast == torch.bfloat16,
+        use_cpu=machine.device.type == "cpu",
+        eval_strategy="steps", eval_steps=every, save_strategy="steps", save_steps=every, save_total_limit=1,
+        load_best_model_at_end=True, metric_for_best_model=task.selection_metric,
+        greater_is_better=higher_is_better(task.selection_metric),
+        logging_steps=max(1, steps // 50), report_to=config.report_to, disable_tqdm=True,
+        remove_unused_columns=False, label_names=["labels"], seed=seed, data_seed=seed,
+        dataloader_num_workers=machine.workers, dataloader_pin_memory=machine.device.type == "cuda",
+        ddp_find_unused_parameters=machine.world_size > 1 or None,
+        train_sampling_strategy="random",
+    )  # fmt: skip
+    known = TrainingArguments.__dataclass_fields__
+    for name in config.extra:
+        if name not in known:
+            raise UserError(f"training.extra.{name}: transformers has no such argument.{did_you_mean(name, known)}")
+    return TrainingArguments(**(values | config.extra))
+
+
+def _steps(config: TrainingConfig, defaults: Defaults, batch_size: int, examples: int) -> int:
+    if config.max_steps:
+        return config.max_steps
+    if config.num_train_epochs:
+        return max(1, int(round(config.num_train_epochs * -(-examples // batch_size))))
+    return defaults.steps(examples, batch_size)

@@ -1,0 +1,38 @@
+"""What every modality answers to. No other file asks whether an example is an image or a text."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import pandas as pd
+import torch
+
+
+class Modality(Protocol):
+    """Turns rows of the data frame (`input`, and `input_pair` for pairs) into the tensors a model takes."""
+
+    name: str
+    pipeline_task: str  # the task name of `transformers.pipeline`
+
+    def encode(self, frame: pd.DataFrame) -> list[Any]:
+        """One light item a row: the image's source, or the token ids. What `collate` takes."""
+        ...
+
+    def lengths(self, items: Sequence[Any]) -> list[int]:
+        """The cost of each item in tokens (1 where all items cost the same): batches are made of like lengths."""
+        ...
+
+    def collate(self, items: Sequence[Any], training: bool = False) -> dict[str, torch.Tensor]:
+        """The model's inputs for a batch; `training` applies the augmentation, otherwise the transform that is saved."""
+        ...
+
+    def mix(self, batch: dict[str, torch.Tensor], labels: torch.Tensor, classes: int) -> torch.Tensor:
+        """Mix examples of a training batch in place of hard labels where that is asked for; returns the labels."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the tensors `collate` makes for evaluation: part of the feature store's key."""
+        ...
+
+    def skeleton(self, items: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """A batch without what only the stem reads: enough to run a model from stored activations."""
+        ...

@@ -1,0 +1,61 @@
+"""Texts and pairs of texts, tokenised once and padded to the longest of a batch."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+
+from hftransfer.features import content_key
+
+log = logging.getLogger(__name__)
+
+
+class Text:
+    name = "text"
+    pipeline_task = "text-classification"
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        self.max_length = tokenizer.model_max_length
+
+    def encode(self, frame: pd.DataFrame) -> list[dict[str, list[int]]]:
+        columns = [frame[name].tolist() for name in ("input", "input_pair") if name in frame]
+        encoded = self.tokenizer(*columns, truncation=True, max_length=self.max_length, padding=False)
+        items = [dict(zip(encoded.keys(), values, strict=True)) for values in zip(*encoded.values(), strict=True)]
+        self._report_cut([list(texts) for texts in zip(*columns, strict=True)], items)
+        return items
+
+    def _report_cut(self, texts: list[list[str]], items: list[dict[str, list[int]]]) -> None:
+        """Say which share of the texts lost its end (transformers truncates without a word)."""
+        full = [index for index, item in enumerate(items) if len(item["input_ids"]) >= self.max_length]
+        if not full:
+            return
+        columns = list(zip(*(texts[index] for index in full), strict=True))
+        whole = self.tokenizer(*(list(column) for column in columns), truncation=False, padding=False, verbose=False)
+        cut = sum(len(ids) > self.max_length for ids in whole["input_ids"])
+        if cut:
+            log.warning(
+                "%.1f %% of the texts (%d of %d) are cut at %d tokens; model.max_length sets the limit.",
+                100 * cut / len(items), cut, len(items), self.max_length,
+            )  # fmt: skip
+
+    def lengths(self, items: Sequence[dict[str, list[int]]]) -> list[int]:
+        return [len(item["input_ids"]) for item in items]
+
+    def collate(self, items: Sequence[dict[str, list[int]]], training: bool = False) -> dict[str, torch.Tensor]:
+        names = set(self.tokenizer.model_input_names)
+        return dict(
+            self.tokenizer.pad([{k: v for k, v in item.items() if k in names} for item in items], return_tensors="pt")
+        )
+
+    def mix(self, batch: dict[str, torch.Tensor], labels: torch.Tensor, classes: int) -> torch.Tensor:
+        return labels
+
+    def settings(self) -> dict[str, Any]:
+        vocabulary = content_key(self.tokenizer.backend_tokenizer.to_str())
+        return {"tokenizer": type(self.tokenizer).__name__, "vocabulary": vocabulary, "max_length": self.max_length}
+
+    def skeleton(self, items: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        return self.collate(items)  # ids and masks are small, and masks are read by every block

@@ -1,0 +1,144 @@
+"""What a run leaves: predictions, metrics, splits, and the record of how it was made."""
+
+import importlib.metadata
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from hftransfer import compute, run_folder
+from hftransfer.checkpoints import save_model
+from hftransfer.data import LabelledData
+from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
+from hftransfer.predictions import Predictions, prediction_table
+from hftransfer.probe import Probe
+from hftransfer.receipt import Sizes, receipt
+from hftransfer.strategies import Plan
+from hftransfer.strategies.base import rates_by_rung
+from hftransfer.tasks import Task
+from hftransfer.work import Work
+
+PACKAGES = ("torch", "transformers", "timm", "peft", "accelerate", "datasets", "scikit-learn", "numpy")
+
+
+def labelled_table(data: LabelledData, predictions: Predictions) -> pd.DataFrame:
+    """`prediction_table` with the split and the label of each row: what `predictions.parquet` holds."""
+    rows = data.frame.iloc[predictions.positions]
+    table = prediction_table(rows["id"].tolist(), data.task, predictions.logits)
+    table.insert(1, "split", rows["split"].to_numpy())
+    table.insert(2, "label", pd.Series(rows["label"].tolist(), dtype=object))
+    table.insert(4, "out_of_fold", predictions.out_of_fold)
+    return table
+
+
+def split_table(data: LabelledData) -> pd.DataFrame:
+    """What `splits.parquet` holds: id, split, group, label, input (empty for images given as bytes)."""
+    frame = data.frame
+    inputs = [value if isinstance(value, str) else "" for value in frame["input"]]
+    table = frame[["id", "split", "group", "label"]].assign(input=inputs)
+    return table.assign(input_pair=frame["input_pair"]) if "input_pair" in frame else table
+
+
+def measured(
+    data: LabelledData, predictions: Predictions, targets: np.ndarray, config: EvaluationConfig
+) -> dict[str, Any]:
+    """`metrics.json`: per split its metrics with intervals, `per_class`, and how the numbers came about."""
+    result: dict[str, Any] = {"per_class": {}, "notes": {}}
+    for split in ("test", "validation"):
+        part = predictions.of_split(data.frame, split)
+        if split == "validation" and part.out_of_fold.any():
+            part = Predictions(
+                *(
+                    a[predictions.out_of_fold]
+                    for a in (predictions.positions, predictions.logits, predictions.out_of_fold)
+                )
+            )
+            result["notes"][split] = "cross-validated predictions of every row the head was fitted on"
+        elif split == "validation":
+            result["notes"][split] = "this part chose the best checkpoint and the temperature: expect it to flatter"
+        if len(part.positions):
+            scores = data.task.probabilities(part.logits)
+            groups = data.frame["group"].to_numpy()[part.positions]
+            groups = None if pd.isna(groups).all() else list(groups)
+            found = evaluate_predictions(data.task, targets[part.positions], scores, groups, config)
+            result[split], result["per_class"][split] = found["metrics"], found["per_class"]
+    return result
+
+
+def versions() -> dict[str, str]:
+    import hftransfer
+
+    return {"hftransfer": hftransfer.__version__} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def describe_task(task: Task) -> dict[str, Any]:
+    return asdict(task) | {"names": list(task.names)}
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a run went: for `receipt.json`, `run.json` and `history.json`."""
+
+    plan: Plan
+    sizes: Sizes
+    before: dict[str, str]
+    after: dict[str, str]
+    trained: Any  # loop.Trained, or None where only the head was solved
+    probe: Probe | None
+    seconds: dict[str, float]
+
+
+def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictions, record: Record) -> dict[str, Any]:
+    """Everything of the run folder but the adapter; `run.json` last, because it says that the folder is whole."""
+    config, data = work.config, work.data
+    (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    split_table(data).to_parquet(folder / "splits.parquet", index=False)
+    labelled_table(data, predictions).to_parquet(folder / "predictions.parquet", index=False)
+    if record.probe is not None:
+        _out_of_fold_table(work, record.probe, predictions.temperature).to_parquet(folder / "oof.parquet", index=False)
+    save_model(model, work.checkpoint.processor, folder / "model")
+    metrics = measured(data, predictions, work.targets, config.evaluation)
+    run_folder.write_json(folder / "metrics.json", metrics)
+    rates = rates_by_rung(record.plan, record.trained.learning_rate) if record.trained else {}
+    run_folder.write_json(folder / "history.json", record.trained.history if record.trained else [])
+    run_folder.write_json(
+        folder / "receipt.json", receipt(record.plan.ladder, record.sizes, rates, record.before, record.after)
+    )
+    for scratch in ("features", "checkpoints"):
+        run_folder.remove(folder / scratch)
+    run_folder.write_json(folder / run_folder.COMPLETE, _about(work, record, predictions))
+    return metrics
+
+
+def _out_of_fold_table(work: Work, probe: Probe, temperature: float) -> pd.DataFrame:
+    fitted = work.positions("train") if work.trains else work.positions("train", "validation")
+    rows = work.data.frame.iloc[fitted]
+    logits = work.data.task.in_units(probe.head.out_of_fold)
+    table = prediction_table(rows["id"].tolist(), work.data.task, logits / (1.0 if work.trains else temperature))
+    table.insert(1, "label", pd.Series(rows["label"].tolist(), dtype=object))
+    return table
+
+
+def _about(work: Work, record: Record, predictions: Predictions) -> dict[str, Any]:
+    counts = work.data.frame["split"].value_counts().to_dict()
+    return {
+        "modality": work.data.modality,
+        "pipeline_task": work.modality.pipeline_task,
+        "task": describe_task(work.data.task),
+        "checkpoint": {"source": work.checkpoint.source, "weights_hash": work.checkpoint.weights_hash},
+        "strategy": work.config.strategy.type,
+        "readout": record.probe and {"chosen": record.probe.readout.name, "losses": record.probe.losses},
+        "temperature": predictions.temperature,
+        "steps": record.trained.steps if record.trained else 0,
+        "seconds": record.seconds,
+        "versions": versions(),
+        "seed": work.config.seed,
+        "world_size": work.machine.world_size,
+        "precision": "bf16" if work.machine.autocast else "fp32",
+        "data": {"fingerprint": work.data.fingerprint, "counts": counts, "skipped": work.data.skipped},
+        "hardware": compute.hardware(work.machine.device),
+        "peak_memory_bytes": compute.peak_memory(work.machine.device),
+    }

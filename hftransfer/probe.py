@@ -1,0 +1,216 @@
+"""The convex head put into a network: choose what it reads, solve it, fold it into the model's own last layer."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hftransfer.boundary import Batch, Boundary
+from hftransfer.convex import ConvexHead, make_folds, solve_head
+from hftransfer.errors import UserError
+from hftransfer.frozen_pass import FrozenPass
+from hftransfer.heads import final_linear
+from hftransfer.ladder import Ladder
+from hftransfer.readout import (
+    Readout,
+    can_be_cut,
+    cut_above,
+    mean_is_exact,
+    norm_epsilon,
+    normalised_mean,
+    put_mean_layer,
+    read_features,
+)
+from hftransfer.strategies.head import HeadConfig
+from hftransfer.tasks import Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All rows of a run: encoded items, content keys, targets, and groups where there are any.
+
+    `fitted` are the numbers of those that the head is fitted on.
+    """
+
+    items: Sequence[Any]
+    keys: Sequence[str]
+    targets: np.ndarray
+    fitted: np.ndarray
+    groups: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The head that was folded in, what it reads, and the cross-validated loss of each readout that was tried.
+
+    `features` (N, D) belong to all rows, `head.out_of_fold` (F, C) to those it was fitted on. Modules at the paths
+    `constant` express the readout and must never train.
+    """
+
+    head: ConvexHead
+    readout: Readout
+    losses: dict[str, float]
+    features: np.ndarray
+    constant: tuple[str, ...] = ()
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Of all rows (N, C), as the plain model gives them."""
+        return self.head.logits(self.features)
+
+
+def candidates(model: nn.Module, ladder: Ladder, config: HeadConfig, batch: Batch) -> list[Readout]:
+    """The readouts to compare. Raises `UserError` when the family cannot express the one that was asked for."""
+    blocks = _blocks(model, ladder, config)
+    if config.pooling == "head" or "attention_mask" not in batch:
+        poolings = ["head"]
+    elif mean_is_exact(model, ladder, batch):
+        poolings = ["mean"] if config.pooling == "mean" else ["head", "mean"]
+    elif config.pooling == "mean":
+        raise UserError(f"{type(model).__name__} cannot express mean pooling as a plain model: use head.pooling=head.")
+    else:
+        log.info("Pooling: what the head reads (mean pooling has no plain form in %s)", type(model).__name__)
+        poolings = ["head"]
+    return [Readout(block, pooling) for block in blocks for pooling in poolings]
+
+
+def _blocks(model: nn.Module, ladder: Ladder, config: HeadConfig) -> list[int]:
+    depth = len(ladder.blocks)
+    if config.layer == "last" or config.layer == depth:
+        return [depth]
+    if not can_be_cut(model, ladder):
+        if config.layer == "best":
+            log.info("Layer: the last (blocks of %s cannot be taken off a plain model)", type(model).__name__)
+            return [depth]
+        raise UserError(f"Blocks of {type(model).__name__} cannot be taken off a plain model: use head.layer=last.")
+    if config.layer == "best":
+        return list(range(1, depth + 1))
+    if not 1 <= config.layer <= depth:
+        raise UserError(f"head.layer={config.layer}: expected a block from 1 to {depth}, 'last' or 'best'.")
+    return [config.layer]
+
+
+def solve_probe(frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, seed: int) -> Probe:
+    """Read the features of all rows in one pass, choose the readout, and leave the head solved in `frozen.model`.
+
+    The model is changed in place where the readout asks for it; the caller's ladder is then out of date.
+    """
+    model, ladder = frozen.model, frozen.ladder
+    wanted = candidates(model, ladder, config, _sample(frozen, rows))
+    read = frozen.readouts(rows.items, rows.keys, wanted)
+    features = {readout: _comparable(read, readout, model, ladder) for readout in wanted}
+    problem = _Problem.of(frozen, rows, task, config, seed, wanted)
+    heads = {readout: problem.solve(features[readout], readout) for readout in wanted}
+    best = min(wanted, key=lambda readout: heads[readout].loss)
+    if len(wanted) > 1:
+        log.info("Readout: %s of %s", best.name, ", ".join(f"{r.name} {heads[r].loss:.4f}" for r in wanted))
+    constant = express(model, ladder, best)
+    final, head = features[best], heads[best]
+    if best.pooling == "mean":
+        final = _deployed_features(frozen, final)
+        head = problem.solve(final, best)
+    fold_in(model, head)
+    return Probe(head, best, {r.name: heads[r].loss for r in wanted}, final, constant)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What a head is fitted on, whichever features it reads: targets, folds, and augmented views of the rows."""
+
+    rows: Rows
+    task: Task
+    folds: list[tuple[np.ndarray, np.ndarray]]
+    config: HeadConfig
+    intercept: bool
+    views: list[dict[str, np.ndarray]]
+
+    @classmethod
+    def of(
+        cls, frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, seed: int, wanted: list[Readout]
+    ) -> "_Problem":
+        groups = rows.groups[rows.fitted] if rows.groups is not None else None
+        folds = make_folds(task, rows.targets[rows.fitted], groups, config.folds, seed)
+        items, keys = [rows.items[i] for i in rows.fitted], [rows.keys[i] for i in rows.fitted]
+        views = [frozen.readouts(items, keys, wanted, view) for view in range(config.views)]
+        return cls(rows, task, folds, config, final_linear(frozen.model).bias is not None, views)
+
+    def solve(self, features: np.ndarray, readout: Readout) -> ConvexHead:
+        """Views of a row stand on the side of the row itself in every fold, and are never held out."""
+        count = len(self.rows.fitted)
+        stacked = np.concatenate([features[self.rows.fitted], *(view[readout.name] for view in self.views)])
+        targets = np.concatenate([self.rows.targets[self.rows.fitted]] * (1 + len(self.views)))
+        shifts = count * np.arange(1 + len(self.views))[:, None]
+        folds = [((train + shifts).ravel(), held_out) for train, held_out in self.folds]
+        wanted = self.task.standardised(targets)
+        return solve_head(stacked, wanted, self.task, folds, self.config.solver, self.intercept)
+
+
+def _sample(frozen: FrozenPass, rows: Rows) -> Batch:
+    """A few rows, to try things on."""
+    return frozen.machine.place(frozen.modality.collate(list(rows.items[:4])))
+
+
+def _comparable(read: dict[str, np.ndarray], readout: Readout, model: nn.Module, ladder: Ladder) -> np.ndarray:
+    """The features of a readout; the mean ones as the appended layer will give them."""
+    if readout.pooling == "head":
+        return read[readout.name]
+    mean, first = (torch.from_numpy(read[f"{name}@{readout.block}"]) for name in ("mean", "first"))
+    return normalised_mean(mean, first, norm_epsilon(model, ladder)).numpy()
+
+
+def express(model: nn.Module, ladder: Ladder, readout: Readout) -> tuple[str, ...]:
+    """Change the model so that its head reads `readout`; returns the paths that express it."""
+    if readout.block < len(ladder.blocks):
+        cut_above(model, ladder, readout.block)
+        ladder = Ladder.of(model)
+    return put_mean_layer(model, ladder) if readout.pooling == "mean" else ()
+
+
+def _deployed_features(frozen: FrozenPass, pooled: np.ndarray) -> np.ndarray:
+    """What the last linear layer of the changed model reads: its tail run on sequences of one token."""
+    model, machine = frozen.model, frozen.machine
+    ladder = Ladder.of(model)
+    ids = torch.zeros((len(pooled), 1), dtype=torch.long)
+    batch = machine.place({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    hidden = torch.from_numpy(pooled)[:, None].to(machine.device)
+    boundary = Boundary(model, ladder, ladder.head_rung)
+    boundary.activations({name: value[:1] for name, value in batch.items()})
+    model.eval()
+    with boundary.replaying():
+        return read_features(model, batch | {"boundary": hidden}).float().cpu().numpy()
+
+
+@torch.no_grad()
+def fold_in(model: nn.Module, head: ConvexHead) -> None:
+    """The solved head as the weights of the model's last linear layer."""
+    linear = final_linear(model)
+    linear.weight.copy_(torch.from_numpy(head.weight))
+    if linear.bias is not None:
+        linear.bias.copy_(torch.from_numpy(head.bias))
+
+
+@torch.no_grad()
+def fold_scale(model: nn.Module, task: Task) -> None:
+    """The scale of the targets, so that the plain model answers in the user's units (regression; see `Task.mean`)."""
+    if task.type != "regression" or not task.std:
+        return
+    linear = final_linear(model)
+    std = torch.tensor(task.std, device=linear.weight.device)
+    linear.weight.mul_(std[:, None])
+    if linear.bias is not None:
+        linear.bias.mul_(std).add_(torch.tensor(task.mean, device=linear.bias.device))
+
+
+@torch.no_grad()
+def fold_temperature(model: nn.Module, temperature: float) -> None:
+    """The temperature, so that every way to run the model gives calibrated probabilities (Guo et al. 2017)."""
+    linear = final_linear(model)
+    linear.weight.div_(temperature)
+    if linear.bias is not None:
+        linear.bias.div_(temperature)

@@ -1,0 +1,85 @@
+"""The run folder: made beside its final place and moved there whole; read by everything that comes after training."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from hftransfer.errors import UserError, did_you_mean
+
+COMPLETE = "run.json"  # written last: a folder without it is not whole
+
+
+def incomplete(output: Path) -> Path:
+    """Where a run lies while it is being made."""
+    return output.with_name(f"{output.name}.incomplete")
+
+
+@contextmanager
+def making(output: Path, resume: bool, is_main: bool = True) -> Iterator[Path]:
+    """A folder to fill. It takes its final name when the block ends without an error; only the main process moves it.
+
+    Raises `UserError` when the output exists, when an interrupted run is in the way and `resume` was not asked for, when
+    another process is writing there, or when the place is not writable.
+    """
+    folder = incomplete(output)
+    if not is_main:
+        yield folder
+        return
+    _refuse(output, folder, resume)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f".{output.name}.lock"), timeout=0)
+        with lock:
+            yield folder
+            os.replace(folder, output)
+    except Timeout:
+        raise UserError(f"Another process is writing {output}: wait for it, or choose another --output.") from None
+    except PermissionError as error:
+        raise UserError(f"No permission to write {error.filename or output}: choose another --output.") from None
+    finally:
+        folder.with_name(f".{output.name}.lock").unlink(missing_ok=True)
+
+
+def _refuse(output: Path, folder: Path, resume: bool) -> None:
+    if output.exists():
+        raise UserError(f"{output} exists already: choose another --output, or remove it.")
+    if folder.exists() and not resume:
+        raise UserError(f"{folder} holds an interrupted run: continue it with --resume, or remove it.")
+    if resume and not folder.exists():
+        raise UserError(f"Nothing to resume: there is no {folder}.")
+
+
+def open_run(path: str | Path) -> Path:
+    """The folder of a finished run. Raises `UserError` for one that is missing, interrupted, or no run at all."""
+    folder = Path(path)
+    if (folder / COMPLETE).is_file() and (folder / "model").is_dir():
+        return folder
+    if incomplete(folder).is_dir() or folder.name.endswith(".incomplete"):
+        raise UserError(f"The run {folder} was interrupted: continue it with `hftransfer train … --resume`.")
+    if not folder.exists():
+        siblings = (
+            [str(p) for p in folder.parent.glob("*") if (p / COMPLETE).is_file()] if folder.parent.is_dir() else []
+        )
+        raise UserError(f"There is no run at {folder}.{did_you_mean(str(folder), siblings)}")
+    raise UserError(f"{folder} is no run folder: expected {COMPLETE} and model/ in it.")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write by way of a temporary name, so that no reader ever sees half a file."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)

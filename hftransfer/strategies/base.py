@@ -1,0 +1,135 @@
+"""What a strategy decides: which tensors train, how fast, from when on, and how the head begins.
+
+A strategy is a small piece of configuration with one method, `prepare`, that returns a `Plan`. The plan is plain data
+about parameters; the training loop reads it and never asks which strategy made it.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hftransfer.ladder import Ladder
+from hftransfer.settings import Settings
+
+HeadInit = Literal["probe", "random"]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Training values a strategy takes when the user names none (see docs/results.md for where they were measured)."""
+
+    learning_rate: float
+    epochs: int
+    min_steps: int  # few examples make short epochs: steps decide, not epochs (Mosbach et al., arXiv 2006.04884)
+    max_steps: int = 4000
+    weight_decay: float = 0.01
+    augment: bool = False  # whether `augmentation.level: auto` is light
+
+    def steps(self, examples: int, batch_size: int) -> int:
+        per_epoch = math.ceil(examples / batch_size)
+        return min(max(self.epochs * per_epoch, self.min_steps), max(self.max_steps, per_epoch))
+
+
+@dataclass
+class Plan:
+    """What trains. `rate_factors`: parameter name -> factor on the learning rate; parameters not named are frozen.
+
+    `opens_at`: rung -> the share of the training after which it may move (absent: from the start). `boundary`: the lowest
+    rung that trains, or None where activations below it cannot be stored.
+    """
+
+    model: nn.Module
+    ladder: Ladder
+    rate_factors: dict[str, float]
+    boundary: int | None = None
+    opens_at: dict[int, float] = field(default_factory=dict)
+    batchnorm: Literal["frozen", "adapt"] = "frozen"
+    finish: Callable[[nn.Module], nn.Module] = lambda model: model
+    save_adapter: Callable[[nn.Module, Path], None] | None = None
+
+    def rung_of(self, name: str) -> int:
+        """The rung of a parameter or module, by its path; wrappers' additions to the path are looked through."""
+        return self.ladder.rung_of(plain_name(name))
+
+    @property
+    def lowest_rung(self) -> int:
+        """The lowest rung with a parameter that trains."""
+        return min(self.rung_of(name) for name in self.rate_factors)
+
+    def freeze(self) -> None:
+        """Let gradients reach what trains and nothing else."""
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in self.rate_factors)
+
+    def still_modules(self, progress: float) -> list[nn.Module]:
+        """Modules that must behave as in evaluation at this share of the training.
+
+        Those below the lowest open rung (their dropout and BatchNorm included), and every BatchNorm under
+        `batchnorm: frozen`: `requires_grad = False` stops neither running statistics nor dropout.
+        """
+        open_rungs = {self.rung_of(name) for name in self.rate_factors if self.is_open(self.rung_of(name), progress)}
+        lowest = min(open_rungs, default=self.ladder.head_rung)
+        return [
+            module
+            for path, module in self.model.named_modules()
+            if (not list(module.children()) and self.rung_of(path) < lowest)
+            or self.ladder.is_constant(plain_name(path))
+            or (isinstance(module, _BatchNorm) and self.batchnorm == "frozen")
+        ]
+
+    def is_open(self, rung: int, progress: float) -> bool:
+        return progress >= self.opens_at.get(rung, 0.0)
+
+
+def plain_name(name: str) -> str:
+    """A parameter's path in the plain model, from its path under peft's wrapper."""
+    name = name.removeprefix("base_model.model.").replace(".base_layer", "").replace(".modules_to_save.default", "")
+    return name.replace(".original_module", "")
+
+
+class Strategy(Settings):
+    """Base of all strategies. `head_init: probe` starts from the convex head on frozen features (LP-FT, arXiv 2202.10054)."""
+
+    type: str
+    head_init: HeadInit = "probe"
+
+    @abstractmethod
+    def prepare(self, model: nn.Module, ladder: Ladder) -> Plan:
+        """Decide what trains. May wrap the model; the plan's `model` is the one to train."""
+
+    @abstractmethod
+    def defaults(self, modality: str) -> Defaults | None:
+        """Training values for the modality; None where nothing is left to train once the head is made."""
+
+    @property
+    def head_factor(self) -> float:
+        """A random head must travel further than the rest; one that begins as the probe must not."""
+        return 1.0 if self.head_init == "probe" else 10.0
+
+    @property
+    def from_random_weights(self) -> bool:
+        return False
+
+
+def factors(model: nn.Module, ladder: Ladder, lowest: int, head: float, decay: float = 1.0) -> dict[str, float]:
+    """Rate factors of all parameters from rung `lowest` on: `head` for the head, decaying from the last block down."""
+    return {
+        name: head if ladder.depth[name] == ladder.head_rung else ladder.learning_rate(ladder.depth[name], 1.0, decay)
+        for name, _ in model.named_parameters()
+        if ladder.depth[name] >= lowest and not ladder.is_constant(name)
+    }
+
+
+def rates_by_rung(plan: Plan, learning_rate: float) -> dict[int, float]:
+    """The highest rate of each rung: what the receipt shows."""
+    rates: dict[int, float] = {}
+    for name, factor in plan.rate_factors.items():
+        rung = plan.rung_of(name)
+        rates[rung] = max(rates.get(rung, 0.0), learning_rate * factor)
+    return rates

@@ -1,0 +1,30 @@
+"""Train the head and the last blocks; what lies below stays frozen and is computed once.
+
+Yosinski et al. 2014 (arXiv 1411.1792): early layers are general, late ones specific to the source. Lee et al. 2023
+(arXiv 2210.11466) give the exception: where the pixels themselves differ (another scanner), early layers must move.
+"""
+
+from typing import Literal
+
+from torch import nn
+
+from hftransfer.ladder import Ladder
+from hftransfer.strategies.base import Defaults, Plan, Strategy, factors
+
+
+class FrozenStrategy(Strategy):
+    """`top`: how many blocks train, as a count (int) or a share of the depth (float); 0 trains the head by gradient."""
+
+    type: Literal["frozen"] = "frozen"
+    top: int | float = 0.25
+    layer_decay: float = 1.0
+    batchnorm: Literal["frozen", "adapt"] = "frozen"
+
+    def prepare(self, model: nn.Module, ladder: Ladder) -> Plan:
+        lowest = ladder.first_trainable_rung(self.top)
+        rates = factors(model, ladder, lowest, self.head_factor, self.layer_decay)
+        return Plan(model, ladder, rates, boundary=lowest, batchnorm=self.batchnorm)
+
+    def defaults(self, modality: str) -> Defaults:
+        rate = {"image": 1e-4, "text": 5e-5}[modality]
+        return Defaults(learning_rate=rate, epochs=10, min_steps=200)

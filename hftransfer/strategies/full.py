@@ -1,0 +1,28 @@
+"""Train everything, lower blocks more slowly.
+
+Layer-wise decay: ELECTRA (arXiv 2003.10555), BEiT (arXiv 2106.08254); the idea of one rate per layer: ULMFiT (arXiv
+1801.06146, section 3.2). Right when there is enough data or the source was trained by reconstruction (MAE).
+"""
+
+from typing import Literal
+
+from torch import nn
+
+from hftransfer.ladder import Ladder
+from hftransfer.strategies.base import Defaults, Plan, Strategy, factors
+
+
+class FullStrategy(Strategy):
+    """`layer_decay`: factor on the rate from each block to the one below; 1 is one rate for all."""
+
+    type: Literal["full"] = "full"
+    layer_decay: float = 0.8
+    batchnorm: Literal["frozen", "adapt"] = "frozen"
+
+    def prepare(self, model: nn.Module, ladder: Ladder) -> Plan:
+        rates = factors(model, ladder, 0, self.head_factor, self.layer_decay)
+        return Plan(model, ladder, rates, batchnorm=self.batchnorm)
+
+    def defaults(self, modality: str) -> Defaults:
+        rate = {"image": 3e-4, "text": 5e-5}[modality]
+        return Defaults(learning_rate=rate, epochs=10, min_steps=200, augment=True)

@@ -1,0 +1,47 @@
+"""Gradual unfreezing: the head first, then one rung after another from the top.
+
+Howard & Ruder 2018, ULMFiT (arXiv 1801.06146, section 3.3), with its discriminative rates (section 3.2). All parameters
+enter the optimizer at the start and rungs are opened as a function of progress, so that a resumed run needs no memory.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+from torch import nn
+
+from hftransfer.errors import UserError
+from hftransfer.ladder import Ladder
+from hftransfer.strategies.base import Defaults, Plan, Strategy, factors
+
+
+class GradualStrategy(Strategy):
+    """`open_all_by`: share of the training after which every rung is open, reached in even steps.
+
+    `schedule` names the shares itself, from the last block down to the stem (the head is open from the start); with fewer
+    entries than rungs, the remaining rungs stay frozen.
+    """
+
+    type: Literal["gradual"] = "gradual"
+    open_all_by: float = Field(0.5, ge=0, lt=1)
+    schedule: list[float] | None = None
+    layer_decay: float = 0.8
+    batchnorm: Literal["frozen", "adapt"] = "frozen"
+
+    def prepare(self, model: nn.Module, ladder: Ladder) -> Plan:
+        opens_at = self._opens_at(ladder)
+        lowest = min(opens_at)
+        rates = factors(model, ladder, lowest, self.head_factor, self.layer_decay)
+        return Plan(model, ladder, rates, boundary=lowest or None, opens_at=opens_at, batchnorm=self.batchnorm)
+
+    def _opens_at(self, ladder: Ladder) -> dict[int, float]:
+        rungs = range(len(ladder.blocks), -1, -1)
+        shares = self.schedule or [self.open_all_by * (i + 1) / len(rungs) for i in range(len(rungs))]
+        if len(shares) > len(rungs):
+            raise UserError(
+                f"strategy.schedule has {len(shares)} entries; the network has {len(rungs)} rungs below the head."
+            )
+        return dict(zip(rungs, shares, strict=False))
+
+    def defaults(self, modality: str) -> Defaults:
+        rate = {"image": 3e-4, "text": 5e-5}[modality]
+        return Defaults(learning_rate=rate, epochs=12, min_steps=240, augment=True)

@@ -1,0 +1,24 @@
+"""How the convex head is made; any strategy may begin with it (`head_init: probe`)."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from hftransfer.settings import Settings
+
+
+class HeadConfig(Settings):
+    """The head that is solved on frozen features.
+
+    `layer`: which block's features to read: the last, a number counted from 1, or the best by cross-validation (the
+    blocks above are then taken off the saved model). `pooling` (text): what the checkpoint's own head reads, the mean of
+    the tokens, or the better of the two by cross-validation. `solver`: logistic regression; `lda` (shrunk, Ledoit &
+    Wolf) and `prototype` (class means) need fewer examples; `auto` compares them where a class has at most five.
+    `views`: augmented views of each image that the head is fitted on as well. `folds`: of the cross-validation.
+    """
+
+    layer: Literal["last", "best"] | int = "last"
+    pooling: Literal["auto", "head", "mean"] = "auto"
+    solver: Literal["auto", "logistic", "lda", "prototype"] = "auto"
+    views: int = Field(0, ge=0)
+    folds: int = Field(5, ge=2)

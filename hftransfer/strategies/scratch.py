@@ -1,0 +1,29 @@
+"""The same architecture from random weights: the baseline that shows what the transfer is worth.
+
+He et al. 2019 (arXiv 1811.08883): with enough data and steps training from scratch catches up; with hundreds of labels it
+does not.
+"""
+
+from typing import Literal
+
+from torch import nn
+
+from hftransfer.ladder import Ladder
+from hftransfer.strategies.base import Defaults, Plan, Strategy, factors
+
+
+class ScratchStrategy(Strategy):
+    type: Literal["scratch"] = "scratch"
+    head_init: Literal["random"] = "random"
+    batchnorm: Literal["adapt"] = "adapt"  # statistics of random weights have to be learned
+
+    def prepare(self, model: nn.Module, ladder: Ladder) -> Plan:
+        return Plan(model, ladder, factors(model, ladder, 0, head=1.0), batchnorm="adapt")
+
+    def defaults(self, modality: str) -> Defaults:
+        rate = {"image": 1e-3, "text": 1e-4}[modality]
+        return Defaults(learning_rate=rate, epochs=20, min_steps=300, weight_decay=0.05, augment=True)
+
+    @property
+    def from_random_weights(self) -> bool:
+        return True

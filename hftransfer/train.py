@@ -1,0 +1,138 @@
+"""One run from configuration to run folder: the one place where all parts meet."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hftransfer import compute, run_folder
+from hftransfer.checkpoints import load_checkpoint
+from hftransfer.config import RunConfig
+from hftransfer.data import load_data
+from hftransfer.ladder import Ladder
+from hftransfer.outputs import Record, write_run
+from hftransfer.probe import Probe
+from hftransfer.receipt import Sizes, check_frozen, tensor_hashes
+from hftransfer.strategies import Plan
+from hftransfer.work import (
+    Work,
+    finish,
+    network_predictions,
+    prepare,
+    probe_predictions,
+    solve_head,
+    stored_activations,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, and what `metrics.json` holds (on the main process)."""
+
+    folder: Path
+    metrics: dict[str, Any]
+
+
+@dataclass
+class Seconds:
+    """Wall seconds of each phase of a run."""
+
+    phases: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - begin
+
+
+def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
+    """Adapt a checkpoint to labelled data as `config` says and write the run folder.
+
+    `dataset` is a `datasets.Dataset` or `DatasetDict` in place of `config.data.train`. With `resume` an interrupted run
+    goes on and ends with the weights that it would have had. Raises `UserError` for every mistake in the input.
+    """
+    seconds = Seconds()
+    compute.keep_freed_memory()
+    world = compute.launched_world()
+    device = compute.choose_device(world, config.use_cpu)
+    _join(world, device)
+    with run_folder.making(config.output_folder, resume, world.rank == 0) as folder:
+        with seconds("data"):
+            data = load_data(config.data, dataset)
+        with seconds("checkpoint"):
+            _seed(config.seed)
+            random_weights = config.strategy.from_random_weights
+            checkpoint = load_checkpoint(config.model, data.modality, data.task, random_weights)
+        with seconds("preparation"):
+            work = prepare(config, data, checkpoint, device, world, folder / "features")
+        with seconds("features"):
+            probe = solve_head(work)
+        plan = _plan(work, probe)
+        before, sizes = tensor_hashes(plan.model, plan.ladder), Sizes.of(plan)
+        predictions, trained = _adapt(work, plan, probe, folder, resume, seconds)
+        check_frozen(plan, before)
+        if world.rank == 0:
+            with seconds("writing"):
+                if plan.save_adapter:
+                    plan.save_adapter(plan.model, folder / "adapter")
+                model, predictions = finish(work, plan, predictions)
+                record = Record(plan, sizes, before, tensor_hashes(model, plan.ladder), trained, probe, seconds.phases)
+                metrics = write_run(folder, work, model, predictions, record)
+        work.machine.barrier()
+    return Run(config.output_folder, metrics if world.rank == 0 else {})
+
+
+def _join(world: compute.World, device: torch.device) -> None:
+    """Connect the processes of a launch before anything is shared between them."""
+    if world.size > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=device.type == "cpu")
+
+
+def _seed(seed: int) -> None:
+    """Before the head is made: it is the first thing drawn at random."""
+    from transformers import set_seed
+
+    set_seed(seed)
+
+
+def _plan(work: Work, probe: Probe | None) -> Plan:
+    """What trains, on the ladder of the network as the head left it; said in one line."""
+    ladder = Ladder.of(work.model, probe.constant if probe else ())
+    plan = work.config.strategy.prepare(work.model, ladder)
+    sizes = Sizes.of(plan)
+    log.info("Strategy: %s, %d of %d parameters train (%.2f %%), the lowest in %s", work.config.strategy.type,
+             sum(sizes.trainable.values()), sum(sizes.all.values()), 100 * sizes.trainable_share,
+             ladder.rung_name(plan.lowest_rung))  # fmt: skip
+    return plan
+
+
+def _adapt(
+    work: Work, plan: Plan, probe: Probe | None, folder: Path, resume: bool, seconds: Seconds
+) -> tuple[Any, Any]:
+    """Train what the plan says, from stored activations where that is exact; returns predictions and the loop's record."""
+    if not work.trains:
+        return probe_predictions(work, probe), None
+    from hftransfer import loop  # six seconds of imports that a probe does not need
+
+    with seconds("features"):
+        boundary, stored = stored_activations(work, plan)
+    examples = loop.Examples(work.items, work.targets, stored)
+    with boundary.replaying() if boundary else nullcontext():
+        with seconds("training"):
+            trained = loop.train(
+                plan, work.config.strategy.defaults(work.data.modality), work.data.task, work.modality, examples,
+                {split: work.positions(split) for split in ("train", "validation")}, work.config.training,
+                work.machine, folder, work.config.seed, resume,
+            )  # fmt: skip
+        with seconds("prediction"):
+            return network_predictions(work, plan, examples), trained

@@ -1,0 +1,227 @@
+"""The steps of a run, between loading and the run folder."""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hftransfer import compute
+from hftransfer.boundary import Boundary
+from hftransfer.checkpoints import Checkpoint
+from hftransfer.config import RunConfig
+from hftransfer.data import LabelledData
+from hftransfer.evaluation.calibration import fit_temperature
+from hftransfer.features import Features, FeatureStore
+from hftransfer.frozen_pass import FrozenPass, replayed_batch
+from hftransfer.heads import final_linear
+from hftransfer.inference import Machine, predict_logits
+from hftransfer.ladder import Ladder
+from hftransfer.modalities import Modality, make_modality
+from hftransfer.predictions import Predictions
+from hftransfer.probe import Probe, Rows, fold_scale, fold_temperature, solve_probe
+from hftransfer.readout import open_head
+from hftransfer.strategies import Plan
+from hftransfer.tasks import Task
+
+log = logging.getLogger(__name__)
+
+MIN_ROWS_FOR_TEMPERATURE = 30
+
+
+@dataclass
+class Work:
+    """Everything a run works on, once it is loaded. `items` and `targets` follow the rows of `data.frame`."""
+
+    config: RunConfig
+    data: LabelledData
+    checkpoint: Checkpoint
+    modality: Modality
+    machine: Machine
+    store: FeatureStore
+    items: list[Any]
+    targets: np.ndarray
+
+    @property
+    def model(self) -> nn.Module:
+        return self.checkpoint.model
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is left to train once the head is made."""
+        return self.config.strategy.defaults(self.data.modality) is not None
+
+    def positions(self, *splits: str) -> np.ndarray:
+        return np.flatnonzero(self.data.frame["split"].isin(splits))
+
+    def frozen(self, ladder: Ladder) -> FrozenPass:
+        return FrozenPass(self.model, ladder, self.modality, self.machine, self.checkpoint.weights_hash, self.store)
+
+
+def prepare(
+    config: RunConfig,
+    data: LabelledData,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    world: compute.World,
+    scratch: Path,
+) -> Work:
+    """Encode the data, place the network, and decide how passes run. `scratch` holds what is not to be kept."""
+    model = checkpoint.model.to(device)
+    data = replace(data, task=_centred_only_with_bias(data.task, model))
+    modality = make_modality(data.modality, checkpoint.processor, _augmentation(config, data.modality))
+    items = modality.encode(data.frame)
+    compute.channels_last(model)
+    sample = {name: value.to(device) for name, value in modality.collate(items[:8]).items()}
+    model.eval()
+    open_head(model, checkpoint.new_parameters, sample)
+    machine = _machine(config, checkpoint, modality, items, device, world)
+    targets = data.task.encode_all(list(data.frame["label"]))
+    store = FeatureStore() if config.store else FeatureStore(scratch)
+    return Work(config, data, checkpoint, modality, machine, store, items, targets)
+
+
+def _centred_only_with_bias(task: Task, model: nn.Module) -> Task:
+    """A head without bias (GPT-2) cannot express the mean of the targets: then they are scaled, not centred."""
+    return task if final_linear(model).bias is not None else replace(task, mean=(0.0,) * len(task.mean))
+
+
+def _augmentation(config: RunConfig, modality: str) -> Any:
+    """`auto` made definite: light where the whole image network trains or views are asked for, else none."""
+    if config.augmentation.level != "auto":
+        return config.augmentation
+    defaults = config.strategy.defaults(modality)
+    light = modality == "image" and (config.head.views > 0 or (defaults is not None and defaults.augment))
+    if modality == "image":
+        log.info("Augmentation: %s", "light" if light else "none")
+    return config.augmentation.model_copy(update={"level": "light" if light else "none"})
+
+
+def _machine(
+    config: RunConfig,
+    checkpoint: Checkpoint,
+    modality: Modality,
+    items: list[Any],
+    device: torch.device,
+    world: compute.World,
+) -> Machine:
+    """Precision and batch size by trial on the real network and real rows; remembered for equal runs later."""
+    threads = compute.thread_plan(device, world)
+
+    def trial() -> dict[str, Any]:
+        batch = {name: value.to(device) for name, value in modality.collate(items[:16]).items()}
+        precision = compute.measure_precision(checkpoint.model, batch, device)
+
+        def make_batch(rows: int) -> dict[str, torch.Tensor]:
+            chosen = [items[i % len(items)] for i in range(rows)]
+            return {name: value.to(device) for name, value in modality.collate(chosen).items()}
+
+        return {
+            "precision": precision,
+            "batch_size": compute.batch_size_for_inference(checkpoint.model, make_batch, device, precision),
+        }
+
+    key = f"{checkpoint.weights_hash}-{compute.device_name(device)}-{threads.threads}-{type(checkpoint.model).__name__}"
+    found = compute.remembered(key, trial)
+    bf16 = found["precision"] == "bf16" if config.training.bf16 is None else config.training.bf16
+    return Machine(
+        device, torch.bfloat16 if bf16 else None, threads.workers, found["batch_size"], world.rank, world.size
+    )
+
+
+# --- head, plan, training ---------------------------------------------------------------------------------------------
+
+
+def solve_head(work: Work) -> Probe | None:
+    """The convex head, where the strategy begins with it. A strategy that ends with it uses the validation rows too."""
+    if work.config.strategy.head_init != "probe":
+        return None
+    fitted = work.positions("train") if work.trains else work.positions("train", "validation")
+    groups = work.data.frame["group"]
+    rows = Rows(
+        work.items, work.data.frame["digest"].tolist(), work.targets, fitted,
+        None if groups.isna().all() else groups.fillna(work.data.frame["id"]).to_numpy(),
+    )  # fmt: skip
+    frozen = work.frozen(Ladder.of(work.model))
+    return solve_probe(frozen, rows, work.data.task, work.config.head, work.config.seed)
+
+
+def stored_activations(work: Work, plan: Plan) -> tuple[Boundary | None, Features | None]:
+    """What lies below the lowest rung that trains, computed once for all rows; None where that cannot be done exactly."""
+    augmented = getattr(work.modality, "augmentation", None)
+    if plan.boundary is None or (augmented and augmented.level != "none"):
+        return None, None
+    boundary = Boundary(work.model, plan.ladder, plan.boundary)
+    sample = work.machine.place(work.modality.collate(work.items[:4]))
+    if not boundary.is_exact(sample):
+        log.info("Activations are not stored: %s cannot be run from a boundary", type(work.model).__name__)
+        return None, None
+    log.info("Activations below %s are computed once", plan.ladder.rung_name(plan.boundary))
+    keys = work.data.frame["digest"].tolist()
+    return boundary, work.frozen(plan.ladder).boundary(work.items, keys, boundary)
+
+
+# --- predictions ------------------------------------------------------------------------------------------------------
+
+
+def probe_predictions(work: Work, probe: Probe) -> Predictions:
+    """Of the test rows by the head, and of the rows it was fitted on by the folds that did not see them."""
+    fitted, test = work.positions("train", "validation"), work.positions("test")
+    logits = np.concatenate([probe.head.out_of_fold, probe.logits[test]])
+    seen = np.concatenate([np.ones(len(fitted), bool), np.zeros(len(test), bool)])
+    return Predictions(np.concatenate([fitted, test]), logits.astype(np.float32), seen)
+
+
+def network_predictions(work: Work, plan: Plan, examples: Any) -> Predictions:
+    """Of the validation and test rows, by the trained network, from stored activations where there are any."""
+    positions = work.positions("validation", "test")
+    source = work.modality if examples.stored is None else Replayed(work.modality, examples.stored)
+    items = list(zip(positions, (work.items[p] for p in positions), strict=True)) if examples.stored else None
+    items = items or [work.items[position] for position in positions]
+    return Predictions(
+        positions, predict_logits(plan.model, source, items, work.machine), np.zeros(len(positions), bool)
+    )
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A modality whose items are (position, item) and whose batches start at the boundary."""
+
+    modality: Modality
+    stored: Features
+
+    def lengths(self, items: list[Any]) -> list[int]:
+        return self.modality.lengths([item for _, item in items])
+
+    def collate(self, items: list[Any], training: bool = False) -> dict[str, torch.Tensor]:
+        positions, inner = zip(*items, strict=True)
+        return replayed_batch(self.stored, self.modality, inner, positions)
+
+
+def finish(work: Work, plan: Plan, predictions: Predictions) -> tuple[nn.Module, Predictions]:
+    """The plain model in the user's units and calibrated, and the predictions likewise."""
+    task = work.data.task
+    model = plan.finish(plan.model)
+    if task.type == "regression":
+        fold_scale(model, task)
+        return model, replace(predictions, logits=task.in_units(predictions.logits))
+    temperature = _temperature(work, predictions)
+    fold_temperature(model, temperature)
+    return model, replace(predictions, logits=predictions.logits / temperature, temperature=temperature)
+
+
+def _temperature(work: Work, predictions: Predictions) -> float:
+    """From out-of-fold logits, or those of the validation rows; 1 where there are too few rows to tell."""
+    judged = predictions.out_of_fold if predictions.out_of_fold.any() else np.isin(
+        predictions.positions, work.positions("validation")
+    )  # fmt: skip
+    if judged.sum() < MIN_ROWS_FOR_TEMPERATURE:
+        return 1.0
+    temperature = fit_temperature(
+        work.data.task, predictions.logits[judged], work.targets[predictions.positions[judged]]
+    )
+    log.info("Temperature: %.3g, folded into the head", temperature)
+    return temperature
