@@ -44,6 +44,7 @@ def read_hub(reference: str, not_here: str) -> Source:
     """The rows of a data set on the Hub; `not_here` is the message for the case that a file was meant."""
     import datasets
 
+    log.info("There is nothing called %s here: the Hub is asked for a data set of that name.", reference)
     name, _, configuration = reference.partition(":")
     try:
         dataset = datasets.load_dataset(name, configuration or None)

@@ -42,9 +42,11 @@ def read_labels(
     suggests, `declared` are the class names in the order of a `ClassLabel` feature. Raises `UserError` where the values
     do not fit the task.
     """
+    # The word "nan" is what numbers without a value are written as, never a class.
+    values = values.map(lambda value: None if isinstance(value, str) and value.strip().lower() == "nan" else value)
     if values.shape[1] > 1:
         return _several_columns(values, wanted)
-    column = values.iloc[:, 0]
+    column = values.iloc[:, 0].astype(object)
     if declared is not None and wanted != "regression":
         return _declared(column, declared)
     type_, separator = _task_type(column, wanted, separator)
@@ -98,6 +100,7 @@ def _task_type(column: pd.Series, wanted: TaskType | None, separator: str | None
         return "multi_label", separator
     if all(isinstance(value, list | tuple) for value in values):
         return _task_of_lists(column.name, values), None
+    _refuse_written_lists(column.name, values)
     numbers = [number(value) for value in values]
     if None not in numbers:
         return _task_of_numbers(column.name, numbers), None
@@ -155,6 +158,14 @@ def _refuse_nearly_numbers(name: Any, values: list, numbers: list[float | None])
         raise UserError(
             f"The label column {name!r} holds numbers except for {len(words)} of {len(values)} values, such as "
             f"{words[0]!r}. Correct or empty them, or say data.task=single_label if all are names of classes."
+        )
+
+
+def _refuse_written_lists(name: Any, values: list) -> None:
+    if all(str(value).strip().startswith("[") and str(value).strip().endswith("]") for value in values):
+        raise UserError(
+            f"The label column {name!r} holds lists written as text, such as {values[0]!r}. Save the table as JSONL or "
+            "Parquet, or join the labels by a separator such as '|'."
         )
 
 

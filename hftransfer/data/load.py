@@ -66,9 +66,10 @@ def load_data(
     columns = [find_columns(source, config) for source in sources]
     modality = _one_modality(sources, columns)
     rows = gather(sources, columns, config)
-    task, rows["label"] = read_labels(
-        _label_values(sources, columns), config.task, config.separator, sources[0].class_names.get(columns[0].label[0])
-    )
+    declared = sources[0].class_names.get(columns[0].label[0])
+    # Folders are classes whatever they are called; only columns have to be understood from their values.
+    wanted = config.task or ("single_label" if sources[0].kind == "image folder" else None)
+    task, rows["label"] = read_labels(_label_values(sources, columns), wanted, config.separator, declared)
     skipped: list[str] = []
     rows = _leave_out(rows, rows["label"].map(_missing_label), config, skipped)
     rows = _leave_out(rows, single_examples(rows, task, config.split), config, skipped)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from hftransfer.data.cells import is_missing
 from hftransfer.data.columns import Columns, require_column, split_column
-from hftransfer.data.config import DataConfig
+from hftransfer.data.config import DataConfig, Modality
 from hftransfer.data.sources import SPLIT_WORDS, SPLITS, Source, counts_in_words
 from hftransfer.data.verify import digest
 from hftransfer.errors import UserError
@@ -38,7 +38,7 @@ def gather(sources: list[Source], columns: list[Columns], config: DataConfig) ->
     for number, (source, found) in enumerate(zip(sources, columns, strict=True)):
         for part, frame in source.parts.items():
             rows = _inputs(source, found, frame, config.allow_outside)
-            rows["where"] = _where(source, part, frame, rows["written"])
+            rows["where"] = _where(source, part, frame, rows, found.modality)
             rows["split"] = None if part == "all" else part
             rows["group"] = _groups(source, frame, config.split.group, number > 0)
             if source.kind == "image folder" and number > 0:  # its own root: the same path may stand in two of them
@@ -89,11 +89,15 @@ def _relative(path: str, root: Path | None) -> str:
     return Path(os.path.relpath(path, root)).as_posix() if root is not None and path else path
 
 
-def _where(source: Source, part: str, frame: pd.DataFrame, written: pd.Series) -> list[str]:
+def _where(source: Source, part: str, frame: pd.DataFrame, rows: pd.DataFrame, modality: Modality) -> list[str]:
+    """How messages call each row: by its path in an image folder, else by table and row number, counted from 1."""
     if source.kind == "image folder":
-        return [str((source.root or Path()) / path) for path in frame["path"]]
+        return list(rows["input"])
     of = source.name if len(source.parts) == 1 else f"{source.name} ({part})"
-    return [f"{of}, row {index + 1}" for index in frame.index]
+    places = [f"{of}, row {index + 1}" for index in frame.index]
+    if modality == "text" or isinstance(rows["input"].iloc[0], bytes):
+        return places
+    return [f"{place} ({path})" for place, path in zip(places, rows["written"], strict=True)]
 
 
 def _groups(source: Source, frame: pd.DataFrame, column: str | None, optional: bool) -> list[str | None]:

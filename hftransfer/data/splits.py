@@ -44,6 +44,7 @@ def assign_splits(frame: pd.DataFrame, task: Task, config: SplitConfig) -> pd.Se
     split[rows.index] = divide(rows, task, shares, config.seed)
     counts = split.value_counts()
     how = "by group, " if rows["group"].notna().any() else ""
+    _warn_absent(rows, split[rows.index], task, shares)
     log.info(
         "Cut %s from the training rows (%sstratified, seed %d): %s.",
         " and ".join(shares), how, config.seed, ", ".join(f"{name} {counts.get(name, 0)}" for name in SPLITS),
@@ -168,6 +169,16 @@ def _divide_groups(group: pd.Series, strata: np.ndarray, ranks: np.ndarray, shar
     return np.array(parts, dtype=object)[choice][codes]
 
 
+def _warn_absent(rows: pd.DataFrame, split: pd.Series, task: Task, shares: dict[str, float]) -> None:
+    """Name the classes that a part could get no example of (few rows, or all of them in one group)."""
+    strata = stratum_counts(rows["label"], task)
+    for part in shares if task.type != "regression" else ():
+        absent = np.flatnonzero(~strata[(split == part).to_numpy()].any(0) & strata.any(0))
+        if len(absent):
+            names = ", ".join(task.names[index] for index in absent)
+            log.warning("The %s part holds no example of: %s. Nothing can be said about these there.", part, names)
+
+
 def _say_given(given: set[str], shares: dict[str, float]) -> None:
     named = ", ".join(split for split in SPLITS if split in given)
     cut = " and ".join(f"{split} ({share:g})" for split, share in shares.items())
@@ -190,7 +201,7 @@ def _from_file(frame: pd.DataFrame, config: SplitConfig) -> pd.Series:
         "Splits from %s: %d rows found, %d new ones join train, %d rows of the file are not in the data.",
         config.file, len(frame) - unknown, unknown, absent,
     )  # fmt: skip
-    return split.fillna("train")
+    return split.fillna("train").astype(object)
 
 
 def read_split_file(reference: str) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,9 @@ def _read(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]], frozenset[str
         )
     frame, class_names, image_columns = reader(path)
     frame.columns = [str(column).strip() for column in frame.columns]
+    twice = sorted(set(frame.columns[frame.columns.duplicated()]))
+    if twice:
+        raise UserError(f"{path} has several columns named {', '.join(map(repr, twice))}: rename them.")
     if frame.empty:
         raise UserError(f"{path} holds no rows.")
     return frame.reset_index(drop=True), class_names, image_columns
@@ -78,13 +82,22 @@ def _read_csv(path: Path, delimiter: str | None = None) -> tuple[pd.DataFrame, d
         raise UserError(f"{path} is empty.")
     delimiter = delimiter or _delimiter(text, path)
     try:
-        # All stays text: pandas would turn the words "NA", "null" and "None" into missing values, and "007" into 7.
-        frame = pd.read_csv(
-            StringIO(text), sep=delimiter, dtype=str, keep_default_na=False, na_filter=False, index_col=False
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        with warnings.catch_warnings():
+            # pandas only warns where the first row has more values than the header, and drops them.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # All stays text: pandas would turn the words "NA", "null" and "None" into missing values, and "007" into 7.
+            frame = pd.read_csv(
+                StringIO(text), sep=delimiter, dtype=str, keep_default_na=False, na_filter=False, index_col=False
+            )
+    except pd.errors.ParserWarning:
         raise UserError(
-            f"{path} cannot be read as a table: {str(error).strip()}. "
+            f"{path} has more values in its first row than columns in its header. "
+            f"A value that holds the delimiter {delimiter!r} has to stand in double quotes."
+        ) from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        reason = str(error).strip().removeprefix("Error tokenizing data. C error: ")
+        raise UserError(
+            f"{path} cannot be read as a table: {reason}. "
             f"A value that holds the delimiter {delimiter!r} has to stand in double quotes."
         ) from error
     return frame, {}, frozenset()

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +13,7 @@ from hftransfer.data.config import Modality
 from hftransfer.images import UnreadableImage, open_image
 
 _MANY = 500
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def digest(*parts: str | bytes) -> str:
@@ -47,7 +49,11 @@ def each(function: Callable, items: list, what: str) -> list:
 
 def _check_text(text: str, pair: str | None) -> tuple[str, str | None]:
     texts = [text] if pair is None else [text, pair]
-    return digest(*texts), None if all(part.strip() for part in texts) else "the text is empty"
+    if not all(part.strip() for part in texts):
+        return "", "the text is empty"
+    if any(_SURROGATE.search(part) for part in texts):
+        return "", "the text is no valid Unicode (it holds half of a surrogate pair)"
+    return digest(*texts), None
 
 
 def _check_image(source: str | bytes) -> tuple[str, str | None]:
