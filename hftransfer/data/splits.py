@@ -142,30 +142,28 @@ def _quotas(size: int, shares: dict[str, float]) -> dict[str, int]:
 
 
 def _divide_groups(group: pd.Series, strata: np.ndarray, ranks: np.ndarray, shares: dict[str, float]) -> np.ndarray:
-    """Whole groups to parts so that each part gets its share of each class.
+    """Whole groups to parts so that each part gets its share of each class and of the rows.
 
-    Greedy: the groups that are hardest to place (with the rarest classes, then the largest) choose first the part that
-    lacks most of what they hold; after Sechidis et al. 2011, "On the stratification of multi-label data", section 4.
+    Greedy: groups with the rarest classes choose first, then larger ones; each goes to the part that lacks the largest
+    share of what it holds, to training where that is equal. After Sechidis et al. 2011, "On the stratification of
+    multi-label data", section 4, with shares in place of counts, which serves small parts better.
     """
     codes, names = pd.factorize(group)
-    totals = strata.sum(0)
-    held = np.zeros((len(names), strata.shape[1]))
-    np.add.at(held, codes, strata)
-    sizes = np.bincount(codes).astype(float)
-    rank = pd.Series(ranks).groupby(codes).min().to_numpy()
-    need = np.outer([*shares.values(), 1 - sum(shares.values())], np.append(totals, len(group)))  # (parts, C + rows)
-    parts, choice = [*shares, "train"], np.empty(len(names), dtype=int)
-    per_class = (held > 0).sum(0)
+    held = np.zeros((len(names), strata.shape[1] + 1))  # (groups, classes and rows)
+    np.add.at(held, codes, np.hstack([strata, np.ones((len(strata), 1))]))
+    totals = np.maximum(held.sum(0), 1)
+    weight = held / totals
+    parts = ["train", *shares]
+    wanted = np.outer([1 - sum(shares.values()), *shares.values()], totals)  # (parts, classes and rows)
+    lacking, choice = np.ones_like(wanted), np.empty(len(names), dtype=int)
+    only_one = (held > 0).sum(0) == 1
     rarest = np.where(held > 0, totals, np.inf).min(1)
-    weight = 1 / np.maximum(np.append(totals, len(group)), 1)
-    for index in np.lexsort((rank, -sizes, rarest)):
-        wanted = np.append(held[index], sizes[index])
-        if (per_class[held[index] > 0] == 1).any():
-            part = len(parts) - 1  # the only group of a class: there is nothing to learn it from elsewhere
-        else:
-            part = int(np.argmax(((need * wanted) @ weight) - (need[:, -1] <= 0) * 1e9))
+    for index in np.lexsort((pd.Series(ranks).groupby(codes).min().to_numpy(), -held[:, -1], rarest)):
+        # The only group of a class is for training: there is nothing to learn the class from elsewhere.
+        alone = (only_one & (held[index] > 0)).any()
+        part = 0 if alone else int(np.argmax((lacking - held[index] / wanted / 2) @ weight[index]))
         choice[index] = part
-        need[part] -= wanted
+        lacking[part] -= held[index] / wanted[part]
     return np.array(parts, dtype=object)[choice][codes]
 
 
