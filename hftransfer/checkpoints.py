@@ -239,9 +239,13 @@ def _matched_by_order(
 def _random_model(model_config: PreTrainedConfig, modality: Modality, config: ModelConfig) -> PreTrainedModel:
     if isinstance(model_config, TimmWrapperConfig):
         return _random_timm(model_config)
-    return AUTO_CLASS[modality].from_config(
+    model = AUTO_CLASS[modality].from_config(
         model_config, trust_remote_code=config.trust_remote_code, dtype=torch.float32
     )
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_parameters()  # EfficientNet's start draws the scales around 0, and no signal gets through
+    return model
 
 
 def _random_timm(model_config: TimmWrapperConfig) -> PreTrainedModel:

@@ -304,6 +304,13 @@ def test_random_weights_take_the_architecture_alone(family, folders):
     assert not torch.equal(first.model.state_dict()[name], stored.model.state_dict()[name])
 
 
+def test_random_weights_let_the_signal_through(folders):
+    """transformers' EfficientNet draws the scales of its batch norms around 0."""
+    model = load(folders("efficientnet"), "image", random_weights=True).model
+    scales = [module.weight for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert len(scales) > 5 and all((scale == 1).all() for scale in scales)
+
+
 def test_random_timm_starts_as_timm_does(folders):
     """The wrapper's own start, a normal of 0.02 everywhere, makes a plain conv net answer with next to nothing."""
     model = load(folders("timm-vgg"), "image", random_weights=True).model.timm_model

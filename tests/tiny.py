@@ -82,6 +82,7 @@ def _settle_batch_norm(model: torch.nn.Module) -> None:
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
+        norm.reset_parameters()  # transformers' EfficientNet starts with scales around 0, which lets the signal die
         norm.momentum = 0.5  # some families move theirs by a hundredth a step
     model.train()
     with torch.no_grad():
