@@ -1,0 +1,356 @@
+"""Where and how the arithmetic runs: device, processes, threads, precision, memory layout, batch size, allocator.
+
+Every decision is taken in this file, from the machine or by a short measured trial, and said once in the log.
+"""
+
+import ctypes
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hftransfer.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["fp32", "bf16"]
+
+BF16_GAIN = 1.15  # bf16 must be this many times faster than fp32 to be taken
+BF16_TOLERANCE = 0.1  # and its outputs differ by less; measured: BERT 0.01, ViT 0.02, EfficientNet 0.05
+TRIAL_ROWS = 8
+TRIAL_SECONDS = 0.3  # for each thing that is timed
+
+
+def keep_freed_memory() -> bool:
+    """Tells the C allocator to keep memory that is freed; call it before the first large allocation.
+
+    By default glibc maps every large tensor anew and returns it when freed: on small machines the page faults take
+    longer than the arithmetic. Three settings keep such memory in the heap (`man mallopt`). Linux with glibc only; the
+    environment variable HFTRANSFER_MALLOPT=0 switches it off. Returns whether it was done.
+    """
+    if platform.libc_ver()[0] != "glibc" or os.environ.get("HFTRANSFER_MALLOPT") == "0":
+        return False
+    mmap_max, trim_threshold, top_pad = -4, -1, -2  # names of the parameters in malloc.h
+    settings = {mmap_max: 0, trim_threshold: 2**31 - 1, top_pad: 256 * 2**20}
+    done = all([ctypes.CDLL(None).mallopt(name, value) for name, value in settings.items()])
+    if done:
+        logger.info("Freed memory is kept for reuse (glibc mallopt; HFTRANSFER_MALLOPT=0 switches it off)")
+    return done
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of the launch: `rank` of `size` in all, `local_rank` of `local_size` on this machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+
+def launched_world() -> World:
+    """The processes that were started, read from the environment that `torchrun`, `accelerate launch` or MPI set.
+
+    Raises `UserError` when `accelerate launch` was asked for several processes and started one: on a machine without
+    a GPU it does so whenever MPI is missing, without a word.
+    """
+    size = _first_number("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", default=0)
+    # accelerate's launcher of a single process sets MASTER_PORT only when it was asked for more than one.
+    if not size and "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:
+        raise UserError(
+            "`accelerate launch` was asked for several processes but started only this one, as it does on a machine "
+            "without a GPU. Start with `accelerate launch --multi_gpu --num_processes 2 ...` (it works on CPUs too) or "
+            "`torchrun --nproc_per_node 2 ...`, or ask for one process."
+        )
+    world = World(
+        _first_number("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", default=0),
+        max(size, 1),
+        _first_number("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", default=0),
+        _first_number("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", default=max(size, 1)),
+    )
+    logger.info("Process %d of %d", world.rank + 1, world.size)
+    return world
+
+
+def _first_number(*names: str, default: int) -> int:
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), default)
+
+
+def choose_device(world: World = World(), use_cpu: bool = False) -> "torch.device":
+    """The accelerator of this process, or the CPU.
+
+    A single process uses a single GPU: the others are hidden, since `Trainer` would otherwise copy the network to all
+    of them at every step (`torch.nn.DataParallel`), which is slower and changes the batch size.
+    """
+    import torch
+
+    accelerator = None if use_cpu or os.environ.get("ACCELERATE_USE_CPU") == "True" else _accelerator()
+    if accelerator is None:
+        logger.info("Device: CPU")
+        return torch.device("cpu")
+    if accelerator == "cuda" and world.size == 1 and torch.cuda.device_count() > 1:
+        count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+        logger.info("One of %d GPUs is used; `accelerate launch --num_processes %d ...` uses all", count, count)
+    device = torch.device(accelerator, world.local_rank)
+    logger.info("Device: %s", device_name(device))
+    return device
+
+
+def _accelerator() -> str | None:
+    import torch
+
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found.type if found else None
+
+
+@dataclass(frozen=True)
+class ThreadPlan:
+    """`threads` of arithmetic in this process and `workers` that load data for it."""
+
+    threads: int
+    workers: int
+
+
+def thread_plan(device: "torch.device", world: World = World(), batch_bytes: int = 40 * 2**20) -> ThreadPlan:
+    """Sets the number of threads so that processes x threads never exceeds the cores; OMP_NUM_THREADS can lower it.
+
+    No data loading workers on a CPU, whose cores belong to the network. On a GPU as many as there are cores for, up to
+    eight, and only as many as shared memory has room for, with batches of `batch_bytes` (two prefetched, one in hand).
+    """
+    import torch
+
+    share = max(1, available_cores() // world.local_size)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    threads = min(share, int(asked) if asked.isdigit() and int(asked) else torch.get_num_threads())
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    workers = 0 if device.type == "cpu" else min(8, share - 1, _shared_memory_bytes() // (3 * batch_bytes))
+    logger.info("Threads: %d, data loading workers: %d (%d cores a process)", threads, workers, share)
+    if threads < share and asked:
+        logger.info("OMP_NUM_THREADS=%s leaves %d cores idle; launchers set it to 1", asked, share - threads)
+    return ThreadPlan(threads, workers)
+
+
+def available_cores() -> int:
+    """Cores that this process may use: affinity and container limits count."""
+    from joblib import cpu_count
+
+    return cpu_count()
+
+
+def _shared_memory_bytes() -> int:
+    if not Path("/dev/shm").is_dir():
+        return sys.maxsize
+    status = os.statvfs("/dev/shm")
+    return status.f_bavail * status.f_frsize
+
+
+@contextmanager
+def forward_context(precision: Precision, device: "torch.device") -> Iterator[None]:
+    """For passes without gradients: inference mode, and autocast to bfloat16 where `precision` says so."""
+    import torch
+
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        yield
+
+
+def measure_precision(
+    model: "torch.nn.Module", batch: Mapping[str, "torch.Tensor"], device: "torch.device"
+) -> Precision:
+    """bf16 where a trial on this model and the first rows of `batch` shows that it is faster and right.
+
+    Faster: 1.15 times fp32 on a CPU; on a GPU wherever the hardware computes in it. Right: the outputs differ by at most
+    10 % of their spread over the rows (norm of the difference by norm of the rows around their mean), so that a part
+    shared by all rows hides nothing. `batch` holds the model's inputs, on the device, without labels.
+    """
+    import torch
+
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        logger.info("Precision: fp32 (%s does not compute in bf16)", device_name(device))
+        return "fp32"
+    rows = {name: value[:TRIAL_ROWS] for name, value in batch.items()}
+    try:
+        with _evaluating(model):
+            trials = {precision: _trial(model, rows, device, precision) for precision in ("fp32", "bf16")}
+    except RuntimeError as error:  # an operation that has no bf16 form
+        logger.info("Precision: fp32 (bf16 fails: %s)", error)
+        return "fp32"
+    (reference, seconds), (outputs, bf16_seconds) = trials["fp32"], trials["bf16"]
+    gain, difference = seconds / bf16_seconds, _relative_difference(reference, outputs)
+    pays = difference <= BF16_TOLERANCE and (gain >= BF16_GAIN or device.type == "cuda")
+    taken: Precision = "bf16" if pays else "fp32"
+    logger.info("Precision: %s (bf16 takes 1/%.2f of the time, outputs differ by %.2g)", taken, gain, difference)
+    return taken
+
+
+def _trial(model: Any, batch: Mapping[str, Any], device: Any, precision: Precision) -> tuple["torch.Tensor", float]:
+    """Outputs in float32 and seconds of one forward pass."""
+    with forward_context(precision, device):
+        return model(**batch)[0].float(), _best_seconds(lambda: model(**batch), device)
+
+
+def _relative_difference(reference: "torch.Tensor", other: "torch.Tensor") -> float:
+    spread = (reference - reference.mean(0)).norm() if len(reference) > 1 else reference.norm()
+    return float((reference - other).norm() / spread)
+
+
+@contextmanager
+def _evaluating(model: "torch.nn.Module") -> Iterator[None]:
+    """Evaluation mode for a while: a trial must not move the statistics of BatchNorm."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _best_seconds(step: Callable[[], Any], device: "torch.device") -> float:
+    """Time of one step: the least of as many as fit into `TRIAL_SECONDS`, since what disturbs only adds."""
+    times: list[float] = []
+    while sum(times) < TRIAL_SECONDS:
+        _wait(device)
+        begin = time.perf_counter()
+        step()
+        _wait(device)
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def _wait(device: "torch.device") -> None:
+    import torch
+
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def channels_last(model: "torch.nn.Module") -> bool:
+    """Lays the weights of a convolution network out with the channels last, in place; returns whether it did.
+
+    The inputs follow by themselves. Left alone are networks whose only convolutions cut patches (stride = kernel size):
+    they gain nothing.
+    """
+    import torch
+
+    convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
+    if not any(max(module.kernel_size) > max(module.stride) for module in convolutions):
+        return False
+    model.to(memory_format=torch.channels_last)
+    logger.info("Memory layout: channels last (%d convolutions)", len(convolutions))
+    return True
+
+
+def batch_size_for_inference(
+    model: "torch.nn.Module",
+    make_batch: Callable[[int], Mapping[str, "torch.Tensor"]],
+    device: "torch.device",
+    precision: Precision = "fp32",
+) -> int:
+    """Rows per forward pass by trial: 8, 16 or 32 on a CPU; on a GPU doubling from 32 for as long as it fits and gains.
+
+    `make_batch(rows)` gives the model's inputs on the device. A larger batch has to be 5 % faster a row to be taken; the
+    trial ends when one batch takes longer than 0.3 s.
+    """
+    sizes = [8, 16, 32] if device.type == "cpu" else [32 * 2**power for power in range(6)]
+    best, seconds_a_row = sizes[0], float("inf")
+    for size in sizes:
+        seconds = _seconds_or_none(model, make_batch, size, device, precision)
+        if seconds is None or seconds / size > 0.95 * seconds_a_row:
+            break
+        best, seconds_a_row = size, seconds / size
+        if seconds > TRIAL_SECONDS:
+            break
+    logger.info("Inference batch size: %d (%.0f rows a second)", best, 1 / seconds_a_row)
+    return best
+
+
+def _seconds_or_none(model: Any, make_batch: Any, size: int, device: Any, precision: Precision) -> float | None:
+    """Seconds of one forward pass, or None when it does not fit into memory."""
+    import torch
+
+    try:
+        with _evaluating(model):
+            return _trial(model, make_batch(size), device, precision)[1]
+    except torch.OutOfMemoryError:
+        torch.accelerator.empty_cache()
+        return None
+
+
+def peak_memory(device: "torch.device | None" = None) -> int:
+    """Bytes at the peak of this process: on the GPU for a CUDA device, otherwise resident in main memory."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_name(device: "torch.device") -> str:
+    """What the device calls itself, such as "NVIDIA H100" or the CPU's model name."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return _cpu_name() if device.type == "cpu" else device.type
+
+
+def _cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def hardware(device: "torch.device") -> dict[str, Any]:
+    """What a run's figures depend on, for `run.json`."""
+    import psutil
+    import torch
+
+    return {
+        "device": device_name(device),
+        "device_type": device.type,
+        "cpu": _cpu_name(),
+        "cores": available_cores(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+    }
+
+
+def remembered(key: str, trial: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a trial found, run once for each `key` and kept beside the feature store.
+
+    Timings differ from run to run; were they taken anew, two equal runs could choose differently and give unequal weights.
+    """
+    from hftransfer.features import content_key, default_folder
+
+    path = default_folder() / "trials" / f"{content_key(key)}.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        found = trial()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(found))
+    os.replace(temporary, path)
+    return found
