@@ -58,7 +58,7 @@ def _single_label(task: Task, targets: np.ndarray, scores: np.ndarray) -> Statis
     one_hot = np.eye(task.head_size, dtype=np.float32)
     actual, predicted = one_hot[targets], one_hot[task.decide(scores)]
     losses = row_losses(task, targets, scores)
-    area, area_terms = _macro(_auroc_influence, actual, scores)
+    area, area_terms = _macro(auroc_influence, actual, scores)
 
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
         hit, guessed, present = weights @ (actual * predicted), weights @ predicted, weights @ actual
@@ -79,7 +79,7 @@ def _multi_label(task: Task, targets: np.ndarray, scores: np.ndarray) -> Statist
     actual, predicted = targets.astype(np.float32), task.decide(scores).astype(np.float32)
     losses = row_losses(task, targets, scores)
     exact = (actual == predicted).all(1).astype(np.float32)
-    precision, precision_terms = _macro(_precision_influence, actual, scores)
+    precision, precision_terms = _macro(precision_influence, actual, scores)
 
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
         hit, guessed, present = weights @ (actual * predicted), weights @ predicted, weights @ actual
@@ -193,7 +193,7 @@ def _macro(influence: Callable, actual: np.ndarray, scores: np.ndarray) -> tuple
     return np.mean([value for value, _ in defined]), np.mean([terms for _, terms in defined], axis=0)
 
 
-def _auroc_influence(positive: np.ndarray, score: np.ndarray) -> tuple[float, np.ndarray]:
+def auroc_influence(positive: np.ndarray, score: np.ndarray) -> tuple[float, np.ndarray]:
     """AUROC and each row's influence, from the share of the other side that it is ranked above (DeLong et al. 1988)."""
     ones, zeros = positive.sum(), (~positive).sum()
     if not ones or not zeros:
@@ -206,7 +206,7 @@ def _auroc_influence(positive: np.ndarray, score: np.ndarray) -> tuple[float, np
     return area, (above - area) * np.where(positive, len(score) / ones, len(score) / zeros)
 
 
-def _precision_influence(positive: np.ndarray, score: np.ndarray) -> tuple[float, np.ndarray]:
+def precision_influence(positive: np.ndarray, score: np.ndarray) -> tuple[float, np.ndarray]:
     """Average precision and each row's influence: the derivative of the weighted form at equal weights, times N."""
     if not positive.any():
         return np.nan, np.zeros(len(score))

@@ -78,8 +78,8 @@ def load_metric(name: str) -> evaluate.EvaluationModule:
     except (OSError, ImportError, ValueError) as error:
         raise UserError(
             f"The metric {name!r} of the evaluate library could not be loaded: {_first_line(error)} "
-            "Without network, give the path of a metric script on this machine, or leave it out: "
-            f"{', '.join(HIGHER_IS_BETTER)} need no download and are always computed where they fit the task."
+            "Without network, give the path of a metric script on this machine in evaluation.metrics, or leave it out: "
+            "the metrics of the task need no download and are always computed."
         ) from error
 
 

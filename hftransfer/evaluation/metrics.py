@@ -53,8 +53,8 @@ def compute_metrics(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict
     """
     with warnings.catch_warnings():
         # An undefined value is answered by NaN, so the warning that says so has no news.
-        warnings.filterwarnings("ignore", category=sk._classification.UndefinedMetricWarning)
-        warnings.filterwarnings("ignore", category=stats.ConstantInputWarning)
+        warnings.simplefilter("ignore", category=UserWarning)
+        warnings.simplefilter("ignore", category=stats.ConstantInputWarning)
         found = _FUNCTIONS[task.type](task, np.asarray(targets), np.asarray(scores, dtype=np.float64))
     return {name: float(value) for name, value in found.items()}
 

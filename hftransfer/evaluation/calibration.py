@@ -1,0 +1,148 @@
+"""Does 80 % mean 80 %? One temperature that mends overconfidence, and the numbers before and after.
+
+A temperature divides the logits: the order of the classes, and with it every decision, stays as it was
+(Guo et al. 2017, "On calibration of modern neural networks", sec. 4.2). It has to be fitted on rows that no weight was
+trained on: out-of-fold or validation logits. Regression has no probabilities to calibrate.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from hftransfer.evaluation.intervals import Draws, Measured, measure, wilson
+from hftransfer.evaluation.metrics import row_losses
+from hftransfer.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+_ROWS_PER_BIN = 20
+_MOST_BINS = 15
+_COLDEST, _HOTTEST = 0.05, 20.0
+
+
+def fit_temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> float:
+    """The temperature with the lowest negative log-likelihood, within 0.05..20; 1 for regression.
+
+    Args:
+        logits: (N, C) of rows that the weights were not trained on.
+        targets: as `Task.encode_all` gives them.
+    """
+    if task.type == "regression":
+        return 1.0
+
+    def loss(log_temperature: float) -> float:
+        return row_losses(task, targets, apply_temperature(task, logits, np.exp(log_temperature))).mean()
+
+    found = minimize_scalar(loss, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
+    temperature = float(np.exp(found.x))
+    if not _COLDEST * 1.01 < temperature < _HOTTEST / 1.01:
+        logger.warning(
+            "The temperature ends at its limit, %.3g: %d rows do not determine it.", temperature, len(logits)
+        )
+    return temperature
+
+
+def apply_temperature(task: Task, logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Scores (N, C) from logits at this temperature."""
+    return task.probabilities(np.asarray(logits, dtype=np.float64) / temperature)
+
+
+def calibration_report(task: Task, logits: np.ndarray, targets: np.ndarray, temperature: float, seed: int = 0) -> dict:
+    """`{"temperature", "before": {...}, "after": {...}}` with `log_loss`, `brier` and `ece`, each a `Measured`.
+
+    Args:
+        logits, targets: rows that the temperature was not fitted on; on its own rows the numbers after it flatter.
+    """
+    scores = {"before": apply_temperature(task, logits, 1.0), "after": apply_temperature(task, logits, temperature)}
+    return {"temperature": temperature} | {
+        when: {
+            "log_loss": measure(task, targets, found, seed=seed)["log_loss"],
+            "brier": brier(task, targets, found, seed),
+            "ece": expected_calibration_error(task, targets, found, seed),
+        }
+        for when, found in scores.items()
+    }
+
+
+def brier(task: Task, targets: np.ndarray, scores: np.ndarray, seed: int = 0) -> Measured:
+    """The squared distance of probabilities from the truth, 0 to 2 (Brier 1950); multi-label: mean of the labels."""
+    classes = targets if task.type == "single_label" else None
+    if task.type == "single_label":
+        terms = ((scores - np.eye(task.head_size)[targets]) ** 2).sum(1)
+    else:
+        terms = ((scores - targets) ** 2).mean(1)
+    draws = Draws(len(targets), classes=classes, seed=seed)
+    errors = draws.standard_errors(lambda weights: {"brier": weights @ terms / weights.sum(1)})
+    value = float(terms.mean())
+    return Measured(value, *draws.interval("brier", value, errors["brier"], len(terms)), len(terms))
+
+
+@dataclass(frozen=True)
+class _Bins:
+    """Statements of a confidence and whether they came true, in bins of equally many."""
+
+    rows: np.ndarray  # (M,) the row that each statement is about
+    confidence: np.ndarray  # (M,)
+    outcome: np.ndarray  # (M,) 0 or 1
+    index: np.ndarray  # (M,) the bin
+    count: int
+
+
+def _bins(task: Task, targets: np.ndarray, scores: np.ndarray) -> _Bins:
+    """The top label's probability of each row, or each label's for multi-label; 20 or more in a bin, 15 bins at most.
+
+    Bins of equal size, not width (Nguyen & O'Connor 2015): a confident model leaves most bins of equal width empty.
+    """
+    if task.type == "single_label":
+        rows, confidence = np.arange(len(scores)), scores.max(1)
+        outcome = (task.decide(scores) == targets).astype(float)
+    else:
+        rows, confidence = np.repeat(np.arange(len(scores)), task.head_size), scores.ravel()
+        outcome = np.asarray(targets, dtype=float).ravel()
+    count = int(np.clip(len(rows) // _ROWS_PER_BIN, 1, _MOST_BINS))
+    place = np.empty(len(rows), dtype=np.int64)
+    place[np.argsort(confidence, kind="stable")] = np.arange(len(rows))
+    return _Bins(rows, confidence, outcome, place * count // len(rows), count)
+
+
+def reliability(task: Task, targets: np.ndarray, scores: np.ndarray) -> list[dict]:
+    """Points of a reliability diagram: a bin's mean `confidence`, its `frequency` with `low` and `high`, its `n`."""
+    bins, points = _bins(task, targets, scores), []
+    for b in range(bins.count):
+        outcome = bins.outcome[bins.index == b]
+        low, high = wilson(outcome.sum(), len(outcome))
+        confidence = float(bins.confidence[bins.index == b].mean())
+        points.append(
+            {"confidence": confidence, "frequency": outcome.mean(), "low": low, "high": high, "n": len(outcome)}
+        )
+    return points
+
+
+def expected_calibration_error(task: Task, targets: np.ndarray, scores: np.ndarray, seed: int = 0) -> Measured:
+    """The mean distance between confidence and frequency over the bins, with an interval.
+
+    An absolute value is never below 0, so small sets show a calibration error where there is none: a perfect model
+    reads 5 % on 100 rows. The interval is centred on the value less its bootstrap bias, and it reaches down to 0 when
+    a perfectly calibrated model would show as much (consistency resampling, Bröcker & Smith 2007, sec. 3). In
+    simulations of 100 to 1,000 rows it covers the truth in 90 to 97 %.
+    """
+    bins = _bins(task, targets, scores)
+    gaps = np.zeros((len(scores), bins.count))
+    np.add.at(gaps, (bins.rows, bins.index), bins.confidence - bins.outcome)
+    per_row = len(bins.rows) / len(scores)
+    value = float(np.abs(gaps.sum(0)).sum() / len(bins.rows))
+    draws = Draws(len(targets), seed=seed)
+    seen = draws.resample(lambda weights: {"ece": np.abs(weights @ gaps).sum(1) / weights.sum(1) / per_row})["ece"]
+    centre, reach = 2 * value - seen.mean(), 1.96 * seen.std()
+    by_chance = value <= np.quantile(_ece_of_perfect(bins, seed), 0.975)
+    low = 0.0 if by_chance else max(0.0, centre - reach)
+    return Measured(value, float(low), float(max(value, centre + reach)), len(scores))
+
+
+def _ece_of_perfect(bins: _Bins, seed: int) -> np.ndarray:
+    """Calibration errors that a model whose confidences are true would show, by the normal limit of each bin's sum."""
+    variance = np.bincount(bins.index, bins.confidence * (1 - bins.confidence), minlength=bins.count)
+    noise = np.random.default_rng(seed).normal(size=(2000, bins.count)) * np.sqrt(variance)
+    return np.abs(noise).sum(1) / len(bins.rows)

@@ -1,0 +1,68 @@
+"""Is this one of the classes at all? Scores of strangeness, and where to draw the line.
+
+Higher means stranger. The distance to the training rows in the feature space is the stronger of the two; the energy
+needs nothing but the logits.
+"""
+
+import numpy as np
+
+from hftransfer.evaluation.intervals import Measured, measure_auroc, wilson
+
+_CHUNK = 4_000_000  # similarities held at one time
+
+
+def knn_distance(features: np.ndarray, training: np.ndarray, k: int = 10) -> np.ndarray:
+    """Distance (N,) to the k-th nearest training row on the unit sphere.
+
+    Sun et al. 2022, "Out-of-distribution detection with deep nearest neighbors", sec. 3.
+
+    Args:
+        features: (N, D).
+        training: (M, D) of training rows; with fewer than k the farthest one counts.
+    """
+    rows, known = _unit(features), _unit(training)
+    nearest = min(k, len(known))
+    step = max(1, _CHUNK // len(known))
+    similarity = np.concatenate(
+        [
+            np.partition(rows[start : start + step] @ known.T, len(known) - nearest, axis=1)[:, len(known) - nearest]
+            for start in range(0, len(rows), step)
+        ]
+    )
+    return np.sqrt(np.maximum(2 - 2 * similarity, 0))
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(length > 0, length, 1)
+
+
+def energy(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """-T logsumexp(logits / T), (N,) from (N, C) (Liu et al. 2020, "Energy-based out-of-distribution detection")."""
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    top = scaled.max(1)
+    return -temperature * (top + np.log(np.exp(scaled - top[:, None]).sum(1)))
+
+
+def unknown_threshold(held_out: np.ndarray, keep: float = 0.95) -> float:
+    """The strangeness above which the answer is "none of these", so that a share `keep` of known rows is answered.
+
+    Args:
+        held_out: strangeness (N,) of known rows that are not among the training rows: those are their own neighbours.
+    """
+    rank = min(len(held_out), int(np.ceil((len(held_out) + 1) * keep - 1e-9)))
+    return float(np.sort(held_out)[rank - 1])
+
+
+def separation(known: np.ndarray, unknown: np.ndarray, seed: int = 0) -> dict[str, Measured]:
+    """`auroc` of unknown against known, and `fpr_at_95`.
+
+    The latter is the share of unknown rows that are answered when 95 % of the known ones are.
+
+    Args:
+        known, unknown: strangeness (N,) and (M,) of rows that no threshold was taken from.
+    """
+    area = measure_auroc(np.repeat([False, True], [len(known), len(unknown)]), np.concatenate([known, unknown]), seed)
+    answered = unknown <= np.quantile(known, 0.95)
+    fpr = Measured(float(answered.mean()), *wilson(answered.sum(), len(unknown)), len(unknown))
+    return {"auroc": area, "fpr_at_95": fpr}
