@@ -2,6 +2,7 @@
 
 import json
 import os
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,35 +130,10 @@ def _refusal(model: PreTrainedModel, size: int) -> str:
 
 
 def _interpolated(model: PreTrainedModel, size: int) -> PreTrainedModel:
-    if isinstance(model.config, TimmWrapperConfig):
-        return _interpolated_timm(model, size)
-    state = model.state_dict()
-    for name, module in model.named_modules():
-        if hasattr(module, "interpolate_pos_encoding") and isinstance(
-            getattr(module, "position_embeddings", None), nn.Parameter
-        ):
-            state[f"{name}.position_embeddings"] = _positions(module, size)
-    return _rebuilt(model, state, size)
-
-
-@torch.no_grad()
-def _positions(module: nn.Module, size: int) -> torch.Tensor:
-    """The position embeddings (1, tokens, width) for images of that size, by the module's own interpolation."""
-    patches = module.patch_embeddings(torch.zeros(1, 3, size, size), interpolate_pos_encoding=True)
-    extra = module.position_embeddings.shape[1] - module.patch_embeddings.num_patches
-    tokens = torch.zeros(1, patches.shape[1] + extra, patches.shape[2])
-    return module.interpolate_pos_encoding(tokens, size, size)
-
-
-def _rebuilt(model: PreTrainedModel, state: dict[str, torch.Tensor], size: int) -> PreTrainedModel:
-    before = model.config.image_size
-    model.config.image_size = size
+    """A model for that size where one can be made, else the model as it is."""
     try:
-        fresh = type(model)(model.config)
-        fresh.load_state_dict(state)
-        return fresh
-    except RuntimeError:  # something else in it depends on the size too: leave the model as it was
-        model.config.image_size = before
+        return _interpolated_timm(model, size) if isinstance(model.config, TimmWrapperConfig) else _rebuilt(model, size)
+    except (ValueError, RuntimeError, AssertionError):
         return model
 
 
@@ -166,6 +142,28 @@ def _interpolated_timm(model: PreTrainedModel, size: int) -> PreTrainedModel:
         model.timm_model.set_input_size(img_size=(size, size))
         model.config.model_args = (model.config.model_args or {}) | {"img_size": [size, size]}
     return model
+
+
+def _rebuilt(model: PreTrainedModel, size: int) -> PreTrainedModel:
+    state, config = model.state_dict(), deepcopy(model.config)
+    for name, module in model.named_modules():
+        positions = getattr(module, "position_embeddings", None)
+        if hasattr(module, "interpolate_pos_encoding") and isinstance(positions, nn.Parameter):
+            state[f"{name}.position_embeddings"] = _positions(module, size)
+    config.image_size = size
+    fresh = type(model)(config)
+    fresh.load_state_dict(state)
+    return fresh
+
+
+@torch.no_grad()
+def _positions(module: nn.Module, size: int) -> torch.Tensor:
+    """The position embeddings (1, tokens, width) for images of that size, by the module's own interpolation."""
+    patch = module.patch_size if isinstance(module.patch_size, int) else module.patch_size[0]
+    positions, width = module.position_embeddings.shape[1:]
+    extra = positions - module.patch_embeddings.num_patches  # the class token, in DeiT another
+    tokens = torch.zeros(1, (size // patch) ** 2 + extra, width)
+    return module.interpolate_pos_encoding(tokens, size, size)
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
