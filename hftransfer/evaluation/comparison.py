@@ -1,0 +1,283 @@
+"""Which run is better, and can these test rows tell? Paired tests on the same examples, read from run folders alone.
+
+Right and wrong answers are compared by the exact McNemar test (McNemar 1947), everything else, and rows in groups, by the
+paired bootstrap; several pairs by Holm's method (Holm 1979). No winner is named that is not separated at the 5 % level.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+
+from hftransfer.errors import UserError, did_you_mean
+from hftransfer.evaluation import bootstrap
+from hftransfer.evaluation.intervals import Draws, Measured, measure
+from hftransfer.evaluation.metrics import higher_is_better
+from hftransfer.evaluation.recorded import Part, RecordedRun, open_all
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+_HEADLINE = {"single_label": "accuracy", "multi_label": "micro_f1", "regression": "rmse"}
+_RIGHT_OR_WRONG = {"accuracy", "subset_accuracy"}
+_ALPHA, _POWER = 0.05, 0.8
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run in the comparison."""
+
+    name: str
+    strategy: str
+    checkpoint: str
+    metrics: dict[str, Measured]
+    seconds: float
+    trainable_share: float
+    model_bytes: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`second` against `first`: a positive `difference` means that the metric of `second` is higher.
+
+    `gained` are the ids that only `second` has right, `lost` those that only `first` has. `rows_needed` is the number
+    of test rows that shows a difference of this size with 80 % power; None when it is separated, or exactly zero.
+    """
+
+    first: str
+    second: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    p_holm: float
+    separated: bool
+    rows_needed: int | None
+    gained: list[str]
+    lost: list[str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs on the same `rows` test examples, best first by `metric`."""
+
+    metric: str
+    rows: int
+    runs: list[Entry]
+    pairs: list[Pair]
+
+    @property
+    def level_with_best(self) -> list[str]:
+        """The best run and every run that cannot be told from it."""
+        best = self.runs[0].name
+        rivals = {
+            pair.first if pair.second == best else pair.second for pair in self.pairs_of_best if not pair.separated
+        }
+        return [run.name for run in self.runs if run.name == best or run.name in rivals]
+
+    @property
+    def pairs_of_best(self) -> list[Pair]:
+        return [pair for pair in self.pairs if self.runs[0].name in (pair.first, pair.second)]
+
+    @property
+    def verdict(self) -> str:
+        level = self.level_with_best
+        if len(level) == 1:
+            return f"{level[0]} is best: {self.metric} separates it from every other run on {self.rows} test rows."
+        needed = [pair.rows_needed for pair in self.pairs_of_best if not pair.separated and pair.rows_needed]
+        advice = f" The nearest difference would show with about {min(needed):,} test rows in all." if needed else ""
+        return f"No winner: {self.rows} test rows do not separate {' and '.join(level)} by {self.metric}.{advice}"
+
+    def to_dict(self) -> dict:
+        """Plain values for JSON."""
+        return asdict(self) | {"level_with_best": self.level_with_best, "verdict": self.verdict}
+
+
+def compare(run_folders: Sequence[str | Path], metric: str | None = None, resamples: int = 2000) -> Comparison:
+    """Compare finished runs on their common test rows.
+
+    Args:
+        metric: the one that decides; by default accuracy, micro-F1 or RMSE, as the task has it.
+
+    Raises `UserError` when the runs have different tasks or different test rows, or the metric is not one of the task's.
+    """
+    runs = open_all(run_folders)
+    parts = _aligned(runs)
+    names = _distinct_names(runs)
+    task, metric = runs[0].task, metric or _HEADLINE[runs[0].task.type]
+    measured = [measure(task, p.targets, p.scores, p.groups, resamples=resamples) for p in parts]
+    if metric not in measured[0]:
+        raise UserError(
+            f"The metric {metric!r} is not measured for {task.type} tasks.{did_you_mean(metric, measured[0])}"
+        )
+    entries = [_entry(*triple) for triple in zip(runs, names, measured, strict=True)]
+    pairs = _Pairs(task, parts, names, metric, [m[metric].value for m in measured], resamples).all()
+    entries.sort(key=lambda entry: entry.metrics[metric].value, reverse=higher_is_better(metric))
+    return Comparison(metric, len(parts[0]), entries, pairs)
+
+
+def _distinct_names(runs: list[RecordedRun]) -> list[str]:
+    """Folder names, or whole paths where two folders have the same name."""
+    names = [run.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
+
+
+def _entry(run: RecordedRun, name: str, metrics: dict[str, Measured]) -> Entry:
+    source = str(run.about["checkpoint"]["source"])
+    return Entry(name, run.about["strategy"], source, metrics, run.seconds, run.trainable_share, run.model_bytes)
+
+
+def _aligned(runs: list[RecordedRun]) -> list[Part]:
+    """The test parts, all in the order of the first run's. Raises `UserError` when rows or labels differ."""
+    parts = [run.part("test") for run in runs]
+    order, labels = parts[0].ids, dict(zip(parts[0].ids, parts[0].frame["label"], strict=True))
+    aligned = []
+    for run, part in zip(runs, parts, strict=True):
+        if set(part.ids) != set(order):
+            raise UserError(
+                f"Runs can be compared only on the same test rows: {runs[0].folder} has {len(order)}, {run.folder} has "
+                f"{len(part)}, and {len(set(order) & set(part.ids))} are in both. "
+                f"Train again with data.split.file={runs[0].folder / 'splits.parquet'}."
+            )
+        changed = [row for row, label in zip(part.ids, part.frame["label"], strict=True) if labels[row] != label]
+        if changed:
+            raise UserError(
+                f"{len(changed)} test rows have another label in {run.folder} than in {runs[0].folder}, "
+                f"such as {changed[0]!r}: the runs saw different data."
+            )
+        place = {row: i for i, row in enumerate(part.ids)}
+        rows = np.array([place[row] for row in order])
+        aligned.append(Part(part.frame.iloc[rows].reset_index(drop=True), part.targets[rows], part.scores[rows]))
+    return aligned
+
+
+class _Pairs:
+    """All pairs of runs, tested on one metric."""
+
+    def __init__(self, task, parts: list[Part], names: list[str], metric: str, values: list[float], resamples: int):
+        self.task, self.parts, self.names, self.metric, self.values = task, parts, names, metric, values
+        self.targets = parts[0].targets
+        self.right = [self._right(part) for part in parts]
+        classes = self.targets if task.type == "single_label" else None
+        self.draws = Draws(len(self.targets), parts[0].groups, classes, resamples=resamples)
+        self.resampled = [self._resampled(part) for part in parts]
+        self.index = list(combinations(range(len(parts)), 2))
+
+    def _right(self, part: Part) -> np.ndarray:
+        """Which rows are answered exactly right; for regression none can be."""
+        if self.task.type == "regression":
+            return np.zeros(len(part), dtype=bool)
+        return (self.task.decide(part.scores) == part.targets).reshape(len(part), -1).all(1)
+
+    def _resampled(self, part: Part) -> np.ndarray:
+        return self.draws.resample(bootstrap.statistics(self.task, part.targets, part.scores))[self.metric]
+
+    def all(self) -> list[Pair]:
+        tests = [self._test(i, j) for i, j in self.index]
+        holm = _holm([p_value for *_, p_value in tests])
+        return [self._pair(*pair, *test, p) for pair, test, p in zip(self.index, tests, holm, strict=True)]
+
+    def _test(self, i: int, j: int) -> tuple[float, float, float, float]:
+        """Difference, its standard error, the middle of its interval, and the p-value."""
+        if self.metric in _RIGHT_OR_WRONG and not self.draws.grouped:
+            return self._mcnemar(
+                int((self.right[j] & ~self.right[i]).sum()), int((self.right[i] & ~self.right[j]).sum())
+            )
+        difference = self.values[j] - self.values[i]
+        error = float(np.nanstd(self.resampled[j] - self.resampled[i]))
+        p_value = 2 * stats.t.sf(abs(difference) / error, max(1, self.draws.count - 1)) if error > 0 else 1.0
+        return difference, error, difference, float(p_value)
+
+    def _mcnemar(self, gained: int, lost: int) -> tuple[float, float, float, float]:
+        """The exact test, and the interval of Agresti & Min 2005 that adds half a row to each cell of the 2 x 2 table."""
+        rows, changed = len(self.targets), gained + lost
+        p_value = float(stats.binomtest(gained, changed).pvalue) if changed else 1.0
+        error = np.sqrt(changed + 1 - (gained - lost) ** 2 / (rows + 2)) / (rows + 2)
+        return (gained - lost) / rows, float(error), (gained - lost) / (rows + 2), p_value
+
+    def _pair(self, i: int, j: int, difference: float, error: float, middle: float, p: float, p_holm: float) -> Pair:
+        reach = stats.t.ppf(1 - _ALPHA / 2, max(1, self.draws.count - 1)) * error
+        ids = np.array(self.parts[0].ids)
+        separated = p_holm < _ALPHA
+        return Pair(
+            self.names[i], self.names[j], difference, middle - reach, middle + reach, p, p_holm, separated,
+            None if separated else self._rows_needed(difference, error),
+            ids[self.right[j] & ~self.right[i]].tolist(), ids[self.right[i] & ~self.right[j]].tolist(),
+        )  # fmt: skip
+
+    def _rows_needed(self, difference: float, error: float) -> int | None:
+        """Rows that show the observed difference with 80 % power at the level each pair has (Connor 1987, eq. 2).
+
+        The error under "no difference" is wider than the observed one by the square of the difference.
+        """
+        if difference == 0 or error == 0:
+            return None
+        rows = len(self.targets)
+        null = np.sqrt(error**2 * rows + difference**2)
+        level, power = stats.norm.ppf(1 - _ALPHA / len(self.index) / 2), stats.norm.ppf(_POWER)
+        needed = ((level * null + power * error * np.sqrt(rows)) / difference) ** 2
+        return max(rows + 1, int(np.ceil(needed)))
+
+
+def _holm(p_values: list[float]) -> list[float]:
+    """Adjusted p-values: the smallest times their number, the next times one fewer, never falling."""
+    order = np.argsort(p_values)
+    adjusted = np.maximum.accumulate(np.array(p_values)[order] * np.arange(len(p_values), 0, -1))
+    result = np.empty(len(p_values))
+    result[order] = np.minimum(adjusted, 1)
+    return result.tolist()
+
+
+def as_table(comparison: Comparison) -> "Group":
+    """The comparison for a terminal: runs, the pairs with the best run, and the verdict."""
+    from rich.console import Group
+    from rich.text import Text
+
+    changes = [_changes(pair) for pair in comparison.pairs_of_best if pair.gained or pair.lost]
+    return Group(_run_table(comparison), _pair_table(comparison), *map(Text, changes), Text(comparison.verdict, "bold"))
+
+
+def _run_table(comparison: Comparison):
+    from rich.table import Table
+
+    table = Table(title=f"{comparison.rows} test rows, 95 % intervals", title_justify="left")
+    others = [name for name in comparison.runs[0].metrics if name != comparison.metric][:3]
+    for column in ("run", "strategy", comparison.metric, *others, "seconds", "trained", "size"):
+        table.add_column(column, justify="left" if column in ("run", "strategy") else "right")
+    for run in comparison.runs:
+        shown = [_span(run.metrics[name]) if name in run.metrics else "" for name in (comparison.metric, *others)]
+        size = f"{run.model_bytes / 1e6:,.1f} MB"
+        table.add_row(run.name, run.strategy, *shown, f"{run.seconds:,.1f}", f"{run.trainable_share:.2%}", size)
+    return table
+
+
+def _pair_table(comparison: Comparison):
+    from rich.table import Table
+
+    best = comparison.runs[0].name
+    table = Table(title=f"{best} less each other run, {comparison.metric}", title_justify="left")
+    for column in ("against", "difference", "95 % interval", "p (Holm)", "separated", "rows needed"):
+        table.add_column(column, justify="left" if column == "against" else "right")
+    for pair in comparison.pairs_of_best:
+        sign = 1 if pair.second == best else -1
+        low, high = sorted((sign * pair.low, sign * pair.high))
+        table.add_row(
+            pair.first if pair.second == best else pair.second, f"{sign * pair.difference:+.4f}", f"{low:+.4f} … {high:+.4f}",
+            f"{pair.p_holm:.3g}", "yes" if pair.separated else "no", f"{pair.rows_needed:,}" if pair.rows_needed else "",
+        )  # fmt: skip
+    return table
+
+
+def _changes(pair: Pair, shown: int = 5) -> str:
+    def listed(ids: list[str]) -> str:
+        return f"{len(ids)}" + (f" ({', '.join(ids[:shown])}{', …' if len(ids) > shown else ''})" if ids else "")
+
+    return f"Right in {pair.second} only: {listed(pair.gained)}. Right in {pair.first} only: {listed(pair.lost)}."
+
+
+def _span(found: Measured) -> str:
+    return f"{found.value:.3f} ({found.low:.3f}–{found.high:.3f})"

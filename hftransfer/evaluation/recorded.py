@@ -1,0 +1,141 @@
+"""A finished run as it lies on disk, for everything that looks back at it: no model, no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hftransfer.errors import UserError
+from hftransfer.run_folder import open_run, read_json
+from hftransfer.tasks import Task
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one split in the order of the file: targets and scores as `Task` has them, one id and group per row."""
+
+    frame: pd.DataFrame
+    targets: np.ndarray
+    scores: np.ndarray
+
+    @property
+    def ids(self) -> list[str]:
+        return self.frame["id"].tolist()
+
+    @property
+    def groups(self) -> list[str | None] | None:
+        found = [None if pd.isna(group) else str(group) for group in self.frame["group"]]
+        return found if any(group is not None for group in found) else None
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """The files of a run folder, read when they are asked for."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "RecordedRun":
+        """Raises `UserError` for a folder that is missing, interrupted, or no run."""
+        return cls(open_run(folder))
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        return read_json(self.folder / "run.json")
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        return read_json(self.folder / "metrics.json")
+
+    @cached_property
+    def history(self) -> list[dict[str, Any]]:
+        return read_json(self.folder / "history.json")
+
+    @cached_property
+    def receipt(self) -> dict[str, Any]:
+        return read_json(self.folder / "receipt.json")
+
+    @cached_property
+    def task(self) -> Task:
+        found = self.about["task"]
+        return Task(found["type"], tuple(found["names"]))
+
+    @property
+    def trainable_share(self) -> float:
+        rungs = self.receipt["rungs"]
+        return sum(rung["trainable"] for rung in rungs) / max(1, sum(rung["parameters"] for rung in rungs))
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.about["seconds"].values())
+
+    @property
+    def model_bytes(self) -> int:
+        return sum(file.stat().st_size for file in (self.folder / "model").rglob("*") if file.is_file())
+
+    @cached_property
+    def _predictions(self) -> pd.DataFrame:
+        """Predictions beside the group and the input of each row."""
+        splits = pd.read_parquet(self.folder / "splits.parquet")
+        columns = [name for name in ("id", "group", "input", "input_pair") if name in splits]
+        return pd.read_parquet(self.folder / "predictions.parquet").merge(splits[columns], on="id", how="left")
+
+    def part(self, split: str) -> Part:
+        """The rows of a split that have a prediction from a model that did not train on them.
+
+        Raises `UserError` when the run has no rows of this split.
+        """
+        table = self._predictions
+        rows = table[table["split"] == split].reset_index(drop=True)
+        if rows.empty:
+            raise UserError(f"The run {self.folder} has no predictions for the {split} part.")
+        return self._as_part(rows)
+
+    @cached_property
+    def out_of_fold(self) -> Part | None:
+        """Training rows with predictions from folds that did not see them; None where the run wrote none."""
+        path = self.folder / "oof.parquet"
+        if not path.is_file():
+            return None
+        splits = pd.read_parquet(self.folder / "splits.parquet").drop(columns=["label", "split"])
+        return self._as_part(pd.read_parquet(path).merge(splits, on="id", how="left"))
+
+    def _as_part(self, rows: pd.DataFrame) -> Part:
+        labels = [plain_label(label) for label in rows["label"]]
+        scores = rows[[f"score:{name}" for name in self.task.names]].to_numpy(dtype=np.float64)
+        return Part(rows.assign(label=labels), self.task.encode_all(labels), scores)
+
+
+def plain_label(label: Any) -> Any:
+    """A label as the task takes it: parquet gives lists back as arrays."""
+    return label.tolist() if isinstance(label, np.ndarray) else label
+
+
+def open_all(folders: Sequence[str | Path]) -> list[RecordedRun]:
+    """Runs with the same task. Raises `UserError` for fewer than two, and for tasks that differ."""
+    if len(folders) < 2:
+        raise UserError(f"A comparison needs at least 2 runs; found {len(folders)}.")
+    runs = [RecordedRun.open(folder) for folder in folders]
+    for run in runs[1:]:
+        if run.task != runs[0].task:
+            raise UserError(
+                f"Only runs with the same task can be compared: {runs[0].folder} has {_task_words(runs[0].task)}, "
+                f"{run.folder} has {_task_words(run.task)}."
+            )
+    return runs
+
+
+def _task_words(task: Task) -> str:
+    shown = ", ".join(task.names[:5]) + (", …" if len(task.names) > 5 else "")
+    return f"{task.type} with {len(task.names)} outputs ({shown})"
