@@ -5,7 +5,7 @@ paired bootstrap; several pairs by Holm's method (Holm 1979). No winner is named
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +59,15 @@ class Pair:
     rows_needed: int | None
     gained: list[str]
     lost: list[str]
+
+    def seen_from(self, name: str) -> "Pair":
+        """The same pair with the run `name` in second place."""
+        if self.second == name:
+            return self
+        return replace(
+            self, first=self.second, second=self.first, difference=0.0 - self.difference, low=-self.high, high=-self.low,
+            gained=self.lost, lost=self.gained,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -237,17 +246,18 @@ def as_table(comparison: Comparison) -> "Group":
     from rich.console import Group
     from rich.text import Text
 
-    changes = [_changes(pair) for pair in comparison.pairs_of_best if pair.gained or pair.lost]
-    return Group(_run_table(comparison), _pair_table(comparison), *map(Text, changes), Text(comparison.verdict, "bold"))
+    changes = [Text(_changes(pair)) for pair in comparison.pairs_of_best if pair.gained or pair.lost]
+    return Group(_run_table(comparison), _pair_table(comparison), *changes, Text(comparison.verdict, "bold"))
 
 
 def _run_table(comparison: Comparison):
     from rich.table import Table
 
     table = Table(title=f"{comparison.rows} test rows, 95 % intervals", title_justify="left")
-    others = [name for name in comparison.runs[0].metrics if name != comparison.metric][:3]
+    others = [name for name in ("log_loss", "r2") if name in comparison.runs[0].metrics and name != comparison.metric]
     for column in ("run", "strategy", comparison.metric, *others, "seconds", "trained", "size"):
-        table.add_column(column, justify="left" if column in ("run", "strategy") else "right")
+        words = column in ("run", "strategy")
+        table.add_column(column, justify="left" if words else "right", no_wrap=not words)
     for run in comparison.runs:
         shown = [_span(run.metrics[name]) if name in run.metrics else "" for name in (comparison.metric, *others)]
         size = f"{run.model_bytes / 1e6:,.1f} MB"
@@ -258,25 +268,23 @@ def _run_table(comparison: Comparison):
 def _pair_table(comparison: Comparison):
     from rich.table import Table
 
-    best = comparison.runs[0].name
-    table = Table(title=f"{best} less each other run, {comparison.metric}", title_justify="left")
+    title = f"{comparison.metric} of {comparison.runs[0].name} less that of each other run"
+    table = Table(title=title, title_justify="left")
     for column in ("against", "difference", "95 % interval", "p (Holm)", "separated", "rows needed"):
         table.add_column(column, justify="left" if column == "against" else "right")
     for pair in comparison.pairs_of_best:
-        sign = 1 if pair.second == best else -1
-        low, high = sorted((sign * pair.low, sign * pair.high))
-        table.add_row(
-            pair.first if pair.second == best else pair.second, f"{sign * pair.difference:+.4f}", f"{low:+.4f} … {high:+.4f}",
-            f"{pair.p_holm:.3g}", "yes" if pair.separated else "no", f"{pair.rows_needed:,}" if pair.rows_needed else "",
-        )  # fmt: skip
+        needed = f"{pair.rows_needed:,}" if pair.rows_needed else ""
+        interval, answer = f"{pair.low:+.4f} … {pair.high:+.4f}", "yes" if pair.separated else "no"
+        table.add_row(pair.first, f"{pair.difference:+.4f}", interval, f"{pair.p_holm:.3g}", answer, needed)
     return table
 
 
 def _changes(pair: Pair, shown: int = 5) -> str:
-    def listed(ids: list[str]) -> str:
-        return f"{len(ids)}" + (f" ({', '.join(ids[:shown])}{', …' if len(ids) > shown else ''})" if ids else "")
+    def side(name: str, ids: list[str]) -> str:
+        examples = f" ({', '.join(ids[:shown])}{', …' if len(ids) > shown else ''})" if ids else ""
+        return f"Right in {name} only: {len(ids)}{examples}."
 
-    return f"Right in {pair.second} only: {listed(pair.gained)}. Right in {pair.first} only: {listed(pair.lost)}."
+    return f"{side(pair.second, pair.gained)} {side(pair.first, pair.lost)}"
 
 
 def _span(found: Measured) -> str:
