@@ -182,7 +182,8 @@ def test_the_table_shows_the_verdict_and_json_is_plain(tmp_path):
     out = io.StringIO()
     Console(file=out, width=160).print(as_table(found))
     text = out.getvalue()
-    assert "No winner" in text and "+0.0200" in text and "Right in b only: 8 (" in text
+    assert "No winner" in text and "│ a       │    +0.0200 │" in text and "Right in b only: 8 (" in text
+    assert found.pairs_of_best == compare([b, a]).pairs_of_best  # whichever was named first
     assert json.loads(json.dumps(found.to_dict()))["level_with_best"] == ["b", "a"]
 
 

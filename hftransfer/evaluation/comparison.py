@@ -82,15 +82,14 @@ class Comparison:
     @property
     def level_with_best(self) -> list[str]:
         """The best run and every run that cannot be told from it."""
-        best = self.runs[0].name
-        rivals = {
-            pair.first if pair.second == best else pair.second for pair in self.pairs_of_best if not pair.separated
-        }
-        return [run.name for run in self.runs if run.name == best or run.name in rivals]
+        rivals = {pair.first for pair in self.pairs_of_best if not pair.separated}
+        return [run.name for run in self.runs if run.name == self.runs[0].name or run.name in rivals]
 
     @property
     def pairs_of_best(self) -> list[Pair]:
-        return [pair for pair in self.pairs if self.runs[0].name in (pair.first, pair.second)]
+        """The best run against each other one."""
+        best = self.runs[0].name
+        return [pair.seen_from(best) for pair in self.pairs if best in (pair.first, pair.second)]
 
     @property
     def verdict(self) -> str:
