@@ -2,6 +2,8 @@
 
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -32,6 +34,16 @@ class UnreadableImage(UserError):
         )
 
 
+@contextmanager
+def opened(source: str | Path | bytes) -> Iterator[Image.Image]:
+    """A Pillow image that is not decoded yet; whatever fails while it is used is raised as `UnreadableImage`."""
+    try:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            yield image
+    except _DECODING_ERRORS as error:
+        raise UnreadableImage(_name(source), _reason(error)) from error
+
+
 def open_image(source: str | Path | bytes | Image.Image, at_least: int | None = None) -> Image.Image:
     """The image in RGB, turned upright by its EXIF orientation and decoded whole.
 
@@ -39,16 +51,18 @@ def open_image(source: str | Path | bytes | Image.Image, at_least: int | None = 
     `at_least` (pixels): a JPEG whose short side is more than twice that is decoded smaller (libjpeg's scaled decoding),
     with no side of the result below it. Raises `UnreadableImage` when the image is missing, broken or truncated.
     """
-    try:
-        if isinstance(source, Image.Image):
-            return _rgb(ImageOps.exif_transpose(source))
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if at_least is not None:
-                _decode_smaller(image, at_least)
-            image.load()
-            return _rgb(ImageOps.exif_transpose(image))
-    except _DECODING_ERRORS as error:
-        raise UnreadableImage(_name(source), _reason(error)) from error
+    if isinstance(source, Image.Image):
+        return decode(source)
+    with opened(source) as image:
+        return decode(image, at_least)
+
+
+def decode(image: Image.Image, at_least: int | None = None) -> Image.Image:
+    """The upright RGB picture of an opened image; `at_least` as in `open_image`."""
+    if at_least is not None:
+        _decode_smaller(image, at_least)
+    image.load()
+    return _rgb(ImageOps.exif_transpose(image))
 
 
 def is_image_name(name: str) -> bool:
@@ -92,12 +106,8 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     return np.round(values * (255.0 / fitting[0])).astype(np.uint8)
 
 
-def _name(source: str | Path | bytes | Image.Image) -> str:
-    if isinstance(source, bytes):
-        return f"given as {len(source)} bytes"
-    if isinstance(source, Image.Image):
-        return repr(getattr(source, "filename", "") or "given as a PIL image")
-    return repr(str(source))
+def _name(source: str | Path | bytes) -> str:
+    return f"given as {len(source)} bytes" if isinstance(source, bytes) else repr(str(source))
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from hftransfer.data.cells import filled, number
-from hftransfer.data.config import DataConfig, Modality
+from hftransfer.data.config import AUTOMATIC, DataConfig, Modality
 from hftransfer.data.sources import SPLIT_WORDS, Source
 from hftransfer.errors import UserError, did_you_mean
 from hftransfer.images import is_image_name
@@ -43,7 +43,7 @@ def find_columns(source: Source, config: DataConfig) -> Columns:
     """The roles of the columns of `source`; raises `UserError` with sample values where it cannot be told."""
     frame = next(iter(source.parts.values()))
     named_input, named_label = _as_tuple(config.input), _as_tuple(config.label)
-    taken = set(named_label) | ({config.split.group} - {"stem", "auto"})
+    taken = set(named_label) | ({config.split.group} - set(AUTOMATIC))
     for name in (*named_input, *named_label):
         require_column(name, frame, source.name)
     if named_input:

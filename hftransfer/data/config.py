@@ -8,6 +8,8 @@ from hftransfer.settings import Settings
 from hftransfer.tasks import TaskType
 
 Modality = Literal["image", "text"]
+# Values of split.group that are no column.
+AUTOMATIC = ("stem", "auto")
 
 
 class SplitConfig(Settings):
@@ -15,7 +17,7 @@ class SplitConfig(Settings):
 
     `test` and `validation` are shares of the rows that are cut; `file` is the `splits.parquet` of an earlier run, or
     its run folder; `new_rows` says what happens to rows that file does not know; `group` is a column whose equal values
-    stay on one side.
+    stay on one side, "stem" for series of image file names, or "auto" for these, duplicates and bursts of photos.
     """
 
     test: float = Field(0.2, ge=0, lt=1)

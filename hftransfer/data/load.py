@@ -10,14 +10,12 @@ import numpy as np
 import pandas as pd
 
 from hftransfer.data.cells import is_missing
-from hftransfer.data.columns import Columns, find_columns
-from hftransfer.data.config import DataConfig, Modality
-from hftransfer.data.labels import read_labels
-from hftransfer.data.readers import from_python, read_source
-from hftransfer.data.rows import by_split_column, gather
-from hftransfer.data.sources import SPLITS, Source
+from hftransfer.data.config import AUTOMATIC, DataConfig, Modality
+from hftransfer.data.groups import leak_groups
+from hftransfer.data.looks import look_at_all
+from hftransfer.data.read import read_rows
+from hftransfer.data.sources import SPLITS
 from hftransfer.data.splits import assign_splits, single_examples, take_examples
-from hftransfer.data.verify import verify
 from hftransfer.errors import UserError, did_you_mean
 from hftransfer.tasks import Task
 
@@ -62,74 +60,26 @@ def load_data(
     Raises `UserError` for every fault of the data; with `on_error="skip"` single bad rows are left out instead and
     listed in `skipped`.
     """
-    sources = _sources(config, dataset)
-    columns = [find_columns(source, config) for source in sources]
-    modality = _one_modality(sources, columns)
-    rows = gather(sources, columns, config)
-    declared = sources[0].class_names.get(columns[0].label[0])
-    # Folders are classes whatever they are called; only columns have to be understood from their values.
-    wanted = config.task or ("single_label" if sources[0].kind == "image folder" else None)
-    task, rows["label"] = read_labels(_label_values(sources, columns), wanted, config.separator, declared)
-    skipped: list[str] = []
-    rows = _leave_out(rows, rows["label"].map(_missing_label), config, skipped)
+    read = read_rows(config, dataset)
+    task, skipped = read.task, []
+    rows = _leave_out(read.frame, read.frame["label"].map(_missing_label), config, skipped)
     rows = _leave_out(rows, single_examples(rows, task, config.split), config, skipped)
+    if config.split.group in AUTOMATIC and not config.split.file:
+        rows = _looked_at(rows, read.modality, config, skipped)
+        rows["group"] = leak_groups(rows, list(rows.pop("look")), read.modality, config.split.group)
     rows = rows.assign(split=assign_splits(rows, task, config.split))
     rows = _subsample(rows, task, config)
-    rows["digest"], faults = verify(rows, modality)
-    rows = _leave_out(rows, faults, config, skipped)
+    if "digest" not in rows:
+        rows = _looked_at(rows, read.modality, config, skipped).drop(columns="look")
     rows = _leave_out(rows, _labels_unknown_to_train(rows, task), config, skipped)
-    return _labelled(rows, modality, task, skipped)
+    return _labelled(rows, read.modality, task, skipped)
 
 
-def _sources(config: DataConfig, dataset: Any) -> list[Source]:
-    """The training source first, then those named for validation and test."""
-    if (config.train is None) == (dataset is None):
-        both = "both were given" if dataset is not None else "neither was given"
-        raise UserError(f"Say where the data is with data.train, or give a dataset from Python; {both}.")
-    train = read_source(config.train, config.allow_outside) if dataset is None else from_python(dataset)
-    train = by_split_column(train)
-    others = {split: reference for split in SPLITS[1:] if (reference := getattr(config, split)) is not None}
-    replaced = [split for split in others if split in train.parts]
-    if replaced:
-        log.info("The %s part of %s gives way to the one that is named.", " and ".join(replaced), train.name)
-        train = replace(train, parts={split: part for split, part in train.parts.items() if split not in replaced})
-    if "train" not in train.parts and "all" not in train.parts:
-        raise UserError(f"{train.name} has no training part, only {', '.join(train.parts)}.")
-    if others and "all" in train.parts:
-        train = train.only("train")
-    named = [by_split_column(read_source(ref, config.allow_outside)).only(split) for split, ref in others.items()]
-    return [train, *named]
-
-
-def _one_modality(sources: list[Source], columns: list[Columns]) -> Modality:
-    for source, found in zip(sources, columns, strict=True):
-        if found.modality != columns[0].modality or len(found.input) != len(columns[0].input):
-            raise UserError(
-                f"{sources[0].name} holds {columns[0].modality}s ({', '.join(columns[0].input)}), {source.name} holds "
-                f"{found.modality}s ({', '.join(found.input)}). Name the columns with data.input."
-            )
-    return columns[0].modality
-
-
-def _label_values(sources: list[Source], columns: list[Columns]) -> pd.DataFrame:
-    """The label columns of all sources below one another, under the names they have in the first."""
-    frames = []
-    for source, found in zip(sources, columns, strict=True):
-        frame = pd.concat(source.parts.values())[list(found.label)].astype(object)
-        for name in set(found.label) & set(source.class_names):
-            frame[name] = _declared_names(frame[name], source.class_names[name])
-        frames.append(frame.set_axis(columns[0].label, axis=1))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _declared_names(values: pd.Series, names: list[str]) -> pd.Series:
-    def name(index: Any) -> Any:
-        if isinstance(index, list):
-            return [name(entry) for entry in index]
-        # -1 is how `datasets` marks a row without label.
-        return None if is_missing(index) or int(index) < 0 else names[int(index)]
-
-    return pd.Series([name(value) for value in values], index=values.index, dtype=object)
+def _looked_at(rows: pd.DataFrame, modality: Modality, config: DataConfig, skipped: list[str]) -> pd.DataFrame:
+    """`rows` with the columns `look` and `digest`, without those whose input is at fault."""
+    looks = look_at_all(rows, modality)
+    rows = rows.assign(look=pd.Series(looks, index=rows.index, dtype=object), digest=[look.digest for look in looks])
+    return _leave_out(rows, rows["look"].map(lambda look: look.fault), config, skipped)
 
 
 def _missing_label(label: Any) -> str | None:

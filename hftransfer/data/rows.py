@@ -10,9 +10,9 @@ import pandas as pd
 
 from hftransfer.data.cells import is_missing
 from hftransfer.data.columns import Columns, require_column, split_column
-from hftransfer.data.config import DataConfig, Modality
+from hftransfer.data.config import AUTOMATIC, DataConfig, Modality
+from hftransfer.data.looks import digest
 from hftransfer.data.sources import SPLIT_WORDS, SPLITS, Source, counts_in_words
-from hftransfer.data.verify import digest
 from hftransfer.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def _where(source: Source, part: str, frame: pd.DataFrame, rows: pd.DataFrame, m
 
 
 def _groups(source: Source, frame: pd.DataFrame, column: str | None, optional: bool) -> list[str | None]:
-    if column is None or (optional and column not in frame):
+    if column is None or column in AUTOMATIC or (optional and column not in frame):
         return [None] * len(frame)
     require_column(column, frame, f"split.group: {source.name}")
     return [None if is_missing(value) else str(value) for value in frame[column]]

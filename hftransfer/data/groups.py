@@ -1,0 +1,150 @@
+"""Rows that must not stand on both sides of a split: duplicates, series of file names, bursts of photos."""
+
+import logging
+import re
+from collections import Counter, defaultdict
+from datetime import datetime
+from pathlib import PurePath
+
+import numpy as np
+import pandas as pd
+
+from hftransfer.data.config import Modality
+from hftransfer.data.duplicates import NO_PAIRS, components, equal_pairs, similar_images, similar_texts
+from hftransfer.data.looks import Look
+from hftransfer.data.sources import SPLIT_WORDS
+from hftransfer.errors import UserError
+
+log = logging.getLogger(__name__)
+
+BURST_SECONDS = 3
+# A series that holds a larger share of the rows may be a mere counter (IMG_0001 …): there, only neighbours that also look
+# alike belong together.
+SMALL_SERIES = 0.05
+NEIGHBOUR_CORRELATION = 0.9
+
+
+def leak_groups(frame: pd.DataFrame, looks: list[Look], modality: Modality, how: str) -> pd.Series:
+    """The group of every row of `frame` (columns id, input, label, split; None for rows that stand alone).
+
+    `how` is "stem": series of image file names (`patient12_3.png`, `clip3_frame0012.jpg`), or "auto": these, and exact
+    and near duplicates, and bursts of photos. A group is named by its smallest id. Raises `UserError` for "stem" where
+    there are no files, or where most share one series.
+    """
+    if how == "stem":
+        group = _named(frame, _series_pairs(_keys(frame, modality)))
+        _refuse_one_series(group)
+        return group
+    kinds = links(frame, looks, modality)
+    group = _named(frame, np.concatenate(list(kinds.values())))
+    found = ", ".join(f"{len(np.unique(pairs))} {kind}" for kind, pairs in kinds.items() if len(pairs))
+    log.info(
+        "split.group=auto: %d rows in %d groups stay on one side of the split%s.",
+        group.notna().sum(), group.nunique(), f" ({found})" if found else "",
+    )  # fmt: skip
+    return group
+
+
+def links(frame: pd.DataFrame, looks: list[Look], modality: Modality) -> dict[str, np.ndarray]:
+    """Pairs (P, 2) of row numbers that belong together, by the reason why."""
+    equal = {"equal": equal_pairs([look.digest for look in looks])}
+    if modality == "text":
+        return equal | {"nearly equal": similar_texts(pair_texts(frame))}
+    thumbnails = [look.thumbnail for look in looks]
+    series = _alike_series(_keys(frame, modality), thumbnails) if _has_files(frame) else NO_PAIRS
+    return equal | {
+        "nearly equal": similar_images(thumbnails),
+        "of a series of files": series,
+        "of a burst of photos": burst_pairs(looks),
+    }
+
+
+def pair_texts(frame: pd.DataFrame) -> list[str]:
+    """The text of each row, both halves of a pair in one."""
+    return list(frame["input"] + "\n" + frame["input_pair"] if "input_pair" in frame else frame["input"])
+
+
+def burst_pairs(looks: list[Look]) -> np.ndarray:
+    """Pairs of photos that one camera took within three seconds of each other."""
+    taken = [(*look.taken, index) for index, look in enumerate(looks) if look.taken]
+    shots = sorted((camera, moment, index) for camera, time, index in taken if (moment := _moment(time)))
+    near = [
+        (first[2], second[2])
+        for first, second in zip(shots, shots[1:], strict=False)
+        if first[0] == second[0] and (second[1] - first[1]).total_seconds() <= BURST_SECONDS
+    ]
+    return np.array(near, dtype=int).reshape(-1, 2)
+
+
+def series_key(path: str, leave_out: set[str]) -> tuple[str, int]:
+    """What the files of a series share, and the place in it: the path without its last number, and that number (or -1).
+
+    Folders named in `leave_out` (class and split) do not count: a patient may stand in two classes.
+    """
+    pure = PurePath(path)
+    folders = [part for part in pure.parent.parts if part not in leave_out]
+    stem, number = re.fullmatch(r"(.*?)[\s_.-]*\(?(\d*)\)?", pure.stem, re.DOTALL).groups()
+    return "/".join([*folders, stem]), int(number or -1)
+
+
+def _keys(frame: pd.DataFrame, modality: Modality) -> list[tuple[str, int]]:
+    if modality == "text" or not _has_files(frame):
+        raise UserError("split.group=stem looks at the names of image files; there are none. Name a column instead.")
+    splits = set(SPLIT_WORDS)
+    labels = [{label} if isinstance(label, str) else set() for label in frame["label"]]
+    return [series_key(path, splits | label) for path, label in zip(frame["input"], labels, strict=True)]
+
+
+def _has_files(frame: pd.DataFrame) -> bool:
+    return all(isinstance(value, str) for value in frame["input"])
+
+
+def _series_pairs(keys: list[tuple[str, int]]) -> np.ndarray:
+    """Links between all files of each series, from one to the next. Equal names in two folders are no series."""
+    numbers = defaultdict(set)
+    for key, number in keys:
+        numbers[key].add(number)
+    ordered = sorted(range(len(keys)), key=lambda index: keys[index])
+    following = zip(ordered, ordered[1:], strict=False)
+    pairs = [(i, j) for i, j in following if keys[i][0] == keys[j][0] and len(numbers[keys[i][0]]) > 1]
+    return np.array(pairs, dtype=int).reshape(-1, 2)
+
+
+def _alike_series(keys: list[tuple[str, int]], thumbnails: list[np.ndarray | None]) -> np.ndarray:
+    """Links inside of series: between all files of a small one, between neighbours that look alike in a large one."""
+    size = Counter(key for key, _ in keys)
+    small = {key for key, count in size.items() if count <= SMALL_SERIES * len(keys)}
+    pairs = _series_pairs(keys)
+    kept = [keys[i][0] in small or _look_alike(thumbnails[i], thumbnails[j]) for i, j in pairs]
+    return pairs[np.array(kept, dtype=bool)]
+
+
+def _look_alike(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+    if first is None or second is None or first.std() < 1 or second.std() < 1:
+        return False
+    return bool(np.corrcoef(first.ravel(), second.ravel())[0, 1] >= NEIGHBOUR_CORRELATION)
+
+
+def _named(frame: pd.DataFrame, pairs: np.ndarray) -> pd.Series:
+    """Groups by the smallest id in them: a name that does not change with the order of the rows."""
+    component = components(len(frame), pairs)
+    name = frame["id"].groupby(component).transform("min")
+    alone = np.bincount(component)[component] == 1
+    return name.astype(object).mask(alone, None)
+
+
+def _refuse_one_series(group: pd.Series) -> None:
+    largest = group.value_counts()
+    if len(largest) and largest.iloc[0] > len(group) / 2:
+        raise UserError(
+            f"split.group=stem: {largest.iloc[0]} of {len(group)} files share one series with {largest.index[0]!r}, "
+            "which leaves nothing to divide. Their last number seems to be a mere counter: take split.group=auto, which looks "
+            "at the images too, or a column."
+        )
+
+
+def _moment(time: str) -> datetime | None:
+    try:
+        return datetime.strptime(time.strip("\0 "), "%Y:%m:%d %H:%M:%S")
+    except ValueError:
+        return None

@@ -1,0 +1,107 @@
+"""From a configuration to rows with inputs and labels, nothing judged or divided yet."""
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Union
+
+import pandas as pd
+
+from hftransfer.data.cells import is_missing
+from hftransfer.data.columns import Columns, find_columns
+from hftransfer.data.config import DataConfig, Modality
+from hftransfer.data.labels import read_labels
+from hftransfer.data.readers import from_python, read_source
+from hftransfer.data.rows import by_split_column, gather
+from hftransfer.data.sources import SPLITS, Source
+from hftransfer.errors import UserError
+from hftransfer.tasks import Task
+
+if TYPE_CHECKING:
+    import datasets
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Read:
+    """Rows as they were read: columns `where` (for messages), `id`, `split`, `group`, `input`, `input_pair`, `label`.
+
+    `others` holds, row by row, the columns of the data that are neither input nor label.
+    """
+
+    frame: pd.DataFrame
+    modality: Modality
+    task: Task
+    others: pd.DataFrame
+
+
+def read_rows(config: DataConfig, dataset: Union["datasets.Dataset", "datasets.DatasetDict", None] = None) -> Read:
+    """Read all that `config` names, find the roles of its columns and the task. Raises `UserError`."""
+    sources = _sources(config, dataset)
+    columns = [find_columns(source, config) for source in sources]
+    modality = _one_modality(sources, columns)
+    frame = gather(sources, columns, config)
+    declared = sources[0].class_names.get(columns[0].label[0])
+    # Folders are classes whatever they are called; only columns have to be understood from their values.
+    wanted = config.task or ("single_label" if sources[0].kind == "image folder" else None)
+    task, frame["label"] = read_labels(_label_values(sources, columns), wanted, config.separator, declared)
+    return Read(frame, modality, task, _others(sources, columns))
+
+
+def _sources(config: DataConfig, dataset: Any) -> list[Source]:
+    """The training source first, then those named for validation and test."""
+    if (config.train is None) == (dataset is None):
+        both = "both were given" if dataset is not None else "neither was given"
+        raise UserError(f"Say where the data is with data.train, or give a dataset from Python; {both}.")
+    train = read_source(config.train, config.allow_outside) if dataset is None else from_python(dataset)
+    train = by_split_column(train)
+    others = {split: reference for split in SPLITS[1:] if (reference := getattr(config, split)) is not None}
+    replaced = [split for split in others if split in train.parts]
+    if replaced:
+        log.info("The %s part of %s gives way to the one that is named.", " and ".join(replaced), train.name)
+        train = replace(train, parts={split: part for split, part in train.parts.items() if split not in replaced})
+    if "train" not in train.parts and "all" not in train.parts:
+        raise UserError(f"{train.name} has no training part, only {', '.join(train.parts)}.")
+    if others and "all" in train.parts:
+        train = train.only("train")
+    named = [by_split_column(read_source(ref, config.allow_outside)).only(split) for split, ref in others.items()]
+    return [train, *named]
+
+
+def _one_modality(sources: list[Source], columns: list[Columns]) -> Modality:
+    for source, found in zip(sources, columns, strict=True):
+        if found.modality != columns[0].modality or len(found.input) != len(columns[0].input):
+            raise UserError(
+                f"{sources[0].name} holds {columns[0].modality}s ({', '.join(columns[0].input)}), {source.name} holds "
+                f"{found.modality}s ({', '.join(found.input)}). Name the columns with data.input."
+            )
+    return columns[0].modality
+
+
+def _label_values(sources: list[Source], columns: list[Columns]) -> pd.DataFrame:
+    """The label columns of all sources below one another, under the names they have in the first."""
+    frames = []
+    for source, found in zip(sources, columns, strict=True):
+        frame = pd.concat(source.parts.values())[list(found.label)].astype(object)
+        for name in set(found.label) & set(source.class_names):
+            frame[name] = _declared_names(frame[name], source.class_names[name])
+        frames.append(frame.set_axis(columns[0].label, axis=1))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _declared_names(values: pd.Series, names: list[str]) -> pd.Series:
+    def name(index: Any) -> Any:
+        if isinstance(index, list):
+            return [name(entry) for entry in index]
+        # -1 is how `datasets` marks a row without label.
+        return None if is_missing(index) or int(index) < 0 else names[int(index)]
+
+    return pd.Series([name(value) for value in values], index=values.index, dtype=object)
+
+
+def _others(sources: list[Source], columns: list[Columns]) -> pd.DataFrame:
+    frames = [
+        pd.concat(source.parts.values()).drop(columns=[*found.input, *found.label])
+        for source, found in zip(sources, columns, strict=True)
+    ]
+    return pd.concat(frames, ignore_index=True).astype(object)
