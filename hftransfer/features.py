@@ -51,8 +51,8 @@ def space_key(**ingredients: Any) -> str:
 
 
 def default_folder() -> Path:
-    """`$HFTRANSFER_CACHE`, or `~/.cache/hftransfer/features`."""
-    return Path(os.environ.get("HFTRANSFER_CACHE") or "~/.cache/hftransfer/features").expanduser()
+    """`features` in `$HFTRANSFER_CACHE`, or in `~/.cache/hftransfer`."""
+    return Path(os.environ.get("HFTRANSFER_CACHE") or "~/.cache/hftransfer").expanduser() / "features"
 
 
 Place = tuple[Shard, int]  # the shard a row lies in, and its number there

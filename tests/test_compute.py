@@ -15,12 +15,20 @@ from hftransfer.compute import World
 from hftransfer.errors import UserError
 
 CPU = torch.device("cpu")
+SPINNING = ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"]
 LAUNCH = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION"]
 
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
-    for name in [*LAUNCH, "ACCELERATE_USE_CPU", "OMP_NUM_THREADS", "HFTRANSFER_MALLOPT", "CUDA_VISIBLE_DEVICES"]:
+    for name in [
+        *LAUNCH,
+        "ACCELERATE_USE_CPU",
+        "OMP_NUM_THREADS",
+        "HFTRANSFER_MALLOPT",
+        "CUDA_VISIBLE_DEVICES",
+        *SPINNING,
+    ]:
         monkeypatch.delenv(name, raising=False)
     threads = torch.get_num_threads()
     yield
@@ -59,6 +67,18 @@ def test_kept_memory_is_reused_without_page_faults():
 def test_memory_is_left_alone_without_glibc(monkeypatch):
     monkeypatch.setattr(compute.platform, "libc_ver", lambda: ("", ""))
     assert compute.keep_freed_memory() is False
+
+
+SPIN = "from hftransfer.compute import wait_briefly\nprint(wait_briefly())\nimport torch\nprint(wait_briefly())"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP")
+@pytest.mark.parametrize(("user", "done", "turns"), [({}, True, "10000"), ({"GOMP_SPINCOUNT": "77"}, False, "77")])
+def test_idle_threads_spin_briefly_unless_the_user_says_otherwise(user, done, turns):
+    environment = os.environ | {"OMP_DISPLAY_ENV": "VERBOSE"} | user
+    answer = subprocess.run([sys.executable, "-c", SPIN], env=environment, capture_output=True, text=True)
+    assert answer.stdout.split() == [str(done), "False"]
+    assert f"GOMP_SPINCOUNT = '{turns}'" in answer.stderr
 
 
 def test_world_of_a_plain_start_and_of_torchrun(monkeypatch):

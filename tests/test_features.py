@@ -231,7 +231,7 @@ def test_summary_and_clear(store):
 
 def test_folder_comes_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("HFTRANSFER_CACHE", str(tmp_path / "here"))
-    assert FeatureStore().folder == tmp_path / "here"
+    assert FeatureStore().folder == tmp_path / "here" / "features"
     monkeypatch.delenv("HFTRANSFER_CACHE")
     assert FeatureStore().folder == Path.home() / ".cache/hftransfer/features"
 
