@@ -97,7 +97,7 @@ def passes(
         pin_memory=machine.device.type == "cuda",
     )  # fmt: skip
     hidden = machine.rank > 0 or len(batches) < 2
-    with torch.inference_mode(), tqdm(total=len(positions), desc=title, unit="row", disable=hidden, leave=False) as bar:
+    with torch.inference_mode(), tqdm(total=len(positions), desc=title, unit="row", disable=hidden or None, leave=False) as bar:
         for batch_positions, batch in loader:
             with machine.context():
                 result = forward(machine.place(batch))
@@ -110,14 +110,18 @@ def predict_logits(
     modality: Modality,
     items: Sequence[Any],
     machine: Machine,
-    title: str = "predict",
-    forward: Callable[[dict[str, Tensor]], Tensor] | None = None,
+    training: bool = False,
+    seed: int = 0,
 ) -> np.ndarray:
-    """Logits of every row, float32 (N, head size), on every process; each process computes its share once."""
+    """Logits of every row, float32 (N, head size), on every process; each process computes its share once.
+
+    `training` gives each image in an augmented view, drawn by `seed`.
+    """
     model.eval()
-    forward = forward or (lambda batch: model(**batch).logits)
+    if training:
+        torch.manual_seed(seed)
     mine = range(machine.rank, len(items), machine.world_size)
-    results = passes(modality, items, mine, machine, forward, title)
+    results = passes(modality, items, mine, machine, lambda batch: model(**batch).logits, "predict", training)
     rows = [(positions, logits.float().cpu().numpy()) for positions, logits in results]
     return in_order((row for share in machine.gather(rows) for row in share), len(items))
 

@@ -18,8 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hftransfer.config import TrainingConfig
 from hftransfer.errors import UserError, did_you_mean
-from hftransfer.evaluation import higher_is_better
-from hftransfer.evaluation.metrics import compute_metrics
+from hftransfer.evaluation.metrics import compute_metrics, higher_is_better
 from hftransfer.features import Features
 from hftransfer.frozen_pass import replayed_batch
 from hftransfer.inference import Machine
@@ -179,7 +178,7 @@ class Bar(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step", leave=False)
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step", leave=False, disable=None)
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:
@@ -276,8 +275,6 @@ def _arguments(
         per_device_train_batch_size=config.per_device_train_batch_size,
         per_device_eval_batch_size=config.per_device_eval_batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         warmup_steps=config.warmup_steps,
         lr_scheduler_type=config.lr_scheduler_type,
         max_grad_norm=config.max_grad_norm,
@@ -292,6 +289,8 @@ def _arguments(
         ddp_find_unused_parameters=machine.world_size > 1 or None,
         train_sampling_strategy="random",
     )  # fmt: skip
+    if config.gradient_checkpointing:
+        values |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     known = TrainingArguments.__dataclass_fields__
     for name in config.extra:
         if name not in known:

@@ -21,10 +21,10 @@ from hftransfer.receipt import Sizes, check_frozen, tensor_hashes
 from hftransfer.strategies import Plan
 from hftransfer.work import (
     Work,
-    finish,
     network_predictions,
     prepare,
     probe_predictions,
+    settle,
     solve_head,
     stored_activations,
 )
@@ -81,9 +81,10 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
         check_frozen(plan, before)
         if world.rank == 0:
             with seconds("writing"):
+                predictions = settle(work, predictions)
                 if plan.save_adapter:
                     plan.save_adapter(plan.model, folder / "adapter")
-                model, predictions = finish(work, plan, predictions)
+                model = plan.finish(plan.model)
                 record = Record(plan, sizes, before, tensor_hashes(model, plan.ladder), trained, probe, seconds.phases)
                 metrics = write_run(folder, work, model, predictions, record)
         work.machine.barrier()

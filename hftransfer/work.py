@@ -146,7 +146,8 @@ def solve_head(work: Work) -> Probe | None:
         None if groups.isna().all() else groups.fillna(work.data.frame["id"]).to_numpy(),
     )  # fmt: skip
     frozen = work.frozen(Ladder.of(work.model))
-    return solve_probe(frozen, rows, work.data.task, work.config.head, work.config.seed)
+    head = work.config.strategy.readable(work.config.head)
+    return solve_probe(frozen, rows, work.data.task, head, work.config.seed)
 
 
 def stored_activations(work: Work, plan: Plan) -> tuple[Boundary | None, Features | None]:
@@ -201,16 +202,15 @@ class Replayed:
         return replayed_batch(self.stored, self.modality, inner, positions)
 
 
-def finish(work: Work, plan: Plan, predictions: Predictions) -> tuple[nn.Module, Predictions]:
-    """The plain model in the user's units and calibrated, and the predictions likewise."""
+def settle(work: Work, predictions: Predictions) -> Predictions:
+    """Fold the scale of the targets, or the temperature, into the head; the predictions likewise."""
     task = work.data.task
-    model = plan.finish(plan.model)
     if task.type == "regression":
-        fold_scale(model, task)
-        return model, replace(predictions, logits=task.in_units(predictions.logits))
+        fold_scale(work.model, task)
+        return replace(predictions, logits=task.in_units(predictions.logits))
     temperature = _temperature(work, predictions)
-    fold_temperature(model, temperature)
-    return model, replace(predictions, logits=predictions.logits / temperature, temperature=temperature)
+    fold_temperature(work.model, temperature)
+    return replace(predictions, logits=predictions.logits / temperature, temperature=temperature)
 
 
 def _temperature(work: Work, predictions: Predictions) -> float:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
+from hftransfer import starter
 from hftransfer.data import folders, hub, tables
 from hftransfer.data.sources import Source, missing
 from hftransfer.errors import UserError
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 def read_source(reference: str, allow_outside: bool = False) -> Source:
     """The rows behind `reference`; raises `UserError` where there is nothing there or nothing that can be read."""
-    path = Path(reference).expanduser()
+    path = starter.load(reference) if reference.startswith("starter/") else Path(reference).expanduser()
     try:
         if path.is_dir():
             if hub.is_saved_dataset(path):

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hftransfer.ladder import Ladder
 from hftransfer.settings import Settings
+from hftransfer.strategies.head import HeadConfig
 
 HeadInit = Literal["probe", "random"]
 
@@ -106,6 +107,10 @@ class Strategy(Settings):
     @abstractmethod
     def defaults(self, modality: str) -> Defaults | None:
         """Training values for the modality; None where nothing is left to train once the head is made."""
+
+    def readable(self, head: HeadConfig) -> HeadConfig:
+        """The options of the convex head that this strategy can begin from."""
+        return head
 
     @property
     def head_factor(self) -> float:

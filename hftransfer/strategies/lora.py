@@ -13,6 +13,7 @@ from hftransfer.errors import UserError
 from hftransfer.heads import head_of
 from hftransfer.ladder import Ladder
 from hftransfer.strategies.base import Defaults, Plan, Strategy
+from hftransfer.strategies.head import HeadConfig
 
 
 class LoraStrategy(Strategy):
@@ -46,6 +47,12 @@ class LoraStrategy(Strategy):
 
     def _factor(self, name: str) -> float:
         return 1.0 if "lora_" in name else self.head_factor
+
+    def readable(self, head: HeadConfig) -> HeadConfig:
+        """The adapter must fit the checkpoint as it was published: no block may be taken off or put on."""
+        if head.layer != "last" or head.pooling == "mean":
+            raise UserError("strategy lora reads head.layer=last and head.pooling=head or auto: its adapter would fit no other.")
+        return head.model_copy(update={"pooling": "head"})
 
     def defaults(self, modality: str) -> Defaults:
         rate = {"image": 2e-3, "text": 5e-4}[modality]

@@ -1,0 +1,218 @@
+"""The command line. Heavy imports stand inside the commands, so that `--help` answers at once."""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hftransfer.errors import UserError, did_you_mean
+
+app = typer.Typer(
+    name="hftransfer",
+    help="Transfer learning for small labelled sets of images and texts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as training.learning_rate=1e-3")]
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+RunFolder = Annotated[str, typer.Argument(help="a run folder, such as runs/pets-probe")]
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends in one message and exit code 2, never in a traceback."""
+    _quiet()
+    try:
+        app()
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _quiet() -> None:
+    """Our own log is what the user reads; libraries speak up when something is wrong."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loaders fork
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    root = logging.getLogger("hftransfer")
+    root.addHandler(handler)
+    root.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+
+
+@app.command()
+def train(
+    data_or_config: Annotated[str, typer.Argument(help="a YAML configuration, an image folder, a table, or starter/…")],
+    overrides: Overrides = None,
+    data: Annotated[str | None, typer.Option(help="training data, in place of the configuration's")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, folder, timm architecture, or starter/…")] = None,
+    strategy: Annotated[str | None, typer.Option(help="probe, frozen, full, gradual, lora or scratch")] = None,
+    output: Annotated[str | None, typer.Option(help="run folder to make")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted run")] = False,
+    as_json: Json = False,
+) -> None:
+    """Adapt a checkpoint to labelled images or texts and write a run folder."""
+    config = _config(data_or_config, overrides or [], data, model, strategy, output)
+    from hftransfer.train import run
+
+    finished = run(config, resume=resume)
+    if finished.metrics:
+        _show_metrics(finished.metrics, finished.folder, as_json)
+
+
+def _config(
+    data_or_config: str, overrides: list[str], data: str | None, model: str | None, strategy: str | None, output: str | None
+) -> Any:
+    from hftransfer.config import parse_overrides, read_yaml, with_overrides
+
+    is_yaml = data_or_config.endswith((".yaml", ".yml"))
+    values = read_yaml(Path(data_or_config)) if is_yaml else {"data": {"train": data_or_config}}
+    flags = {"data.train": data, "model.name": model, "strategy.type": strategy, "output": output}
+    named = {key: value for key, value in flags.items() if value is not None}
+    return with_overrides(values, parse_overrides(overrides) | named)
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    data: Annotated[str | None, typer.Option(help="other labelled data, in place of the run's own parts")] = None,
+    input: Annotated[list[str] | None, typer.Option(help="input column(s) of --data")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="label column(s) of --data")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show how good a run is, on its own test part or on other labelled data."""
+    from hftransfer import run_folder
+
+    folder = run_folder.open_run(run)
+    if data is None:
+        return _show_metrics(run_folder.read_json(folder / "metrics.json"), folder, as_json)
+    from hftransfer.evaluation import EvaluationConfig
+    from hftransfer.predict import evaluate as evaluate_on
+
+    columns = {name: value for name, value in (("input", _one(input)), ("label", _one(label))) if value}
+    found = evaluate_on(folder, data, columns, EvaluationConfig())
+    _show_metrics({data: found["metrics"], "per_class": {data: found["per_class"]}}, folder, as_json)
+
+
+def _one(values: list[str] | None) -> str | list[str] | None:
+    return values[0] if values and len(values) == 1 else values
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(help="a run folder or a model folder")],
+    inputs: Annotated[list[str], typer.Argument(help="files, folders, globs, a table, texts, or - for standard input")],
+    output: Annotated[Path | None, typer.Option(help="write a CSV, JSON or Parquet file in place of a table")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="input column(s) of a table")] = None,
+    views: Annotated[int, typer.Option(help="average this many augmented views of each image")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Predict labels or values for new inputs."""
+    from hftransfer.predict import load
+
+    table = load(run).predict(inputs, column, views)
+    if output is not None:
+        return _write_table(table, output)
+    if as_json:
+        return print(table.to_json(orient="records", force_ascii=False))
+    _show_predictions(table)
+
+
+def _write_table(table: Any, output: Path) -> None:
+    writers = {".csv": "to_csv", ".json": "to_json", ".jsonl": "to_json", ".parquet": "to_parquet"}
+    if output.suffix not in writers:
+        raise UserError(f"Cannot write {output}: expected a name ending in {', '.join(writers)}.")
+    options = {".json": {"orient": "records"}, ".jsonl": {"orient": "records", "lines": True}}.get(
+        output.suffix, {"index": False}
+    )
+    temporary = output.with_name(f".{output.name}")
+    try:
+        getattr(table, writers[output.suffix])(temporary, **options)
+        os.replace(temporary, output)
+    except OSError as error:
+        raise UserError(f"Cannot write {output}: {error.strerror}.") from None
+    print(f"{len(table)} predictions in {output}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a configuration."""
+    from hftransfer.config import RunConfig
+
+    print(json.dumps(RunConfig.model_json_schema(), indent=2))
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="remove everything that is stored")] = False,
+    space: Annotated[str | None, typer.Option(help="with --clear: only this space")] = None,
+    as_json: Json = False,
+) -> None:
+    """See or clear the store of computed features."""
+    from dataclasses import asdict
+
+    from hftransfer.features import FeatureStore
+
+    store = FeatureStore()
+    if clear:
+        known = [entry.space for entry in store.summary()]
+        if space and space not in known:
+            raise UserError(f"There is no space {space!r} in {store.folder}.{did_you_mean(space, known)}")
+        return print(f"{store.clear(space) / 2**20:.1f} MiB freed in {store.folder}")
+    if as_json:
+        return print(json.dumps([asdict(entry) for entry in store.summary()]))
+    _show_store(store)
+
+
+# --- what the terminal shows ------------------------------------------------------------------------------------------
+
+
+def _show_metrics(metrics: dict[str, Any], folder: Path, as_json: bool) -> None:
+    if as_json:
+        return print(json.dumps({"run": str(folder)} | metrics, ensure_ascii=False))
+    from rich.console import Console
+    from rich.table import Table
+
+    for split, found in metrics.items():
+        if split in ("per_class", "notes", "calibration", "conformal"):
+            continue
+        note = metrics.get("notes", {}).get(split)
+        table = Table("metric", "value", "95 % interval", title=f"{folder.name}: {split}", caption=note)
+        for name, measured in found.items():
+            table.add_row(name, f"{measured['value']:.4f}", f"{measured['low']:.4f} to {measured['high']:.4f}")
+        Console().print(table)
+    print(f"Run folder: {folder}")
+
+
+def _show_predictions(table: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    scores = [column for column in table.columns if column.startswith("score:")]
+    shown = Table("input", "prediction", "score")
+    for row in table.to_dict("records"):
+        best = max(row[column] for column in scores)
+        shown.add_row(str(row["id"])[:60], str(row["prediction"]), f"{best:.3f}")
+    Console().print(shown)
+
+
+def _show_store(store: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    entries = store.summary()
+    total = sum(entry.bytes for entry in entries)
+    table = Table("space", "what", "rows", "MiB", title=f"{store.folder}: {total / 2**20:.1f} MiB")
+    for entry in entries:
+        table.add_row(entry.space[:12], entry.about, str(entry.rows), f"{entry.bytes / 2**20:.1f}")
+    Console().print(table)

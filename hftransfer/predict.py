@@ -1,0 +1,109 @@
+"""A run or model folder and inputs -> predictions. Reads the folder alone; nothing of the training is needed."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hftransfer import compute, run_folder
+from hftransfer.data import load_inputs
+from hftransfer.errors import UserError
+from hftransfer.inference import Machine, predict_logits
+from hftransfer.modalities import AugmentationConfig, Modality, make_modality
+from hftransfer.predictions import prediction_table
+from hftransfer.tasks import Task
+
+log = logging.getLogger(__name__)
+
+TASK_TYPES = {
+    "single_label_classification": "single_label",
+    "multi_label_classification": "multi_label",
+    "regression": "regression",
+}
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model, ready to answer. Made by `load`."""
+
+    model: torch.nn.Module
+    modality: Modality
+    task: Task
+    machine: Machine
+
+    def logits(self, frame: pd.DataFrame, views: int = 0) -> np.ndarray:
+        """Logits (N, C) of rows with `input` (and `input_pair`); the mean over `views` augmented views if there are any."""
+        items = self.modality.encode(frame)
+        if views == 0:
+            return predict_logits(self.model, self.modality, items, self.machine)
+        if self.modality.name != "image":
+            raise UserError("Augmented views exist for images; texts are read once: leave --views out.")
+        drawn = [
+            predict_logits(self.model, self.modality, items, self.machine, training=True, seed=view)
+            for view in range(views)
+        ]
+        return np.mean(drawn, axis=0)
+
+    def predict(self, inputs: str | Sequence[str], columns: list[str] | None = None, views: int = 0) -> pd.DataFrame:
+        """One row per input: id, prediction, and a `score:` and `logit:` column per name.
+
+        `inputs` are files, folders, globs, a table (`columns` names its inputs), or texts. Raises `UserError`.
+        """
+        sources = [inputs] if isinstance(inputs, str) else list(inputs)
+        frame = load_inputs(sources, self.modality.name, columns)
+        return prediction_table(frame["id"].tolist(), self.task, self.logits(frame, views))
+
+
+def load(path: str | Path, use_cpu: bool = False, batch_size: int = 16) -> Predictor:
+    """The model of a run folder, or of a model folder in the layout of transformers. Raises `UserError`."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+
+    from hftransfer.checkpoints import AUTO_CLASS
+
+    folder = model_folder(path)
+    config = AutoConfig.from_pretrained(folder)
+    task = Task(TASK_TYPES[config.problem_type or _guessed(config)], tuple(config.id2label.values()))
+    name = "image" if type(config) in AUTO_CLASS["image"]._model_mapping else "text"
+    device = compute.choose_device(use_cpu=use_cpu)
+    processor = (AutoImageProcessor if name == "image" else AutoTokenizer).from_pretrained(folder)
+    model = AUTO_CLASS[name].from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    workers = compute.thread_plan(device).workers
+    modality = make_modality(name, processor, AugmentationConfig(level="light"))
+    return Predictor(model, modality, task, Machine(device, workers=workers, batch_size=batch_size))
+
+
+def _guessed(config: Any) -> str:
+    """Folders that were not made here may lack the problem type: transformers' own rule decides then."""
+    return "regression" if config.num_labels == 1 else "single_label_classification"
+
+
+def model_folder(path: str | Path) -> Path:
+    """Where the model lies in a run folder; a model folder is its own. Raises `UserError`."""
+    folder = Path(path)
+    return folder if (folder / "config.json").is_file() else run_folder.open_run(folder) / "model"
+
+
+def predict(
+    path: str | Path, inputs: str | Sequence[str], columns: list[str] | None = None, views: int = 0
+) -> pd.DataFrame:
+    """`load(path).predict(inputs)` in one call."""
+    return load(path).predict(inputs, columns, views)
+
+
+def evaluate(path: str | Path, data: str, columns: dict[str, Any], config: Any) -> dict[str, Any]:
+    """The metrics of a run on other labelled data: as one split of `metrics.json`. Raises `UserError`."""
+    from hftransfer.data.config import DataConfig
+    from hftransfer.data.read import read_rows
+    from hftransfer.evaluation import evaluate_predictions
+
+    predictor = load(path)
+    task = predictor.task
+    frame = read_rows(DataConfig(train=data, task=task.type, modality=predictor.modality.name, **columns)).frame
+    targets = task.encode_all(list(frame["label"]))
+    scores = task.probabilities(predictor.logits(frame))
+    return evaluate_predictions(task, targets, scores, None, config)
