@@ -1,0 +1,229 @@
+"""A run goes to the Hub: model, processor, card, metrics and certificate in one commit, or nothing at all."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub import errors as hub_errors
+from huggingface_hub.utils import validate_repo_id
+
+from hftransfer.card import blanks, certificate_of, hub_source, public_config, render_card, shown_source
+from hftransfer.certificate import certify, check
+from hftransfer.errors import UserError
+from hftransfer.evaluation.recorded import RecordedRun
+from hftransfer.run_folder import write_json
+
+try:
+    from httpx2 import TransportError
+except ImportError:  # huggingface_hub 1.x
+    from httpx import TransportError
+
+log = logging.getLogger(__name__)
+
+RepoType = Literal["model", "space"]
+ATTEMPTS = 3
+MADE_BY_THE_HUB = {".gitattributes", "README.md"}  # what a new repository may hold before the first push
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where the run went, the files there, and what the card still leaves for a person to fill in."""
+
+    url: str
+    files: tuple[str, ...]
+    blanks: tuple[str, ...]
+
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    private: bool = False,
+    update: bool = False,
+    adapter: bool = False,
+    dry_run: str | Path | None = None,
+) -> Pushed | None:
+    """Put a finished run on the Hub as `owner/name`; None on every process but the first of a launch.
+
+    The round trip is checked first, and everything is one commit: a push that breaks off leaves no half model, and the
+    same call completes it without sending again what arrived. `update` adds a commit to a repository that already holds
+    a model; `adapter` pushes a LoRA run's adapter alone; `dry_run` writes the folder there and asks the Hub nothing.
+    Raises `UserError`.
+    """
+    if int(os.environ.get("RANK", "0")) != 0:
+        return None
+    run = RecordedRun.open(folder)
+    _check_name(repo_id)
+    if not adapter:
+        check(certificate_of(run.folder) or certify(run.folder))
+    with tempfile.TemporaryDirectory() as place:
+        staged = Path(place) / "repository"
+        write_repository(run, staged, repo_id, adapter)
+        files = tuple(sorted(str(file.relative_to(staged)) for file in staged.rglob("*") if file.is_file()))
+        if dry_run is not None:
+            _keep(staged, Path(dry_run))
+            url = str(dry_run)
+        else:
+            url = upload(staged, repo_id, "model", private, update, f"{run.name}: {run.about['strategy']}")
+        left = tuple(blanks((Path(dry_run or staged) / "README.md").read_text(encoding="utf-8")))
+    log.info("pushed %d files to %s", len(files), url)
+    if left:
+        log.info("the card leaves to you: %s", "; ".join(left))
+    return Pushed(url, files, left)
+
+
+# --- what goes there -------------------------------------------------------------------------------------------------
+
+
+def write_repository(run: RecordedRun, target: Path, repo_id: str, adapter: bool = False) -> None:
+    """The files of the repository. Data, predictions and paths of this machine stay at home."""
+    if adapter:
+        _copy_adapter(run, target)
+    else:
+        shutil.copytree(run.folder / "model", target)
+    write_json(target / "task.json", _task_facts(run))
+    (target / "README.md").write_text(render_card(run, repo_id, adapter), encoding="utf-8")
+    for name in ("metrics.json", "receipt.json", "certificate.json"):
+        if (run.folder / name).is_file():
+            shutil.copy(run.folder / name, target / name)
+    write_json(target / "training_config.json", public_config(run.folder))
+
+
+def _task_facts(run: RecordedRun) -> dict[str, Any]:
+    """Label map, calibration and base model for who loads the weights by hand."""
+    base = hub_source(run.about["checkpoint"]["source"])
+    return run.about["task"] | {
+        "temperature": run.about.get("temperature", 1.0),
+        "base_model": base[0] if base else shown_source(run.about["checkpoint"]["source"]),
+        "base_revision": base[1] if base else None,
+    }
+
+
+def _copy_adapter(run: RecordedRun, target: Path) -> None:
+    source = run.folder / "adapter"
+    if not source.is_dir():
+        raise UserError(f"{run.folder} has no adapter: its strategy is {run.about['strategy']}. Push the whole model.")
+    base = hub_source(run.about["checkpoint"]["source"])
+    if not base:
+        raise UserError(
+            f"The adapter of {run.folder} belongs to {shown_source(run.about['checkpoint']['source'])}, which is not on "
+            "the Hub, so nobody could load it from there. Push the whole model."
+        )
+    shutil.copytree(source, target)
+    file = target / "adapter_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    write_json(file, settings | {"base_model_name_or_path": base[0], "revision": base[1]})
+    for part in (run.folder / "model").iterdir():
+        if part.is_file() and part.suffix != ".safetensors" and part.name != "config.json":
+            shutil.copy(part, target / part.name)
+
+
+def _keep(staged: Path, target: Path) -> None:
+    if target.exists():
+        raise UserError(f"{target} exists already: choose another folder for the dry run, or remove it.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(staged, target)
+
+
+# --- the Hub ---------------------------------------------------------------------------------------------------------
+
+
+def upload(
+    folder: Path,
+    repo_id: str,
+    repo_type: RepoType = "model",
+    private: bool = False,
+    update: bool = False,
+    message: str = "Upload",
+    api: HfApi | None = None,
+) -> str:
+    """One commit with all files of `folder`, in a repository made for it where there is none; its address.
+
+    Raises `UserError` for a token that is missing or refused, a namespace or name that is not free, a connection that
+    breaks.
+    """
+    _check_name(repo_id)
+    api = api or HfApi(library_name="hftransfer")
+    _check_token(api)
+    url = _claim(api, repo_id, repo_type, private, update)
+    _commit(
+        lambda: api.upload_folder(
+            repo_id=repo_id, folder_path=folder, repo_type=repo_type, commit_message=message, delete_patterns="*"
+        ),
+        repo_id,
+    )
+    return url
+
+
+def _check_name(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except hub_errors.HFValidationError as error:
+        raise UserError(f"{repo_id!r} cannot be the name of a repository: {error}") from None
+    if "/" not in repo_id:
+        raise UserError(f"Expected OWNER/NAME, such as your-name/{repo_id}, found {repo_id!r}.")
+
+
+def _check_token(api: HfApi) -> None:
+    if not get_token():
+        raise UserError("Not logged in to the Hub: run `hf auth login`, or set HF_TOKEN.")
+    try:
+        api.whoami()
+    except (hub_errors.HfHubHTTPError, TransportError) as error:
+        if _status(error) in (401, 403):
+            raise UserError(
+                "The Hub refuses the token: log in again with `hf auth login`, or renew HF_TOKEN."
+            ) from None
+        raise UserError(_broken("the Hub", error)) from None
+
+
+def _claim(api: HfApi, repo_id: str, repo_type: RepoType, private: bool, update: bool) -> str:
+    """The address of the repository, made where there is none."""
+    sdk = "gradio" if repo_type == "space" else None
+    try:
+        url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
+        held = set(api.list_repo_files(repo_id, repo_type=repo_type))
+    except (hub_errors.HfHubHTTPError, TransportError) as error:
+        if _status(error) in (401, 403):
+            owner = repo_id.split("/")[0]
+            raise UserError(f"Your token may not write to {owner!r} on the Hub: take a name of your own.") from None
+        raise UserError(_broken(repo_id, error)) from None
+    if held - MADE_BY_THE_HUB and not update:
+        raise UserError(
+            f"{repo_id} already holds a {repo_type}: take another name, or add a commit to it with --update."
+        )
+    return str(url)
+
+
+def _commit(call: Callable[[], object], repo_id: str) -> None:
+    """Uploads and commits, once more when the Hub is busy; the client itself repeats uploads that break."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            call()
+            return
+        except (hub_errors.HfHubHTTPError, TransportError, RuntimeError) as error:
+            busy = _status(error) in (429, 500, 502, 503, 504)
+            if not busy or attempt == ATTEMPTS:
+                raise UserError(_broken(repo_id, error)) from None
+            log.info("%s is busy, trying again", repo_id)
+            time.sleep(2**attempt)
+
+
+def _status(error: Exception) -> int | None:
+    response = getattr(error, "response", None)
+    return None if response is None else response.status_code
+
+
+def _broken(where: str, error: Exception) -> str:
+    reason = f"status {_status(error)}" if _status(error) else type(error.__cause__ or error).__name__
+    return (
+        f"The push to {where} broke off ({reason}), and nothing was committed. Run the same command again to complete it: "
+        "what arrived is not sent twice."
+    )

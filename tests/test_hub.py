@@ -1,0 +1,268 @@
+"""Push and load against a Hub on loopback, through the real client in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+
+from hftransfer.checkpoints import ModelConfig, load_checkpoint, save_model
+from hftransfer.errors import UserError
+from hftransfer.evaluation.recorded import RecordedRun
+from hftransfer.hub import push, write_repository
+from hftransfer.run_folder import write_json
+from tests import tiny
+from tests.local_hub import OWNER, TOKEN, LocalHub
+from tests.run_folders import SINGLE, make_run
+
+ROOT = Path(__file__).parents[1]
+PASSED = {"name": "pipeline", "max_difference": 1e-6, "label_agreement": 1.0, "seconds_per_input": 0.01, "bytes": 1}
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run on tiny BERT whose certificate is there already."""
+    root = tmp_path_factory.mktemp("run")
+    folder = make_run(root / "topics")
+    checkpoint = load_checkpoint(ModelConfig(name=str(tiny.TEXT_FAMILIES["bert"](root / "bert"))), "text", SINGLE)
+    (folder / "model" / "model.safetensors").unlink()
+    save_model(checkpoint.model, checkpoint.processor, folder / "model")
+    write_json(folder / "certificate.json", {"rows": 16, "stages": [PASSED | {"disagreements": []}]})
+    return folder
+
+
+def in_process(code: str, hub: LocalHub, home: Path, token: str | None = None) -> dict:
+    """What `code` leaves in `answer`, and what it printed, from a process that knows this Hub alone.
+
+    Waiting between attempts is cut short.
+    """
+    program = (
+        f"import json, time\ntime.sleep = lambda s: None\nanswer = None\n{code}\nprint('ANSWER' + json.dumps(answer))"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "HF_TOKEN"}
+    environment |= hub.environment(home, token) | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed, _, answer = done.stdout.rpartition("ANSWER")
+    return {"answer": json.loads(answer), "output": printed + done.stderr}
+
+
+PUSH = """
+import logging
+logging.basicConfig(level=logging.INFO)
+from hftransfer.errors import UserError
+from hftransfer.hub import push
+try:
+    pushed = push({folder!r}, {repo!r}, **{options})
+    answer = {{"url": pushed.url, "files": pushed.files, "blanks": pushed.blanks}}
+except UserError as error:
+    answer = {{"error": str(error)}}
+"""
+
+
+def push_to(hub, folder, home, repo=f"{OWNER}/topics", token=TOKEN, **options) -> dict:
+    code = PUSH.format(folder=str(folder), repo=repo, options=options)
+    found = in_process(code, hub, home, token)
+    assert TOKEN not in found["output"]
+    return found["answer"]
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+LOAD = """
+from hftransfer.checkpoints import ModelConfig, load_checkpoint
+from hftransfer.errors import UserError
+from hftransfer.tasks import Task
+task = Task("single_label", ("a", "b", "c"))
+answer = {}
+for name, kind, revision in [
+    ("timm/tiny_resnet.a1_in1k", "image", None), ("bert-base-tiny", "text", None), ("google/vit-tiny", "image", None),
+    ("google/vit-tny", "image", None), ("meta/gated", "image", None), ("google/vit-tiny", "image", "v9"),
+]:
+    try:
+        found = load_checkpoint(ModelConfig(name=name, revision=revision), kind, task)
+        answer[name] = [found.source, type(found.model).__name__, found.weights_hash]
+    except UserError as error:
+        answer[name + str(revision or "")] = str(error)
+"""
+
+
+def test_hub_ids_load_and_wrong_ones_are_named(tmp_path):
+    with LocalHub() as hub:
+        timm = tiny.VISION_FAMILIES["timm-resnet"](tmp_path / "timm")
+        vit = tiny.VISION_FAMILIES["vit"](tmp_path / "vit")
+        repo = hub.add("timm/tiny_resnet.a1_in1k", timm)
+        hub.add("bert-base-tiny", tiny.TEXT_FAMILIES["bert"](tmp_path / "bert"))
+        hub.add("google/vit-tiny", vit)
+        hub.add("meta/gated", vit, gated=True)
+        found = in_process(LOAD, hub, tmp_path / "home")["answer"]
+    task = SINGLE.__class__("single_label", ("a", "b", "c"))
+    local = load_checkpoint(ModelConfig(name=str(timm)), "image", task)
+    source = f"timm/tiny_resnet.a1_in1k@{repo.sha}"
+    assert found["timm/tiny_resnet.a1_in1k"] == [source, "TimmWrapperForImageClassification", local.weights_hash]
+    assert found["bert-base-tiny"][1] == "BertForSequenceClassification"
+    assert found["google/vit-tiny"][1] == "ViTForImageClassification"
+    assert found["google/vit-tny"].startswith("There is no model 'google/vit-tny' on the Hub, or it is private")
+    assert found["meta/gated"].startswith("meta/gated is gated: accept its terms on https://huggingface.co/meta/gated")
+    assert found["google/vit-tinyv9"] == "google/vit-tiny on the Hub has no revision 'v9'."
+
+
+# --- pushing ---------------------------------------------------------------------------------------------------------
+
+ASK = f"""
+import transformers
+pipe = transformers.pipeline("text-classification", "{OWNER}/topics")
+model = transformers.AutoModelForSequenceClassification.from_pretrained("{OWNER}/topics")
+answer = [pipe("the goal of the match", top_k=None), model.config.id2label]
+"""
+
+
+def test_pushed_model_answers_as_the_local_one(run_folder, tmp_path):
+    with LocalHub() as hub:
+        pushed = push_to(hub, run_folder, tmp_path / "home", private=True)
+        fresh = in_process(ASK, hub, tmp_path / "other", TOKEN)["answer"]
+        repo = hub.repos["model", f"{OWNER}/topics"]
+    assert pushed["url"] == f"{hub.url}/{OWNER}/topics" and repo.private and len(repo.commits) == 2
+    assert set(pushed["files"]) == set(repo.files) - {".gitattributes"}
+    assert {"README.md", "model.safetensors", "metrics.json", "task.json", "certificate.json"} <= set(repo.files)
+    assert "Intended use" in pushed["blanks"] and "Source and licence of the data" in pushed["blanks"]
+    local = transformers.pipeline("text-classification", str(run_folder / "model"))("the goal of the match", top_k=None)
+    assert {row["label"]: row["score"] for row in fresh[0]} == pytest.approx(
+        {row["label"]: row["score"] for row in local}, abs=1e-6
+    )
+    assert list(fresh[1].values()) == list(SINGLE.names)
+
+
+def test_data_and_paths_stay_at_home(run_folder, tmp_path):
+    write_repository(RecordedRun.open(run_folder), tmp_path / "repo", "me/topics")
+    names = {file.name for file in (tmp_path / "repo").rglob("*")}
+    assert not names & {"splits.parquet", "predictions.parquet", "oof.parquet", "history.json"}
+    assert not any(str(run_folder.parent).encode() in file.read_bytes() for file in (tmp_path / "repo").iterdir())
+    facts = json.loads((tmp_path / "repo" / "task.json").read_text())
+    assert facts["names"] == list(SINGLE.names) and facts["temperature"] == 1.0
+
+
+def test_broken_connection_leaves_nothing_half_and_the_next_push_completes_it(run_folder, tmp_path):
+    with LocalHub() as hub:
+        hub.uploads_before_cut = 0
+        broken = push_to(hub, run_folder, tmp_path / "home")
+        repo = hub.repos["model", f"{OWNER}/topics"]
+        assert broken["error"].startswith(f"The push to {OWNER}/topics broke off (")
+        assert "nothing was committed. Run the same command again" in broken["error"]
+        assert set(repo.files) == {".gitattributes"} and len(repo.commits) == 1
+        hub.uploads_before_cut = None
+        assert "url" in push_to(hub, run_folder, tmp_path / "home")
+        assert "model.safetensors" in repo.files
+
+
+def test_what_arrived_is_not_sent_again(run_folder, tmp_path):
+    with LocalHub() as hub:
+        hub.failures = [503] * 3
+        assert "broke off (status 503)" in push_to(hub, run_folder, tmp_path / "home")["error"]
+        uploads = sum(method == "PUT" for method, _ in hub.requests)
+        assert uploads >= 1
+        hub.failures = [503]
+        assert "url" in push_to(hub, run_folder, tmp_path / "home")
+        assert sum(method == "PUT" for method, _ in hub.requests) == uploads
+
+
+def test_refused_token_and_foreign_name(run_folder, tmp_path):
+    with LocalHub() as hub:
+        refused = push_to(hub, run_folder, tmp_path / "home", token="hf_wrong")
+        assert refused["error"] == "The Hub refuses the token: log in again with `hf auth login`, or renew HF_TOKEN."
+        none = push_to(hub, run_folder, tmp_path / "home", token=None)
+        assert none["error"] == "Not logged in to the Hub: run `hf auth login`, or set HF_TOKEN."
+        foreign = push_to(hub, run_folder, tmp_path / "home", repo="google/topics")
+        assert foreign["error"] == "Your token may not write to 'google' on the Hub: take a name of your own."
+        assert not hub.repos
+
+
+def test_name_that_is_taken_needs_update(run_folder, tmp_path):
+    with LocalHub() as hub:
+        (tmp_path / "old").mkdir()
+        (tmp_path / "old" / "weights.bin").write_bytes(b"old")
+        repo = hub.add(f"{OWNER}/topics", tmp_path / "old")
+        taken = push_to(hub, run_folder, tmp_path / "home")
+        assert taken["error"].startswith(f"{OWNER}/topics already holds a model: take another name, or add a commit")
+        assert set(repo.files) == {"weights.bin"}
+        assert "url" in push_to(hub, run_folder, tmp_path / "home", update=True)
+        assert "weights.bin" not in repo.files and len(repo.commits) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("topics", "Expected OWNER/NAME, such as your-name/topics"), ("a/b/c", "cannot be the name of a repository")],
+)
+def test_name_is_checked_before_anything_is_sent(name, words, run_folder):
+    with pytest.raises(UserError, match=words):
+        push(run_folder, name)
+
+
+def test_dry_run_writes_the_folder_and_asks_nobody(run_folder, tmp_path):
+    pushed = push(run_folder, "me/topics", dry_run=tmp_path / "repo")
+    assert {str(file.relative_to(tmp_path / "repo")) for file in (tmp_path / "repo").iterdir()} == set(pushed.files)
+    assert transformers.pipeline("text-classification", str(tmp_path / "repo"))("a goal")[0]["label"] in SINGLE.names
+    with pytest.raises(UserError, match="exists already: choose another folder for the dry run"):
+        push(run_folder, "me/topics", dry_run=tmp_path / "repo")
+
+
+def test_only_the_first_process_pushes(run_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert push(run_folder, "me/topics", dry_run=tmp_path / "repo") is None and not (tmp_path / "repo").exists()
+
+
+def test_disagreement_stops_the_push(run_folder, tmp_path):
+    copy = tmp_path / "run"
+    subprocess.run(["cp", "-r", str(run_folder), str(copy)], check=True)
+    failed = PASSED | {"disagreements": ["row-0500"], "max_difference": 0.4}
+    write_json(copy / "certificate.json", {"rows": 16, "stages": [failed]})
+    with pytest.raises(UserError, match=r"otherwise through pipeline .*: 1 of 16 labels differ \(rows row-0500;"):
+        push(copy, "me/topics", dry_run=tmp_path / "repo")
+    assert not (tmp_path / "repo").exists()
+
+
+# --- adapters --------------------------------------------------------------------------------------------------------
+
+
+def test_run_without_adapter(run_folder, tmp_path):
+    with pytest.raises(UserError, match="has no adapter: its strategy is full. Push the whole model"):
+        push(run_folder, "me/topics", adapter=True, dry_run=tmp_path / "repo")
+
+
+@pytest.fixture
+def lora_run(run_folder, tmp_path):
+    """The same run with an adapter beside it."""
+    from peft import LoraConfig, get_peft_model
+
+    copy = tmp_path / "lora"
+    subprocess.run(["cp", "-r", str(run_folder), str(copy)], check=True)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(copy / "model")
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["query"], modules_to_save=["classifier"]))
+    adapted.save_pretrained(copy / "adapter")
+    return copy
+
+
+def test_adapter_of_a_base_that_is_not_on_the_hub(lora_run, tmp_path):
+    with pytest.raises(UserError, match="belongs to tiny, which is not on the Hub"):
+        push(lora_run, "me/topics", adapter=True, dry_run=tmp_path / "repo")
+
+
+def test_adapter_names_its_base_and_loads_as_the_card_says(lora_run, tmp_path):
+    with LocalHub() as hub:
+        base = hub.add("google/bert-tiny", tiny.TEXT_FAMILIES["bert"](tmp_path / "bert"))
+        about = json.loads((lora_run / "run.json").read_text())
+        about["checkpoint"]["source"] = f"google/bert-tiny@{base.sha}"
+        write_json(lora_run / "run.json", about)
+        push_to(hub, lora_run, tmp_path / "home", adapter=True)
+        files = hub.repos["model", f"{OWNER}/topics"].files
+        code = files["README.md"].decode().split("```python\n")[1].split("```")[0]
+        ask = code + "\nanswer = [type(model).__name__, base.config.id2label, list(model.peft_config)]"
+        found = in_process(ask, hub, tmp_path / "other", TOKEN)["answer"]
+    settings = json.loads(files["adapter_config.json"])
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("google/bert-tiny", base.sha)
+    assert "model.safetensors" not in files and "tokenizer.json" in files
+    assert b"base_model: google/bert-tiny" in files["README.md"] and b"library_name: peft" in files["README.md"]
+    assert found[0].startswith("PeftModel") and list(found[1].values()) == list(SINGLE.names)
