@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import transformers
+from huggingface_hub import HfApi
 
 from hftransfer.checkpoints import ModelConfig, load_checkpoint, save_model
 from hftransfer.errors import UserError
 from hftransfer.evaluation.recorded import RecordedRun
-from hftransfer.hub import push, write_repository
+from hftransfer.hub import push, upload, write_repository
 from hftransfer.run_folder import write_json
 from tests import tiny
 from tests.local_hub import OWNER, TOKEN, LocalHub
@@ -145,51 +146,93 @@ def test_data_and_paths_stay_at_home(run_folder, tmp_path):
     assert facts["names"] == list(SINGLE.names) and facts["temperature"] == 1.0
 
 
-def test_broken_connection_leaves_nothing_half_and_the_next_push_completes_it(run_folder, tmp_path):
+@pytest.fixture
+def send(tmp_path, monkeypatch):
+    """A hub and what uploads a small folder to it from this process, without waiting between attempts."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights" * 100)
+    (folder / "config.json").write_text("{}")
     with LocalHub() as hub:
-        hub.uploads_before_cut = 0
-        broken = push_to(hub, run_folder, tmp_path / "home")
-        repo = hub.repos["model", f"{OWNER}/topics"]
-        assert broken["error"].startswith(f"The push to {OWNER}/topics broke off (")
-        assert "nothing was committed. Run the same command again" in broken["error"]
-        assert set(repo.files) == {".gitattributes"} and len(repo.commits) == 1
-        hub.uploads_before_cut = None
-        assert "url" in push_to(hub, run_folder, tmp_path / "home")
-        assert "model.safetensors" in repo.files
+        yield hub, lambda repo=f"{OWNER}/topics", **options: upload(folder, repo, api=HfApi(hub.url), **options)
 
 
-def test_what_arrived_is_not_sent_again(run_folder, tmp_path):
-    with LocalHub() as hub:
-        hub.failures = [503] * 3
-        assert "broke off (status 503)" in push_to(hub, run_folder, tmp_path / "home")["error"]
-        uploads = sum(method == "PUT" for method, _ in hub.requests)
-        assert uploads >= 1
-        hub.failures = [503]
-        assert "url" in push_to(hub, run_folder, tmp_path / "home")
-        assert sum(method == "PUT" for method, _ in hub.requests) == uploads
+def uploads(hub: LocalHub) -> int:
+    return sum(method == "PUT" for method, _ in hub.requests)
 
 
-def test_refused_token_and_foreign_name(run_folder, tmp_path):
-    with LocalHub() as hub:
-        refused = push_to(hub, run_folder, tmp_path / "home", token="hf_wrong")
-        assert refused["error"] == "The Hub refuses the token: log in again with `hf auth login`, or renew HF_TOKEN."
-        none = push_to(hub, run_folder, tmp_path / "home", token=None)
-        assert none["error"] == "Not logged in to the Hub: run `hf auth login`, or set HF_TOKEN."
-        foreign = push_to(hub, run_folder, tmp_path / "home", repo="google/topics")
-        assert foreign["error"] == "Your token may not write to 'google' on the Hub: take a name of your own."
-        assert not hub.repos
+def test_broken_connection_leaves_nothing_half_and_the_next_push_completes_it(send):
+    hub, upload_folder = send
+    hub.uploads_before_cut = 0
+    with pytest.raises(
+        UserError, match=rf"The push to {OWNER}/topics broke off \(\w+\), and nothing was committed. Run the"
+    ):
+        upload_folder()
+    repo = hub.repos["model", f"{OWNER}/topics"]
+    assert set(repo.files) == {".gitattributes"} and len(repo.commits) == 1
+    hub.uploads_before_cut = None
+    assert upload_folder() == f"{hub.url}/{OWNER}/topics"
+    assert repo.files["model.safetensors"] == b"weights" * 100
 
 
-def test_name_that_is_taken_needs_update(run_folder, tmp_path):
-    with LocalHub() as hub:
-        (tmp_path / "old").mkdir()
-        (tmp_path / "old" / "weights.bin").write_bytes(b"old")
-        repo = hub.add(f"{OWNER}/topics", tmp_path / "old")
-        taken = push_to(hub, run_folder, tmp_path / "home")
-        assert taken["error"].startswith(f"{OWNER}/topics already holds a model: take another name, or add a commit")
-        assert set(repo.files) == {"weights.bin"}
-        assert "url" in push_to(hub, run_folder, tmp_path / "home", update=True)
-        assert "weights.bin" not in repo.files and len(repo.commits) == 2
+def test_busy_hub_is_asked_again_and_what_arrived_is_not_sent_again(send):
+    hub, upload_folder = send
+    hub.failures = [503] * 3
+    with pytest.raises(UserError, match=r"broke off \(status 503\)"):
+        upload_folder()
+    assert uploads(hub) == 1 and not hub.failures
+    hub.failures = [503]
+    upload_folder()
+    assert uploads(hub) == 1 and "config.json" in hub.repos["model", f"{OWNER}/topics"].files
+
+
+@pytest.mark.parametrize(
+    ("token", "repo", "words"),
+    [
+        (
+            "hf_wrong",
+            "owner/topics",
+            "The Hub refuses the token: log in again with `hf auth login`, or renew HF_TOKEN.",
+        ),
+        ("", "owner/topics", "Not logged in to the Hub: run `hf auth login`, or set HF_TOKEN."),
+        (TOKEN, "google/topics", "Your token may not write to 'google' on the Hub: take a name of your own."),
+    ],
+)
+def test_refused_token_and_foreign_name(token, repo, words, send, monkeypatch):
+    hub, upload_folder = send
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(UserError) as caught:
+        upload_folder(repo)
+    assert str(caught.value) == words and not hub.repos
+
+
+def test_hub_that_is_not_there(send):
+    hub, upload_folder = send
+    hub.__exit__()
+    with pytest.raises(UserError, match=r"The push to the Hub broke off \(ConnectError\)"):
+        upload_folder()
+
+
+def test_name_that_is_taken_needs_update(send, tmp_path):
+    hub, upload_folder = send
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "weights.bin").write_bytes(b"old")
+    repo = hub.add(f"{OWNER}/topics", tmp_path / "old")
+    with pytest.raises(UserError, match=f"{OWNER}/topics already holds a model: take another name, or add a commit"):
+        upload_folder()
+    assert set(repo.files) == {"weights.bin"}
+    upload_folder(update=True)
+    assert "weights.bin" not in repo.files and len(repo.commits) == 2
+
+
+def test_space(send):
+    hub, upload_folder = send
+    url = upload_folder(f"{OWNER}/demo", repo_type="space")
+    assert url == f"{hub.url}/spaces/{OWNER}/demo" and "config.json" in hub.repos["space", f"{OWNER}/demo"].files
 
 
 @pytest.mark.parametrize(
