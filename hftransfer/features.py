@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from filelock import FileLock, Timeout
 
+from hftransfer.compute import cache_folder
 from hftransfer.shards import OFFSETS, Compute, Shard, Writer, open_checked, read_header, remove, unwritable
 
 if TYPE_CHECKING:
@@ -50,11 +51,6 @@ def space_key(**ingredients: Any) -> str:
     return content_key(json.dumps(ingredients, sort_keys=True, allow_nan=False))
 
 
-def default_folder() -> Path:
-    """`features` in `$HFTRANSFER_CACHE`, or in `~/.cache/hftransfer`."""
-    return Path(os.environ.get("HFTRANSFER_CACHE") or "~/.cache/hftransfer").expanduser() / "features"
-
-
 Place = tuple[Shard, int]  # the shard a row lies in, and its number there
 
 
@@ -72,11 +68,12 @@ class SpaceSummary:
 class FeatureStore:
     """Arrays per input, kept under `folder` up to `limit_bytes`; the least recently used shards go first.
 
-    `shard_bytes` bounds the memory that rows wait in before they are written.
+    `folder` None: `features` in the package's cache (`compute.cache_folder`). `shard_bytes` bounds the memory that rows
+    wait in before they are written.
     """
 
     def __init__(self, folder: Path | None = None, limit_bytes: int = 10 * 2**30, shard_bytes: int = 32 * 2**20):
-        self.folder = Path(folder or default_folder())
+        self.folder = Path(folder or cache_folder() / "features")
         self.limit_bytes = limit_bytes
         self.shard_bytes = shard_bytes
         # Shards that this process has checked and still reads from: never evicted by it, forgotten when unused.

@@ -205,6 +205,36 @@ def test_bf16_is_taken_where_it_is_faster_and_right(network, expected):
     assert compute.measure_precision(network, {"x": torch.randn(6, 4)}, CPU) == expected
 
 
+def test_precision_of_training_is_measured_with_the_way_back():
+    class SlowBack(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x, seconds):
+            context.seconds = seconds
+            return x.clone()
+
+        @staticmethod
+        def backward(context, gradient):
+            time.sleep(context.seconds)
+            return gradient, None
+
+    class TwoWays(Timed):  # forward 4 and 2 ms, back 2 and 20 ms
+        def forward(self, x):
+            return (SlowBack.apply(super().forward(x)[0], 0.02 if torch.is_autocast_enabled("cpu") else 0.002),)
+
+    network, batch = TwoWays(fp32=0.004), {"x": torch.randn(6, 4)}
+    assert compute.measure_precision(network, batch, CPU) == "bf16"
+    assert compute.measure_precision(network, batch, CPU, training=True) == "fp32"
+
+
+def test_what_a_trial_found_is_remembered(monkeypatch, tmp_path):
+    monkeypatch.setenv("HFTRANSFER_CACHE", str(tmp_path))
+    assert compute.remembered("a", lambda: {"size": 8}) == compute.remembered("a", lambda: {"size": 16}) == {"size": 8}
+    assert compute.remembered("b", lambda: {"size": 16}) == {"size": 16}
+    (damaged,) = [path for path in tmp_path.glob("trials/*.json") if "16" in path.read_text()]
+    damaged.write_text('{"si')
+    assert compute.remembered("b", lambda: {"size": 32}) == {"size": 32}
+
+
 def test_fp32_where_bf16_fails(caplog):
     class Failing(Timed):
         def forward(self, x):
@@ -223,8 +253,12 @@ def test_trials_leave_the_network_as_it_was():
     network[1].eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     inner = network[0]
-    compute.measure_precision(inner, {"x": torch.randn(6, 4)}, CPU)
-    compute.batch_size_for_inference(inner, lambda rows: {"x": torch.randn(rows, 4)}, CPU)
+    seed = torch.random.get_rng_state()
+    for training in (False, True):
+        compute.measure_precision(inner, {"x": torch.ones(6, 4)}, CPU, training)
+    compute.batch_size_for_inference(inner, lambda rows: {"x": torch.ones(rows, 4)}, CPU)
+    assert torch.equal(seed, torch.random.get_rng_state())
+    assert all(parameter.grad is None for parameter in network.parameters())
     assert [module.training for module in network.modules()] == [True, True, True, False]
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
