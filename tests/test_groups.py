@@ -209,5 +209,5 @@ def test_groups_of_texts(tmp_path):
     frame.to_csv(tmp_path / "t.csv", index=False)
     data = load_data(DataConfig(train=str(tmp_path / "t.csv"), split=SplitConfig(group="auto"))).frame
     assert (data["split"][:40].to_numpy() == data["split"][100:].to_numpy()).all()
-    with pytest.raises(UserError, match="split.group=stem looks at the names of image files; there are none."):
+    with pytest.raises(UserError, match="data.split.group=stem looks at names of image files; there are none."):
         load_data(DataConfig(train=str(tmp_path / "t.csv"), split=SplitConfig(group="stem")))

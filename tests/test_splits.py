@@ -160,7 +160,7 @@ def test_rows_that_the_split_file_does_not_know(tmp_path):
     with pytest.raises(UserError) as caught:
         load_data(DataConfig(train=longer, split=SplitConfig(file=str(tmp_path / "s.parquet"))))
     assert "s.parquet does not know 10 of 110 rows, such as '" in str(caught.value)
-    assert "Let them join the training part with split.new_rows=train, or divide anew" in str(caught.value)
+    assert "Let them join the training part with data.split.new_rows=train, or divide anew" in str(caught.value)
     config = SplitConfig(file=str(tmp_path / "s.parquet"), new_rows="train")
     joined = load_data(DataConfig(train=longer, split=config)).frame
     assert set(joined["split"][100:]) == {"train"}

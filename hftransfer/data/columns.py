@@ -100,7 +100,7 @@ def _looks_like_text(values: pd.Series) -> bool:
     sample = filled(values).head(_SAMPLE)
     if not len(sample) or not all(isinstance(value, str) for value in sample):
         return False
-    if all(re.match(r"https?://\S+$", value) for value in sample) or looks_like_image(sample):
+    if all(re.fullmatch(r"https?://\S+|\S+\.[A-Za-z]\w{1,4}", value.strip()) for value in sample):
         return False
     words = sum(len(value.split()) for value in sample) / len(sample)
     return words >= 3 or sum(map(len, sample)) / len(sample) >= 20

@@ -31,8 +31,8 @@ class SplitConfig(Settings):
     def _leave_something_to_train_on(self) -> "SplitConfig":
         if self.test + self.validation >= 1:
             raise ValueError(
-                f"split.test ({self.test}) and split.validation ({self.validation}) must leave a share for training: "
-                "their sum has to be below 1"
+                f"data.split.test ({self.test}) and data.split.validation ({self.validation}) must leave a share for "
+                "training: their sum has to be below 1"
             )
         return self
 

@@ -39,7 +39,7 @@ def leak_groups(frame: pd.DataFrame, looks: list[Look], modality: Modality, how:
     group = _named(frame, np.concatenate(list(kinds.values())))
     found = ", ".join(f"{len(np.unique(pairs))} {kind}" for kind, pairs in kinds.items() if len(pairs))
     log.info(
-        "split.group=auto: %d rows in %d groups stay on one side of the split%s.",
+        "data.split.group=auto: %d rows in %d groups stay on one side of the split%s.",
         group.notna().sum(), group.nunique(), f" ({found})" if found else "",
     )  # fmt: skip
     return group
@@ -89,7 +89,7 @@ def series_key(path: str, leave_out: set[str]) -> tuple[str, int]:
 
 def _keys(frame: pd.DataFrame, modality: Modality) -> list[tuple[str, int]]:
     if modality == "text" or not _has_files(frame):
-        raise UserError("split.group=stem looks at the names of image files; there are none. Name a column instead.")
+        raise UserError("data.split.group=stem looks at names of image files; there are none. Name a column instead.")
     splits = set(SPLIT_WORDS)
     labels = [{label} if isinstance(label, str) else set() for label in frame["label"]]
     return [series_key(path, splits | label) for path, label in zip(frame["input"], labels, strict=True)]
@@ -137,9 +137,9 @@ def _refuse_one_series(group: pd.Series) -> None:
     largest = group.value_counts()
     if len(largest) and largest.iloc[0] > len(group) / 2:
         raise UserError(
-            f"split.group=stem: {largest.iloc[0]} of {len(group)} files share one series with {largest.index[0]!r}, "
-            "which leaves nothing to divide. Their last number seems to be a mere counter: take split.group=auto, which looks "
-            "at the images too, or a column."
+            f"data.split.group=stem: {largest.iloc[0]} of {len(group)} files share one series with {largest.index[0]!r}, "
+            "which leaves nothing to divide. Their last number seems to be a mere counter: take data.split.group=auto, "
+            "which looks at the images too, or a column."
         )
 
 

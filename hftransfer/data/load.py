@@ -12,7 +12,7 @@ import pandas as pd
 from hftransfer.data.cells import is_missing
 from hftransfer.data.config import AUTOMATIC, DataConfig, Modality
 from hftransfer.data.groups import leak_groups
-from hftransfer.data.looks import look_at_all
+from hftransfer.data.looks import Look, look_at_all
 from hftransfer.data.read import read_rows
 from hftransfer.data.sources import SPLITS
 from hftransfer.data.splits import assign_splits, single_examples, take_examples
@@ -32,7 +32,7 @@ class LabelledData:
     `frame` has one row per example: `id` (unique; stays when rows are added), `split`, `group` (or None), `input`
     (text, or path or encoded bytes of an image), `input_pair` (only for text pairs), `label` (a name, a list of names,
     a float or a list of floats) and `digest` (content hash of the input). `skipped` names the rows that were left out
-    and why.
+    and why; `looks` holds, row by row, what the one look at each input showed.
     """
 
     frame: pd.DataFrame
@@ -40,6 +40,7 @@ class LabelledData:
     task: Task
     fingerprint: str
     skipped: list[str] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list, repr=False)
 
     def part(self, split: str) -> pd.DataFrame:
         """The rows of one split (maybe none), numbered from 0."""
@@ -66,11 +67,11 @@ def load_data(
     rows = _leave_out(rows, single_examples(rows, task, config.split), config, skipped)
     if config.split.group in AUTOMATIC and not config.split.file:
         rows = _looked_at(rows, read.modality, config, skipped)
-        rows["group"] = leak_groups(rows, list(rows.pop("look")), read.modality, config.split.group)
+        rows["group"] = leak_groups(rows, list(rows["look"]), read.modality, config.split.group)
     rows = rows.assign(split=assign_splits(rows, task, config.split))
     rows = _subsample(rows, task, config)
-    if "digest" not in rows:
-        rows = _looked_at(rows, read.modality, config, skipped).drop(columns="look")
+    if "look" not in rows:
+        rows = _looked_at(rows, read.modality, config, skipped)
     rows = _leave_out(rows, _labels_unknown_to_train(rows, task), config, skipped)
     return _labelled(rows, read.modality, task, skipped)
 
@@ -150,7 +151,7 @@ def _labelled(rows: pd.DataFrame, modality: Modality, task: Task, skipped: list[
     frame = rows[kept].astype(object)
     frame["group"] = [None if is_missing(group) else group for group in frame["group"]]
     log.info("Task %s with %d outputs; fixed order: %s.", task.type, len(task.names), ", ".join(task.names[:20]))
-    return LabelledData(frame, modality, task.with_scale(targets), _fingerprint(frame), skipped)
+    return LabelledData(frame, modality, task.with_scale(targets), _fingerprint(frame), skipped, list(rows["look"]))
 
 
 def _fingerprint(frame: pd.DataFrame) -> str:

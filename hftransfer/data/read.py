@@ -26,13 +26,19 @@ log = logging.getLogger(__name__)
 class Read:
     """Rows as they were read: columns `where` (for messages), `id`, `split`, `group`, `input`, `input_pair`, `label`.
 
-    `others` holds, row by row, the columns of the data that are neither input nor label.
+    They follow `sources` and, in each, its parts; `columns` are the roles of the columns, source by source.
     """
 
     frame: pd.DataFrame
     modality: Modality
     task: Task
-    others: pd.DataFrame
+    sources: list[Source]
+    columns: list[Columns]
+
+    def raw(self) -> pd.DataFrame:
+        """The rows as they stand in the data, with all their columns."""
+        frames = [frame for source in self.sources for frame in source.parts.values()]
+        return pd.concat(frames, ignore_index=True).astype(object)
 
 
 def read_rows(config: DataConfig, dataset: Union["datasets.Dataset", "datasets.DatasetDict", None] = None) -> Read:
@@ -45,7 +51,7 @@ def read_rows(config: DataConfig, dataset: Union["datasets.Dataset", "datasets.D
     # Folders are classes whatever they are called; only columns have to be understood from their values.
     wanted = config.task or ("single_label" if sources[0].kind == "image folder" else None)
     task, frame["label"] = read_labels(_label_values(sources, columns), wanted, config.separator, declared)
-    return Read(frame, modality, task, _others(sources, columns))
+    return Read(frame, modality, task, sources, columns)
 
 
 def _sources(config: DataConfig, dataset: Any) -> list[Source]:
@@ -97,11 +103,3 @@ def _declared_names(values: pd.Series, names: list[str]) -> pd.Series:
         return None if is_missing(index) or int(index) < 0 else names[int(index)]
 
     return pd.Series([name(value) for value in values], index=values.index, dtype=object)
-
-
-def _others(sources: list[Source], columns: list[Columns]) -> pd.DataFrame:
-    frames = [
-        pd.concat(source.parts.values()).drop(columns=[*found.input, *found.label])
-        for source, found in zip(sources, columns, strict=True)
-    ]
-    return pd.concat(frames, ignore_index=True).astype(object)

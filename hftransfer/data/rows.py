@@ -103,7 +103,7 @@ def _where(source: Source, part: str, frame: pd.DataFrame, rows: pd.DataFrame, m
 def _groups(source: Source, frame: pd.DataFrame, column: str | None, optional: bool) -> list[str | None]:
     if column is None or column in AUTOMATIC or (optional and column not in frame):
         return [None] * len(frame)
-    require_column(column, frame, f"split.group: {source.name}")
+    require_column(column, frame, f"data.split.group: {source.name}")
     return [None if is_missing(value) else str(value) for value in frame[column]]
 
 

@@ -188,12 +188,12 @@ def _from_file(frame: pd.DataFrame, config: SplitConfig) -> pd.Series:
     split = frame["id"].map(stored["split"])
     unknown, absent = int(split.isna().sum()), len(stored.index.difference(frame["id"]))
     if unknown == len(frame):
-        raise UserError(f"split.file {config.file} knows none of the {len(frame)} rows: it belongs to other data.")
+        raise UserError(f"data.split.file {config.file} knows none of the {len(frame)} rows: it belongs to other data.")
     if unknown and config.new_rows == "stop":
         raise UserError(
-            f"split.file {config.file} does not know {unknown} of {len(frame)} rows, such as "
-            f"{frame['id'][split.isna()].iloc[0]!r}. Let them join the training part with split.new_rows=train, or "
-            "divide anew without split.file (the results then no longer compare with the earlier run)."
+            f"data.split.file {config.file} does not know {unknown} of {len(frame)} rows, such as "
+            f"{frame['id'][split.isna()].iloc[0]!r}. Let them join the training part with data.split.new_rows=train, or "
+            "divide anew without data.split.file (the results then no longer compare with the earlier run)."
         )
     log.info(
         "Splits from %s: %d rows found, %d new ones join train, %d rows of the file are not in the data.",
@@ -207,12 +207,12 @@ def read_split_file(reference: str) -> pd.DataFrame:
     path = Path(reference).expanduser()
     path = path / "splits.parquet" if path.is_dir() else path
     if not path.is_file():
-        raise UserError(f"split.file: {missing(path)}")
+        raise UserError(f"data.split.file: {missing(path)}")
     try:
         stored = pd.read_parquet(path, columns=["id", "split"])
     except (OSError, ValueError) as error:
-        raise UserError(f"split.file: {path} is no table with the columns id and split: {error}") from error
+        raise UserError(f"data.split.file: {path} is no table with the columns id and split: {error}") from error
     wrong = sorted(set(stored["split"]) - set(SPLITS))
     if wrong or stored["id"].duplicated().any():
-        raise UserError(f"split.file: {path} must hold every id once and only {', '.join(SPLITS)}; found {wrong}.")
+        raise UserError(f"data.split.file: {path} must hold every id once and only {', '.join(SPLITS)}; found {wrong}.")
     return stored.set_index("id")

@@ -1,0 +1,104 @@
+"""Checks of copies: within the data, across given splits, and across the split that would be cut."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from hftransfer.data.duplicates import components
+from hftransfer.data.splits import assign_splits, single_examples
+from hftransfer.doctor.facts import Facts
+from hftransfer.doctor.findings import Finding
+
+LIKELY_LEAK = 0.005
+
+
+def check_copies(facts: Facts) -> Iterator[Finding]:
+    """Findings about equal and nearly equal inputs, and about series of files."""
+    equal, near = facts.links["equal"], facts.links["nearly equal"]
+    if len(equal):
+        rows = len(np.unique(equal))
+        message = f"{rows} rows stand in {_groups(facts, equal)} groups of equal inputs."
+        yield Finding("duplicate", message, facts.pairs_in_words(equal))
+    only_near = _without(near, equal, len(facts.frame))
+    if len(only_near):
+        rows = len(np.unique(only_near))
+        message = f"{rows} of {len(facts.frame)} rows have a near copy ({_groups(facts, only_near)} groups)."
+        yield Finding("duplicate-near", message, facts.pairs_in_words(only_near))
+    if facts.frame["split"].notna().any():
+        yield from _across(facts, "leak", equal, "also stand in the training part")
+        yield from _across(facts, "leak-near", only_near, "have a near copy in the training part")
+        yield from _divided_groups(facts)
+    yield from _halves(facts)
+    yield from _ahead(facts)
+
+
+def rows_with_partner(facts: Facts, pairs: np.ndarray, split: str) -> np.ndarray:
+    """Row numbers of `split` that are connected by `pairs` to a training row."""
+    component = components(len(facts.frame), pairs)
+    splits = facts.frame["split"].to_numpy()
+    trained = np.unique(component[splits == "train"])
+    return np.flatnonzero(np.isin(component, trained) & (splits == split))
+
+
+def _groups(facts: Facts, pairs: np.ndarray) -> int:
+    return int((np.bincount(components(len(facts.frame), pairs)) > 1).sum())
+
+
+def _without(near: np.ndarray, equal: np.ndarray, count: int) -> np.ndarray:
+    """The pairs of `near` that are not equal outright."""
+    component = components(count, equal)
+    return near[component[near[:, 0]] != component[near[:, 1]]]
+
+
+def _across(facts: Facts, id_: str, pairs: np.ndarray, what: str) -> Iterator[Finding]:
+    parts = {split: rows_with_partner(facts, pairs, split) for split in ("test", "validation")}
+    counts = [
+        f"{len(rows)} of {(facts.frame['split'] == split).sum()} {split} rows"
+        for split, rows in parts.items()
+        if len(rows)
+    ]
+    if counts:
+        splits = facts.frame["split"].to_numpy()
+        crossing = pairs[(splits[pairs] == "train").any(1) & (splits[pairs] != "train").any(1)]
+        yield Finding(id_, f"{' and '.join(counts)} {what}.", facts.pairs_in_words(crossing))
+
+
+def _divided_groups(facts: Facts) -> Iterator[Finding]:
+    groups = facts.frame.dropna(subset="group").groupby("group")
+    torn = [str(name) for name, rows in groups if rows["split"].nunique() > 1]
+    if torn:
+        yield Finding("group-divided", f"{len(torn)} of {groups.ngroups} groups stand in several splits.", tuple(torn))
+
+
+def _halves(facts: Facts) -> Iterator[Finding]:
+    if "input_pair" not in facts.frame or not (facts.frame["split"] == "train").any():
+        return
+    train, test = (facts.frame[facts.frame["split"] == split] for split in ("train", "test"))
+    known = set(train["input"]) | set(train["input_pair"])
+    rows = np.flatnonzero(
+        (facts.frame["split"] == "test") & (facts.frame["input"].isin(known) | facts.frame["input_pair"].isin(known))
+    )
+    if len(rows):
+        message = f"{len(rows)} of {len(test)} test pairs share a text with the training part."
+        yield Finding("leak-pair", message, facts.where(rows))
+
+
+def _ahead(facts: Facts) -> Iterator[Finding]:
+    """What a division without groups would tear apart, by trying it."""
+    config = facts.config.split
+    if config.group or config.file or (facts.frame["split"] == "test").any() or not config.test:
+        return
+    usable = facts.labelled & single_examples(facts.frame, facts.task, config).isna()
+    divided = facts.frame.assign(split="train")
+    divided.loc[usable, "split"] = assign_splits(facts.frame[usable], facts.task, config)
+    pairs = np.concatenate(list(facts.links.values()))
+    tried = replace(facts, frame=divided)
+    rows = rows_with_partner(tried, pairs, "test")
+    test = int((divided["split"] == "test").sum())
+    if len(rows) > LIKELY_LEAK * test:
+        reasons = ", ".join(f"{len(np.unique(found))} {kind}" for kind, found in facts.links.items() if len(found))
+        message = (
+            f"A random split would leave {len(rows)} of {test} test rows beside a relative in training ({reasons})."
+        )
+        yield Finding("leak-ahead", message, tried.where(rows))

@@ -1,0 +1,91 @@
+"""The examination: one reading of the data, then check after check, each finding as soon as it is there."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Union
+
+from hftransfer.data import DataConfig, LabelledData
+from hftransfer.data.looks import look_at_all
+from hftransfer.data.read import read_rows
+from hftransfer.doctor.copies import check_copies
+from hftransfer.doctor.facts import Facts
+from hftransfer.doctor.findings import Finding
+from hftransfer.doctor.hints import check_hints
+from hftransfer.doctor.labels import check_labels
+from hftransfer.doctor.pictures import check_images
+from hftransfer.doctor.texts import check_texts
+from hftransfer.errors import UserError
+
+if TYPE_CHECKING:
+    import datasets
+
+    from hftransfer.config import RunConfig
+
+USUAL_IMAGE_SIZE = 224
+
+
+def examine(
+    config: DataConfig,
+    run: "RunConfig | None" = None,
+    dataset: Union["datasets.Dataset", "datasets.DatasetDict", None] = None,
+) -> Iterator[Finding]:
+    """Findings about the data that `config` names, as they turn up.
+
+    With `run` its model and the machine are examined too, and sizes and lengths are judged by what the model reads, else
+    by 224 pixels and an estimate of 512 tokens. What the user got wrong is a finding, not an exception.
+    """
+    try:
+        facts = gather_facts(config, dataset)
+    except UserError as error:
+        yield Finding("data-unreadable", str(error))
+        return
+    if run is None:
+        yield from check_data(facts)
+        return
+    from hftransfer.checkpoints import load_checkpoint
+    from hftransfer.doctor.training import check_machine, check_model
+
+    try:
+        checkpoint = load_checkpoint(run.model, facts.modality, facts.task)
+    except UserError as error:
+        yield Finding("model-unreadable", str(error))
+        yield from check_data(facts)
+        return
+    yield from check_machine(checkpoint.model, run)
+    yield from check_model(checkpoint, facts, run)
+    yield from check_data(facts, checkpoint.processor)
+
+
+def examine_loaded(data: LabelledData) -> Iterator[Finding]:
+    """What can be said at once about data that is about to be trained on: labels, and copies across its splits."""
+    frame = data.frame.assign(where=data.frame["id"])
+    facts = Facts(frame, data.modality, data.task, data.looks, DataConfig())
+    yield from check_labels(facts)
+    yield from check_copies(facts)
+
+
+def gather_facts(config: DataConfig, dataset: Any = None) -> Facts:
+    """Read all rows and look at each input once. Raises `UserError`."""
+    read = read_rows(config, dataset)
+    frame = read.frame.reset_index(drop=True)
+    frame["label"] = frame["label"].astype(object).where(frame["label"].notna(), None)
+    return Facts(frame, read.modality, read.task, look_at_all(frame, read.modality), config, read)
+
+
+def check_data(facts: Facts, processor: Any = None) -> Iterator[Finding]:
+    """All checks of the data, the cheap ones first."""
+    yield from check_labels(facts)
+    if facts.modality == "image":
+        yield from check_images(facts, image_size(processor))
+    else:
+        yield from check_texts(facts, processor)
+    yield from check_copies(facts)
+    yield from check_hints(facts)
+
+
+def image_size(processor: Any) -> int:
+    """The side in pixels of what an image processor gives (224 without one)."""
+    timm = getattr(processor, "data_config", None)
+    if timm:
+        return int(timm["input_size"][-1])
+    size = getattr(processor, "crop_size", None) or getattr(processor, "size", None) or {}
+    return min((int(side) for side in dict(size).values() if side), default=USUAL_IMAGE_SIZE)

@@ -1,0 +1,62 @@
+"""What every check reads: the rows, what one look at each input showed, and how they are or would be divided."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from hftransfer.data.config import DataConfig, Modality
+from hftransfer.data.groups import links
+from hftransfer.data.looks import Look
+from hftransfer.data.read import Read
+from hftransfer.tasks import Task
+
+SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A data set under examination.
+
+    `frame` has the columns id, where (how messages call the row), split (None where nothing is given), group, input,
+    input_pair, label (None where missing); `looks` has one entry per row; `read` is what came from the data itself, None
+    for data that is already loaded.
+    """
+
+    frame: pd.DataFrame
+    modality: Modality
+    task: Task
+    looks: Sequence[Look]
+    config: DataConfig
+    read: Read | None = None
+
+    @cached_property
+    def links(self) -> dict[str, np.ndarray]:
+        """Pairs (P, 2) of row numbers that belong together, by the reason why."""
+        return links(self.frame, list(self.looks), self.modality)
+
+    @cached_property
+    def raw(self) -> pd.DataFrame:
+        """The rows with all columns of the data."""
+        return self.read.raw() if self.read else pd.DataFrame(index=self.frame.index)
+
+    @property
+    def labelled(self) -> pd.Series:
+        """Which rows have a label."""
+        return self.frame["label"].notna()
+
+    def where(self, rows: Sequence[int] | np.ndarray) -> tuple[str, ...]:
+        return tuple(self.frame["where"].iloc[list(rows)])
+
+    def pairs_in_words(self, pairs: np.ndarray) -> tuple[str, ...]:
+        """Both members of every pair, with their label and split where they differ."""
+        return tuple(f"{self._row(i, j)}  =  {self._row(j, i)}" for i, j in pairs)
+
+    def _row(self, index: int, other: int) -> str:
+        row, partner = self.frame.iloc[index], self.frame.iloc[other]
+        notes = [row[name] for name in ("label", "split") if row[name] is not None and row[name] != partner[name]]
+        words = ", ".join(" ".join(map(str, note)) if isinstance(note, list) else str(note) for note in notes)
+        text = f" {row['input'][:SHOWN]!r}" if self.modality == "text" else ""
+        return row["where"] + text + (f" [{words}]" if notes else "")

@@ -1,0 +1,140 @@
+"""Checks of labels: missing, too few, near-equal names, contradictions, numbers."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hftransfer.data.cells import number
+from hftransfer.data.duplicates import plain
+from hftransfer.data.groups import pair_texts
+from hftransfer.data.splits import single_examples
+from hftransfer.doctor.facts import Facts
+from hftransfer.doctor.findings import Finding
+
+FEW = 10
+IMBALANCE = 10
+MOST_CODES = 50
+
+
+def check_labels(facts: Facts) -> Iterator[Finding]:
+    """Findings that the labels alone show, and those of contradicting copies."""
+    missing = np.flatnonzero(~facts.labelled)
+    if len(missing):
+        message = f"{len(missing)} of {len(facts.frame)} rows have no label."
+        yield Finding("label-missing", message, facts.where(missing))
+    yield from _numbers(facts)
+    if facts.task.type != "regression":
+        yield from _class_sizes(facts)
+        yield from _unknown_to_train(facts)
+        yield from _near_equal(facts)
+    yield from _conflicts(facts)
+
+
+def names_of(label: Any) -> list[str]:
+    """The class names of one label: none, one or several."""
+    return [] if label is None or isinstance(label, float) else [label] if isinstance(label, str) else list(label)
+
+
+def near_equal_names(names: dict[str, int]) -> list[list[str]]:
+    """Class names (with their sizes) that differ in case, blanks and punctuation alone, the largest class first."""
+    alike = defaultdict(list)
+    for name in sorted(names, key=lambda name: (-names[name], name)):
+        # Numbers keep their marks: "-1" and "1" are two classes.
+        alike[name if number(name) is not None else plain(name)].append(name)
+    return [group for group in alike.values() if len(group) > 1]
+
+
+def _sizes(facts: Facts) -> dict[str, int]:
+    return dict(Counter(name for label in facts.frame["label"] for name in names_of(label)))
+
+
+def _class_sizes(facts: Facts) -> Iterator[Finding]:
+    sizes = _sizes(facts)
+    if facts.task.type == "single_label" and len(sizes) == 1:
+        yield Finding("label-one-class", f"All {len(facts.frame)} examples are {next(iter(sizes))!r}.")
+        return
+    single = single_examples(facts.frame, facts.task, facts.config.split)
+    if single.notna().any():
+        rows = np.flatnonzero(single.notna())
+        names = ", ".join(repr(facts.frame["label"].iloc[row]) for row in rows)
+        yield Finding("label-single", f"One example only of {names}.", facts.where(rows))
+    rare = {name: size for name, size in sizes.items() if size < FEW}
+    if rare:
+        shown = tuple(f"{name}: {size}" for name, size in sorted(rare.items(), key=lambda item: item[1]))
+        yield Finding("label-rare", f"{len(rare)} of {len(sizes)} classes have fewer than {FEW} examples.", shown)
+    if sizes and max(sizes.values()) > IMBALANCE * min(sizes.values()):
+        ordered = sorted(sizes, key=sizes.get)
+        message = f"{ordered[-1]!r} has {sizes[ordered[-1]]} examples, {ordered[0]!r} has {sizes[ordered[0]]}."
+        yield Finding("label-imbalance", message)
+
+
+def _unknown_to_train(facts: Facts) -> Iterator[Finding]:
+    splits = facts.frame["split"]
+    if not (splits == "train").any():
+        return
+    known = {name for label in facts.frame["label"][splits == "train"] for name in names_of(label)}
+    strange = {
+        index: [name for name in names_of(label) if name not in known]
+        for index, label in enumerate(facts.frame["label"])
+        if any(name not in known for name in names_of(label))
+    }
+    if strange:
+        names = sorted({name for found in strange.values() for name in found})
+        message = f"{len(strange)} rows outside of training have labels that it lacks: {', '.join(map(repr, names))}."
+        yield Finding("label-unknown", message, facts.where(list(strange)))
+
+
+def _near_equal(facts: Facts) -> Iterator[Finding]:
+    sizes = _sizes(facts)
+    groups = near_equal_names(sizes)
+    if groups:
+        shown = tuple(" = ".join(f"{name!r} ({sizes[name]})" for name in group) for group in groups)
+        yield Finding("label-near-equal", f"{len(groups)} classes are written in several ways.", shown)
+
+
+def _conflicts(facts: Facts) -> Iterator[Finding]:
+    """Equal inputs with different labels; of near copies images, and texts that are the same but for punctuation."""
+    near = facts.links["nearly equal"]
+    if facts.modality == "text":
+        texts = [plain(text) for text in pair_texts(facts.frame)]
+        near = near[[texts[i] == texts[j] for i, j in near]] if len(near) else near
+    pairs = np.unique(np.concatenate([facts.links["equal"], near]), axis=0)
+    spread = _spread(facts)
+    against = np.array([pair for pair in pairs if _differ(facts.frame["label"], pair, spread)], dtype=int).reshape(
+        -1, 2
+    )
+    if len(against):
+        message = f"{len(against)} pairs of equal or nearly equal inputs have different labels."
+        yield Finding("label-conflict", message, facts.pairs_in_words(against))
+
+
+def _spread(facts: Facts) -> float:
+    """For numbers: a quarter of their standard deviation counts as a contradiction."""
+    if facts.task.type != "regression":
+        return 0.0
+    return 0.25 * float(np.std(np.concatenate([np.ravel(label) for label in facts.frame["label"].dropna()])))
+
+
+def _differ(labels: pd.Series, pair: np.ndarray, spread: float) -> bool:
+    first, second = labels.iloc[pair[0]], labels.iloc[pair[1]]
+    if first is None or second is None or pd.isna(np.ravel(first)).any() or pd.isna(np.ravel(second)).any():
+        return False
+    if isinstance(first, str) or (isinstance(first, list) and all(isinstance(name, str) for name in [*first, *second])):
+        return set(np.ravel(first)) != set(np.ravel(second))
+    return bool(np.abs(np.ravel(first) - np.ravel(second)).max() > spread)
+
+
+def _numbers(facts: Facts) -> Iterator[Finding]:
+    """Numbers taken for classes, and whole numbers with few values taken for quantities."""
+    if facts.config.task is not None:
+        return
+    if facts.task.type == "single_label" and all(number(name) is not None for name in facts.task.names):
+        names = ", ".join(facts.task.names[:8]) + (", …" if len(facts.task.names) > 8 else "")
+        yield Finding("label-numbers", f"The numbers {names} are read as {len(facts.task.names)} classes.")
+    if facts.task.type == "regression" and facts.task.head_size == 1:
+        values = set(facts.frame["label"].dropna())
+        if len(values) <= MOST_CODES and all(float(value).is_integer() for value in values):
+            yield Finding("label-numbers", f"The {len(values)} different whole numbers are read as quantities.")

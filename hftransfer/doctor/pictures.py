@@ -1,0 +1,84 @@
+"""Checks of image files, from one look at each."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hftransfer.doctor.facts import Facts
+from hftransfer.doctor.findings import Finding
+
+BLANK_CONTRAST = 3.0
+LONG_SHAPE = 2.5
+# JPEG files with several pictures (MPO) are what many phones write; the first is the photo.
+SAME_FORMAT = {"MPO": "JPEG"}
+
+
+def check_images(facts: Facts, input_size: int) -> Iterator[Finding]:
+    """Findings about the files themselves; `input_size` is the side in pixels that the model reads."""
+    looks = facts.looks
+    broken = [index for index, look in enumerate(looks) if look.fault]
+    if broken:
+        named = tuple(f"{facts.frame['where'].iloc[index]}: {looks[index].fault}" for index in broken)
+        yield Finding("image-broken", f"{len(broken)} of {len(looks)} images cannot be decoded.", named)
+    good = [index for index, look in enumerate(looks) if not look.fault]
+    yield from _suffixes(facts, good)
+    yield from _counted(facts, "image-animated", [i for i in good if _is_animation(facts, i)], "hold several frames")
+    turned = [index for index in good if looks[index].orientation != 1]
+    yield from _counted(facts, "image-rotated", turned, "are stored turned and set upright by their EXIF note")
+    yield from _modes(facts, good)
+    yield from _sizes(facts, good, input_size)
+    blank = [index for index in good if looks[index].thumbnail.std() < BLANK_CONTRAST]
+    yield from _counted(facts, "image-blank", blank, "are nearly blank")
+
+
+def _counted(facts: Facts, id_: str, rows: list[int], what: str) -> Iterator[Finding]:
+    if rows:
+        yield Finding(id_, f"{len(rows)} of {len(facts.looks)} images {what}.", facts.where(rows))
+
+
+def _is_animation(facts: Facts, index: int) -> bool:
+    return facts.looks[index].frames > 1 and facts.looks[index].format not in SAME_FORMAT
+
+
+def _suffixes(facts: Facts, good: list[int]) -> Iterator[Finding]:
+    wrong = []
+    for index in good:
+        path, found = facts.frame["input"].iloc[index], facts.looks[index].format
+        expected = format_of(path) if isinstance(path, str) else None
+        if expected and expected != SAME_FORMAT.get(found, found):
+            wrong.append(f"{facts.frame['where'].iloc[index]}: its content is {found}")
+    if wrong:
+        message = f"{len(wrong)} of {len(facts.looks)} images are of another format than their suffix says."
+        yield Finding("image-suffix", message, tuple(wrong))
+
+
+def format_of(path: str) -> str | None:
+    """The format that a file's suffix stands for, in Pillow's words."""
+    Image.init()
+    return Image.registered_extensions().get(Path(path).suffix.lower())
+
+
+def _modes(facts: Facts, good: list[int]) -> Iterator[Finding]:
+    odd = [index for index in good if facts.looks[index].mode != "RGB"]
+    counts = Counter(facts.looks[index].mode for index in odd)
+    modes = ", ".join(f"{mode} {count}" for mode, count in counts.most_common())
+    yield from _counted(facts, "image-mode", odd, f"are not plain RGB ({modes})")
+
+
+def _sizes(facts: Facts, good: list[int], input_size: int) -> Iterator[Finding]:
+    if not good:
+        return
+    sizes = np.array([facts.looks[index].size for index in good])
+    short, long = sizes.min(1), sizes.max(1)
+    median = int(np.median(short))
+    for id_, which, what in (
+        ("image-small", short < input_size / 2, f"are smaller than half of the model's {input_size} px"),
+        ("image-large", short > 4 * input_size, f"are larger than four times the model's {input_size} px"),
+    ):
+        rows = [index for index, chosen in zip(good, which, strict=True) if chosen]
+        yield from _counted(facts, id_, rows, f"{what} (short side, median of all: {median} px)")
+    rows = [index for index, chosen in zip(good, long > LONG_SHAPE * short, strict=True) if chosen]
+    yield from _counted(facts, "image-shape", rows, f"are more than {LONG_SHAPE} times as long as wide")
