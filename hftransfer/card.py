@@ -142,9 +142,10 @@ def _label_counts(run: RecordedRun) -> dict[str, int]:
 
 
 def _weakest(per_class: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Up to three classes of lowest F1 whose interval lies below the best class's value, the lowest first."""
+    """Up to three classes whose F1, interval and all, lies below that of the middle class; the lowest first."""
     rated = sorted((row for row in per_class if "f1" in row), key=lambda row: row["f1"]["value"])
-    return [row for row in rated[:3] if row["f1"]["high"] < rated[-1]["f1"]["value"]]
+    middle = np.median([row["f1"]["value"] for row in rated]) if rated else 0.0
+    return [row for row in rated[:3] if row["f1"]["high"] < middle]
 
 
 def _confusion(run: RecordedRun, part: Part) -> list[list[int]] | None:

@@ -4,6 +4,7 @@ A few held-out raw inputs go through plain `transformers.pipeline` in a fresh pr
 its probabilities are compared with those that `predictions.parquet` recorded.
 """
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pandas as pd
 
 from hftransfer.errors import UserError
 from hftransfer.evaluation.recorded import Part, RecordedRun
-from hftransfer.run_folder import write_json
+from hftransfer.run_folder import read_json, write_json
 from hftransfer.tasks import Task
 
 ROWS = 16
@@ -57,9 +58,28 @@ def certify(folder: str | Path, rows: int = ROWS) -> dict[str, Any]:
     run = RecordedRun.open(folder)
     part = _sample(run, rows)
     stages = [through_pipeline(run, part)]
-    certificate = {"rows": len(part), "stages": [asdict(stage) for stage in stages]}
+    certificate = {
+        "rows": len(part),
+        "weights": weights_digest(run.folder),
+        "stages": [asdict(stage) for stage in stages],
+    }
     write_json(run.folder / "certificate.json", certificate)
     return certificate
+
+
+def certified(folder: str | Path) -> dict[str, Any]:
+    """The run's certificate: the stored one while the weights are the same, else a new one (see `certify`)."""
+    file = RecordedRun.open(folder).folder / "certificate.json"
+    stored = read_json(file) if file.is_file() else {}
+    return stored if stored.get("weights") == weights_digest(folder) else certify(folder)
+
+
+def weights_digest(folder: str | Path) -> str:
+    """A hash of the saved model's tensor files."""
+    digest = hashlib.sha256()
+    for file in sorted((Path(folder) / "model").glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def check(certificate: dict[str, Any]) -> None:
@@ -103,7 +123,7 @@ def _sample(run: RecordedRun, rows: int) -> Part:
     frame = part.frame
     there = frame["input"].astype(bool).to_numpy()
     if run.about["modality"] == "image":
-        there &= np.array([Path(value).is_file() for value in frame["input"]])
+        there = there & np.array([Path(value).is_file() for value in frame["input"]])
     usable = np.flatnonzero(there)
     if not len(usable):
         raise UserError(f"None of the inputs of {run.folder} can be read again: keep its data where they were.")

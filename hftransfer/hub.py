@@ -15,8 +15,8 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import validate_repo_id
 
-from hftransfer.card import blanks, certificate_of, hub_source, public_config, render_card, shown_source
-from hftransfer.certificate import certify, check
+from hftransfer.card import blanks, hub_source, public_config, render_card, shown_source
+from hftransfer.certificate import certified, check
 from hftransfer.errors import UserError
 from hftransfer.evaluation.recorded import RecordedRun
 from hftransfer.run_folder import write_json
@@ -62,7 +62,7 @@ def push(
     run = RecordedRun.open(folder)
     _check_name(repo_id)
     if not adapter:
-        check(certificate_of(run.folder) or certify(run.folder))
+        check(certified(run.folder))
     with tempfile.TemporaryDirectory() as place:
         staged = Path(place) / "repository"
         write_repository(run, staged, repo_id, adapter)

@@ -10,6 +10,7 @@ import pytest
 import transformers
 from huggingface_hub import HfApi
 
+from hftransfer.certificate import weights_digest
 from hftransfer.checkpoints import ModelConfig, load_checkpoint, save_model
 from hftransfer.errors import UserError
 from hftransfer.evaluation.recorded import RecordedRun
@@ -31,8 +32,13 @@ def run_folder(tmp_path_factory):
     checkpoint = load_checkpoint(ModelConfig(name=str(tiny.TEXT_FAMILIES["bert"](root / "bert"))), "text", SINGLE)
     (folder / "model" / "model.safetensors").unlink()
     save_model(checkpoint.model, checkpoint.processor, folder / "model")
-    write_json(folder / "certificate.json", {"rows": 16, "stages": [PASSED | {"disagreements": []}]})
+    certificate(folder, PASSED | {"disagreements": []})
     return folder
+
+
+def certificate(folder: Path, stage: dict) -> None:
+    stored = {"rows": 16, "weights": weights_digest(folder), "stages": [stage]}
+    write_json(folder / "certificate.json", stored)
 
 
 def in_process(code: str, hub: LocalHub, home: Path, token: str | None = None) -> dict:
@@ -261,7 +267,7 @@ def test_disagreement_stops_the_push(run_folder, tmp_path):
     copy = tmp_path / "run"
     subprocess.run(["cp", "-r", str(run_folder), str(copy)], check=True)
     failed = PASSED | {"disagreements": ["row-0500"], "max_difference": 0.4}
-    write_json(copy / "certificate.json", {"rows": 16, "stages": [failed]})
+    certificate(copy, failed)
     with pytest.raises(UserError, match=r"otherwise through pipeline .*: 1 of 16 labels differ \(rows row-0500;"):
         push(copy, "me/topics", dry_run=tmp_path / "repo")
     assert not (tmp_path / "repo").exists()

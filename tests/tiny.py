@@ -339,7 +339,7 @@ def text_table(
 
     The words tell the label: `topic0`, `topic1`, … for single-label; several of them joined by "|" for multi-label; for
     regression a float from 0 to 1, the share of topic 0. With `pairs` the label is `same`/`different` (the topics of
-    the two texts), the same as a float, or the topics of both.
+    the two texts), how alike their shares of topic 0 are, or the topics of both.
     """
     rng = random.Random(seed)
     make_row = _PAIR_ROWS[task] if pairs else _ROWS[task]
@@ -372,8 +372,9 @@ def _pair(topic, classes, rng, protein):
 
 
 def _pair_score(topic, classes, rng, protein):
-    first, second, label = _pair(topic, classes, rng, protein)
-    return first, second, float(label == "same")
+    """How alike the shares of topic 0 in two texts are: 0 to 1 in quarters."""
+    (first, share), (second, other) = (_score(topic, classes, rng, protein) for _ in range(2))
+    return first, second, 1 - abs(share - other)
 
 
 def _pair_multi(topic, classes, rng, protein):

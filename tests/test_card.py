@@ -1,0 +1,150 @@
+"""The model card says what the run folder holds, nothing more, and marks what only a person knows."""
+
+import json
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from hftransfer.card import BLANK, blanks, card_facts, render_card, table_cell, write_card
+from hftransfer.errors import UserError
+from hftransfer.evaluation.recorded import RecordedRun
+from hftransfer.run_folder import write_json
+from hftransfer.strategies import STRATEGIES
+from hftransfer.tasks import Task
+from tests.run_folders import MULTI, SINGLE, VALUES, make_run
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+def card_of(folder, **options) -> str:
+    return render_card(RecordedRun.open(folder), **options)
+
+
+def change(file, **values) -> None:
+    write_json(file, json.loads(file.read_text()) | values)
+
+
+def rows_of(card: str, heading: str) -> dict[str, list[str]]:
+    """The table that begins with `heading`: first cell -> the others."""
+    table = card.split(f"| {heading} |")[1].split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
+    return {first: rest for first, *rest in cells}
+
+
+@pytest.mark.parametrize("task", [SINGLE, MULTI, VALUES])
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_every_kind_has_a_card_whose_numbers_are_the_run_s(task, modality, tmp_path):
+    folder = make_run(tmp_path / "run", task, modality, rows=60)
+    card = write_card(folder, "me/model").read_text()
+    metrics = json.loads((folder / "metrics.json").read_text())["test"]
+    table = rows_of(card, "metric")
+    assert set(table) == {name.replace("_", " ") for name in metrics}
+    for name, found in metrics.items():
+        value, span, rows = table[name.replace("_", " ")]
+        assert float(value) == pytest.approx(found["value"], abs=6e-4) and int(rows) == found["n"]
+        assert [float(end) for end in span.split(" to ")] == pytest.approx([found["low"], found["high"]], abs=6e-4)
+    assert f'pipeline("{modality}-classification", "me/model")' in card
+    assert "{{" not in card and "None" not in card.replace("top_k=None", "") and "\n\n\n" not in card
+
+
+def test_hub_reads_its_metadata(tmp_path):
+    folder = make_run(tmp_path / "topics", rows=60, strategy="lora")
+    about = json.loads((folder / "run.json").read_text())
+    change(folder / "run.json", checkpoint=about["checkpoint"] | {"source": f"google-bert/bert-base-uncased@{SHA}"})
+    data = ModelCard(card_of(folder)).data
+    assert data.library_name == "transformers" and data.pipeline_tag == "text-classification"
+    assert data.base_model == "google-bert/bert-base-uncased" and "lora" in data.tags
+    accuracy = json.loads((folder / "metrics.json").read_text())["test"]["accuracy"]
+    result = next(found for found in data.eval_results if found.metric_type == "accuracy")
+    assert result.metric_value == pytest.approx(accuracy["value"], abs=1e-6) and result.dataset_split == "test"
+    assert f"{accuracy['low']:.3f} to {accuracy['high']:.3f}" in result.metric_name
+
+
+def test_local_base_is_no_base_model_of_the_hub(tmp_path):
+    folder = make_run(tmp_path / "run", rows=40)
+    about = json.loads((folder / "run.json").read_text())
+    change(folder / "run.json", checkpoint=about["checkpoint"] | {"source": "/home/somebody/models/bert"})
+    (folder / "config.yaml").write_text("data: {train: /home/somebody/data.csv}\nmodel: {name: ~/models/bert}\n")
+    card = card_of(folder)
+    assert ModelCard(card).data.base_model is None and "Made from `bert`" in card
+    assert "somebody" not in card and "train: data.csv" in card
+
+
+def test_confusion_matrix_counts_the_predictions(tmp_path):
+    folder = make_run(tmp_path / "run", signal=1.5)
+    part = RecordedRun.open(folder).part("test")
+    table = rows_of(card_of(folder), "true \\ predicted")
+    guesses = part.scores.argmax(1)
+    for index, name in enumerate(SINGLE.names):
+        expected = [int(((part.targets == index) & (guesses == other)).sum()) for other in range(4)]
+        assert [int(cell) for cell in table[name]] == expected
+    (true, guess, rows), *_ = card_facts(RecordedRun.open(folder))["mistakes"]
+    assert f"Most frequent mistakes: {true} taken for {guess} ({rows})" in card_of(folder)
+
+
+def test_matrix_of_many_classes_is_left_out(tmp_path):
+    many = Task("single_label", tuple(f"class{index}" for index in range(13)))
+    assert "true \\ predicted" not in card_of(make_run(tmp_path / "run", many, rows=60))
+
+
+def test_weak_class_is_named_and_equal_ones_are_not(tmp_path):
+    folder = make_run(tmp_path / "run", rows=60)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert "Known weak points" not in card_of(folder)
+    worst = metrics["per_class"]["test"][2]
+    worst["f1"] = {"value": 0.2, "low": 0.1, "high": 0.35, "n": 20}
+    write_json(folder / "metrics.json", metrics)
+    assert f"**Known weak points.** {worst['name']}: F1 0.200 (0.100 to 0.350)." in card_of(folder)
+
+
+def test_run_without_test_part_says_what_its_numbers_are(tmp_path):
+    folder = make_run(tmp_path / "run", rows=60)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    del metrics["test"], metrics["per_class"]["test"]
+    write_json(folder / "metrics.json", metrics)
+    card = card_of(folder)
+    assert "On the validation part: this part chose the best checkpoint: expect it to flatter." in card
+    assert "which neither trained nor chose anything" not in card
+
+
+def test_blanks_are_marked_and_listed(tmp_path):
+    card = card_of(make_run(tmp_path / "run", rows=40))
+    found = blanks(card)
+    assert len(found) == card.count(BLANK) == 6
+    assert {"Intended use", "Source and licence of the data"} <= set(found)
+    assert len(blanks(card.replace(f"Intended use: {BLANK}", "Intended use: sorting mail"))) == 5
+
+
+def test_certificate_is_shown(tmp_path):
+    folder = make_run(tmp_path / "run", rows=40)
+    assert "Same answer everywhere" not in card_of(folder)
+    stage = {"name": "pipeline", "max_difference": 2e-7, "label_agreement": 1.0, "seconds_per_input": 0.012}
+    write_json(folder / "certificate.json", {"rows": 16, "stages": [stage]})
+    assert rows_of(card_of(folder), "form")["pipeline"] == ["2.0e-07", "100 %", "12"]
+
+
+def test_labels_cannot_break_the_page(tmp_path):
+    nasty = Task("single_label", ("a|b", "<script>x</script>", "[click](http://x)", "two\nlines"))
+    card = card_of(make_run(tmp_path / "run", nasty, rows=60))
+    body = card.split("---\n", 2)[2].split("```yaml")[0]
+    assert "<script>" not in body and "[click]" not in body
+    lines = [line for line in body.splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in lines) and len(rows_of(card, "class")) == 4
+    assert table_cell("a|b\n<c>") == r"a\|b \<c\>"
+
+
+def test_config_in_the_card_is_valid_yaml(tmp_path):
+    folder = make_run(tmp_path / "run", rows=40)
+    stored = yaml.safe_load((folder / "config.yaml").read_text())
+    assert yaml.safe_load(card_of(folder).split("```yaml\n")[1].split("```")[0]) == stored
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_names_its_paper(strategy, tmp_path):
+    assert "arXiv:" in card_of(make_run(tmp_path / "run", rows=40, strategy=strategy)).split("## How to use")[0]
+
+
+def test_folder_that_is_no_run(tmp_path):
+    with pytest.raises(UserError, match="There is no run at"):
+        write_card(tmp_path / "nothing")
