@@ -22,7 +22,8 @@ class Machine:
     """Where and how forward passes run: decided once a run (see `compute.py`) and said in the log."""
 
     device: torch.device
-    autocast: torch.dtype | None = None  # None computes in float32
+    autocast: torch.dtype | None = None  # of passes without gradients; None computes in float32
+    train_in_bf16: bool = False
     workers: int = 0
     batch_size: int = 32
     rank: int = 0
@@ -97,7 +98,10 @@ def passes(
         pin_memory=machine.device.type == "cuda",
     )  # fmt: skip
     hidden = machine.rank > 0 or len(batches) < 2
-    with torch.inference_mode(), tqdm(total=len(positions), desc=title, unit="row", disable=hidden or None, leave=False) as bar:
+    with (
+        torch.inference_mode(),
+        tqdm(total=len(positions), desc=title, unit="row", disable=hidden or None, leave=False) as bar,
+    ):
         for batch_positions, batch in loader:
             with machine.context():
                 result = forward(machine.place(batch))

@@ -137,8 +137,15 @@ def _about(work: Work, record: Record, predictions: Predictions) -> dict[str, An
         "versions": versions(),
         "seed": work.config.seed,
         "world_size": work.machine.world_size,
-        "precision": "bf16" if work.machine.autocast else "fp32",
+        "precision": {
+            "inference": _precision(work.machine.autocast),
+            "training": _precision(work.machine.train_in_bf16),
+        },
         "data": {"fingerprint": work.data.fingerprint, "counts": counts, "skipped": work.data.skipped},
         "hardware": compute.hardware(work.machine.device),
         "peak_memory_bytes": compute.peak_memory(work.machine.device),
     }
+
+
+def _precision(bf16: object) -> str:
+    return "bf16" if bf16 else "fp32"

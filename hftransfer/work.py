@@ -110,26 +110,31 @@ def _machine(
 ) -> Machine:
     """Precision and batch size by trial on the real network and real rows; remembered for equal runs later."""
     threads = compute.thread_plan(device, world)
+    model = checkpoint.model
 
-    def trial() -> dict[str, Any]:
-        batch = {name: value.to(device) for name, value in modality.collate(items[:16]).items()}
-        precision = compute.measure_precision(checkpoint.model, batch, device)
+    def make_batch(rows: int) -> dict[str, torch.Tensor]:
+        chosen = [items[i % len(items)] for i in range(rows)]
+        return {name: value.to(device) for name, value in modality.collate(chosen).items()}
 
-        def make_batch(rows: int) -> dict[str, torch.Tensor]:
-            chosen = [items[i % len(items)] for i in range(rows)]
-            return {name: value.to(device) for name, value in modality.collate(chosen).items()}
+    def inference() -> dict[str, Any]:
+        precision = compute.measure_precision(model, make_batch(16), device)
+        size = compute.batch_size_for_inference(model, make_batch, device, precision)
+        return {"precision": precision, "batch_size": size}
 
-        return {
-            "precision": precision,
-            "batch_size": compute.batch_size_for_inference(checkpoint.model, make_batch, device, precision),
-        }
+    def training() -> dict[str, Any]:
+        return {"precision": compute.measure_precision(model, make_batch(16), device, training=True)}
 
-    key = f"{checkpoint.weights_hash}-{compute.device_name(device)}-{threads.threads}-{type(checkpoint.model).__name__}"
-    found = compute.remembered(key, trial)
-    bf16 = found["precision"] == "bf16" if config.training.bf16 is None else config.training.bf16
+    key = f"{checkpoint.weights_hash}-{compute.device_name(device)}-{threads.threads}-{modality.settings()}"
+    found = compute.remembered(f"inference-{key}", inference)
+    wanted = config.training.bf16
+    forward_bf16 = found["precision"] == "bf16" if wanted is None else wanted
+    trains = config.strategy.defaults(modality.name) is not None
+    if wanted is None and trains:
+        wanted = compute.remembered(f"training-{key}", training)["precision"] == "bf16"
     return Machine(
-        device, torch.bfloat16 if bf16 else None, threads.workers, found["batch_size"], world.rank, world.size
-    )
+        device, torch.bfloat16 if forward_bf16 else None, bool(wanted), threads.workers, found["batch_size"],
+        world.rank, world.size,
+    )  # fmt: skip
 
 
 # --- head, plan, training ---------------------------------------------------------------------------------------------
