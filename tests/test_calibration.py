@@ -50,8 +50,17 @@ def test_the_order_of_classes_stays_and_log_loss_falls():
 
 
 def test_a_temperature_at_the_limit_is_said(caplog):
-    fit_temperature(SINGLE, np.eye(4) * 0.1, np.arange(4))
-    assert "ends at its limit, 0.05: 4 rows do not determine it" in caplog.text
+    fit_temperature(SINGLE, np.eye(4), np.roll(np.arange(4), 1))  # worse than guessing
+    assert "ends at its limit, 20: 4 rows do not determine it" in caplog.text
+
+
+@pytest.mark.parametrize("rows", [20, 200])
+def test_rows_that_are_all_right_do_not_make_certainty(rows):
+    targets = np.arange(rows) % 4
+    logits = 3 * np.eye(4)[targets]
+    temperature = fit_temperature(SINGLE, logits, targets)
+    confidence = apply_temperature(SINGLE, logits, temperature).max(1)
+    assert confidence == pytest.approx(1 - 0.75 / (rows + 2), abs=1e-3)
 
 
 def test_values_have_no_temperature():

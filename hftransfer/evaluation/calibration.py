@@ -25,6 +25,9 @@ _COLDEST, _HOTTEST = 0.05, 20.0
 def fit_temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> float:
     """The temperature with the lowest negative log-likelihood, within 0.05..20; 1 for regression.
 
+    A share of 1 / (N + 2) of each target goes to all classes alike: on a few rows that are all right, the bare likelihood
+    is best at endless confidence (Platt 1999, "Probabilistic outputs for support vector machines", sec. 2.2).
+
     Args:
         logits: (N, C) of rows that the weights were not trained on.
         targets: as `Task.encode_all` gives them.
@@ -32,8 +35,11 @@ def fit_temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> floa
     if task.type == "regression":
         return 1.0
 
+    doubt = 1 / (len(logits) + 2)
+
     def loss(log_temperature: float) -> float:
-        return row_losses(task, targets, apply_temperature(task, logits, np.exp(log_temperature))).mean()
+        scores = apply_temperature(task, logits, np.exp(log_temperature))
+        return (1 - doubt) * row_losses(task, targets, scores).mean() + doubt * _indifferent_loss(task, scores)
 
     found = minimize_scalar(loss, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
     temperature = float(np.exp(found.x))
@@ -42,6 +48,12 @@ def fit_temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> floa
             "The temperature ends at its limit, %.3g: %d rows do not determine it.", temperature, len(logits)
         )
     return temperature
+
+
+def _indifferent_loss(task: Task, scores: np.ndarray) -> float:
+    """The loss if every class, or every label's yes and no, were equally often true."""
+    sides = (scores,) if task.type == "single_label" else (scores, 1 - scores)
+    return float(-np.mean([np.log(np.clip(side, np.finfo(float).tiny, None)) for side in sides]))
 
 
 def apply_temperature(task: Task, logits: np.ndarray, temperature: float) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from hftransfer.errors import UserError
 from hftransfer.run_folder import open_run, read_json
@@ -55,6 +56,11 @@ class RecordedRun:
         return read_json(self.folder / "run.json")
 
     @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration as plain values."""
+        return yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+
+    @cached_property
     def metrics(self) -> dict[str, Any]:
         return read_json(self.folder / "metrics.json")
 
@@ -85,17 +91,29 @@ class RecordedRun:
         return sum(file.stat().st_size for file in (self.folder / "model").rglob("*") if file.is_file())
 
     @cached_property
+    def splits(self) -> pd.DataFrame:
+        """Every row of the data: id, split, group, label, input."""
+        return pd.read_parquet(self.folder / "splits.parquet")
+
+    @property
+    def train_rows(self) -> dict[str, int]:
+        """Training rows of each class, or of each label; empty for regression."""
+        if self.task.type == "regression":
+            return {}
+        found = self.splits.loc[self.splits["split"] == "train", "label"].explode().value_counts()
+        return {name: int(found.get(name, 0)) for name in self.task.names}
+
+    @cached_property
     def _predictions(self) -> pd.DataFrame:
-        """Predictions beside the group and the input of each row."""
-        splits = pd.read_parquet(self.folder / "splits.parquet")
-        columns = [name for name in ("id", "group", "input", "input_pair") if name in splits]
-        return pd.read_parquet(self.folder / "predictions.parquet").merge(splits[columns], on="id", how="left")
+        return self._with_inputs(pd.read_parquet(self.folder / "predictions.parquet"))
+
+    def _with_inputs(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Beside each row its group and its input."""
+        columns = [name for name in ("id", "group", "input", "input_pair") if name in self.splits]
+        return table.merge(self.splits[columns], on="id", how="left")
 
     def part(self, split: str) -> Part:
-        """The rows of a split that have a prediction from a model that did not train on them.
-
-        Raises `UserError` when the run has no rows of this split.
-        """
+        """The predicted rows of a split. Raises `UserError` when the run has none."""
         table = self._predictions
         rows = table[table["split"] == split].reset_index(drop=True)
         if rows.empty:
@@ -108,8 +126,7 @@ class RecordedRun:
         path = self.folder / "oof.parquet"
         if not path.is_file():
             return None
-        splits = pd.read_parquet(self.folder / "splits.parquet").drop(columns=["label", "split"])
-        return self._as_part(pd.read_parquet(path).merge(splits, on="id", how="left"))
+        return self._as_part(self._with_inputs(pd.read_parquet(path)))
 
     def _as_part(self, rows: pd.DataFrame) -> Part:
         labels = [plain_label(label) for label in rows["label"]]
