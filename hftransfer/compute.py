@@ -153,7 +153,7 @@ def thread_plan(device: "torch.device", world: World = World(), batch_bytes: int
     workers = 0 if device.type == "cpu" else min(8, share - 1, _shared_memory_bytes() // (3 * batch_bytes))
     logger.info("Threads: %d, data loading workers: %d (%d cores a process)", threads, workers, share)
     if threads < share and asked:
-        logger.info("OMP_NUM_THREADS=%s leaves %d cores idle; launchers set it to 1", asked, share - threads)
+        logger.info("OMP_NUM_THREADS=%s leaves %d of %d cores idle (launchers set it)", asked, share - threads, share)
     return ThreadPlan(threads, workers)
 
 
