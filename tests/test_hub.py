@@ -94,6 +94,10 @@ for name, kind, revision in [
         answer[name] = [found.source, type(found.model).__name__, found.weights_hash]
     except UserError as error:
         answer[name + str(revision or "")] = str(error)
+answer["architecture"] = load_checkpoint(ModelConfig(name="test_resnet"), "image", task).source
+from huggingface_hub import constants
+constants.HF_HUB_OFFLINE = True
+answer["offline"] = load_checkpoint(ModelConfig(name="bert-base-tiny"), "text", task).source
 """
 
 
@@ -102,8 +106,9 @@ def test_hub_ids_load_and_wrong_ones_are_named(tmp_path):
         timm = tiny.VISION_FAMILIES["timm-resnet"](tmp_path / "timm")
         vit = tiny.VISION_FAMILIES["vit"](tmp_path / "vit")
         repo = hub.add("timm/tiny_resnet.a1_in1k", timm)
-        hub.add("bert-base-tiny", tiny.TEXT_FAMILIES["bert"](tmp_path / "bert"))
+        bert = hub.add("bert-base-tiny", tiny.TEXT_FAMILIES["bert"](tmp_path / "bert"))
         hub.add("google/vit-tiny", vit)
+        tag = hub.add("timm/test_resnet.r160_in1k", tiny.timm_checkpoint("test_resnet", {}, 160)(tmp_path / "tag"))
         hub.add("meta/gated", vit, gated=True)
         found = in_process(LOAD, hub, tmp_path / "home")["answer"]
     task = SINGLE.__class__("single_label", ("a", "b", "c"))
@@ -114,6 +119,8 @@ def test_hub_ids_load_and_wrong_ones_are_named(tmp_path):
     assert found["google/vit-tiny"][1] == "ViTForImageClassification"
     assert found["google/vit-tny"].startswith("There is no model 'google/vit-tny' on the Hub, or it is private")
     assert found["meta/gated"].startswith("meta/gated is gated: accept its terms on https://huggingface.co/meta/gated")
+    assert found["architecture"] == f"timm/test_resnet.r160_in1k@{tag.sha}"  # a bare name means timm's own weights
+    assert found["offline"] == f"bert-base-tiny@{bert.sha}"  # from the cache
     assert found["google/vit-tinyv9"] == "google/vit-tiny on the Hub has no revision 'v9'."
 
 

@@ -58,7 +58,7 @@ def _hf_vision(name: str, settings: dict, processor: str = "ViTImageProcessor") 
     return make
 
 
-def _timm(architecture: str, model_args: dict, size: int = SIZE) -> Callable[[Path], Path]:
+def timm_checkpoint(architecture: str, model_args: dict, size: int = SIZE) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         torch.manual_seed(0)
         model = timm.create_model(architecture, pretrained=False, num_classes=OLD_LABELS, **model_args)
@@ -129,14 +129,14 @@ VISION_FAMILIES: dict[str, Callable[[Path], Path]] = {
         },
         "EfficientNetImageProcessor",
     ),
-    "timm-resnet": _timm("resnet10t", {"layers": [1, 1, 1, 1], "channels": [8, 12, 16, 24], "stem_width": 8}),
-    "timm-vgg": _timm("vgg11", {"mlp_ratio": 0.005}),
-    "timm-efficientnet": _timm("test_efficientnet", {}),
-    "timm-vit": _timm(
+    "timm-resnet": timm_checkpoint("resnet10t", {"layers": [1, 1, 1, 1], "channels": [8, 12, 16, 24], "stem_width": 8}),
+    "timm-vgg": timm_checkpoint("vgg11", {"mlp_ratio": 0.005}),
+    "timm-efficientnet": timm_checkpoint("test_efficientnet", {}),
+    "timm-vit": timm_checkpoint(
         "vit_tiny_patch16_224", {"img_size": SIZE, "patch_size": 8, "depth": 3, "embed_dim": 32, "num_heads": 2}
     ),
-    "timm-convnext": _timm("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 12, 16, 24]}),
-    "timm-mobilenetv3": _timm("mobilenetv3_small_050", {}),
+    "timm-convnext": timm_checkpoint("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 12, 16, 24]}),
+    "timm-mobilenetv3": timm_checkpoint("mobilenetv3_small_050", {}),
 }
 
 
