@@ -25,6 +25,7 @@ PAPERS = {
     "scratch": "the baseline without transfer: He et al. 2019, arXiv:1811.08883",
 }
 BLANK = "[to be filled in]"
+PARTS = ("train", "validation", "test")
 MOST_CLASSES = 12  # a confusion matrix with more columns cannot be read on a page of text
 
 
@@ -82,7 +83,7 @@ def card_facts(run: RecordedRun) -> dict[str, Any]:
         "confusion": _confusion(run, part),
         "mistakes": _mistakes(run, part),
         "calibration": _calibration(run, part),
-        "counts": about["data"]["counts"],
+        "counts": {part: rows for part in PARTS if (rows := about["data"]["counts"].get(part))},
         "labels": _label_counts(run),
         "grouped": part.groups is not None,
         "paper": PAPERS.get(about["strategy"]),
@@ -111,13 +112,13 @@ def shown_source(source: str) -> str:
 
 
 def public_config(folder: Path) -> dict[str, Any]:
-    """The run's configuration without the folders of the machine it was made on."""
+    """The run's configuration without what was left open and the folders of the machine it was made on."""
     return _without_folders(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
 
 
 def _without_folders(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_folders(inner) for key, inner in value.items()}
+        return {key: _without_folders(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list):
         return [_without_folders(inner) for inner in value]
     is_path = isinstance(value, str) and (Path(value).is_absolute() or value.startswith(("~", "..")))

@@ -140,6 +140,17 @@ def test_config_in_the_card_is_valid_yaml(tmp_path):
     assert yaml.safe_load(card_of(folder).split("```yaml\n")[1].split("```")[0]) == stored
 
 
+@pytest.mark.parametrize(
+    ("trainable", "words"),
+    [
+        ((0, 0, 0, 300), "12 % of the parameters were trained: those of classifier."),
+        ((0, 700, 700, 300), "71 % of the parameters were trained, from layer.0 to classifier."),
+    ],
+)
+def test_what_was_trained_is_read_from_the_receipt(trainable, words, tmp_path):
+    assert words in card_of(make_run(tmp_path / "run", rows=40, trainable=trainable))
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_names_its_paper(strategy, tmp_path):
     assert "arXiv:" in card_of(make_run(tmp_path / "run", rows=40, strategy=strategy)).split("## How to use")[0]
