@@ -20,9 +20,8 @@ Batch = dict[str, Tensor]
 
 
 def skeleton_of(batch: Batch) -> Batch:
-    """The batch without its pixels, whose shape alone is still looked at during a replay."""
-    blank = {n: torch.zeros((), device=v.device).expand(v.shape) for n, v in batch.items() if n == "pixel_values"}
-    return batch | blank
+    """The batch without its pixels, which the stem alone reads."""
+    return {name: value for name, value in batch.items() if name != "pixel_values"}
 
 
 class _Reached(Exception):
@@ -37,9 +36,11 @@ class Boundary:
         self.blocks = [model.get_submodule(path) for path in ladder.blocks]
         self._template: tuple[list[Any], Any] = ([], None)
         self._stem_shapes: dict[str, torch.Size] = {}
+        self._pixels: torch.Size | None = None
 
     def activations(self, batch: Batch) -> Tensor:
         """The hidden state at the boundary, (B, tokens, width) or (B, channels, height, width); stops there."""
+        self._pixels = batch["pixel_values"].shape[1:] if "pixel_values" in batch else None
         with self._recording(stop=True), torch.inference_mode():
             try:
                 self.model(**batch)
@@ -77,6 +78,8 @@ class Boundary:
 
         def take(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             hidden[:] = [kwargs.pop("boundary")]
+            if self._pixels is not None:  # some models check the shape
+                kwargs["pixel_values"] = hidden[0].new_zeros(()).expand(len(hidden[0]), *self._pixels)
             return args, kwargs
 
         with ExitStack() as stack:

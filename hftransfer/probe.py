@@ -67,7 +67,7 @@ class Probe:
 
 def candidates(model: nn.Module, ladder: Ladder, config: HeadConfig, batch: Batch) -> list[Readout]:
     """The readouts to compare. Raises `UserError` when the family cannot express the one that was asked for."""
-    blocks = _blocks(model, ladder, config)
+    blocks = _blocks(model, ladder, config, batch)
     if config.pooling == "head" or "attention_mask" not in batch:
         poolings = ["head"]
     elif mean_is_exact(model, ladder, batch):
@@ -80,11 +80,11 @@ def candidates(model: nn.Module, ladder: Ladder, config: HeadConfig, batch: Batc
     return [Readout(block, pooling) for block in blocks for pooling in poolings]
 
 
-def _blocks(model: nn.Module, ladder: Ladder, config: HeadConfig) -> list[int]:
+def _blocks(model: nn.Module, ladder: Ladder, config: HeadConfig, batch: Batch) -> list[int]:
     depth = len(ladder.blocks)
     if config.layer == "last" or config.layer == depth:
         return [depth]
-    if not can_be_cut(model, ladder):
+    if not can_be_cut(model, ladder, batch):
         if config.layer == "best":
             log.info("Layer: the last (blocks of %s cannot be taken off a plain model)", type(model).__name__)
             return [depth]

@@ -92,8 +92,9 @@ class Reader:
 
     def __init__(self, model: nn.Module, ladder: Ladder, readouts: list[Readout]):
         self.model, self.readouts = model, readouts
-        self.boundary = Boundary(model, ladder, ladder.head_rung)
-        self.blocks = self.boundary.blocks
+        self.boundary: Boundary | None = None
+        self.ladder = ladder
+        self.blocks = [model.get_submodule(path) for path in ladder.blocks]
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Name -> (B, D). `mean` readouts come as two vectors, `first@` and `mean@`, from which the layer is computed."""
@@ -121,8 +122,15 @@ class Reader:
             return {readout.name: mean, f"first@{readout.block}": hidden[:, 0]}
         if readout.block == len(self.blocks):
             return {}
-        with self.boundary.replaying():
+        with self._tail(batch).replaying():
             return {readout.name: read_features(self.model, skeleton_of(batch) | {"boundary": hidden})}
+
+    def _tail(self, batch: Batch) -> Boundary:
+        """What stands above the blocks, tried on the first batch."""
+        if self.boundary is None:
+            self.boundary = Boundary(self.model, self.ladder, self.ladder.head_rung)
+            self.boundary.activations({name: value[:2] for name, value in batch.items()})
+        return self.boundary
 
 
 def _first_tensor(output: object) -> Tensor:
@@ -132,9 +140,10 @@ def _first_tensor(output: object) -> Tensor:
 # --- the same readouts as plain models --------------------------------------------------------------------------------
 
 
-def can_be_cut(model: nn.Module, ladder: Ladder) -> bool:
-    """Whether blocks can be taken off the end: all alike, and their number stands in the config."""
-    return _depth_field(model, len(ladder.blocks)) is not None
+def can_be_cut(model: nn.Module, ladder: Ladder, batch: Batch) -> bool:
+    """Whether blocks can be taken off the end: their number stands in the config, and the rest reads any block's output."""
+    tail = Boundary(model, ladder, ladder.head_rung)
+    return _depth_field(model, len(ladder.blocks)) is not None and tail.is_exact(batch)
 
 
 def _depth_field(model: nn.Module, depth: int) -> str | None:
@@ -161,7 +170,7 @@ def mean_layer(model: nn.Module, ladder: Ladder) -> nn.Module | None:
     Query = key = 0 makes attention uniform over the unmasked tokens; value = identity and a loud output carry the mean past
     the residual; the feed-forward part is silent and both norms are plain. None where the block has other parts.
     """
-    if not can_be_cut(model, ladder):
+    if _depth_field(model, len(ladder.blocks)) is None:
         return None
     layer = copy.deepcopy(model.get_submodule(ladder.blocks[-1]))
     layer.requires_grad_(False)

@@ -3,19 +3,17 @@
     python scripts/results.py --data-root DATA --out results.jsonl [--jobs 4] [--sets bbc flowers5] [--strategies probe full]
     python scripts/results.py --render results.jsonl > table.md
 
-A run is the plain command `python -m hftransfer train …`; its line in the JSONL file holds the command, the test metric with
-its interval, the wall seconds of the whole process and the share of trainable parameters. Sets under DATA are folders or
+A run is what the command in its line does; the line holds the test metric with its interval, the seconds and the share of
+trainable parameters. Sets under DATA are folders or
 tables as their public sources give them (see SETS); those that are not there are left out and named.
 """
 
 import argparse
 import json
-import shutil
-import subprocess
+import multiprocessing
 import sys
 import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,30 +78,40 @@ def main() -> None:
     if asked.render:
         return print(render([json.loads(line) for line in asked.render.read_text().splitlines()]))
     jobs = [(name, strategy) for name in asked.sets for strategy in asked.strategies]
-    with ThreadPoolExecutor(asked.jobs) as pool, asked.out.open("a") as out:
-        for line in pool.map(lambda job: one_run(*job, asked.data_root, asked.extra, asked.model), jobs):
-            print(json.dumps(line), file=out, flush=True)
-            print(line["set"], line["strategy"], line.get("metric"), f"{line['seconds']:.0f} s", file=sys.stderr)
+    write_lines([(*job, asked.data_root, asked.extra, asked.model) for job in jobs], asked.out, asked.jobs)
+
+
+def write_lines(jobs: list[tuple], out: Path, processes: int) -> None:
+    """Run each job in one of so many processes and append its line as it comes."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool, out.open("a") as file:
+        for done in as_completed([pool.submit(one_run, *job) for job in jobs]):
+            line = done.result()
+            print(json.dumps(line), file=file, flush=True)
+            print(line["set"], line["strategy"], *line["extra"], line.get("metric", line.get("error")), file=sys.stderr)
 
 
 def one_run(name: str, strategy: str, root: str, extra: list[str], model: str | None) -> dict:
-    """Train once in a process of its own; returns the line for the table."""
-    folder = Path(tempfile.mkdtemp()) / f"{name}-{strategy}"
-    arguments = SETS[name].arguments.split()
-    shown = ["hftransfer", "train", *arguments, "--model", model or SETS[name].model, "--strategy", strategy, *extra]
-    command = [argument.replace("{root}", root) for argument in shown[1:]] + ["--output", str(folder), "--json"]
-    begin = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "hftransfer", *command], capture_output=True, text=True)
-    line = {"set": name, "strategy": strategy, "extra": extra, "seconds": time.perf_counter() - begin}
-    line |= {"command": " ".join(shown).replace("{root}/", "")}
-    if done.returncode:
-        return line | {"error": done.stderr.strip()[-400:]}
-    about = json.loads((folder / "run.json").read_text())
-    line |= {"metric": json.loads(done.stdout)["test"][SETS[name].metric], "phases": about["seconds"]}
-    line |= {"trainable": json.loads((folder / "receipt.json").read_text())["trainable_share"]}
-    line |= {"device": about["hardware"]["device"], "validation": json.loads(done.stdout)["validation"][SETS[name].metric]}
-    shutil.rmtree(folder.parent)
-    return line
+    """Train once; returns the line for the table. Seconds are those of the run, without Python's imports."""
+    from hftransfer.config import parse_overrides, with_overrides
+    from hftransfer.train import run
+
+    data, *overrides = (argument.replace("{root}", root) for argument in SETS[name].arguments.split())
+    shown = ["hftransfer", "train", *SETS[name].arguments.split(), "--model", model or SETS[name].model, *extra]
+    line = {"set": name, "strategy": strategy, "extra": extra}
+    line |= {"command": " ".join([*shown, "--strategy", strategy]).replace("{root}/", "")}
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / f"{name}-{strategy}"
+        values = {"data": {"train": data}, "model": model or SETS[name].model, "strategy": strategy, "output": str(output)}
+        try:
+            metrics = run(with_overrides(values, parse_overrides([*overrides, *extra]))).metrics
+        except Exception as error:  # one broken run must not end the table; it is shown as such
+            return line | {"error": repr(error)[-400:]}
+        about = json.loads((output / "run.json").read_text())
+        share = json.loads((output / "receipt.json").read_text())["trainable_share"]
+    metric = SETS[name].metric
+    line |= {"metric": metrics["test"][metric], "validation": metrics["validation"][metric], "trainable": share}
+    return line | {"seconds": sum(about["seconds"].values()), "phases": about["seconds"], "device": about["hardware"]["device"]}
 
 
 def render(lines: list[dict]) -> str:
