@@ -1,0 +1,125 @@
+"""The convex head against scikit-learn, and the folds it is chosen by."""
+
+import numpy as np
+import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
+
+from hftransfer.convex import PENALTIES, make_folds, mean_loss, solve_head
+from hftransfer.tasks import Task
+
+
+def problem(rows=120, width=20, classes=3, seed=0):
+    """Features of unlike scales and offsets, classes that overlap."""
+    rng = np.random.default_rng(seed)
+    targets = np.arange(rows) % classes
+    centres = rng.normal(size=(classes, width))
+    features = (centres[targets] + rng.normal(size=(rows, width)) * 1.5) * rng.uniform(0.1, 10, width) + 3
+    return features, targets
+
+
+def task_of(kind, classes=3):
+    return Task(kind, tuple(f"c{i}" for i in range(classes)))
+
+
+def standardised(features):
+    return (features - features.mean(0)) / features.std(0)
+
+
+@pytest.mark.parametrize("shape", [(120, 20), (60, 200)])  # more rows than features, and fewer
+def test_single_label_is_scikit_learns_solution(shape):
+    features, targets = problem(*shape)
+    task = task_of("single_label")
+    head = solve_head(features, targets, task, make_folds(task, targets, None, 5, 0))
+    strength = 1 / (head.penalty * len(features))
+    reference = LogisticRegression(C=strength, tol=1e-10, max_iter=10000).fit(standardised(features), targets)
+    expected = reference.predict_proba(standardised(features))
+    assert np.abs(task.probabilities(head.logits(features)) - expected).max() < 1e-5
+
+
+def test_multi_label_is_one_logistic_per_label():
+    features, targets = problem()
+    labels = np.stack([targets == 0, targets != 1, features[:, 0] > np.median(features[:, 0])], 1).astype(np.float32)
+    task = task_of("multi_label")
+    head = solve_head(features, labels, task, make_folds(task, labels, None, 5, 0))
+    single = LogisticRegression(C=1 / (head.penalty * len(features)), tol=1e-10, max_iter=10000)
+    expected = OneVsRestClassifier(single).fit(standardised(features), labels).predict_proba(standardised(features))
+    assert np.abs(task.probabilities(head.logits(features)) - expected).max() < 1e-5
+
+
+def test_regression_is_ridge():
+    features, _ = problem()
+    values = (features[:, :2] @ np.array([[1.0, 0.5], [0.2, -1.0]])).astype(np.float32)
+    values = (values - values.mean(0)) / values.std(0)
+    task = task_of("regression", 2)
+    head = solve_head(features, values, task, make_folds(task, values, None, 5, 0))
+    reference = Ridge(alpha=head.penalty * len(features)).fit(standardised(features), values)
+    assert np.allclose(head.logits(features), reference.predict(standardised(features)), atol=1e-4)
+
+
+def test_lda_is_scikit_learns_and_is_tried_where_examples_are_few():
+    features, targets = problem(rows=12)
+    task = task_of("single_label")
+    folds = make_folds(task, targets, None, 4, 0)
+    head = solve_head(features, targets, task, folds, solver="lda")
+    reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(_span(features), targets)
+    expected = reference.predict_proba(_span(features))
+    assert np.abs(task.probabilities(head.logits(features)) - expected).max() < 1e-5
+    auto = solve_head(features, targets, task, folds)
+    tried = [solve_head(features, targets, task, folds, solver=s).loss for s in ("lda", "logistic")]
+    assert auto.loss == pytest.approx(min(tried))
+
+
+def _span(features):
+    """The rows in the coordinates in which they are solved: Ledoit-Wolf shrinkage depends on the number of features."""
+    values, vectors = np.linalg.eigh(standardised(features) @ standardised(features).T)
+    kept = values > values.max() * 1e-12
+    return vectors[:, kept] * np.sqrt(values[kept])
+
+
+def test_out_of_fold_logits_come_from_heads_that_did_not_see_the_row():
+    features, targets = problem(rows=60)
+    task = task_of("single_label")
+    folds = make_folds(task, targets, None, 5, 0)
+    head = solve_head(features, targets, task, folds)
+    train, held_out = folds[0]
+    weight = 1 / (head.penalty * len(train))
+    mean, scale = features.mean(0), features.std(0)  # one standardiser for all folds: it has seen no label
+    reference = LogisticRegression(C=weight, tol=1e-10, max_iter=10000).fit((features[train] - mean) / scale, targets[train])
+    expected = reference.predict_proba((features[held_out] - mean) / scale)
+    assert np.abs(task.probabilities(head.out_of_fold[held_out]) - expected).max() < 1e-2  # the search is less exact
+
+
+def test_strength_is_the_best_of_the_grid_by_cross_validated_loss():
+    features, targets = problem()
+    task = task_of("single_label")
+    folds = make_folds(task, targets, None, 5, 0)
+    head = solve_head(features, targets, task, folds)
+    assert head.penalty in PENALTIES
+    assert mean_loss(task, head.out_of_fold, targets) == pytest.approx(head.loss)
+    assert head.loss < np.log(3)
+
+
+def test_a_head_without_bias_has_none():
+    features, targets = problem()
+    task = task_of("single_label")
+    head = solve_head(features, targets, task, make_folds(task, targets, None, 5, 0), intercept=False)
+    assert np.array_equal(head.bias, np.zeros(3))
+
+
+def test_folds_are_stratified_and_keep_groups_together():
+    task = task_of("single_label")
+    targets = np.array([0] * 50 + [1] * 25 + [2] * 25)
+    for _, held_out in make_folds(task, targets, None, 5, 0):
+        assert np.bincount(targets[held_out]).tolist() == [10, 5, 5]
+    groups = np.repeat(np.arange(20), 5)
+    for train, held_out in make_folds(task, targets, groups, 5, 0):
+        assert not set(groups[train]) & set(groups[held_out])
+
+
+def test_a_class_of_two_and_a_class_of_one_still_make_folds():
+    task = task_of("single_label")
+    targets = np.array([0] * 10 + [1] * 2 + [2])
+    folds = make_folds(task, targets, None, 5, 0)
+    assert sorted(np.concatenate([held_out for _, held_out in folds])) == list(range(13))
