@@ -226,6 +226,13 @@ def test_precision_of_training_is_measured_with_the_way_back():
     assert compute.measure_precision(network, batch, CPU, training=True) == "fp32"
 
 
+def test_a_trial_of_training_compares_outputs_of_the_same_network():
+    """Statistics of norms move in every training pass: they must not be taken for an error of bf16."""
+    torch.manual_seed(0)
+    network, batch = Timed(fp32=0.004), {"x": 5 + 3 * torch.randn(6, 4)}
+    assert compute.measure_precision(network, batch, CPU, training=True) == "bf16"
+
+
 def test_what_a_trial_found_is_remembered(monkeypatch, tmp_path):
     monkeypatch.setenv("HFTRANSFER_CACHE", str(tmp_path))
     assert compute.remembered("a", lambda: {"size": 8}) == compute.remembered("a", lambda: {"size": 16}) == {"size": 8}
@@ -293,15 +300,22 @@ def test_inference_batch_grows_while_a_row_gets_cheaper(fixed, per_row, expected
     assert compute.batch_size_for_inference(Sized(), lambda rows: {"x": torch.ones(rows, 1)}, CPU) == expected
 
 
-def test_inference_batch_that_does_not_fit_is_not_taken():
+@pytest.mark.parametrize("rows_that_fit", [16, 5, 1])
+def test_inference_batch_fits_into_memory(rows_that_fit, monkeypatch):
     class Small(nn.Module):
         def forward(self, x):
-            if len(x) > 16:
+            if len(x) > rows_that_fit:
                 raise torch.OutOfMemoryError("too large")
             time.sleep(0.005)
             return (x,)
 
-    assert compute.batch_size_for_inference(Small(), lambda rows: {"x": torch.ones(rows, 1)}, CPU) == 16
+    def batch_size():
+        return compute.batch_size_for_inference(Small(), lambda rows: {"x": torch.ones(rows, 1)}, CPU)
+
+    assert batch_size() == {16: 16, 5: 4, 1: 1}[rows_that_fit]
+    rows_that_fit = 0
+    with pytest.raises(UserError, match="does not hold the network and one row. Take a smaller network"):
+        batch_size()
 
 
 def test_peak_memory_and_hardware():
