@@ -134,10 +134,11 @@ def _split_columns(frame: pd.DataFrame) -> list[str]:
 
 
 def _logits(task: Task, targets: np.ndarray, signal: float, rng: np.random.Generator) -> np.ndarray:
+    """Answers with noise of spread 1; times `signal` they are the log-odds that the noise leaves, so they are calibrated."""
     if task.type == "single_label":
-        return rng.normal(size=(len(targets), task.head_size)) + signal * np.eye(task.head_size)[targets]
+        return signal * (rng.normal(size=(len(targets), task.head_size)) + signal * np.eye(task.head_size)[targets])
     if task.type == "multi_label":
-        return rng.normal(size=targets.shape) + signal * (targets - 0.5)
+        return signal * (rng.normal(size=targets.shape) + signal * (targets - 0.5)) + np.log(0.4 / 0.6)
     return targets + rng.normal(size=targets.shape) / signal
 
 
@@ -149,11 +150,10 @@ def _spoil(frame: pd.DataFrame, task: Task, count: int) -> None:
 def _table(frame: pd.DataFrame, task: Task, logits: np.ndarray) -> pd.DataFrame:
     scores = task.probabilities(logits)
     decided = [task.decode(row) for row in task.decide(scores)]
-    table = pd.DataFrame({"id": frame["id"], "prediction": pd.Series(decided, index=frame.index, dtype=object)})
+    columns = {"id": frame["id"], "prediction": pd.Series(decided, index=frame.index, dtype=object)}
     for kind, values in (("score", scores), ("logit", logits)):
-        for column, name in enumerate(task.names):
-            table[f"{kind}:{name}"] = values[:, column]
-    return table
+        columns |= {f"{kind}:{name}": values[:, column] for column, name in enumerate(task.names)}
+    return pd.DataFrame(columns)
 
 
 def _metrics(task, frame, targets, logits, groups) -> dict:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -76,6 +77,10 @@ class RecordedRun:
     def task(self) -> Task:
         found = self.about["task"]
         return Task(found["type"], tuple(found["names"]))
+
+    def explanation(self, row: str, suffix: str) -> Path:
+        """Where the explanation of one row lies, if there is one: `.png` over an image, `.json` with weights of tokens."""
+        return self.folder / "explanations" / f"{quote(row, safe='')}{suffix}"
 
     @property
     def trainable_share(self) -> float:

@@ -29,10 +29,10 @@ class Finding:
 class Evidence:
     """The facts that the rules look at. Shares are by class name, over the test rows.
 
-    `run` is the folder; `history` the Trainer's log; `guess` the loss of equal probabilities (of the mean, for regression); `softened` tells
-    that mixed inputs or smoothed labels keep the training loss up; `test` holds the test metrics of `metrics.json`;
-    `train_rows` the training rows of each class; `truncated` the share of texts that lost their end, None where it was
-    not measured.
+    `run` is the folder and `history` the Trainer's log; `guess` is the loss of equal probabilities (of the mean, for
+    regression); `softened` tells that mixed inputs or smoothed labels keep the training loss up; `test` holds the test
+    metrics of `metrics.json`; `train_rows` the training rows of each class; `truncated` the share of texts that lost their
+    end, None where it was not measured.
     """
 
     run: str

@@ -1,0 +1,54 @@
+"""One self-contained page about a finished run, made from its folder alone; torch is never imported."""
+
+import os
+import shlex
+from pathlib import Path
+
+
+def write_report(run: str | Path) -> Path:
+    """Write `report.html` into the run folder and return its path.
+
+    Raises `UserError` for a folder that is missing, interrupted, or no run.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from hftransfer.evaluation.recorded import RecordedRun
+
+    recorded = RecordedRun.open(run)
+    environment = Environment(
+        loader=PackageLoader("hftransfer", "report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    page = environment.get_template("page.html.j2").render(_content(recorded))
+    target = recorded.folder / "report.html"
+    temporary = recorded.folder / ".report.html.tmp"
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, target)
+    return target
+
+
+def _content(run) -> dict:
+    from hftransfer.report import gallery, sections
+    from hftransfer.report.diagnosis import diagnose, gather
+
+    suspects = gallery.label_errors(run)
+    folder = str(run.folder)
+    return {
+        "name": run.name,
+        "pictured": run.about["modality"] == "image",
+        "overview": sections.overview(run),
+        "findings": diagnose(gather(run)),
+        "metrics": sections.metrics(run),
+        "curves": sections.curves(run),
+        "confusion": sections.confusion(run),
+        "scatter": sections.scatter(run),
+        "calibration": sections.calibration(run),
+        "classes": sections.classes(run),
+        "errors": gallery.cards(run, gallery.confident_errors(run)),
+        "suspects": gallery.cards(run, suspects) if suspects else [],
+        "suspects_method": suspects is not None,
+        "receipt": sections.receipt(run),
+        "provenance": sections.provenance(run),
+        "command": f"hftransfer train {shlex.quote(f'{folder}/config.yaml')} --output {shlex.quote(f'{folder}-again')}",
+        "number": sections.number,
+    }

@@ -1,0 +1,179 @@
+"""Single examples worth a look: what the model gets wrong with confidence, and labels that are likely wrong themselves."""
+
+import base64
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hftransfer.errors import UserError
+from hftransfer.evaluation.recorded import Part, RecordedRun
+from hftransfer.images import open_image
+from hftransfer.run_folder import read_json
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 12
+_SIDE = 240  # pixels of a thumbnail's longer side
+_CHARACTERS = 420
+
+
+@dataclass(frozen=True)
+class Card:
+    """One example: its picture (a data URI) or its words, what was expected, what was answered and how sure.
+
+    `words` are pieces of text with a weight from -1 (speaks against the answer) over 0 (not explained) to 1.
+    """
+
+    id: str
+    note: str
+    label: str
+    prediction: str
+    image: str | None
+    explained_image: str | None
+    words: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Rows chosen for the gallery, with a note each."""
+
+    part: Part
+    rows: Sequence[int]
+    answers: Sequence[str]
+    notes: Sequence[str]
+
+
+def confident_errors(run: RecordedRun, count: int = SHOWN) -> Picked:
+    """The test rows where the model was surest of a wrong answer; for regression those with the largest error."""
+    task, part = run.task, run.part("test")
+    decided = task.decide(part.scores)
+    if task.type == "regression":
+        error = np.abs(part.scores - part.targets).max(1)
+        rows, sure = np.argsort(-error)[:count], [f"off by {value:.3g}" for value in error]
+    else:
+        wrong = (decided != part.targets).reshape(len(part), -1).any(1)
+        confidence = _confidence_of_error(task.type, part, decided)
+        rows = np.array([row for row in np.argsort(-confidence) if wrong[row]][:count], dtype=int)
+        sure = [f"{value:.0%} sure" for value in confidence]
+    return Picked(part, rows, [words(task.decode(decided[row])) for row in rows], [sure[row] for row in rows])
+
+
+def _confidence_of_error(kind: str, part: Part, decided: np.ndarray) -> np.ndarray:
+    """The probability of the wrong answer: of the class, or of that label's side that was most surely wrong."""
+    if kind == "single_label":
+        return part.scores.max(1)
+    side = np.where(decided > 0.5, part.scores, 1 - part.scores)
+    return np.where(decided != part.targets, side, 0).max(1)
+
+
+def label_errors(run: RecordedRun, count: int = SHOWN) -> Picked | None:
+    """Rows whose label is likely wrong, by confident learning (Northcutt et al. 2021) on out-of-sample probabilities.
+
+    Training rows are judged by folds that did not see them, where the run has such predictions, and test rows by the model.
+    On benchmarks about half of what is flagged is truly wrong: for review, never for deletion. None where the method is not
+    at hand: for regression, or without cleanlab.
+    """
+    if run.task.type == "regression" or not _has_cleanlab():
+        return None
+    part = joined([part for part in (run.out_of_fold, run.part("test")) if part is not None])
+    rows = _find_label_issues(run.task.type, part)[:count]
+    suggested = [run.task.decode(row) for row in run.task.decide(part.scores[rows])]
+    notes = [f"{_probability_of_label(run.task.type, part, row):.0%} for the given label" for row in rows]
+    return Picked(part, rows, [words(answer) for answer in suggested], notes)
+
+
+def _has_cleanlab() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("cleanlab") is not None
+
+
+def _find_label_issues(kind: str, part: Part) -> np.ndarray:
+    """Row numbers, likeliest first."""
+    if kind == "single_label":
+        from cleanlab.filter import find_label_issues
+
+        if len(np.unique(part.targets)) < part.scores.shape[1]:
+            return np.array([], dtype=int)  # a class without rows: its threshold is undefined
+        return find_label_issues(part.targets, part.scores, return_indices_ranked_by="self_confidence", n_jobs=1)
+    from cleanlab.multilabel_classification.filter import find_label_issues as find_in_labels
+
+    labels = [np.flatnonzero(row).tolist() for row in part.targets]
+    return find_in_labels(labels, part.scores, return_indices_ranked_by="self_confidence", n_jobs=1)
+
+
+def _probability_of_label(kind: str, part: Part, row: int) -> float:
+    if kind == "single_label":
+        return part.scores[row, part.targets[row]]
+    return np.where(part.targets[row] > 0.5, part.scores[row], 1 - part.scores[row]).min()
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Several parts as one."""
+    import pandas as pd
+
+    return Part(
+        pd.concat([part.frame for part in parts], ignore_index=True),
+        np.concatenate([part.targets for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+    )
+
+
+def shown_ids(run: RecordedRun) -> list[str]:
+    """The rows of the gallery: those that are worth an explanation."""
+    picked = [confident_errors(run), label_errors(run)]
+    return [choice.part.ids[row] for choice in picked if choice for row in choice.rows]
+
+
+def cards(run: RecordedRun, picked: Picked) -> list[Card]:
+    """The chosen rows with their pictures or words."""
+    return [
+        _card(run, picked.part.frame.iloc[row].to_dict(), answer, note)
+        for row, answer, note in zip(picked.rows, picked.answers, picked.notes, strict=True)
+    ]
+
+
+def _card(run: RecordedRun, row: dict[str, Any], answer: str, note: str) -> Card:
+    is_image = run.about["modality"] == "image"
+    image = thumbnail(row["input"]) if is_image else None
+    explained = run.explanation(row["id"], ".png")
+    return Card(
+        row["id"], note, words(row["label"]), answer, image,
+        thumbnail(str(explained)) if explained.is_file() else None,
+        [] if is_image else _highlighted(run, row),
+    )  # fmt: skip
+
+
+def words(label: Any) -> str:
+    """A label as the page shows it."""
+    if isinstance(label, list | tuple):
+        return ", ".join(map(words, label)) or "(none)"
+    return f"{label:.4g}" if isinstance(label, float) else str(label)
+
+
+def thumbnail(path: str) -> str | None:
+    """A small JPEG as a data URI; None when the file is not there any more or cannot be read."""
+    if not path:
+        return None
+    try:
+        image = open_image(path, at_least=_SIDE)
+    except UserError as error:
+        logger.info("No thumbnail: %s", error)
+        return None
+    image.thumbnail((_SIDE, _SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _highlighted(run: RecordedRun, row: dict[str, Any]) -> list[tuple[str, float]]:
+    """The explained tokens where there are some, else the beginning of the text."""
+    path = run.explanation(row["id"], ".json")
+    if path.is_file():
+        return [(token["text"], float(np.clip(token["weight"], -1, 1))) for token in read_json(path)["tokens"]]
+    text = " ⏐ ".join(str(row[name]) for name in ("input", "input_pair") if row.get(name))
+    return [(text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}…", 0.0)]

@@ -1,0 +1,199 @@
+"""What the page says, section by section, as plain values for the template."""
+
+from typing import Any
+
+import numpy as np
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+from hftransfer.evaluation.calibration import apply_temperature, calibration_report, reliability
+from hftransfer.evaluation.metrics import HIGHER_IS_BETTER
+from hftransfer.evaluation.recorded import RecordedRun
+from hftransfer.report import plots
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+_MOST_PAIRS = 12
+
+
+def number(value: float) -> str:
+    """Three decimals for shares, four digits for the rest; what is not quite 1 does not read as 1."""
+    if 0.9995 <= value < 1:
+        return f"{min(value, 0.99999):.5f}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.4g}"
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that keeps the number short."""
+    power = min(len(_UNITS) - 1, int(np.log10(max(1, count)) // 3))
+    return f"{count / 1000**power:.3g} {_UNITS[power]}"
+
+
+def overview(run: RecordedRun) -> dict[str, Any]:
+    """The tiles at the top, and one sentence about what was trained on what."""
+    about, counts, task = run.about, run.about["data"]["counts"], run.task
+    metric = {"single_label": "accuracy", "multi_label": "micro_f1", "regression": "rmse"}[task.type]
+    outputs = {"single_label": "classes", "multi_label": "labels", "regression": "targets"}[task.type]
+    kinds = {"image": "images", "text": "texts"}.get(about["modality"], "examples")
+    training, validation, test = (f"{counts.get(part, 0):,}" for part in ("train", "validation", "test"))
+    return {
+        "metric": plots.titled(metric),
+        "found": run.metrics["test"].get(metric),
+        "sentence": f"{about['checkpoint']['source']}, adapted by the strategy “{about['strategy']}” to {len(task.names)} "
+        f"{outputs} of {kinds}: {training} training, {validation} validation and {test} test rows.",
+        "tiles": [
+            ("trained share of the weights", f"{run.trainable_share:.2%}"),
+            ("seconds in all", f"{run.seconds:,.1f}"),
+            ("size of the model", size(run.model_bytes)),
+            ("peak memory", size(about.get("peak_memory_bytes") or 0)),
+        ],
+    }
+
+
+def metrics(run: RecordedRun) -> dict[str, Any]:
+    """The measured splits: a figure of what is a share, a table of everything, and what to keep in mind."""
+    splits = {split: run.metrics[split] for split in ("test", "validation") if run.metrics.get(split)}
+    names = list(dict.fromkeys(name for found in splits.values() for name in found))
+    drawn = any(name in plots.SHARES for name in names)
+    return {
+        "figure": plots.metrics_plot(splits) if drawn else "",
+        "splits": list(splits),
+        "rows": [(_titled(name), [found.get(name) for found in splits.values()]) for name in names],
+        "sizes": [max(entry["n"] for entry in found.values()) for found in splits.values()],
+        "notes": run.metrics.get("notes", {}),
+    }
+
+
+def _titled(name: str) -> str:
+    known = HIGHER_IS_BETTER.get(name)  # a metric of another library has no known direction
+    return plots.titled(name) + {True: " ↑", False: " ↓", None: ""}[known]
+
+
+def curves(run: RecordedRun) -> list[str]:
+    """Loss, the metric that chose the checkpoint, and the learning rate over the steps; none for a solved head."""
+    loss = {"training": _curve(run, "loss"), "validation": _curve(run, "eval_loss")}
+    figures = [({name: points for name, points in loss.items() if len(points[0])}, "loss")]
+    score = next(
+        (f"eval_{name}" for name in ("accuracy", "micro_f1", "r2") if len(_curve(run, f"eval_{name}")[0])), None
+    )
+    if score:
+        title = f"validation {plots.titled(score.removeprefix('eval_'))}"
+        figures.append(({"validation": _curve(run, score)}, title))
+    figures.append(({"learning rate": _curve(run, "learning_rate")}, "learning rate"))
+    return [
+        plots.curve_plot(found, title) for found, title in figures if any(len(points[0]) for points in found.values())
+    ]
+
+
+def _curve(run: RecordedRun, key: str) -> tuple[list[float], list[float]]:
+    points = [(entry["step"], entry[key]) for entry in run.history if np.isfinite(entry.get(key, np.nan))]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def confusion(run: RecordedRun) -> dict[str, Any] | None:
+    """The matrix with classes that are confused standing together, and the pairs confused most; single-label only."""
+    if run.task.type != "single_label":
+        return None
+    part, classes = run.part("test"), run.task.head_size
+    counts = np.zeros((classes, classes), dtype=int)
+    np.add.at(counts, (part.targets, run.task.decide(part.scores)), 1)
+    order = _confused_together(counts)
+    names = [run.task.names[c] for c in order]
+    return {
+        "figure": plots.confusion_plot(counts[np.ix_(order, order)], names),
+        "pairs": _pairs(counts, run.task.names),
+    }
+
+
+def _confused_together(counts: np.ndarray) -> np.ndarray:
+    """An order of the classes by average linkage, near where they are confused."""
+    if len(counts) < 3:
+        return np.arange(len(counts))
+    shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    distance = 1 - np.clip((shares + shares.T) / 2, 0, 1)
+    np.fill_diagonal(distance, 0)
+    return leaves_list(linkage(squareform(distance, checks=False), "average", optimal_ordering=True))
+
+
+def _pairs(counts: np.ndarray, names: tuple[str, ...]) -> list[tuple[str, str, int, str]]:
+    wrong = counts - np.diag(np.diag(counts))
+    places = sorted(zip(*np.nonzero(wrong), strict=True), key=lambda place: -wrong[place])[:_MOST_PAIRS]
+    return [(names[t], names[a], int(wrong[t, a]), f"{wrong[t, a] / counts[t].sum():.0%}") for t, a in places]
+
+
+def scatter(run: RecordedRun) -> list[str]:
+    """Answers over true values, one figure for each regression target."""
+    if run.task.type != "regression":
+        return []
+    part = run.part("test")
+    return [plots.scatter_plot(part.targets[:, k], part.scores[:, k], name) for k, name in enumerate(run.task.names)]
+
+
+def calibration(run: RecordedRun) -> dict[str, Any] | None:
+    """Log-loss, Brier score and calibration error on the test rows without and with the temperature that the run stored."""
+    if run.task.type == "regression":
+        return None
+    part, temperature = run.part("test"), run.about.get("temperature", 1.0)
+    logits = part.frame[[f"logit:{name}" for name in run.task.names]].to_numpy() * temperature
+    found = calibration_report(run.task, logits, part.targets, temperature)
+    bins = {"calibrated": reliability(run.task, part.targets, part.scores)}
+    if abs(temperature - 1) > 1e-6:
+        before = apply_temperature(run.task, logits, 1.0)
+        bins = {"raw": reliability(run.task, part.targets, before)} | bins
+    return {
+        "figure": plots.reliability_plot(bins),
+        "temperature": f"{temperature:.3g}",
+        "rows": [
+            (name, vars(found["before"][key]), vars(found["after"][key]))
+            for key, name in (
+                ("log_loss", "log-loss ↓"),
+                ("brier", "Brier score ↓"),
+                ("ece", "calibration error (ECE) ↓"),
+            )
+        ],
+    }
+
+
+def classes(run: RecordedRun) -> dict[str, Any]:
+    """The per-class table, weakest first, or the per-target table of a regression."""
+    found = run.metrics.get("per_class", {}).get("test", [])
+    if run.task.type == "regression":
+        columns = [name for name in ("mae", "rmse", "r2", "pearson") if any(name in entry for entry in found)]
+    else:
+        columns = ["precision", "recall", "f1"]
+        found = sorted(found, key=lambda entry: entry["f1"]["value"] if entry["f1"] else 2)
+    rows = run.train_rows
+    return {
+        "columns": [plots.titled(name) for name in columns],
+        "rows": [
+            (entry["name"], rows.get(entry["name"], ""), entry["n"], [entry.get(name) for name in columns])
+            for entry in found
+        ],
+    }
+
+
+def receipt(run: RecordedRun) -> list[dict[str, Any]]:
+    """Each rung with what trained and whether it moved, by the hashes before and after."""
+    return [
+        {
+            "name": rung["name"],
+            "parameters": f"{rung['parameters']:,}",
+            "trainable": f"{rung['trainable']:,}",
+            "rate": f"{rung['learning_rate']:.2g}" if rung["learning_rate"] else "–",
+            "moved": rung["hash_before"] != rung["hash_after"],
+        }
+        for rung in run.receipt["rungs"]
+    ]
+
+
+def provenance(run: RecordedRun) -> list[tuple[str, str]]:
+    """Everything that tells one run from another."""
+    about = run.about
+    hardware = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in about.get("hardware", {}).items())
+    return [
+        ("checkpoint", f"{about['checkpoint']['source']} (weights {about['checkpoint']['weights_hash']})"),
+        ("data", f"fingerprint {about['data']['fingerprint']}, {len(about['data'].get('skipped', []))} rows left out"),
+        ("seed", str(about["seed"])),
+        ("versions", ", ".join(f"{name} {version}" for name, version in about["versions"].items())),
+        ("hardware", hardware),
+        ("seconds", ", ".join(f"{phase} {value:.1f}" for phase, value in about["seconds"].items())),
+    ]

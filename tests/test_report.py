@@ -1,0 +1,295 @@
+"""The page about a run: whole, self-contained, escaped; and what the diagnosis says of recorded runs of each kind."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from hftransfer.errors import UserError
+from hftransfer.evaluation.recorded import RecordedRun
+from hftransfer.report import write_report
+from hftransfer.report.diagnosis import Evidence, diagnose, gather
+from hftransfer.report.gallery import confident_errors, label_errors, shown_ids
+from hftransfer.report.sections import number
+from hftransfer.tasks import Task
+from tests.run_folders import MULTI, VALUES, learning_curve, make_run
+
+RECORDED = json.loads((Path(__file__).parent / "recorded_runs.json").read_text())
+
+
+class Page(HTMLParser):
+    """What a browser would see: the visible words, the tags with their attributes, and that they nest."""
+
+    VOID = {"meta", "img", "br", "link", "path", "use", "image"}
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.words, self.tags, self.attributes, self.open = [], [], [], []
+        self.feed(self.source)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def page_of(run: Path) -> Page:
+    page = Page(write_report(run))
+    assert not page.open
+    return page
+
+
+RUNS = {
+    "text": {},
+    "image": {"modality": "image", "rows": 60},
+    "labels": {"task": MULTI},
+    "values": {"task": VALUES},
+    "solved head": {"history": [], "strategy": "probe", "trainable": (0, 0, 0, 300)},
+    "two classes": {"task": Task("single_label", ("no", "yes"))},
+    "no out-of-fold": {"out_of_fold": False},
+    "perfect": {"signal": 50.0, "rows": 60},
+}
+
+
+@pytest.mark.parametrize("settings", RUNS.values(), ids=RUNS.keys())
+def test_a_page_is_whole_and_asks_nothing_of_the_network(tmp_path, settings):
+    page = page_of(make_run(tmp_path / "run", **settings))
+    for tag, name, value in page.attributes:
+        if name in ("src", "href", "xlink:href", "action", "data", "srcset"):
+            assert value.startswith(("data:image/", "#")), (tag, name, value[:80])
+    assert not {"script", "link", "iframe", "object", "form"} & set(page.tags)
+    assert not re.search(r"url\((?!#)|@import", page.source)
+    assert ("meta", "content", "default-src 'none'; style-src 'unsafe-inline'; img-src data:") in page.attributes
+    assert "prefers-color-scheme: dark" in page.source and "@media print" in page.source
+
+
+def test_the_page_says_what_the_files_say(tmp_path):
+    run = make_run(tmp_path / "run", signal=2.0)
+    page, found = page_of(run), json.loads((run / "metrics.json").read_text())
+    for split in ("test", "validation"):
+        for entry in found[split].values():
+            assert number(entry["value"]) in page.text and number(entry["low"]) in page.text
+    assert (
+        "tiny, adapted by the strategy “full” to 4 classes of texts: 400 training, 100 validation and 200" in page.text
+    )
+    assert "this part chose the best checkpoint" in page.text
+    assert f"hftransfer train {run}/config.yaml --output {run}-again" in page.text
+    assert "layer.1" in page.text and page.text.count("as they were") == 1  # only the embeddings stood still
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$x_1^2$", "a & b"])
+def test_names_are_shown_as_they_are_and_never_as_markup(tmp_path, name):
+    page = page_of(make_run(tmp_path / "run", Task("single_label", (name, "plain", "other")), signal=1.0, rows=80))
+    assert name in page.text and "script" not in page.tags
+    assert not any(attribute.startswith("on") for _, attribute, _ in page.attributes)
+
+
+def test_texts_and_folder_names_are_escaped_too(tmp_path):
+    run = make_run(tmp_path / "run <b>", signal=1.0, rows=80)
+    table = pd.read_parquet(run / "splits.parquet").assign(input="<img src=x> & more")
+    table.to_parquet(run / "splits.parquet", index=False)
+    page = page_of(run)
+    assert "img" not in page.tags
+    assert "<img src=x> & more" in page.text and "run <b>" in page.text
+
+
+def test_a_hundred_classes_fit(tmp_path):
+    task = Task("single_label", tuple(f"class number {i}" for i in range(100)))
+    page = page_of(make_run(tmp_path / "run", task, rows=400, signal=4.0))
+    labels = [word for word in page.words if word.startswith("class number ")]
+    assert set(task.names) <= set(labels)
+    assert "details" in page.tags and len(page.source) < 1_000_000
+
+
+def test_confused_classes_stand_together():
+    from hftransfer.report.sections import _confused_together
+
+    counts = 20 * np.eye(6, dtype=int)
+    for a, b in ((0, 3), (1, 4), (2, 5)):
+        counts[a, b] = counts[b, a] = 10
+    order = _confused_together(counts).tolist()
+    assert all(abs(order.index(a) - order.index(b)) == 1 for a, b in ((0, 3), (1, 4), (2, 5)))
+
+
+def test_figures_take_their_colours_from_the_page(tmp_path):
+    page = page_of(make_run(tmp_path / "run"))
+    used = set(re.findall(r"var\(--([a-z-]+)\)", page.source))
+    defined = set(re.findall(r"--([a-z-]+):", page.source))
+    assert used <= defined and {"ink", "first", "second", "grid"} <= used
+    assert not re.search(r"#0[1-5]0[1-5]0[1-5]", page.source)  # no stand-in colour is left
+
+
+def test_pictures_are_thumbnails_and_missing_ones_are_said(tmp_path):
+    run = make_run(tmp_path / "run", modality="image", rows=60, signal=1.0)
+    page = page_of(run)
+    thumbnails = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
+    assert len(thumbnails) >= 12 and all(value.startswith("data:image/jpeg;base64,") for value in thumbnails)
+    assert max(map(len, thumbnails)) < 40_000
+    for path in (tmp_path / "images").iterdir():
+        path.unlink()
+    assert "image not at hand" in page_of(run).text
+
+
+def test_explanations_are_shown_where_there_are_some(tmp_path):
+    run = RecordedRun.open(make_run(tmp_path / "run", signal=1.0, rows=80))
+    row = shown_ids(run)[0]
+    run.explanation(row, ".json").parent.mkdir()
+    tokens = [{"text": "goal ", "weight": 0.8}, {"text": "of", "weight": 0.0}, {"text": " vote", "weight": -0.5}]
+    run.explanation(row, ".json").write_text(json.dumps({"tokens": tokens}))
+    page = page_of(run.folder)
+    assert "rgba(var(--for), 0.60)" in page.source and "rgba(var(--against), 0.38)" in page.source
+
+    image = RecordedRun.open(make_run(tmp_path / "image", modality="image", signal=1.0, rows=80))
+    before = page_of(image.folder).tags.count("img")
+    path = image.explanation(confident_errors(image).part.ids[confident_errors(image).rows[0]], ".png")
+    path.parent.mkdir()
+    Image.new("RGB", (40, 40)).save(path)
+    assert page_of(image.folder).tags.count("img") > before
+
+
+def test_an_id_that_is_a_path_has_one_explanation_file(tmp_path):
+    run = RecordedRun(tmp_path)
+    assert run.explanation("red/001.png", ".png") == tmp_path / "explanations" / "red%2F001.png.png"
+
+
+def test_errors_are_sorted_by_confidence_and_all_wrong(tmp_path):
+    run = RecordedRun.open(make_run(tmp_path / "run", signal=1.0))
+    picked = confident_errors(run)
+    sure = picked.part.scores[list(picked.rows)].max(1)
+    assert (np.diff(sure) <= 0).all() and len(picked.rows) == 12
+    assert all(
+        picked.part.frame["label"][row] != answer for row, answer in zip(picked.rows, picked.answers, strict=True)
+    )
+    values = RecordedRun.open(make_run(tmp_path / "values", VALUES))
+    part = confident_errors(values).part
+    error = np.abs(part.scores - part.targets).max(1)
+    assert error[confident_errors(values).rows[0]] == error.max()
+
+
+def test_planted_label_errors_are_found(tmp_path):
+    pytest.importorskip("cleanlab")
+    run = RecordedRun.open(make_run(tmp_path / "run", signal=4.0, mislabelled=10))
+    picked = label_errors(run)
+    planted = {f"row-{i:04d}" for i in range(10)}
+    assert len(planted & {picked.part.ids[row] for row in picked.rows}) >= 8
+    labels = RecordedRun.open(make_run(tmp_path / "labels", MULTI, signal=3.0))
+    assert label_errors(labels) is not None and label_errors(RecordedRun.open(make_run(tmp_path / "v", VALUES))) is None
+
+
+def test_without_cleanlab_the_page_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("hftransfer.report.gallery._has_cleanlab", lambda: False)
+    assert "pip install 'hftransfer[label-errors]'" in page_of(make_run(tmp_path / "run", rows=60)).text
+
+
+def test_the_page_is_made_without_torch(tmp_path):
+    run = make_run(tmp_path / "run", rows=60)
+    code = "import sys; from hftransfer.report import write_report; write_report(sys.argv[1]); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, str(run)], check=True)
+
+
+def test_a_folder_that_is_no_run_is_refused_in_words(tmp_path):
+    with pytest.raises(UserError, match="There is no run at"):
+        write_report(tmp_path / "none")
+    assert not list(tmp_path.iterdir())
+
+
+# --- diagnosis -------------------------------------------------------------------------------------------------------
+
+EXPECTED = {
+    "sound": [],
+    "rate too high": ["rate too high", "too few test rows"],
+    "rate too high, steps clipped": ["rate too high", "too few test rows"],
+    "never learned": ["never learned", "too few test rows"],
+    "labels without meaning": ["never learned", "too few test rows"],
+    "nothing carries over": ["nothing carries over", "too few test rows"],
+    "rate too low": ["rate too low"],
+    "one-class collapse": ["one-class collapse", "class starving", "too few test rows"],
+    "overfit": ["overfit", "too few test rows"],
+    "overfit, few rows": ["overfit", "too few test rows"],
+    "underfit": ["underfit", "too few test rows"],
+    "transform gap": ["transform gap"],
+    "class starving": ["class starving", "too few test rows"],
+}
+
+
+@pytest.mark.parametrize("kind", RECORDED)
+def test_recorded_runs_are_named_for_what_they_are(kind):
+    assert [finding.kind for finding in diagnose(Evidence(**RECORDED[kind]))] == EXPECTED[kind]
+
+
+def test_each_finding_is_a_sentence_and_a_command_that_changes_something():
+    for evidence in RECORDED.values():
+        for finding in diagnose(Evidence(**evidence)):
+            assert finding.sentence.endswith(".") and len(finding.sentence) < 330
+            assert re.fullmatch(
+                r"hftransfer train runs/recorded/config.yaml --output runs/recorded-2( [a-z_.]+=\S+)+", finding.command
+            )
+
+
+def test_the_rate_is_changed_the_right_way():
+    for kind, direction in (("rate too high", -1), ("rate too low", 1), ("never learned", 1)):
+        evidence = Evidence(**RECORDED[kind])
+        asked = float(re.search(r"learning_rate=(\S+)", diagnose(evidence)[0].command)[1])
+        assert (asked - evidence.learning_rate) * direction > 0
+
+
+def test_a_loss_that_is_no_number_is_a_rate_too_high():
+    history = [entry | ({"loss": float("nan")} if "loss" in entry else {}) for entry in learning_curve()]
+    assert diagnose(Evidence(run="runs/x", history=history))[0].sentence.startswith("The training loss became infinite")
+
+
+def test_mixed_inputs_explain_a_high_training_loss():
+    gap = Evidence(**RECORDED["transform gap"])
+    assert diagnose(replace(gap, softened=True)) == []
+
+
+def test_truncation_is_said_from_five_percent_on():
+    assert diagnose(Evidence(run="r", truncated=0.31))[0].sentence.startswith("31% of the texts lost their end")
+    assert diagnose(Evidence(run="r", truncated=0.03)) == diagnose(Evidence(run="r", truncated=None)) == []
+
+
+def test_enough_test_rows_are_enough():
+    def kinds(half_width):
+        found = {"value": 0.8, "low": 0.8 - half_width, "high": 0.8 + half_width, "n": 100}
+        return [finding.kind for finding in diagnose(Evidence(run="r", test={"accuracy": found}))]
+
+    assert kinds(0.06) == ["too few test rows"] and kinds(0.03) == []
+
+
+def test_the_evidence_is_read_from_the_run_folder(tmp_path):
+    evidence = gather(RecordedRun.open(make_run(tmp_path / "run", truncated=0.2)))
+    assert sum(evidence.actual.values()) == pytest.approx(1) and sum(evidence.train_rows.values()) == 400
+    assert evidence.truncated == 0.2 and evidence.learning_rate == 1e-4 and evidence.guess == pytest.approx(np.log(4))
+    assert [finding.kind for finding in diagnose(evidence)] == ["truncation"]
+
+
+def test_a_run_path_with_a_blank_stays_one_word():
+    (finding,) = diagnose(Evidence(run="my runs/x", truncated=0.5))
+    assert finding.command.startswith("hftransfer train 'my runs/x/config.yaml' --output 'my runs/x-2' ")
