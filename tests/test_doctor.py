@@ -276,6 +276,16 @@ def output(path):
     return found(run=run, train=save(path / "t.csv", frame()))
 
 
+def leak_measured(path):
+    texts = [text for text in sentences(30) for _ in range(4)]
+    copies = [f"{text}{' .' * (number % 4)}" for number, text in enumerate(texts)]
+    data = save(
+        path / "t.csv", pd.DataFrame({"text": copies, "label": [i // 4 % 2 * "good" or "bad" for i in range(120)]})
+    )
+    run = text_run(path, data=data)
+    return {finding.id: finding for finding in examine(run.data, run, measure=True)}
+
+
 def text_run(path: Path, **settings):
     from hftransfer.config import checked
     from tests import tiny
@@ -333,6 +343,7 @@ BROKEN = {
     "leak-near": (leak_near, "4 of 24 test rows have a near copy in the training part."),
     "leak-pair": (leak_pair, "10 of 10 test pairs share a text with the training part."),
     "leak-ahead": (leak_ahead, "test rows beside a relative in training (240 of a series of files)."),
+    "leak-measured": (leak_measured, " accuracy instead of "),
     "group-divided": (group_divided, "6 of 6 groups stand in several splits."),
     "model-unreadable": (model_unreadable, "nothing"),
     "model": (model, "3 blocks, head 32 -> 2 (classifier), LoRA would adapt"),
@@ -422,6 +433,30 @@ def test_metadata_is_judged_against_chance():
     noise = guess_accuracy(rng.normal(size=400).tolist(), target)
     told = guess_accuracy([f"station {value}, {number}" for number, value in enumerate(target)], target)
     assert noise[1] == 0.25 and noise[0] < 0.35 and told[0] > 0.95
+
+
+def test_what_a_random_split_would_have_reported():
+    """Groups of equal features with labels by chance: the honest score is chance, the random split finds copies."""
+    from hftransfer.doctor.honesty import compare
+    from hftransfer.tasks import Task
+
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(60), 4)
+    rows = pd.DataFrame(
+        {
+            "id": [f"id{number}" for number in range(240)],
+            "group": pd.Series([f"g{number}" for number in group], dtype=object),
+            "label": pd.Series(np.array(["a", "b"])[rng.integers(0, 2, 60)[group]], dtype=object),
+        }
+    )
+    features = rng.normal(size=(60, 80))[group] + rng.normal(0, 0.01, (240, 80))
+    result = compare(features, rows, Task("single_label", ("a", "b")), 0.2)
+    assert result.grouped < 0.65 and result.random > 0.9
+    assert (
+        f"have shown {100 * result.random:.1f} % accuracy instead of {100 * result.grouped:.1f} %" in result.in_words()
+    )
+    independent = compare(features, rows.assign(group=None), Task("single_label", ("a", "b")), 0.2)
+    assert independent.grouped == independent.random and independent.spread == 0
 
 
 def test_names_of_classes_in_their_texts_are_named(tmp_path):

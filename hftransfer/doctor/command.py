@@ -21,15 +21,17 @@ def doctor(
     repair: bool = False,
     as_json: bool = False,
     strict: bool = False,
+    measure: bool = False,
     stream: TextIO | None = None,
 ) -> int:
     """Examine and report to `stream` (standard output); with `repair` write a cleaned copy of the data afterwards.
+    `run` adds the checks of model and machine, `measure` what a random split would have reported.
 
     Returns the exit code: 0, or 1 when there is an error (with `strict` a warning too). Raises `UserError` from the
     repair.
     """
     stream = stream or sys.stdout
-    findings = _shown(examine(data, run), None if as_json else stream)
+    findings = _shown(examine(data, run, measure=measure), None if as_json else stream)
     copies = [str(path) for path in fix(data)] if repair else []
     code = exit_code(findings, strict)
     if as_json:

@@ -27,11 +27,13 @@ def examine(
     config: DataConfig,
     run: "RunConfig | None" = None,
     dataset: Union["datasets.Dataset", "datasets.DatasetDict", None] = None,
+    measure: bool = False,
 ) -> Iterator[Finding]:
     """Findings about the data that `config` names, as they turn up.
 
     With `run` its model and the machine are examined too, and sizes and lengths are judged by what the model reads, else
-    by 224 pixels and an estimate of 512 tokens. What the user got wrong is a finding, not an exception.
+    by 224 pixels and an estimate of 512 tokens. With `measure` its probe says how much a random split would flatter (one
+    pass over the data). What the user got wrong is a finding, not an exception.
     """
     try:
         facts = gather_facts(config, dataset)
@@ -53,6 +55,10 @@ def examine(
     yield from check_machine(checkpoint.model, run)
     yield from check_model(checkpoint, facts, run)
     yield from check_data(facts, checkpoint.processor)
+    if measure:
+        from hftransfer.doctor.honesty import measure_honesty
+
+        yield from measure_honesty(run, dataset)
 
 
 def examine_loaded(data: LabelledData) -> Iterator[Finding]:

@@ -184,6 +184,11 @@ KINDS = {
         "A random division puts copies, or files of one series, on both sides: the score would be flattered.",
         "data.split.group=auto keeps them on one side; data.split.group=COLUMN where a column names the source.",
     ),
+    "leak-measured": Kind(
+        "note",
+        "What the difference is worth: the same linear probe on splits that keep relatives together and on random ones.",
+        "Report the figure with relatives kept together: it is what new data will show.",
+    ),
     "group-divided": Kind(
         "warning",
         "Groups of data.split.group that the given splits tear apart.",

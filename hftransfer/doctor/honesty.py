@@ -1,0 +1,114 @@
+"""What a random split would have reported: the same probe on splits that keep relatives together and on random ones."""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from hftransfer.checkpoints import load_checkpoint
+from hftransfer.compute import World, choose_device
+from hftransfer.convex import make_folds, solve_head
+from hftransfer.data import LabelledData, load_data
+from hftransfer.data.splits import divide
+from hftransfer.doctor.findings import Finding
+from hftransfer.evaluation.metrics import compute_metrics
+from hftransfer.strategies import ProbeStrategy
+from hftransfer.tasks import Task
+from hftransfer.work import prepare
+from hftransfer.work import solve_head as solve_work
+
+if TYPE_CHECKING:
+    from hftransfer.config import RunConfig
+
+log = logging.getLogger(__name__)
+
+METRIC = {"single_label": "accuracy", "multi_label": "macro_f1", "regression": "spearman"}
+SEEDS = 5
+FOLDS = 5
+MOST_ROWS = 4000
+
+
+@dataclass(frozen=True)
+class Honesty:
+    """Mean of `metric` on the test parts of several splits: whole groups apart, and rows at random.
+
+    `spread` is the standard deviation of the difference between the two over the splits.
+    """
+
+    metric: str
+    grouped: float
+    random: float
+    spread: float
+
+    def in_words(self) -> str:
+        difference = self.random - self.grouped
+        return (
+            f"A random split would have shown {_shown(self.metric, self.random)} {self.metric.replace('_', ' ')} instead "
+            f"of {_shown(self.metric, self.grouped)} with relatives kept together (a probe, mean of {SEEDS} splits, "
+            f"difference {_shown(self.metric, difference)} ± {_shown(self.metric, self.spread)})."
+        )
+
+
+def measure_honesty(run: "RunConfig", dataset: Any = None) -> Iterator[Finding]:
+    """Split the data of `run` both ways, fit a probe on each, and compare; nothing where no rows belong together.
+
+    Groups are those of `data.split.group`, else found as by "auto"; given splits are left aside. Of more than 4,000 rows
+    whole groups are drawn. The features are computed once and kept in the feature store.
+    """
+    split = run.data.split.model_copy(update={"group": run.data.split.group or "auto", "file": None})
+    data = _fewer(load_data(run.data.model_copy(update={"split": split, "on_error": "skip"}), dataset))
+    if data.frame["group"].notna().any():
+        features = probe_features(run.model_copy(update={"strategy": ProbeStrategy()}), data)
+        yield Finding("leak-measured", compare(features, data.frame, data.task, split.test or 0.2).in_words())
+
+
+def probe_features(run: "RunConfig", data: LabelledData) -> np.ndarray:
+    """(N, D) what the probe of `run` reads of each row."""
+    device = choose_device(use_cpu=run.use_cpu)
+    checkpoint = load_checkpoint(run.model, data.modality, data.task)
+    with tempfile.TemporaryDirectory() as scratch:
+        return solve_work(prepare(run, data, checkpoint, device, World(), Path(scratch))).features
+
+
+def compare(features: np.ndarray, frame: pd.DataFrame, task: Task, share: float) -> Honesty:
+    """Fit and judge a convex head on five splits of either kind; features (N, D), `frame` with id, group and label."""
+    targets = task.encode_all(list(frame["label"]))
+    alone = frame.assign(group=None)
+    grouped, random = (
+        np.array([_score(features, targets, rows, task, share, seed) for seed in range(SEEDS)])
+        for rows in (frame, alone)
+    )
+    return Honesty(METRIC[task.type], grouped.mean(), random.mean(), float((random - grouped).std(ddof=1)))
+
+
+def _score(features: np.ndarray, targets: np.ndarray, rows: pd.DataFrame, task: Task, share: float, seed: int) -> float:
+    test = divide(rows, task, {"test": share}, seed) == "test"
+    train = np.flatnonzero(~test)
+    groups = rows["group"].fillna(rows["id"]).to_numpy()[train] if rows["group"].notna().any() else None
+    folds = make_folds(task, targets[train], groups, FOLDS, seed)
+    head = solve_head(features[train], task.standardised(targets[train]), task, folds)
+    scores = task.probabilities(task.in_units(head.logits(features[test])))
+    return compute_metrics(task, targets[test], scores)[METRIC[task.type]]
+
+
+def _fewer(data: LabelledData) -> LabelledData:
+    """At most `MOST_ROWS` rows, taken by whole groups drawn at random."""
+    frame = data.frame
+    if len(frame) <= MOST_ROWS:
+        return data
+    names = frame["group"].fillna("\0" + frame["id"])
+    order = np.random.default_rng(0).permutation(names.unique())
+    sizes = names.value_counts()[order]
+    kept = names.isin(order[sizes.cumsum().to_numpy() <= MOST_ROWS]).to_numpy()
+    log.info("Of %d rows %d are used to compare the splits.", len(frame), kept.sum())
+    looks = [look for look, keep in zip(data.looks, kept, strict=True) if keep]
+    return replace(data, frame=frame[kept].reset_index(drop=True), looks=looks)
+
+
+def _shown(metric: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.3f}"
