@@ -32,23 +32,22 @@ def make_run(
     strategy: str = "full",
     trainable: Sequence[int] = (0, 700, 700, 300),
     history: Sequence[dict] | None = None,
-    train_signal: float | None = None,
     temperature: float = 1.0,
     groups: Sequence[str] | None = None,
     out_of_fold: bool = True,
     mislabelled: int = 0,
     truncated: float | None = None,
     prior: Sequence[float] | None = None,
+    without_test: bool = False,
 ) -> Path:
     """A whole run folder with `rows` test rows, half as many validation rows and twice as many training rows.
 
-    `train_signal`: how well the model knows its training rows (out-of-fold: as well as the test rows). `mislabelled`
-    training rows carry a wrong label. `truncated`: the share of cut texts that the run measured.
+    `mislabelled` training rows carry a wrong label. `truncated`: the share of cut texts that the run measured.
     """
     folder.mkdir(parents=True)
     (folder / "model").mkdir()
     (folder / "model" / "model.safetensors").write_bytes(bytes(4000))
-    sizes = {"train": 2 * rows, "validation": rows // 2, "test": rows}
+    sizes = {"train": 2 * rows, "validation": rows // 2} | ({} if without_test else {"test": rows})
     frame = _frame(folder, task, modality, sizes, seed, groups, prior)
     targets = task.encode_all(frame["label"].tolist())
     logits = _logits(task, targets, signal, np.random.default_rng(model_seed))
@@ -158,7 +157,7 @@ def _table(frame: pd.DataFrame, task: Task, logits: np.ndarray) -> pd.DataFrame:
 
 def _metrics(task, frame, targets, logits, groups) -> dict:
     found = {"per_class": {}, "notes": {"validation": "this part chose the best checkpoint: expect it to flatter"}}
-    for split in ("test", "validation"):
+    for split in [split for split in ("test", "validation") if (frame["split"] == split).any()]:
         rows = (frame["split"] == split).to_numpy()
         chosen = None if groups is None else frame.loc[rows, "group"].tolist()
         piece = evaluate_predictions(

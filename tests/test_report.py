@@ -74,6 +74,7 @@ RUNS = {
     "solved head": {"history": [], "strategy": "probe", "trainable": (0, 0, 0, 300)},
     "two classes": {"task": Task("single_label", ("no", "yes"))},
     "no out-of-fold": {"out_of_fold": False},
+    "no test rows": {"without_test": True},
     "perfect": {"signal": 50.0, "rows": 60},
 }
 
@@ -118,6 +119,18 @@ def test_texts_and_folder_names_are_escaped_too(tmp_path):
     page = page_of(run)
     assert "img" not in page.tags
     assert "<img src=x> & more" in page.text and "run <b>" in page.text
+
+
+def test_without_test_rows_the_page_speaks_of_validation(tmp_path):
+    page = page_of(make_run(tmp_path / "run", without_test=True))
+    assert "validation accuracy, 95 % interval" in page.text and "Validation rows. Shade" in page.text
+
+
+def test_a_run_that_measured_nothing_is_refused_in_words(tmp_path):
+    run = make_run(tmp_path / "run", rows=40)
+    (run / "metrics.json").write_text('{"per_class": {}, "notes": {}}')
+    with pytest.raises(UserError, match="neither test nor validation rows: there is nothing to judge it by"):
+        write_report(run)
 
 
 def test_a_hundred_classes_fit(tmp_path):

@@ -83,6 +83,19 @@ class RecordedRun:
         return self.folder / "explanations" / f"{quote(row, safe='')}{suffix}"
 
     @property
+    def judged(self) -> str:
+        """The split that the results speak of: test, or validation where there are no test rows.
+
+        Raises `UserError` for a run that measured neither.
+        """
+        found = [split for split in ("test", "validation") if self.metrics.get(split)]
+        if not found:
+            raise UserError(
+                f"The run {self.folder} has neither test nor validation rows: there is nothing to judge it by."
+            )
+        return found[0]
+
+    @property
     def trainable_share(self) -> float:
         rungs = self.receipt["rungs"]
         return sum(rung["trainable"] for rung in rungs) / max(1, sum(rung["parameters"] for rung in rungs))

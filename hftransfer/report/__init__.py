@@ -3,12 +3,16 @@
 import os
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hftransfer.evaluation.recorded import RecordedRun
 
 
 def write_report(run: str | Path) -> Path:
     """Write `report.html` into the run folder and return its path.
 
-    Raises `UserError` for a folder that is missing, interrupted, or no run.
+    Raises `UserError` for a folder that is missing, interrupted, or no run, and for one that measured nothing.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -27,7 +31,7 @@ def write_report(run: str | Path) -> Path:
     return target
 
 
-def _content(run) -> dict:
+def _content(run: "RecordedRun") -> dict[str, Any]:
     from hftransfer.report import gallery, sections
     from hftransfer.report.diagnosis import diagnose, gather
 
@@ -35,6 +39,7 @@ def _content(run) -> dict:
     folder = str(run.folder)
     return {
         "name": run.name,
+        "judged": run.judged,
         "pictured": run.about["modality"] == "image",
         "overview": sections.overview(run),
         "findings": diagnose(gather(run)),

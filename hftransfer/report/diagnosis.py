@@ -61,7 +61,7 @@ class Evidence:
 
 def gather(run: RecordedRun) -> Evidence:
     """The evidence of a finished run."""
-    task, part = run.task, run.part("test")
+    task, part = run.task, run.part(run.judged)
     actual, predicted = {}, {}
     if task.type == "single_label":
         actual, predicted = _shares(task, part.targets), _shares(task, task.decide(part.scores))
@@ -74,13 +74,14 @@ def gather(run: RecordedRun) -> Evidence:
         softened=any(softening.get(name) for name in ("mixup", "cutmix", "label_smoothing_factor")),
         headline={"single_label": "accuracy", "multi_label": "micro_f1", "regression": "r2"}[task.type],
         history=run.history,
-        test=run.metrics["test"],
-        per_class=run.metrics["per_class"]["test"] if task.type != "regression" else (),
+        test=run.metrics[run.judged],
+        per_class=run.metrics["per_class"][run.judged] if task.type != "regression" else (),
         actual=actual,
         predicted=predicted,
         train_rows=run.train_rows,
         truncated=run.about.get("truncated_share"),
-        learning_rate=settings.get("training", {}).get("learning_rate")
+        learning_rate=run.about.get("learning_rate")
+        or settings.get("training", {}).get("learning_rate")
         or max((entry.get("learning_rate", 0.0) for entry in run.history), default=None),
     )
 

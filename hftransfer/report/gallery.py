@@ -48,8 +48,8 @@ class Picked:
 
 
 def confident_errors(run: RecordedRun, count: int = SHOWN) -> Picked:
-    """The test rows where the model was surest of a wrong answer; for regression those with the largest error."""
-    task, part = run.task, run.part("test")
+    """The judged rows where the model was surest of a wrong answer; for regression those with the largest error."""
+    task, part = run.task, run.part(run.judged)
     decided = task.decide(part.scores)
     if task.type == "regression":
         error = np.abs(part.scores - part.targets).max(1)
@@ -73,13 +73,13 @@ def _confidence_of_error(kind: str, part: Part, decided: np.ndarray) -> np.ndarr
 def label_errors(run: RecordedRun, count: int = SHOWN) -> Picked | None:
     """Rows whose label is likely wrong, by confident learning (Northcutt et al. 2021) on out-of-sample probabilities.
 
-    Training rows are judged by folds that did not see them, where the run has such predictions, and test rows by the model.
+    Training rows are judged by folds that did not see them, where the run has such predictions, and the judged rows by the model.
     On benchmarks about half of what is flagged is truly wrong: for review, never for deletion. None where the method is not
     at hand: for regression, or without cleanlab.
     """
     if run.task.type == "regression" or not _has_cleanlab():
         return None
-    part = joined([part for part in (run.out_of_fold, run.part("test")) if part is not None])
+    part = joined([part for part in (run.out_of_fold, run.part(run.judged)) if part is not None])
     rows = _find_label_issues(run.task.type, part)[:count]
     suggested = [run.task.decode(row) for row in run.task.decide(part.scores[rows])]
     notes = [f"{_probability_of_label(run.task.type, part, row):.0%} for the given label" for row in rows]

@@ -36,8 +36,8 @@ def overview(run: RecordedRun) -> dict[str, Any]:
     kinds = {"image": "images", "text": "texts"}.get(about["modality"], "examples")
     training, validation, test = (f"{counts.get(part, 0):,}" for part in ("train", "validation", "test"))
     return {
-        "metric": plots.titled(metric),
-        "found": run.metrics["test"].get(metric),
+        "metric": f"{run.judged} {plots.titled(metric)}",
+        "found": run.metrics[run.judged].get(metric),
         "sentence": f"{about['checkpoint']['source']}, adapted by the strategy “{about['strategy']}” to {len(task.names)} "
         f"{outputs} of {kinds}: {training} training, {validation} validation and {test} test rows.",
         "tiles": [
@@ -93,7 +93,7 @@ def confusion(run: RecordedRun) -> dict[str, Any] | None:
     """The matrix with classes that are confused standing together, and the pairs confused most; single-label only."""
     if run.task.type != "single_label":
         return None
-    part, classes = run.part("test"), run.task.head_size
+    part, classes = run.part(run.judged), run.task.head_size
     counts = np.zeros((classes, classes), dtype=int)
     np.add.at(counts, (part.targets, run.task.decide(part.scores)), 1)
     order = _confused_together(counts)
@@ -124,7 +124,7 @@ def scatter(run: RecordedRun) -> list[str]:
     """Answers over true values, one figure for each regression target."""
     if run.task.type != "regression":
         return []
-    part = run.part("test")
+    part = run.part(run.judged)
     return [plots.scatter_plot(part.targets[:, k], part.scores[:, k], name) for k, name in enumerate(run.task.names)]
 
 
@@ -132,7 +132,7 @@ def calibration(run: RecordedRun) -> dict[str, Any] | None:
     """Log-loss, Brier score and calibration error on the test rows without and with the temperature that the run stored."""
     if run.task.type == "regression":
         return None
-    part, temperature = run.part("test"), run.about.get("temperature", 1.0)
+    part, temperature = run.part(run.judged), run.about.get("temperature", 1.0)
     logits = part.frame[[f"logit:{name}" for name in run.task.names]].to_numpy() * temperature
     found = calibration_report(run.task, logits, part.targets, temperature)
     bins = {"calibrated": reliability(run.task, part.targets, part.scores)}
@@ -155,7 +155,7 @@ def calibration(run: RecordedRun) -> dict[str, Any] | None:
 
 def classes(run: RecordedRun) -> dict[str, Any]:
     """The per-class table, weakest first, or the per-target table of a regression."""
-    found = run.metrics.get("per_class", {}).get("test", [])
+    found = run.metrics["per_class"][run.judged]
     if run.task.type == "regression":
         columns = [name for name in ("mae", "rmse", "r2", "pearson") if any(name in entry for entry in found)]
     else:
