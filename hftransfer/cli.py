@@ -40,6 +40,9 @@ def main() -> None:
 
 def _quiet() -> None:
     """Our own log is what the user reads; libraries speak up when something is wrong."""
+    from hftransfer.compute import wait_briefly
+
+    wait_briefly()  # before torch is imported
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loaders fork

@@ -178,7 +178,8 @@ class Bar(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step", leave=False, disable=None)
+            begin = state.global_step
+            self.bar = tqdm(total=state.max_steps, initial=begin, desc="train", unit="step", leave=False, disable=None)
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:
@@ -285,7 +286,8 @@ def _arguments(
         greater_is_better=higher_is_better(task.selection_metric),
         logging_steps=max(1, steps // 50), report_to=config.report_to, disable_tqdm=True,
         remove_unused_columns=False, label_names=["labels"], seed=seed, data_seed=seed,
-        dataloader_num_workers=machine.workers, dataloader_persistent_workers=machine.workers > 0, dataloader_pin_memory=machine.device.type == "cuda",
+        dataloader_num_workers=machine.workers, dataloader_persistent_workers=machine.workers > 0,
+        dataloader_pin_memory=machine.device.type == "cuda",
         ddp_find_unused_parameters=machine.world_size > 1 or None,
         train_sampling_strategy="random",
     )  # fmt: skip

@@ -41,18 +41,22 @@ def open_head(model: nn.Module, fresh: frozenset[str], batch: Batch) -> None:
 
     Heads of several layers (RoBERTa, DistilBERT, ModernBERT, …) begin at random, and so does BERT's pooler where the
     checkpoint has none: a random projection with an activation is a poor feature. ReLU and GELU pass what is lifted far
-    above zero, tanh what is made small; which of the two it is shows in what comes out.
+    above zero, tanh (and GELU, halved) what is made small; which it is shows in what comes out.
     """
     layers = _fresh_square_layers(model, fresh)
     if not layers:
         return
     for layer in layers:
-        layer.weight.copy_(torch.eye(layer.in_features))
-        layer.bias.fill_(20.0)
-    if read_features(model, batch).float().std(1).max() < 1e-4:  # tanh saturates there
+        _pass_on(layer, lifted=layer.bias is not None)
+    if read_features(model, batch).float().std(1).max() < 1e-4:  # tanh saturates where ReLU and GELU are open
         for layer in layers:
-            layer.weight.copy_(QUIET * torch.eye(layer.in_features))
-            layer.bias.zero_()
+            _pass_on(layer, lifted=False)
+
+
+def _pass_on(layer: nn.Linear, lifted: bool) -> None:
+    layer.weight.copy_((1.0 if lifted else QUIET) * torch.eye(layer.in_features))
+    if layer.bias is not None:
+        layer.bias.fill_(20.0 if lifted else 0.0)
 
 
 def _fresh_square_layers(model: nn.Module, fresh: frozenset[str]) -> list[nn.Linear]:
@@ -61,7 +65,7 @@ def _fresh_square_layers(model: nn.Module, fresh: frozenset[str]) -> list[nn.Lin
         module
         for path, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not last and f"{path}.weight" in fresh
-        and module.in_features == module.out_features and module.bias is not None
+        and module.in_features == module.out_features
     ]  # fmt: skip
 
 
@@ -177,7 +181,8 @@ def mean_layer(model: nn.Module, ladder: Ladder) -> nn.Module | None:
     for path, module in layer.named_modules():
         if isinstance(module, nn.LayerNorm):
             module.weight.fill_(1.0)
-            module.bias.zero_()
+            if module.bias is not None:
+                module.bias.zero_()
         elif isinstance(module, nn.Linear):
             _set_linear(path, module)
         elif next(module.parameters(recurse=False), None) is not None:

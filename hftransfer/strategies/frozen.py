@@ -26,5 +26,5 @@ class FrozenStrategy(Strategy):
         return Plan(model, ladder, rates, boundary=lowest, batchnorm=self.batchnorm)
 
     def defaults(self, modality: str) -> Defaults:
-        rate = {"image": 1e-4, "text": 5e-5}[modality]
+        rate = {"image": 1e-3, "text": 1e-4}[modality]
         return Defaults(learning_rate=rate, epochs=10, min_steps=200)

@@ -21,7 +21,7 @@ class ScratchStrategy(Strategy):
         return Plan(model, ladder, factors(model, ladder, 0, head=1.0), batchnorm="adapt")
 
     def defaults(self, modality: str) -> Defaults:
-        rate = {"image": 1e-3, "text": 1e-4}[modality]
+        rate = {"image": 3e-3, "text": 3e-4}[modality]
         return Defaults(learning_rate=rate, epochs=20, min_steps=300, weight_decay=0.05, augment=True)
 
     @property

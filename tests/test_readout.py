@@ -1,0 +1,105 @@
+"""What the head reads: chosen by cross-validation, exact in the plain model that expresses it."""
+
+import json
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hftransfer.checkpoints import ModelConfig, load_checkpoint
+from hftransfer.config import parse_overrides, with_overrides
+from hftransfer.errors import UserError
+from hftransfer.ladder import Ladder
+from hftransfer.predict import load
+from hftransfer.readout import mean_is_exact, open_head, read_features
+from hftransfer.tasks import Task
+from hftransfer.train import run
+from tests import tiny
+from tests.test_matrix import configuration
+
+TASK = Task("single_label", ("a", "b", "c"))
+POST_NORM = {"bert", "roberta", "distilbert", "electra", "deberta-v2"}
+
+
+def probe_run(folder, kind, *overrides):
+    values = configuration("probe", kind, folder).model_dump(mode="json")
+    values["output"] = str(folder / f"run-{len(list(folder.iterdir()))}")
+    return run(with_overrides(values, parse_overrides(overrides))).folder
+
+
+def disagreement(folder):
+    """The largest difference between the scores in the folder and those of the saved model on the raw test inputs."""
+    splits = pd.read_parquet(folder / "splits.parquet").set_index("id")
+    predictions = pd.read_parquet(folder / "predictions.parquet").set_index("id")
+    test = predictions[predictions["split"] == "test"]
+    written = test[[c for c in test if c.startswith("score:")]].to_numpy()
+    predictor = load(folder, use_cpu=True)
+    scores = predictor.task.probabilities(predictor.logits(splits.loc[test.index].reset_index()))
+    return np.abs(scores - written).max()
+
+
+def chosen(folder):
+    return json.loads((folder / "run.json").read_text())["readout"]
+
+
+@pytest.mark.parametrize(("kind", "overrides", "names"), [
+    ("image-multi", ["head.layer=best"], {"head@1", "head@2", "head@3"}),
+    ("text", ["head.layer=best"], {f"{p}@{b}" for p in ("head", "mean") for b in (1, 2, 3)}),
+    ("text", ["head.layer=1", "head.pooling=head"], {"head@1"}),
+    ("text", ["head.pooling=mean"], {"mean@3"}),
+    ("text-regression", ["head.pooling=mean"], {"mean@3"}),
+    ("text-multi", ["head.pooling=mean", "head.layer=2"], {"mean@2"}),
+])  # fmt: skip
+def test_every_readout_is_a_plain_model_with_the_same_answers(tmp_path, kind, overrides, names):
+    folder = probe_run(tmp_path, kind, *overrides)
+    found = chosen(folder)
+    assert set(found["losses"]) == names
+    assert found["losses"][found["chosen"]] == min(found["losses"].values())
+    assert disagreement(folder) < 1e-4
+    depth = int(found["chosen"].partition("@")[2]) + found["chosen"].startswith("mean")
+    stored = json.loads((folder / "model" / "config.json").read_text())
+    assert depth in (stored.get("num_hidden_layers"), stored.get("n_layers"))
+
+
+def test_a_family_that_cannot_be_cut_reads_its_end_and_says_so_when_asked_for_more(tmp_path):
+    assert set(chosen(probe_run(tmp_path, "image", "head.layer=best"))["losses"]) == {"head@4"}
+    with pytest.raises(UserError, match="cannot be taken off a plain model: use head.layer=last"):
+        probe_run(tmp_path, "image", "head.layer=2")
+    with pytest.raises(UserError, match="head.layer=7: expected a block from 1 to 3, 'last' or 'best'"):
+        probe_run(tmp_path, "image-multi", "head.layer=7")
+
+
+def test_views_change_the_head(tmp_path):
+    plain, viewed = (probe_run(tmp_path, "image", f"head.views={views}") for views in (0, 2))
+    assert disagreement(viewed) < 1e-4
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (plain, viewed)]
+    assert weights[0] != weights[1]
+
+
+@pytest.mark.parametrize("family", list(tiny.TEXT_FAMILIES))
+def test_mean_pooling_is_offered_where_the_family_can_express_it(tmp_path, family):
+    checkpoint = load_checkpoint(ModelConfig(name=str(tiny.TEXT_FAMILIES[family](tmp_path / "m"))), "text", TASK)
+    batch = dict(checkpoint.processor(["goal match team player", "bank"], padding=True, return_tensors="pt"))
+    model = checkpoint.model.eval()
+    open_head(model, checkpoint.new_parameters, batch)
+    assert mean_is_exact(model, Ladder.of(model), batch) == (family in POST_NORM)
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "electra", "deberta-v2", "modernbert", "esm", "mpnet"])
+def test_a_fresh_head_of_several_layers_hands_the_features_on(tmp_path, family):
+    """Opened, the hidden layer keeps what it reads: the pooled token can be told from what comes out."""
+    checkpoint = load_checkpoint(ModelConfig(name=str(tiny.TEXT_FAMILIES[family](tmp_path / "m"))), "text", TASK)
+    protein = family == "esm"
+    texts = [tiny.sentence([i % 3], random.Random(i), protein=protein) for i in range(40)]
+    batch = dict(checkpoint.processor(texts, padding=True, return_tensors="pt"))
+    model = checkpoint.model.eval()
+    open_head(model, checkpoint.new_parameters, batch)
+    with torch.no_grad():
+        pooled = model.base_model(**batch).last_hidden_state[:, 0]
+    read = read_features(model, batch)
+    if family == "modernbert":  # a norm of its own follows
+        pooled = torch.nn.functional.layer_norm(pooled, pooled.shape[-1:])
+    correlation = torch.corrcoef(torch.stack([read.flatten() - read.mean(), pooled.flatten() - pooled.mean()]))[0, 1]
+    assert correlation > 0.99
