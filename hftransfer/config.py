@@ -109,7 +109,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         if not equals or not re.fullmatch(r"[a-z0-9_]+(\.[A-Za-z0-9_]+)*", key):
             raise UserError(f"Expected key=value such as training.learning_rate=1e-3, found {pair!r}.")
         try:
-            overrides[key] = yaml.load(value, Loader=_Loader)
+            overrides[key] = value if value in ("|", ">") else yaml.load(value, Loader=_Loader)  # a separator, no block
         except yaml.YAMLError:
             raise UserError(f"The value of {key} is no valid YAML: {value!r}.") from None
     return overrides

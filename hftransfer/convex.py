@@ -23,6 +23,7 @@ Solver = Literal["logistic", "lda", "prototype", "ridge"]
 # Penalty on the squared weights against the *mean* loss, strong to weak: on standardised features the best lies inside.
 PENALTIES = tuple(10.0**exponent for exponent in (1, 0.5, 0, -0.5, -1, -1.5, -2, -2.5, -3, -4, -5))
 FEW_PER_CLASS = 5
+MANY_PRODUCTS = 2e7  # multiplications in one evaluation of the loss
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,18 @@ def solve_head(
     `auto` tries shrunk LDA beside logistic regression where the median class has at most five examples. `intercept`
     False is for heads that have no bias (GPT-2). Regression targets are expected standardised (`task.standardised`).
     """
+    from threadpoolctl import threadpool_limits
+
     features = np.asarray(features, dtype=np.float64)
+    # Small products are slower on several threads than on one, and far slower where other processes compute.
+    threads = None if features.size * task.head_size > MANY_PRODUCTS else 1
+    with threadpool_limits(threads, user_api="blas"):
+        return _solved(features, targets, task, folds, solver, intercept)
+
+
+def _solved(
+    features: np.ndarray, targets: np.ndarray, task: Task, folds: list, solver: str, intercept: bool
+) -> ConvexHead:
     mean, scale = _standardiser(features, intercept)
     standardised, rotation = _reduced((features - mean) / scale)
     candidates = [

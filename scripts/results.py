@@ -77,7 +77,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.render:
         return print(render([json.loads(line) for line in asked.render.read_text().splitlines()]))
-    jobs = [(name, strategy) for name in asked.sets for strategy in asked.strategies]
+    jobs = [(name, strategy) for strategy in asked.strategies for name in asked.sets]
     write_lines([(*job, asked.data_root, asked.extra, asked.model) for job in jobs], asked.out, asked.jobs)
 
 

@@ -1,0 +1,102 @@
+"""One definition, three ways in; every wrong field is named with the right one."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hftransfer.config import RunConfig, checked, parse_overrides, read_yaml, with_overrides
+from hftransfer.errors import UserError
+
+MINIMAL = {"data": {"train": "x"}, "model": "m"}
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+
+
+def test_yaml_round_trip(tmp_path):
+    config = with_overrides(dict(MINIMAL), {"strategy.type": "lora", "strategy.r": 4, "training.extra": {"adam_beta2": 0.9}})
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert RunConfig.from_yaml(tmp_path / "config.yaml") == config
+    assert config.strategy.r == 4
+
+
+def test_numbers_like_5e_4_are_numbers(tmp_path):
+    assert parse_overrides(["training.learning_rate=5e-4", "training.extra={adam_epsilon: 1e-6}"]) == {
+        "training.learning_rate": 5e-4,
+        "training.extra": {"adam_epsilon": 1e-6},
+    }
+    (tmp_path / "c.yaml").write_text("a: 5e-4\nb: 1e3\n")
+    assert read_yaml(tmp_path / "c.yaml") == {"a": 5e-4, "b": 1e3}
+
+
+def test_a_bar_is_a_separator():
+    assert parse_overrides(["data.separator=|"]) == {"data.separator": "|"}
+
+
+def test_another_strategy_on_the_line_drops_the_fields_of_the_files():
+    values = MINIMAL | {"strategy": {"type": "lora", "r": 4}}
+    assert with_overrides(values, {"strategy.type": "frozen", "strategy.top": 2}).strategy.top == 2
+
+
+def test_short_forms():
+    config = checked({"data": "folder", "model": "name", "strategy": "full"})
+    assert (config.data.train, config.model.name, config.strategy.type) == ("folder", "name", "full")
+    assert with_overrides({"data": "d", "model": "m", "strategy": "lora"}, {"strategy.r": 2}).strategy.r == 2
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    ({"strategy.type": "lorra"}, "Unknown strategy 'lorra'. Did you mean 'lora'?"),
+    ({"strategy": {"type": "lora", "rank": 3}}, "Unknown field strategy.rank. Choose from: type, head_init, r, alpha, dropout, top, use_dora."),
+    ({"trainning.learning_rate": 1}, "Unknown field trainning. Did you mean 'training'?"),
+    ({"training.learningrate": 1}, "Unknown field training.learningrate. Did you mean 'learning_rate'?"),
+    ({"training.learning_rate": "fast"}, "training.learning_rate: input should be a valid number, unable to parse string as a number, found 'fast'."),
+    ({"data.on_error": "ignore"}, "data.on_error: input should be 'stop' or 'skip', found 'ignore'."),
+    ({"training.label_smoothing_factor": 1.5}, "training.label_smoothing_factor: input should be less than 1, found 1.5."),
+])  # fmt: skip
+def test_wrong_fields_are_named_with_the_right_ones(overrides, message):
+    with pytest.raises(UserError) as error:
+        with_overrides({"data": {"train": "x"}, "model": "m"}, overrides)
+    assert str(error.value) == message
+
+
+def test_missing_model():
+    with pytest.raises(UserError, match="^model is missing: set it in the configuration or as model=… on the command line."):
+        checked({"data": "x"})
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("- a\n", "Expected a mapping such as 'model: …' in .*, found list."),
+    ("a: [", "is no valid YAML"),
+    ("a: !!python/object/apply:os.system [ls]", "is no valid YAML"),
+])  # fmt: skip
+def test_broken_files(tmp_path, text, message):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_yaml(tmp_path / "c.yaml")
+
+
+def test_missing_file_and_other_encoding(tmp_path):
+    with pytest.raises(UserError, match="Cannot read the configuration .*: No such file or directory."):
+        read_yaml(tmp_path / "none.yaml")
+    (tmp_path / "c.yaml").write_bytes(b"a: \xff")
+    with pytest.raises(UserError, match="is not UTF-8 text."):
+        read_yaml(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("pair", ["learning_rate", "=3", "Training.x=1", "a b=1"])
+def test_overrides_of_another_form(pair):
+    with pytest.raises(UserError, match="Expected key=value such as training.learning_rate=1e-3, found"):
+        parse_overrides([pair])
+
+
+def test_every_config_of_the_project_loads():
+    assert len(CONFIGS) == 12  # one per strategy and modality
+    for path in CONFIGS:
+        config = RunConfig.from_yaml(path)
+        assert path.stem == f"{config.strategy.type}", path
+        assert path.parent.name in ("image", "text")
+        assert yaml.safe_load(path.read_text())["data"]
+
+
+def test_the_schema_knows_every_strategy():
+    text = str(RunConfig.model_json_schema())
+    assert all(name in text for name in ("FrozenStrategy", "LoraStrategy", "GradualStrategy", "label_smoothing_factor"))
