@@ -296,38 +296,38 @@ def text_run(path: Path, **settings):
 
 BROKEN = {
     "data-unreadable": (data_unreadable, "There is no file or folder"),
-    "image-broken": (image_broken, "2 of 51 images cannot be decoded."),
-    "image-suffix": (image_suffix, "1 of 51 images are of another format than their suffix says."),
-    "image-animated": (image_animated, "1 of 51 images hold several frames."),
-    "image-rotated": (image_rotated, "1 of 51 images are stored turned and set upright by their EXIF note."),
-    "image-mode": (image_mode, "2 of 52 images are not plain RGB (RGBA 1, L 1)."),
+    "image-broken": (image_broken, "Cannot be decoded: 2 of 51 images."),
+    "image-suffix": (image_suffix, "Another format than the suffix says: 1 of 51 images."),
+    "image-animated": (image_animated, "Several frames in one file: 1 of 51 images."),
+    "image-rotated": (image_rotated, "Stored turned, set upright by an EXIF note: 1 of 51 images."),
+    "image-mode": (image_mode, "Not plain RGB (RGBA 1, L 1): 2 of 52 images."),
     "image-small": (
         image_small,
-        "1 of 51 images are smaller than half of the model's 224 px (short side, median of all: 160 px).",
+        "Smaller than half of the model's 224 px (short side, median of all: 160 px): 1 of 51 images.",
     ),
     "image-large": (
         image_large,
-        "1 of 51 images are larger than four times the model's 224 px (short side, median of all: 160 px).",
+        "Larger than four times the model's 224 px (short side, median of all: 160 px): 1 of 51 images.",
     ),
-    "image-shape": (image_shape, "1 of 51 images are more than 2.5 times as long as wide."),
-    "image-blank": (image_blank, "1 of 51 images are nearly blank."),
-    "text-empty": (text_empty, "1 of 61 rows have no usable text."),
-    "text-encoding": (text_encoding, "2 of 62 texts look misread."),
-    "text-html": (text_html, "2 of 62 texts hold HTML."),
+    "image-shape": (image_shape, "More than 2.5 times as long as wide: 1 of 51 images."),
+    "image-blank": (image_blank, "Nearly blank: 1 of 51 images."),
+    "text-empty": (text_empty, "No usable text: 1 of 61 rows."),
+    "text-encoding": (text_encoding, "Misread: 2 of 62 texts."),
+    "text-html": (text_html, "HTML: 2 of 62 texts."),
     "text-long": (
         text_long,
         "10% of the texts are longer than 512 tokens (an estimate; --model REF counts); "
         "cut would be 10% at 128, 10% at 256, 10% at 512.",
     ),
     "text-language": (text_language, "The tokenizer knows the texts badly: 100.0% unknown tokens, 1.0 tokens per word."),
-    "label-missing": (label_missing, "1 of 61 rows have no label."),
+    "label-missing": (label_missing, "No label: 1 of 61 rows."),
     "label-one-class": (label_one_class, "All 60 examples are 'good'."),
     "label-single": (label_single, "One example only of 'odd'."),
-    "label-unknown": (label_unknown, "1 rows outside of training have labels that it lacks: 'odd'."),
-    "label-rare": (label_rare, "1 of 3 classes have fewer than 10 examples."),
+    "label-unknown": (label_unknown, "Labels that the training part lacks: 'odd' (rows: 1)."),
+    "label-rare": (label_rare, "Fewer than 10 examples: 1 of 3 classes."),
     "label-imbalance": (label_imbalance, "'good' has 184 examples, 'bad' has 16."),
-    "label-near-equal": (label_near_equal, "1 classes are written in several ways."),
-    "label-conflict": (label_conflict, "1 pairs of equal or nearly equal inputs have different labels."),
+    "label-near-equal": (label_near_equal, "Written in several ways: 1 of the classes."),
+    "label-conflict": (label_conflict, "Pairs of equal or nearly equal inputs with different labels: 1."),
     "label-numbers": (label_numbers, "The numbers 1, 2, 3 are read as 3 classes."),
     "label-in-input": (
         label_in_input,
@@ -337,14 +337,14 @@ BROKEN = {
         label_in_metadata,
         "The column 'station' alone tells the class in 100% of the cases (chance: 50%).",
     ),
-    "duplicate": (duplicate, "6 rows stand in 3 groups of equal inputs."),
-    "duplicate-near": (duplicate_near, "2 of 51 rows have a near copy (1 groups)."),
-    "leak": (leak, "4 of 24 test rows also stand in the training part."),
-    "leak-near": (leak_near, "4 of 24 test rows have a near copy in the training part."),
-    "leak-pair": (leak_pair, "10 of 10 test pairs share a text with the training part."),
+    "duplicate": (duplicate, "Rows with an equal input elsewhere: 6 (groups: 3)."),
+    "duplicate-near": (duplicate_near, "Rows with a near copy: 2 of 51 (groups: 1)."),
+    "leak": (leak, "In the training part too: 4 of 24 test rows."),
+    "leak-near": (leak_near, "With a near copy in the training part: 4 of 24 test rows."),
+    "leak-pair": (leak_pair, "Sharing a text with the training part: 10 of 10 test pairs."),
     "leak-ahead": (leak_ahead, "test rows beside a relative in training (240 of a series of files)."),
     "leak-measured": (leak_measured, " accuracy instead of "),
-    "group-divided": (group_divided, "6 of 6 groups stand in several splits."),
+    "group-divided": (group_divided, "Groups that stand in several splits: 6 of 6."),
     "model-unreadable": (model_unreadable, "nothing"),
     "model": (model, "3 blocks, head 32 -> 2 (classifier), LoRA would adapt"),
     "memory": (memory, "One step with 10000000 examples needs about"),
@@ -413,7 +413,10 @@ def test_the_models_image_size_is_the_measure(tmp_path):
 
     run = checked({"data": "x", "model": str(tiny.VISION_FAMILIES["vit"](tmp_path / "vit")), "use_cpu": True})
     findings = found(run=run, train=str(photos(tmp_path / "data")))
-    assert "50 of 50 images are larger than four times the model's 32 px" in findings["image-large"].message
+    assert (
+        "Larger than four times the model's 32 px (short side, median of all: 160 px): 50 of 50 images."
+        in findings["image-large"].message
+    )
 
 
 def test_saved_bytes_grow_with_the_batch():
@@ -494,7 +497,7 @@ def test_command_prints_findings_and_a_summary(tmp_path):
     stream = io.StringIO()
     path = save(tmp_path / "t.csv", frame(), frame().head(3))
     assert doctor(DataConfig(train=path), stream=stream) == 0
-    assert "WARNING duplicate: 6 rows stand in 3 groups of equal inputs." in stream.getvalue()
+    assert "WARNING duplicate: Rows with an equal input elsewhere: 6 (groups: 3)." in stream.getvalue()
     assert "0 errors, 1 warning, 0 notes. `hftransfer explain ID` says more" in stream.getvalue()
     assert doctor(DataConfig(train=path), strict=True, stream=io.StringIO()) == 1
 

@@ -68,6 +68,16 @@ def test_small_things_on_a_plain_ground_and_blank_images_are_no_copies():
     assert not len(similar_images([None, images[0], None]))
 
 
+def test_small_pictures_have_to_agree_in_every_pixel():
+    """Fine noise, which comes from a camera in a large photo, is all there is to tell two small pictures apart."""
+    image = scene(5)
+    other = Image.blend(image, Image.effect_noise(image.size, 100).convert("RGB"), 0.2)
+    pair = [thumbnail(image), thumbnail(other)]
+    assert similar_images(pair, [256, 256]).tolist() == [[0, 1]]
+    assert similar_images(pair, [28, 28]).tolist() == []
+    assert similar_images([pair[0], pair[0].copy()], [28, 28]).tolist() == [[0, 1]]
+
+
 @pytest.mark.parametrize(
     "copy",
     [

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hftransfer.data.config import Modality
-from hftransfer.data.duplicates import NO_PAIRS, components, equal_pairs, similar_images, similar_texts
+from hftransfer.data.duplicates import NO_PAIRS, SMALL_PICTURE, components, equal_pairs, similar_images, similar_texts
 from hftransfer.data.looks import Look
 from hftransfer.data.sources import SPLIT_WORDS
 from hftransfer.errors import UserError
@@ -51,9 +51,9 @@ def links(frame: pd.DataFrame, looks: list[Look], modality: Modality) -> dict[st
     if modality == "text":
         return equal | {"nearly equal": similar_texts(pair_texts(frame))}
     thumbnails = [look.thumbnail for look in looks]
-    series = _alike_series(_keys(frame, modality), thumbnails) if _has_files(frame) else NO_PAIRS
+    series = _alike_series(_keys(frame, modality), looks) if _has_files(frame) else NO_PAIRS
     return equal | {
-        "nearly equal": similar_images(thumbnails),
+        "nearly equal": similar_images(thumbnails, [min(look.size) for look in looks]),
         "of a series of files": series,
         "of a burst of photos": burst_pairs(looks),
     }
@@ -110,19 +110,22 @@ def _series_pairs(keys: list[tuple[str, int]]) -> np.ndarray:
     return np.array(pairs, dtype=int).reshape(-1, 2)
 
 
-def _alike_series(keys: list[tuple[str, int]], thumbnails: list[np.ndarray | None]) -> np.ndarray:
+def _alike_series(keys: list[tuple[str, int]], looks: list[Look]) -> np.ndarray:
     """Links inside of series: between all files of a small one, between neighbours that look alike in a large one."""
     size = Counter(key for key, _ in keys)
     small = {key for key, count in size.items() if count <= SMALL_SERIES * len(keys)}
     pairs = _series_pairs(keys)
-    kept = [keys[i][0] in small or _look_alike(thumbnails[i], thumbnails[j]) for i, j in pairs]
+    kept = [keys[i][0] in small or _look_alike(looks[i], looks[j]) for i, j in pairs]
     return pairs[np.array(kept, dtype=bool)]
 
 
-def _look_alike(first: np.ndarray | None, second: np.ndarray | None) -> bool:
-    if first is None or second is None or first.std() < 1 or second.std() < 1:
+def _look_alike(first: Look, second: Look) -> bool:
+    """Whether two neighbours may be frames of one film. Small pictures, such as single digits, look alike anyway."""
+    if first.fault or second.fault or min(*first.size, *second.size) < SMALL_PICTURE:
         return False
-    return bool(np.corrcoef(first.ravel(), second.ravel())[0, 1] >= NEIGHBOUR_CORRELATION)
+    if first.thumbnail.std() < 1 or second.thumbnail.std() < 1:
+        return False
+    return bool(np.corrcoef(first.thumbnail.ravel(), second.thumbnail.ravel())[0, 1] >= NEIGHBOUR_CORRELATION)
 
 
 def _named(frame: pd.DataFrame, pairs: np.ndarray) -> pd.Series:

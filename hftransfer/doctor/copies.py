@@ -18,16 +18,16 @@ def check_copies(facts: Facts) -> Iterator[Finding]:
     equal, near = facts.links["equal"], facts.links["nearly equal"]
     if len(equal):
         rows = len(np.unique(equal))
-        message = f"{rows} rows stand in {_groups(facts, equal)} groups of equal inputs."
+        message = f"Rows with an equal input elsewhere: {rows} (groups: {_groups(facts, equal)})."
         yield Finding("duplicate", message, facts.pairs_in_words(equal))
     only_near = _without(near, equal, len(facts.frame))
     if len(only_near):
         rows = len(np.unique(only_near))
-        message = f"{rows} of {len(facts.frame)} rows have a near copy ({_groups(facts, only_near)} groups)."
+        message = f"Rows with a near copy: {rows} of {len(facts.frame)} (groups: {_groups(facts, only_near)})."
         yield Finding("duplicate-near", message, facts.pairs_in_words(only_near))
     if facts.frame["split"].notna().any():
-        yield from _across(facts, "leak", equal, "also stand in the training part")
-        yield from _across(facts, "leak-near", only_near, "have a near copy in the training part")
+        yield from _across(facts, "leak", equal, "In the training part too")
+        yield from _across(facts, "leak-near", only_near, "With a near copy in the training part")
         yield from _divided_groups(facts)
     yield from _halves(facts)
     yield from _ahead(facts)
@@ -61,14 +61,16 @@ def _across(facts: Facts, id_: str, pairs: np.ndarray, what: str) -> Iterator[Fi
     if counts:
         splits = facts.frame["split"].to_numpy()
         crossing = pairs[(splits[pairs] == "train").any(1) & (splits[pairs] != "train").any(1)]
-        yield Finding(id_, f"{' and '.join(counts)} {what}.", facts.pairs_in_words(crossing))
+        yield Finding(id_, f"{what}: {' and '.join(counts)}.", facts.pairs_in_words(crossing))
 
 
 def _divided_groups(facts: Facts) -> Iterator[Finding]:
     groups = facts.frame.dropna(subset="group").groupby("group")
     torn = [str(name) for name, rows in groups if rows["split"].nunique() > 1]
     if torn:
-        yield Finding("group-divided", f"{len(torn)} of {groups.ngroups} groups stand in several splits.", tuple(torn))
+        yield Finding(
+            "group-divided", f"Groups that stand in several splits: {len(torn)} of {groups.ngroups}.", tuple(torn)
+        )
 
 
 def _halves(facts: Facts) -> Iterator[Finding]:
@@ -80,7 +82,7 @@ def _halves(facts: Facts) -> Iterator[Finding]:
         (facts.frame["split"] == "test") & (facts.frame["input"].isin(known) | facts.frame["input_pair"].isin(known))
     )
     if len(rows):
-        message = f"{len(rows)} of {len(test)} test pairs share a text with the training part."
+        message = f"Sharing a text with the training part: {len(rows)} of {len(test)} test pairs."
         yield Finding("leak-pair", message, facts.where(rows))
 
 

@@ -119,7 +119,7 @@ def _label_in_text(facts: Facts) -> Iterator[Finding]:
         if len(word) > 1 and own.any() and has[own].mean() >= NAMED_SHARE and own[has].mean() >= 0.9:
             told.append(f"{name}: in {has[own].mean():.0%} of its texts, {own[has].mean():.0%} of all that hold it")
     if told:
-        message = f"The names of {len(told)} of {len(facts.task.names)} classes stand in their own texts."
+        message = f"Classes whose name stands in their own texts: {len(told)} of {len(facts.task.names)}."
         yield Finding("label-in-input", message, tuple(told))
 
 

@@ -23,7 +23,7 @@ def check_labels(facts: Facts) -> Iterator[Finding]:
     """Findings that the labels alone show, and those of contradicting copies."""
     missing = np.flatnonzero(~facts.labelled)
     if len(missing):
-        message = f"{len(missing)} of {len(facts.frame)} rows have no label."
+        message = f"No label: {len(missing)} of {len(facts.frame)} rows."
         yield Finding("label-missing", message, facts.where(missing))
     yield from _numbers(facts)
     if facts.task.type != "regression":
@@ -64,7 +64,7 @@ def _class_sizes(facts: Facts) -> Iterator[Finding]:
     rare = {name: size for name, size in sizes.items() if size < FEW}
     if rare:
         shown = tuple(f"{name}: {size}" for name, size in sorted(rare.items(), key=lambda item: item[1]))
-        yield Finding("label-rare", f"{len(rare)} of {len(sizes)} classes have fewer than {FEW} examples.", shown)
+        yield Finding("label-rare", f"Fewer than {FEW} examples: {len(rare)} of {len(sizes)} classes.", shown)
     if sizes and max(sizes.values()) > IMBALANCE * min(sizes.values()):
         ordered = sorted(sizes, key=sizes.get)
         message = f"{ordered[-1]!r} has {sizes[ordered[-1]]} examples, {ordered[0]!r} has {sizes[ordered[0]]}."
@@ -83,7 +83,7 @@ def _unknown_to_train(facts: Facts) -> Iterator[Finding]:
     }
     if strange:
         names = sorted({name for found in strange.values() for name in found})
-        message = f"{len(strange)} rows outside of training have labels that it lacks: {', '.join(map(repr, names))}."
+        message = f"Labels that the training part lacks: {', '.join(map(repr, names))} (rows: {len(strange)})."
         yield Finding("label-unknown", message, facts.where(list(strange)))
 
 
@@ -92,7 +92,7 @@ def _near_equal(facts: Facts) -> Iterator[Finding]:
     groups = near_equal_names(sizes)
     if groups:
         shown = tuple(" = ".join(f"{name!r} ({sizes[name]})" for name in group) for group in groups)
-        yield Finding("label-near-equal", f"{len(groups)} classes are written in several ways.", shown)
+        yield Finding("label-near-equal", f"Written in several ways: {len(groups)} of the classes.", shown)
 
 
 def _conflicts(facts: Facts) -> Iterator[Finding]:
@@ -107,7 +107,7 @@ def _conflicts(facts: Facts) -> Iterator[Finding]:
         -1, 2
     )
     if len(against):
-        message = f"{len(against)} pairs of equal or nearly equal inputs have different labels."
+        message = f"Pairs of equal or nearly equal inputs with different labels: {len(against)}."
         yield Finding("label-conflict", message, facts.pairs_in_words(against))
 
 
@@ -129,7 +129,7 @@ def _differ(labels: pd.Series, pair: np.ndarray, spread: float) -> bool:
 
 def _numbers(facts: Facts) -> Iterator[Finding]:
     """Numbers taken for classes, and whole numbers with few values taken for quantities."""
-    if facts.config.task is not None:
+    if facts.config.task is not None or (facts.read and facts.read.sources[0].kind == "image folder"):
         return
     if facts.task.type == "single_label" and all(number(name) is not None for name in facts.task.names):
         names = ", ".join(facts.task.names[:8]) + (", …" if len(facts.task.names) > 8 else "")

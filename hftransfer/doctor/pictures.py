@@ -22,21 +22,23 @@ def check_images(facts: Facts, input_size: int) -> Iterator[Finding]:
     broken = [index for index, look in enumerate(looks) if look.fault]
     if broken:
         named = tuple(f"{facts.frame['where'].iloc[index]}: {looks[index].fault}" for index in broken)
-        yield Finding("image-broken", f"{len(broken)} of {len(looks)} images cannot be decoded.", named)
+        yield Finding("image-broken", f"Cannot be decoded: {len(broken)} of {len(looks)} images.", named)
     good = [index for index, look in enumerate(looks) if not look.fault]
     yield from _suffixes(facts, good)
-    yield from _counted(facts, "image-animated", [i for i in good if _is_animation(facts, i)], "hold several frames")
+    yield from _counted(
+        facts, "image-animated", [i for i in good if _is_animation(facts, i)], "Several frames in one file"
+    )
     turned = [index for index in good if looks[index].orientation != 1]
-    yield from _counted(facts, "image-rotated", turned, "are stored turned and set upright by their EXIF note")
+    yield from _counted(facts, "image-rotated", turned, "Stored turned, set upright by an EXIF note")
     yield from _modes(facts, good)
     yield from _sizes(facts, good, input_size)
     blank = [index for index in good if looks[index].thumbnail.std() < BLANK_CONTRAST]
-    yield from _counted(facts, "image-blank", blank, "are nearly blank")
+    yield from _counted(facts, "image-blank", blank, "Nearly blank")
 
 
 def _counted(facts: Facts, id_: str, rows: list[int], what: str) -> Iterator[Finding]:
     if rows:
-        yield Finding(id_, f"{len(rows)} of {len(facts.looks)} images {what}.", facts.where(rows))
+        yield Finding(id_, f"{what}: {len(rows)} of {len(facts.looks)} images.", facts.where(rows))
 
 
 def _is_animation(facts: Facts, index: int) -> bool:
@@ -51,7 +53,7 @@ def _suffixes(facts: Facts, good: list[int]) -> Iterator[Finding]:
         if expected and expected != SAME_FORMAT.get(found, found):
             wrong.append(f"{facts.frame['where'].iloc[index]}: its content is {found}")
     if wrong:
-        message = f"{len(wrong)} of {len(facts.looks)} images are of another format than their suffix says."
+        message = f"Another format than the suffix says: {len(wrong)} of {len(facts.looks)} images."
         yield Finding("image-suffix", message, tuple(wrong))
 
 
@@ -65,7 +67,7 @@ def _modes(facts: Facts, good: list[int]) -> Iterator[Finding]:
     odd = [index for index in good if facts.looks[index].mode != "RGB"]
     counts = Counter(facts.looks[index].mode for index in odd)
     modes = ", ".join(f"{mode} {count}" for mode, count in counts.most_common())
-    yield from _counted(facts, "image-mode", odd, f"are not plain RGB ({modes})")
+    yield from _counted(facts, "image-mode", odd, f"Not plain RGB ({modes})")
 
 
 def _sizes(facts: Facts, good: list[int], input_size: int) -> Iterator[Finding]:
@@ -75,10 +77,10 @@ def _sizes(facts: Facts, good: list[int], input_size: int) -> Iterator[Finding]:
     short, long = sizes.min(1), sizes.max(1)
     median = int(np.median(short))
     for id_, which, what in (
-        ("image-small", short < input_size / 2, f"are smaller than half of the model's {input_size} px"),
-        ("image-large", short > 4 * input_size, f"are larger than four times the model's {input_size} px"),
+        ("image-small", short < input_size / 2, f"Smaller than half of the model's {input_size} px"),
+        ("image-large", short > 4 * input_size, f"Larger than four times the model's {input_size} px"),
     ):
         rows = [index for index, chosen in zip(good, which, strict=True) if chosen]
         yield from _counted(facts, id_, rows, f"{what} (short side, median of all: {median} px)")
     rows = [index for index, chosen in zip(good, long > LONG_SHAPE * short, strict=True) if chosen]
-    yield from _counted(facts, "image-shape", rows, f"are more than {LONG_SHAPE} times as long as wide")
+    yield from _counted(facts, "image-shape", rows, f"More than {LONG_SHAPE} times as long as wide")

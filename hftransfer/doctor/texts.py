@@ -36,11 +36,11 @@ def check_texts(facts: Facts, tokenizer: "PreTrainedTokenizerBase | None") -> It
     empty = [index for index, look in enumerate(facts.looks) if look.fault]
     if empty:
         named = tuple(f"{facts.frame['where'].iloc[index]}: {facts.looks[index].fault}" for index in empty)
-        yield Finding("text-empty", f"{len(empty)} of {len(facts.looks)} rows have no usable text.", named)
+        yield Finding("text-empty", f"No usable text: {len(empty)} of {len(facts.looks)} rows.", named)
     texts = pair_texts(facts.frame)
-    yield from _counted(facts, "text-encoding", [i for i, text in enumerate(texts) if is_misread(text)], "look misread")
+    yield from _counted(facts, "text-encoding", [i for i, text in enumerate(texts) if is_misread(text)], "Misread")
     html = [i for i, text in enumerate(texts) if HTML_TAG.search(text) or HTML_ENTITY.search(text)]
-    yield from _counted(facts, "text-html", html, "hold HTML")
+    yield from _counted(facts, "text-html", html, "HTML")
     if tokenizer is None:
         pieces = np.array([len(re.findall(r"\w+|[^\w\s]", text)) for text in texts])
         tokens = (pieces * TOKENS_PER_PIECE).astype(int)
@@ -70,7 +70,7 @@ def reread(text: str) -> str:
 
 def _counted(facts: Facts, id_: str, rows: list[int], what: str) -> Iterator[Finding]:
     if rows:
-        yield Finding(id_, f"{len(rows)} of {len(facts.looks)} texts {what}.", facts.where(rows))
+        yield Finding(id_, f"{what}: {len(rows)} of {len(facts.looks)} texts.", facts.where(rows))
 
 
 def _lengths(facts: Facts, tokens: np.ndarray, limit: int, how: str) -> Iterator[Finding]:
