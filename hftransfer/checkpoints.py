@@ -67,7 +67,7 @@ def load_checkpoint(config: ModelConfig, modality: Modality, task: Task, random_
     of the modality, or holds other tensors than its architecture has.
     """
     reference = find(config, random_weights)
-    with _quiet(), _readable(reference):
+    with quiet_transformers(), _readable(reference):
         model_config, old_labels = _read_config(reference, config, modality, task)
         if random_weights:
             model = _random_model(model_config, modality, config)
@@ -340,7 +340,7 @@ def _ensure_padding(model: PreTrainedModel, tokenizer: Any) -> None:
 
 def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
     """Writes a folder that plain `transformers.pipeline(task, folder)` loads: safetensors, config, processor."""
-    with _quiet():
+    with quiet_transformers():
         model.save_pretrained(folder)
         save_processor(processor, model, Path(folder))
 
@@ -359,7 +359,7 @@ def weights_hash(model: torch.nn.Module, leave_out: frozenset[str] = frozenset()
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Silences transformers' load report and progress bars: the lines about the head say what matters."""
     logging_ = transformers.utils.logging
     level, bars = logging_.get_verbosity(), logging_.is_progress_bar_enabled()

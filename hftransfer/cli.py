@@ -49,7 +49,7 @@ def _quiet() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger("hftransfer")
-    root.addHandler(handler)
+    root.handlers = [handler]
     root.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
 
 

@@ -16,6 +16,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from hftransfer.checkpoints import quiet_transformers
 from hftransfer.config import TrainingConfig
 from hftransfer.errors import UserError, did_you_mean
 from hftransfer.evaluation.metrics import compute_metrics, higher_is_better
@@ -235,7 +236,8 @@ def train(
     log.info("Training: %d steps of %d examples, learning rate %.3g, weight decay %.3g, %s", arguments.max_steps,
              _global_batch(config, machine), arguments.learning_rate, arguments.weight_decay,
              "bf16 autocast" if arguments.bf16 else "float32")  # fmt: skip
-    trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints") if resume else None)
+    with quiet_transformers():
+        trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints") if resume else None)
     return Trained(trainer.state.log_history, arguments.learning_rate, trainer.state.global_step)
 
 

@@ -31,19 +31,34 @@ def making(output: Path, resume: bool, is_main: bool = True) -> Iterator[Path]:
     if not is_main:
         yield folder
         return
-    _refuse(output, folder, resume)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f".{output.name}.lock"), timeout=0)
-        with lock:
+    with _alone(output):
+        _refuse(output, folder, resume)
+        try:
+            folder.mkdir(exist_ok=True)
             yield folder
             os.replace(folder, output)
+        except BaseException:
+            if not (folder / "checkpoints").exists():
+                remove(folder)  # nothing in it could be resumed
+            raise
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Only one process at a time makes a run; the system frees the lock of a process that died."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(output.with_name(f".{output.name}.lock"), timeout=0)
+        lock.acquire()
     except Timeout:
         raise UserError(f"Another process is writing {output}: wait for it, or choose another --output.") from None
     except PermissionError as error:
         raise UserError(f"No permission to write {error.filename or output}: choose another --output.") from None
+    try:
+        yield
     finally:
-        folder.with_name(f".{output.name}.lock").unlink(missing_ok=True)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _refuse(output: Path, folder: Path, resume: bool) -> None:

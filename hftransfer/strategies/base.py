@@ -85,7 +85,7 @@ class Plan:
         ]
 
     def is_open(self, rung: int, progress: float) -> bool:
-        return progress >= self.opens_at.get(rung, 0.0)
+        return progress >= self.opens_at.get(rung, 0.0) - 1e-9  # shares are sums of fractions
 
 
 def plain_name(name: str) -> str:

@@ -1,0 +1,233 @@
+"""The command line: what it answers, how fast, and what it says to every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hftransfer.cli import main
+from hftransfer.train import run
+from tests import tiny
+from tests.test_matrix import configuration
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return {kind: run(configuration("probe", kind, folder)).folder for kind in ("image", "text", "pair", "text-regression")}
+
+
+def call(monkeypatch, capsys, *arguments):
+    """(exit code, standard output, standard error) of a command, in this process."""
+    monkeypatch.setattr(sys, "argv", ["hftransfer", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    output = capsys.readouterr()
+    return ended.value.code or 0, output.out, output.err
+
+
+def test_help_answers_within_half_a_second():
+    seconds = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "hftransfer", "--help"], capture_output=True, text=True)
+        seconds.append(time.perf_counter() - begin)
+    assert "train" in done.stdout and done.returncode == 0
+    assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize("command", ["--help", "train --help", "report --help", "compare --help"])
+def test_no_help_imports_torch(command):
+    code = f"import sys; sys.argv = ['hftransfer', *'{command}'.split()]\nfrom hftransfer.cli import main\n"
+    code += "try: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_train_evaluate_predict(monkeypatch, capsys, tmp_path):
+    model = tiny.TEXT_FAMILIES["bert"](tmp_path / "bert")
+    table = tiny.text_table(tmp_path / "texts.csv", rows=60)
+    arguments = ["train", table, "--model", model, "--strategy", "probe", "--output", tmp_path / "run", "--json", "seed=1"]
+    code, out, err = call(monkeypatch, capsys, *arguments)
+    assert code == 0, err
+    metrics = json.loads(out)
+    assert metrics["test"]["accuracy"]["n"] == 12
+    assert "Task single_label with 3 outputs" in err and "new head: 32 -> 3 (classifier)" in err
+    assert "Strategy: probe" in err and "Device:" in err and "Process 1 of 1" in err
+    code, out, _ = call(monkeypatch, capsys, "evaluate", tmp_path / "run", "--json")
+    assert json.loads(out)["test"] == metrics["test"]
+    code, out, _ = call(monkeypatch, capsys, "evaluate", tmp_path / "run")
+    assert "95 % interval" in out and "accuracy" in out
+    code, out, _ = call(monkeypatch, capsys, "predict", tmp_path / "run", "goal match team player league", "--json")
+    assert json.loads(out)[0]["prediction"] == "topic0"
+
+
+def test_evaluate_on_other_data_gives_the_accuracy_of_its_predictions(monkeypatch, capsys, runs, tmp_path):
+    other = tiny.text_table(tmp_path / "other.csv", rows=30, seed=7)
+    code, out, err = call(monkeypatch, capsys, "evaluate", runs["text"], "--data", other, "--json")
+    assert code == 0, err
+    accuracy = json.loads(out)[str(other)]["accuracy"]
+    assert accuracy["n"] == 30
+    call(monkeypatch, capsys, "predict", runs["text"], other, "--column", "text", "--output", tmp_path / "p.csv")
+    predicted = pd.read_csv(tmp_path / "p.csv")["prediction"]
+    assert accuracy["value"] == pytest.approx((predicted == pd.read_csv(other)["label"]).mean())
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "jsonl", "parquet"])
+def test_predictions_are_written_whole(monkeypatch, capsys, runs, tmp_path, ending):
+    folder = tiny.image_folder(tmp_path / "new", per_class=2)
+    output = tmp_path / f"out.{ending}"
+    code, _, err = call(monkeypatch, capsys, "predict", runs["image"], folder, "--output", output)
+    assert code == 0, err
+    readers = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}
+    table = pd.read_json(output, lines=True) if ending == "jsonl" else readers[ending](output)
+    assert len(table) == 6 and {"id", "prediction", "score:red"} <= set(table)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_glob_one_file_pairs_and_views(monkeypatch, capsys, runs, tmp_path):
+    folder = tiny.image_folder(tmp_path / "new", per_class=2)
+    _, out, _ = call(monkeypatch, capsys, "predict", runs["image"], f"{folder}/red/*.png", "--json")
+    assert len(json.loads(out)) == 2
+    _, plain, _ = call(monkeypatch, capsys, "predict", runs["image"], folder / "red" / "000.png", "--json")
+    _, viewed, _ = call(monkeypatch, capsys, "predict", runs["image"], folder / "red" / "000.png", "--json", "--views", 4)
+    assert json.loads(plain)[0]["score:red"] != json.loads(viewed)[0]["score:red"]
+    pairs = tiny.text_table(tmp_path / "pairs.csv", pairs=True, rows=6)
+    arguments = ["predict", runs["pair"], pairs, "--column", "first", "--column", "second", "--json"]
+    assert len(json.loads(call(monkeypatch, capsys, *arguments)[1])) == 6
+    code, _, err = call(monkeypatch, capsys, "predict", runs["text"], "a text", "--views", 2)
+    assert code == 2 and "Augmented views exist for images" in err
+
+
+def test_schema_is_a_json_schema(monkeypatch, capsys):
+    _, out, _ = call(monkeypatch, capsys, "schema")
+    assert {"data", "model", "strategy", "training"} <= set(json.loads(out)["properties"])
+
+
+def test_cache_is_shown_and_cleared(monkeypatch, capsys, runs, tmp_path):
+    _, out, _ = call(monkeypatch, capsys, "cache", "--json")
+    entries = json.loads(out)
+    assert entries and all(entry["rows"] > 0 for entry in entries)
+    code, _, err = call(monkeypatch, capsys, "cache", "--clear", "--space", entries[0]["space"][:-1] + "x")
+    assert code == 2 and "There is no space" in err
+    call(monkeypatch, capsys, "cache", "--clear", "--space", entries[0]["space"])
+    _, out, _ = call(monkeypatch, capsys, "cache", "--json")
+    assert entries[0]["space"] not in [entry["space"] for entry in json.loads(out)]
+
+
+class Mistakes:
+    """Each makes what the command needs and returns (arguments, words of the message)."""
+
+    def missing_file(folder):
+        return ["train", folder / "no.csv", "--model", "m"], "no.csv"
+
+    def empty_folder(folder):
+        (folder / "empty").mkdir()
+        return ["train", folder / "empty", "--model", "m"], "empty"
+
+    def one_class(folder):
+        return ["train", tiny.image_folder(folder / "d", classes=["red"]), "--model", "m"], "Expected at least two classes."
+
+    def class_with_one_example(folder):
+        tiny.image_folder(folder / "d")
+        for image in sorted((folder / "d" / "red").iterdir())[1:]:
+            image.unlink()
+        return ["train", folder / "d", "--model", "m"], "red"
+
+    def absent_label_column(folder):
+        table = tiny.text_table(folder / "t.csv")
+        return ["train", table, "--model", "m", "data.label=lable", "data.input=text"], "Did you mean 'label'?"
+
+    def unknown_strategy(folder):
+        table = tiny.text_table(folder / "t.csv")
+        return ["train", table, "--model", "m", "--strategy", "lorra"], "Unknown strategy 'lorra'. Did you mean 'lora'?"
+
+    def unknown_field(folder):
+        table = tiny.text_table(folder / "t.csv")
+        return ["train", table, "--model", "m", "traning.max_steps=3"], "Unknown field traning. Did you mean 'training'?"
+
+    def unknown_model(folder):
+        return ["train", tiny.text_table(folder / "t.csv"), "--model", "starter/minilmm"], "Did you mean 'starter/minilm'?"
+
+    def output_exists(folder):
+        (folder / "run").mkdir()
+        model = tiny.TEXT_FAMILIES["bert"](folder / "bert")
+        return ["train", tiny.text_table(folder / "t.csv"), "--model", model, "--output", folder / "run"], "exists already"
+
+    def interrupted_run(folder):
+        (folder / "run.incomplete").mkdir()
+        model = tiny.TEXT_FAMILIES["bert"](folder / "bert")
+        arguments = ["train", tiny.text_table(folder / "t.csv"), "--model", model, "--output", folder / "run"]
+        return arguments, "holds an interrupted run: continue it with --resume, or remove it."
+
+    def nothing_to_resume(folder):
+        model = tiny.TEXT_FAMILIES["bert"](folder / "bert")
+        table = tiny.text_table(folder / "t.csv")
+        return ["train", table, "--model", model, "--output", folder / "run", "--resume"], "Nothing to resume"
+
+    def corrupt_image(folder):
+        tiny.image_folder(folder / "d")
+        (folder / "d" / "red" / "000.png").write_bytes(b"\x89PNG broken")
+        model = tiny.VISION_FAMILIES["vit"](folder / "vit")
+        return ["train", folder / "d", "--model", model, "--output", folder / "r"], "000.png"
+
+    def other_encoding(folder):
+        (folder / "t.csv").write_bytes("text,label\ncaf\xe9,a\nth\xe9,b\n".encode("latin-1"))
+        return ["train", folder / "t.csv", "--model", "m"], "UTF-8"
+
+    def missing_label(folder):
+        table = tiny.text_table(folder / "t.csv")
+        table.write_text(table.read_text() + "one more,\n")
+        return ["train", table, "--model", "m"], "the label is missing"
+
+    def interrupted_run_folder(folder):
+        (folder / "run.incomplete").mkdir()
+        return ["evaluate", folder / "run"], "was interrupted: continue it with"
+
+    def no_run(folder):
+        return ["predict", folder / "run", "x"], "There is no run at"
+
+    def a_folder_that_is_no_run(folder):
+        return ["evaluate", folder], "is no run folder: expected run.json and model/ in it."
+
+
+
+@pytest.mark.parametrize("mistake", [name for name in vars(Mistakes) if not name.startswith("_")])
+def test_a_mistake_ends_in_one_message_and_exit_code_2(monkeypatch, capsys, tmp_path, mistake):
+    arguments, words = getattr(Mistakes, mistake)(tmp_path)
+    code, _, err = call(monkeypatch, capsys, *arguments)
+    assert code == 2, err
+    message = err[err.index("Error: ") :]
+    assert words in message and "Traceback" not in err
+    assert not (tmp_path / "run").is_dir() or mistake == "output_exists"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the administrator may write everywhere")
+def test_no_permission(monkeypatch, capsys, tmp_path):
+    model = tiny.TEXT_FAMILIES["bert"](tmp_path / "bert")
+    table = tiny.text_table(tmp_path / "t.csv")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    code, _, err = call(monkeypatch, capsys, "train", table, "--model", model, "--output", tmp_path / "locked" / "run")
+    assert code == 2 and "No permission to write" in err
+
+
+def test_no_permission_as_the_system_says_it(monkeypatch, capsys, tmp_path):
+    model = tiny.TEXT_FAMILIES["bert"](tmp_path / "bert")
+    table = tiny.text_table(tmp_path / "t.csv")
+
+    def refused(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    code, _, err = call(monkeypatch, capsys, "train", table, "--model", model, "--output", tmp_path / "runs" / "x")
+    assert code == 2 and "No permission to write" in err and "choose another --output" in err
+
+
+def test_the_command_is_quiet_about_libraries(runs, tmp_path):
+    done = subprocess.run([sys.executable, "-m", "hftransfer", "predict", str(runs["text"]), "goal"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Loading weights" not in done.stderr and "Writing model shards" not in done.stderr

@@ -1,0 +1,297 @@
+"""The training loop: rates, decay, what stays still, what each option changes, resuming, several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from hftransfer.checkpoints import ModelConfig, load_checkpoint
+from hftransfer.config import parse_overrides, with_overrides
+from hftransfer.errors import UserError
+from hftransfer.ladder import Ladder
+from hftransfer.loop import Loss, Stillness, balanced_weights, parameter_groups
+from hftransfer.receipt import FrozenMoved, check_frozen, tensor_hashes
+from hftransfer.strategies import FrozenStrategy, FullStrategy, GradualStrategy, LoraStrategy
+from hftransfer.tasks import Task
+from hftransfer.train import run
+from tests import tiny
+from tests.test_matrix import configuration
+
+TASK = Task("single_label", ("a", "b", "c"))
+
+
+def checkpoint_of(family, folder):
+    modality = "image" if family in tiny.VISION_FAMILIES else "text"
+    maker = (tiny.VISION_FAMILIES | tiny.TEXT_FAMILIES)[family]
+    return load_checkpoint(ModelConfig(name=str(maker(folder / family))), modality, TASK)
+
+
+def changed(config, *overrides):
+    return with_overrides(config.model_dump(mode="json"), parse_overrides(overrides))
+
+
+def weights(folder):
+    return load_file(Path(folder) / "model" / "model.safetensors")
+
+
+def same(a, b, tolerance=0.0):
+    return a.keys() == b.keys() and all((a[n].float() - b[n].float()).abs().max() <= tolerance for n in a)
+
+
+class TestGroups:
+    def test_every_trainable_parameter_stands_in_one_group_with_its_rate(self, tmp_path):
+        model = checkpoint_of("bert", tmp_path).model
+        plan = FullStrategy(layer_decay=0.5).prepare(model, Ladder.of(model))
+        groups = parameter_groups(plan, 1e-3, 0.01)
+        rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+        assert len(rate) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+        for name, parameter in model.named_parameters():
+            rung = plan.ladder.depth[name]
+            expected = 1e-2 if rung == 4 else 1e-3 * 0.5 ** (3 - rung)
+            assert rate[id(parameter)] == pytest.approx(expected), name
+
+    @pytest.mark.parametrize("family", ["timm-resnet", "resnet", "vit", "timm-vit", "dinov2", "convnext", "bert", "swin"])
+    def test_decay_spares_norms_biases_tokens_positions_and_scales(self, tmp_path, family):
+        model = checkpoint_of(family, tmp_path).model
+        plan = FullStrategy().prepare(model, Ladder.of(model))
+        decayed = {id(p) for g in parameter_groups(plan, 1e-3, 0.01) if g["weight_decay"] for p in g["params"]}
+        names = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
+        assert names
+        spared = ("bias", "norm", "bn", "cls_token", "pos", "lambda", "gamma", "layer_scale", "mask_token")
+        assert not [name for name in names if name.endswith("bias") or any(s in name.split(".")[-2:][0] for s in spared[1:])]
+        assert not [name for name in names if any(s in name for s in ("cls_token", "position_embedding", "pos_embed"))]
+
+    def test_frozen_parameters_are_not_in_the_optimizer(self, tmp_path):
+        model = checkpoint_of("bert", tmp_path).model
+        plan = FrozenStrategy(top=1).prepare(model, Ladder.of(model))
+        held = {id(p) for group in parameter_groups(plan, 1e-3, 0.01) for p in group["params"]}
+        frozen = [p for name, p in model.named_parameters() if plan.ladder.depth[name] < 3]
+        assert frozen and not any(id(parameter) in held for parameter in frozen)
+
+
+class TestStillness:
+    def test_what_is_frozen_behaves_as_in_evaluation_although_the_trainer_calls_train(self, tmp_path):
+        model = checkpoint_of("timm-resnet", tmp_path).model
+        plan = FrozenStrategy(top=1).prepare(model, Ladder.of(model))
+        self._step_begins(plan, 0)
+        model.train()
+        model(torch.randn(2, 3, tiny.SIZE, tiny.SIZE))
+        modes = {path: module.training for path, module in model.named_modules() if not list(module.children())}
+        assert not any(mode for path, mode in modes.items() if plan.rung_of(path) < 4)
+        norms = [path for path, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)]
+        assert norms and not any(modes[path] for path in norms)
+
+    def test_batchnorm_adapts_where_it_is_asked_to(self, tmp_path):
+        for policy, moves in (("frozen", False), ("adapt", True)):
+            model = checkpoint_of("timm-resnet", tmp_path / policy).model
+            plan = FrozenStrategy(top=1, batchnorm=policy).prepare(model, Ladder.of(model))
+            before = tensor_hashes(model, plan.ladder)
+            self._step_begins(plan, 0)
+            model.train()
+            model(torch.randn(4, 3, tiny.SIZE, tiny.SIZE))
+            after = tensor_hashes(model, plan.ladder)
+            moved = {plan.ladder.depth[name] for name in before if before[name] != after[name]}
+            assert moved == ({4} if moves else set())
+            check_frozen(plan, before)
+
+    def test_a_frozen_buffer_that_moved_is_named(self, tmp_path):
+        model = checkpoint_of("timm-resnet", tmp_path).model
+        plan = FrozenStrategy(top=1).prepare(model, Ladder.of(model))
+        before = tensor_hashes(model, plan.ladder)
+        model.train()
+        model(torch.randn(4, 3, tiny.SIZE, tiny.SIZE))  # without Stillness: running statistics drift
+        with pytest.raises(FrozenMoved, match="Expected every frozen tensor to stay as it was, found that 45 changed: .*running_mean"):
+            check_frozen(plan, before)
+
+    def test_gradual_opens_one_rung_after_another(self, tmp_path):
+        model = checkpoint_of("bert", tmp_path).model
+        plan = GradualStrategy(open_all_by=0.8).prepare(model, Ladder.of(model))
+        callback = Stillness(plan)
+        lowest = []
+        for step in range(10):
+            self._step_begins(plan, step, callback)
+            lowest.append(min(plan.ladder.depth[n] for n, p in model.named_parameters() if p.requires_grad))
+        assert lowest == [4, 4, 3, 3, 2, 2, 1, 1, 0, 0]
+
+    def test_a_schedule_of_ones_own(self, tmp_path):
+        model = checkpoint_of("bert", tmp_path).model
+        plan = GradualStrategy(schedule=[0.0, 0.5]).prepare(model, Ladder.of(model))
+        assert plan.opens_at == {3: 0.0, 2: 0.5} and plan.boundary == 2
+        with pytest.raises(UserError, match="strategy.schedule has 9 entries; the network has 4 rungs below the head."):
+            GradualStrategy(schedule=[0.1] * 9).prepare(model, Ladder.of(model))
+
+    @staticmethod
+    def _step_begins(plan, step, callback=None):
+        state = type("State", (), {"global_step": step, "max_steps": 10})()
+        (callback or Stillness(plan)).on_step_begin(None, state, None)
+
+
+class TestLora:
+    @pytest.mark.parametrize("family", ["timm-resnet", "timm-efficientnet", "vit", "bert", "gpt2", "modernbert"])
+    def test_adapters_stand_in_the_blocks_and_the_head_trains(self, tmp_path, family):
+        model = checkpoint_of(family, tmp_path).model
+        plan = LoraStrategy(r=2).prepare(model, Ladder.of(model))
+        trained = {plan.rung_of(name) for name in plan.rate_factors}
+        assert trained == set(range(1, plan.ladder.head_rung + 1))
+        plain = [name for name in plan.rate_factors if "lora_" not in name]
+        assert plain and {plan.rung_of(name) for name in plain} == {plan.ladder.head_rung}
+
+
+class TestLoss:
+    logits = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3]])
+
+    def outputs(self):
+        return type("Outputs", (), {"logits": self.logits})()
+
+    def test_accumulated_batches_sum_to_the_mean_over_all(self):
+        labels = torch.tensor([0, 2])
+        loss = Loss(TASK)
+        whole = loss(self.outputs(), labels)
+        parts = [
+            loss(type("Outputs", (), {"logits": self.logits[i : i + 1]})(), labels[i : i + 1], num_items_in_batch=2)
+            for i in range(2)
+        ]
+        assert sum(parts) == pytest.approx(whole.item())
+        soft = nn.functional.one_hot(labels, 3).float()  # what mixup makes of labels: counted once a row
+        assert loss(self.outputs(), soft, num_items_in_batch=6) == pytest.approx(whole.item())
+
+    def test_balanced_weights_make_classes_count_alike(self):
+        targets = np.array([0] * 8 + [1] * 2 + [2] * 2)
+        weights = balanced_weights(TASK, targets)
+        assert torch.allclose(weights * torch.bincount(torch.tensor(targets)), torch.full((3,), 4.0))
+        assert balanced_weights(Task("regression", ("y",)), targets) is None
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("options")
+    config = configuration("full", "image", folder, evaluations=1)
+    return config, weights(run(config).folder)
+
+
+@pytest.mark.parametrize("option", [
+    "training.learning_rate=1e-2", "training.weight_decay=0.5", "training.warmup_steps=0", "training.lr_scheduler_type=constant",
+    "training.label_smoothing_factor=0.2", "training.gradient_accumulation_steps=2", "training.max_steps=3",
+    "training.num_train_epochs=1", "training.max_grad_norm=0.001", "training.bf16=true", "training.per_device_train_batch_size=4",
+    "training.extra={adam_beta1: 0.1}", "augmentation.level=none", "augmentation.level=strong", "augmentation.flip=false",
+    "augmentation.mixup=0.5", "augmentation.cutmix=1.0", "strategy.layer_decay=0.1", "strategy.batchnorm=adapt",
+    "strategy.head_init=probe", "seed=3", "data.train_examples=12",
+])  # fmt: skip
+def test_every_option_changes_the_weights(plain, option, tmp_path):
+    config, before = plain
+    overrides = [option] if "epochs" not in option else [option, "training.max_steps=null"]
+    assert not same(before, weights(run(changed(config, *overrides, f"output={tmp_path / 'run'}")).folder))
+
+
+def test_options_that_must_not_change_the_weights(plain, tmp_path):
+    config, before = plain
+    for number, option in enumerate(("training.gradient_checkpointing=true", "store=false", "evaluation.resamples=200")):
+        if "checkpointing" in option:
+            continue  # timm's ResNet recomputes with other kernels; tested for a transformer below
+        assert same(before, weights(run(changed(config, option, f"output={tmp_path / str(number)}")).folder))
+
+
+def test_gradient_checkpointing_gives_the_same_weights(tmp_path):
+    config = configuration("full", "text", tmp_path, evaluations=1)
+    first = weights(run(config).folder)
+    second = weights(run(changed(config, "training.gradient_checkpointing=true", f"output={tmp_path / 'b'}")).folder)
+    assert same(first, second, 1e-5)
+
+
+def test_frozen_from_the_store_equals_frozen_without_it(tmp_path, monkeypatch):
+    """In what it predicts: Adam turns the rounding of gradients that are zero (key biases) into steps of full size."""
+    from hftransfer import work
+
+    config = configuration("frozen", "text", tmp_path, evaluations=1)
+    stored = logits(run(config).folder)
+    monkeypatch.setattr(work.Boundary, "is_exact", lambda self, batch: False)
+    live = logits(run(changed(config, f"output={tmp_path / 'live'}")).folder)
+    assert np.abs(stored - live).max() < 1e-4 * np.abs(live).max()
+
+
+def logits(folder):
+    table = pd.read_parquet(Path(folder) / "predictions.parquet")
+    return table[[column for column in table if column.startswith("logit:")]].to_numpy()
+
+
+def test_balanced_training_changes_the_weights_of_unbalanced_data(tmp_path):
+    config = configuration("full", "text", tmp_path, evaluations=1)
+    table = pd.read_csv(config.data.train)
+    table = pd.concat([table[table["label"] != "topic0"], table[table["label"] == "topic0"].head(8)])
+    table.to_csv(config.data.train, index=False)
+    first = weights(run(config).folder)
+    second = weights(run(changed(config, "training.imbalance=balanced", f"output={tmp_path / 'b'}")).folder)
+    assert not same(first, second)
+
+
+def test_early_stopping_ends_before_the_last_step(tmp_path):
+    config = configuration("full", "text", tmp_path, max_steps=40, evaluations=20, learning_rate=0.0001)
+    config = changed(config, "training.early_stopping_patience=1", "training.learning_rate=1.0")
+    about = json.loads((run(config).folder / "run.json").read_text())
+    assert about["steps"] < 40
+
+
+def test_an_argument_that_transformers_does_not_have(tmp_path):
+    config = changed(configuration("full", "text", tmp_path), "training.extra={warmup_rato: 0.1}")
+    with pytest.raises(UserError, match="training.extra.warmup_rato: transformers has no such argument."):
+        run(config)
+
+
+def train_command(config, folder):
+    path = Path(folder) / "config.yaml"
+    path.write_text(config.to_yaml())
+    return ["-m", "hftransfer", "train", str(path)]
+
+
+@pytest.mark.parametrize("strategy", [
+    "gradual", pytest.param("frozen", marks=pytest.mark.slow), pytest.param("lora", marks=pytest.mark.slow),
+    pytest.param("full", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, strategy):
+    config = configuration(strategy, "text", tmp_path, max_steps=60, evaluations=12)
+    whole = weights(run(changed(config, f"output={tmp_path / 'whole'}")).folder)
+    process = subprocess.Popen([sys.executable, *train_command(config, tmp_path)], stderr=subprocess.DEVNULL)
+    checkpoints = Path(f"{config.output}.incomplete") / "checkpoints"
+    while process.poll() is None and not list(checkpoints.glob("checkpoint-*/trainer_state.json")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not Path(config.output).exists()
+    with pytest.raises(UserError, match="holds an interrupted run: continue it with --resume, or remove it."):
+        run(config)
+    assert same(whole, weights(run(config, resume=True).folder))
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    one = configuration("full", "image-multi", tmp_path, evaluations=1, per_device_train_batch_size=8)
+    one = changed(one, "augmentation.level=none")
+    two = changed(one, "training.per_device_train_batch_size=4", f"output={tmp_path / 'two'}")
+    expected = run(one).folder
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    if torch.cuda.is_available():
+        pytest.skip("two processes need two GPUs here")
+    done = subprocess.run([*launch, *train_command(two, tmp_path)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Process 1 of 2" in done.stderr
+    assert same(weights(expected), weights(tmp_path / "two"), 1e-4)
+    tables = [pd.read_parquet(folder / "predictions.parquet") for folder in (expected, tmp_path / "two")]
+    assert tables[1]["id"].is_unique and set(tables[0]["id"]) == set(tables[1]["id"])
+
+
+def test_fewer_processes_than_asked_for_is_an_error(tmp_path):
+    config = configuration("probe", "text", tmp_path)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    done = subprocess.run([*launch, *train_command(config, tmp_path)], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "asked for several processes but started only this one" in done.stderr
+    assert "Traceback (most recent call last)" not in done.stderr.split("Error:")[0]
