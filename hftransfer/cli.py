@@ -177,6 +177,79 @@ def cache(
     _show_store(store)
 
 
+@app.command()
+def report(run: RunFolder) -> None:
+    """Make the one-page report of a run: metrics with intervals, curves, confusion, errors, what moved."""
+    from hftransfer.report import write_report
+
+    print(write_report(run))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="two or more run folders with the same test rows")],
+    metric: Annotated[str | None, typer.Option(help="metric to compare by; default: the task's own")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare runs on the same rows: paired tests, differences with intervals, and no winner that noise could make."""
+    from hftransfer.evaluation.comparison import as_table
+    from hftransfer.evaluation.comparison import compare as compare_runs
+
+    comparison = compare_runs(runs, metric)
+    if as_json:
+        return print(json.dumps(comparison.to_dict(), ensure_ascii=False))
+    from rich.console import Console
+
+    Console().print(as_table(comparison))
+
+
+@app.command()
+def doctor(
+    data_or_config: Annotated[str, typer.Argument(help="a YAML configuration, an image folder, a table, or starter/…")],
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option(help="checkpoint: checks lengths, sizes, memory and machine too")] = None,
+    fix: Annotated[bool, typer.Option("--fix", help="write a cleaned copy beside the data")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="measure what a random split would have reported")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="warnings count in the exit code")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find what would spoil a training, before it: broken files, wrong labels, duplicates, leaks."""
+    from hftransfer.config import read_yaml
+
+    known = model or (data_or_config.endswith((".yaml", ".yml")) and "model" in read_yaml(Path(data_or_config)))
+    if measure and not known:
+        raise UserError("--measure trains a probe on both splits: name the checkpoint with --model.")
+    config = _config(data_or_config, overrides or [], None, model or (None if known else "none"), None, None)
+    from hftransfer.doctor import doctor as examine
+
+    sys.exit(examine(config.data, config if known else None, fix, as_json, strict, measure))
+
+
+@app.command()
+def explain(finding: Annotated[str, typer.Argument(help="the id of a finding of the doctor")]) -> None:
+    """Say what a finding of the doctor means and what cures it."""
+    from hftransfer.doctor.findings import explain as explained
+
+    print(explained(finding))
+
+
+@app.command()
+def push(
+    run: RunFolder,
+    repo_id: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub")],
+    private: Annotated[bool, typer.Option("--private")] = False,
+    update: Annotated[bool, typer.Option("--update", help="add a commit to a repository that holds a model")] = False,
+    adapter: Annotated[bool, typer.Option("--adapter", help="the adapter of a LoRA run alone")] = False,
+    dry_run: Annotated[Path | None, typer.Option(help="write the repository into this folder, ask the Hub nothing")] = None,
+) -> None:
+    """Put a run's model on the Hub, with card, metrics and round-trip certificate."""
+    from hftransfer.hub import push as push_run
+
+    pushed = push_run(run, repo_id, private, update, adapter, dry_run)
+    if pushed:
+        print(pushed.url)
+
+
 # --- what the terminal shows ------------------------------------------------------------------------------------------
 
 
