@@ -603,3 +603,8 @@ def test_fix_refuses_what_is_no_file(tmp_path):
     datasets.Dataset.from_pandas(frame()).save_to_disk(str(tmp_path / "saved"))
     with pytest.raises(UserError, match="--fix writes copies of folders and tables; .*saved is neither."):
         fix(DataConfig(train=str(tmp_path / "saved")))
+
+
+def test_the_documentation_names_every_finding():
+    text = (Path(__file__).parents[1] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    assert [id_ for id_, kind in KINDS.items() if f"| `{id_}` | {kind.severity} | {kind.meaning} |" not in text] == []
