@@ -1,0 +1,118 @@
+"""A trained model that answers many people: one question at a time, and a broken input costs nobody else."""
+
+import logging
+import threading
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from hftransfer import predict, uploads
+from hftransfer.errors import UserError
+from hftransfer.images import UnreadableImage
+from hftransfer.tasks import Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Served:
+    """A model that answers one question at a time (tokenizers are not thread-safe), and what is known about it."""
+
+    folder: Path
+    predictor: predict.Predictor
+    columns: tuple[str, ...]  # names of the inputs in the training data; two for pairs
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def task(self) -> Task:
+        return self.predictor.task
+
+    @property
+    def modality(self) -> str:
+        return self.predictor.modality.name
+
+    @property
+    def kind(self) -> tuple[str, int]:
+        return self.modality, len(self.columns)
+
+    def frame(self, *inputs: str | None) -> tuple[pd.DataFrame, str]:
+        """One row of the inputs, and a remark on them. Raises `UserError`."""
+        if self.modality == "image":
+            remark = uploads.check_image(inputs[0])
+        else:
+            inputs, remark = tuple(uploads.check_text(text) for text in inputs), ""
+        return pd.DataFrame([("", *inputs)], columns=["id", "input", "input_pair"][: len(inputs) + 1]), remark
+
+    def scores(self, frame: pd.DataFrame) -> np.ndarray:
+        """Calibrated probabilities, or values, (N, C)."""
+        with self.lock:
+            return self.task.probabilities(self.predictor.logits(frame))
+
+
+def serve(path: str | Path) -> Served:
+    """The model of a run folder, of a model folder, or of a model repository on the Hub. Raises `UserError`."""
+    folder = _local(path)
+    predictor = predict.load(folder)
+    # Worker processes pay for data sets, not for one question, and must not be forked from a server's threads.
+    predictor = replace(predictor, machine=replace(predictor.machine, workers=0))
+    served = Served(folder, predictor, _columns(folder))
+    log.info("%s: %s, %s, %d names.", served.name, served.modality, served.task.type, len(served.task.names))
+    return served
+
+
+def _local(path: str | Path) -> Path:
+    if Path(path).exists() or str(path).count("/") != 1 or str(path).startswith((".", "/", "~")):
+        return Path(path)
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(str(path)))
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError) as error:
+        raise UserError(f"There is no folder {path}, and the Hub has none ({type(error).__name__}).") from None
+
+
+def _columns(folder: Path) -> tuple[str, ...]:
+    """The input columns that the model was trained on; one unnamed input where nothing is written down."""
+    for name in ("config.yaml", "training_config.json"):  # a run folder; a folder as it is pushed
+        if (folder / name).is_file():
+            found = yaml.safe_load((folder / name).read_text(encoding="utf-8"))["data"].get("input")
+            names = (found,) if isinstance(found, str) else tuple(found or ("input",))
+            return ("first text", "second text") if len(names) == 1 and _of_pairs(folder) else names
+    return ("input",)
+
+
+def _of_pairs(folder: Path) -> bool:
+    """Whether a run that found its columns itself was trained on pairs."""
+    import pyarrow.parquet
+
+    file = folder / "splits.parquet"
+    return file.is_file() and "input_pair" in pyarrow.parquet.read_schema(file).names
+
+
+def answered(model: Served, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with prediction, scores and error; one broken picture costs its own row, not the batch."""
+    try:
+        if model.modality == "image":
+            for path in frame["input"]:
+                uploads.check_image(path)
+        scores, error = model.scores(frame), ""
+    except UserError as reason:
+        if len(frame) > 1:
+            return pd.concat([answered(model, frame.iloc[[row]]) for row in range(len(frame))])
+        scores, error = np.full((1, len(model.task.names)), np.nan), _reason(reason)
+    inputs = frame.drop(columns="input") if model.modality == "image" else frame
+    decided = [model.task.decode(row) for row in model.task.decide(scores)]
+    predictions = ["" if error else "|".join(row) if model.task.type == "multi_label" else row for row in decided]
+    columns = {f"score:{name}": scores[:, number] for number, name in enumerate(model.task.names)}
+    return inputs.assign(prediction=predictions, error=error, **columns)
+
+
+def _reason(error: UserError) -> str:
+    return error.reason if isinstance(error, UnreadableImage) else str(error)
