@@ -144,7 +144,7 @@ def _label_counts(run: RecordedRun) -> dict[str, int]:
 
 def _weakest(per_class: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Up to three classes whose F1, interval and all, lies below that of the middle class; the lowest first."""
-    rated = sorted((row for row in per_class if "f1" in row), key=lambda row: row["f1"]["value"])
+    rated = sorted((row for row in per_class if row.get("f1")), key=lambda row: row["f1"]["value"])
     middle = np.median([row["f1"]["value"] for row in rated]) if rated else 0.0
     return [row for row in rated[:3] if row["f1"]["high"] < middle]
 

@@ -1,6 +1,7 @@
 """What a run leaves: predictions, metrics, splits, and the record of how it was made."""
 
 import importlib.metadata
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ from hftransfer.receipt import Sizes, receipt
 from hftransfer.strategies import Plan
 from hftransfer.strategies.base import rates_by_rung
 from hftransfer.tasks import Task
+from hftransfer.trust import fit_trust, trust_metrics
 from hftransfer.work import Work
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "transformers", "timm", "peft", "accelerate", "datasets", "scikit-learn", "numpy")
 
@@ -68,6 +72,18 @@ def measured(
     return result
 
 
+def write_pages(folder: Path) -> None:
+    """`report.html` and the model card of a whole run folder; a run that measured nothing has neither."""
+    from hftransfer.card import write_card
+    from hftransfer.report import write_report
+
+    if not any(split in run_folder.read_json(folder / "metrics.json") for split in ("test", "validation")):
+        log.info("Neither test nor validation rows: no report and no model card")
+        return
+    write_report(folder)
+    write_card(folder)
+
+
 def versions() -> dict[str, str]:
     import hftransfer
 
@@ -100,7 +116,12 @@ def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictio
     if record.probe is not None:
         _out_of_fold_table(work, record.probe, predictions.temperature).to_parquet(folder / "oof.parquet", index=False)
     save_model(model, work.checkpoint.processor, folder / "model")
+    trust = fit_trust(work, model, predictions, record.probe)
+    if trust is not None:
+        trust.write(folder, data.task)
+    test = predictions.of_split(data.frame, "test")
     metrics = measured(data, predictions, work.targets, config.evaluation)
+    metrics |= trust_metrics(data.task, trust, test, work.targets[test.positions])
     run_folder.write_json(folder / "metrics.json", metrics)
     rates = rates_by_rung(record.plan, record.trained.learning_rate) if record.trained else {}
     run_folder.write_json(folder / "history.json", record.trained.history if record.trained else [])
@@ -133,6 +154,8 @@ def _about(work: Work, record: Record, predictions: Predictions) -> dict[str, An
         "readout": record.probe and {"chosen": record.probe.readout.name, "losses": record.probe.losses},
         "temperature": predictions.temperature,
         "steps": record.trained.steps if record.trained else 0,
+        "learning_rate": record.trained.learning_rate if record.trained else None,
+        "truncated_share": work.modality.truncated_share,
         "seconds": record.seconds,
         "versions": versions(),
         "seed": work.config.seed,

@@ -17,6 +17,7 @@ from hftransfer.inference import Machine, predict_logits
 from hftransfer.modalities import AugmentationConfig, Modality, make_modality
 from hftransfer.predictions import prediction_table
 from hftransfer.tasks import Task
+from hftransfer.trust import Trust, answers
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Predictor:
     modality: Modality
     task: Task
     machine: Machine
+    trust: Trust | None = None
 
     def logits(self, frame: pd.DataFrame, views: int = 0) -> np.ndarray:
         """Logits (N, C) of rows with `input` (and `input_pair`); the mean over `views` augmented views if there are any."""
@@ -49,21 +51,35 @@ class Predictor:
         ]
         return np.mean(drawn, axis=0)
 
+    def read(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (N, C) and the features (N, D) under the last layer, of rows with `input` (and `input_pair`)."""
+        return answers(self.model, self.modality, self.modality.encode(frame), self.machine)
+
     def predict(self, inputs: str | Sequence[str], columns: list[str] | None = None, views: int = 0) -> pd.DataFrame:
         """One row per input: id, prediction, and a `score:` and `logit:` column per name.
+
+        A run folder of a classifier adds what the run knows of its limits (`Trust.columns`): the prediction `set`,
+        whether the input is `unknown`, and its `distance` to the training rows.
 
         `inputs` are files, folders, globs, a table (`columns` names its inputs), or texts. Raises `UserError`.
         """
         sources = [inputs] if isinstance(inputs, str) else list(inputs)
         frame = load_inputs(sources, self.modality.name, columns)
-        return prediction_table(frame["id"].tolist(), self.task, self.logits(frame, views))
+        logits, features = self.read(frame)
+        if views:
+            logits = self.logits(frame, views)
+        table = prediction_table(frame["id"].tolist(), self.task, logits)
+        limits = self.trust.columns(self.task, logits, features) if self.trust else {}
+        for place, (name, values) in enumerate(limits.items(), start=2):
+            table.insert(place, name, values)
+        return table
 
 
 def load(path: str | Path, use_cpu: bool = False, batch_size: int = 16) -> Predictor:
     """The model of a run folder, or of a model folder in the layout of transformers. Raises `UserError`."""
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
-    from hftransfer.checkpoints import AUTO_CLASS
+    from hftransfer.checkpoints import AUTO_CLASS, quiet_transformers
 
     folder = model_folder(path)
     config = AutoConfig.from_pretrained(folder)
@@ -71,10 +87,12 @@ def load(path: str | Path, use_cpu: bool = False, batch_size: int = 16) -> Predi
     name = "image" if type(config) in AUTO_CLASS["image"]._model_mapping else "text"
     device = compute.choose_device(use_cpu=use_cpu)
     processor = (AutoImageProcessor if name == "image" else AutoTokenizer).from_pretrained(folder)
-    model = AUTO_CLASS[name].from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    with quiet_transformers():
+        model = AUTO_CLASS[name].from_pretrained(folder, dtype=torch.float32).to(device).eval()
     workers = compute.thread_plan(device).workers
     modality = make_modality(name, processor, AugmentationConfig(level="light"))
-    return Predictor(model, modality, task, Machine(device, workers=workers, batch_size=batch_size))
+    machine = Machine(device, workers=workers, batch_size=batch_size)
+    return Predictor(model, modality, task, machine, Trust.read(Path(path), task))
 
 
 def _guessed(config: Any) -> str:

@@ -29,9 +29,7 @@ class Predictions:
 def prediction_table(ids: Sequence[str], task: Task, logits: np.ndarray) -> pd.DataFrame:
     """id, prediction, one `score:` and one `logit:` column per name."""
     scores = task.probabilities(logits)
-    table = pd.DataFrame({"id": list(ids), "prediction": [task.decode(p) for p in task.decide(scores)]})
-    for column, name in enumerate(task.names):
-        table[f"score:{name}"] = scores[:, column]
-    for column, name in enumerate(task.names):
-        table[f"logit:{name}"] = logits[:, column]
-    return table
+    columns = {"id": list(ids), "prediction": [task.decode(p) for p in task.decide(scores)]}
+    columns |= {f"score:{name}": scores[:, column] for column, name in enumerate(task.names)}
+    columns |= {f"logit:{name}": logits[:, column] for column, name in enumerate(task.names)}
+    return pd.DataFrame(columns)

@@ -69,16 +69,21 @@ def _fresh_square_layers(model: nn.Module, fresh: frozenset[str]) -> list[nn.Lin
     ]  # fmt: skip
 
 
-@torch.inference_mode()
 def read_features(model: nn.Module, batch: Batch) -> Tensor:
     """The input of the last linear layer at the place whose logits count, (B, D); shifts by GPT-2's last token included."""
+    return read_answers(model, batch)[1]
+
+
+@torch.inference_mode()
+def read_answers(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits (B, C) and `read_features` from one forward pass."""
     caught: list[Tensor] = []
     hook = final_linear(model).register_forward_pre_hook(lambda module, args: caught.append(args[0]))
     try:
-        model(**batch)
+        logits = model(**batch).logits
     finally:
         hook.remove()
-    return _at_logits(model, caught[0], batch)
+    return logits, _at_logits(model, caught[0], batch)
 
 
 def _at_logits(model: nn.Module, features: Tensor, batch: Batch) -> Tensor:

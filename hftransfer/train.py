@@ -15,7 +15,7 @@ from hftransfer.checkpoints import load_checkpoint
 from hftransfer.config import RunConfig
 from hftransfer.data import load_data
 from hftransfer.ladder import Ladder
-from hftransfer.outputs import Record, write_run
+from hftransfer.outputs import Record, write_pages, write_run
 from hftransfer.probe import Probe
 from hftransfer.receipt import Sizes, check_frozen, tensor_hashes
 from hftransfer.strategies import Plan
@@ -59,6 +59,10 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
     `dataset` is a `datasets.Dataset` or `DatasetDict` in place of `config.data.train`. With `resume` an interrupted run
     goes on and ends with the weights that it would have had. Raises `UserError` for every mistake in the input.
     """
+    if config.evaluation.metrics:  # fetched later on, a missing one would cost a training
+        from hftransfer.evaluation.evaluate_library import load_further
+
+        load_further(config.evaluation.metrics)
     seconds = Seconds()
     compute.keep_freed_memory()
     world = compute.launched_world()
@@ -88,6 +92,8 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
                 record = Record(plan, sizes, before, tensor_hashes(model, plan.ladder), trained, probe, seconds.phases)
                 metrics = write_run(folder, work, model, predictions, record)
         work.machine.barrier()
+    if world.rank == 0:
+        write_pages(config.output_folder)
     return Run(config.output_folder, metrics if world.rank == 0 else {})
 
 

@@ -57,6 +57,12 @@ class Work:
     def positions(self, *splits: str) -> np.ndarray:
         return np.flatnonzero(self.data.frame["split"].isin(splits))
 
+    @property
+    def groups(self) -> np.ndarray | None:
+        """The group of each row, or its id where it has none; None where no row has one."""
+        groups = self.data.frame["group"]
+        return None if groups.isna().all() else groups.fillna(self.data.frame["id"]).to_numpy()
+
     def frozen(self, ladder: Ladder) -> FrozenPass:
         return FrozenPass(self.model, ladder, self.modality, self.machine, self.checkpoint.weights_hash, self.store)
 
@@ -145,11 +151,7 @@ def solve_head(work: Work) -> Probe | None:
     if work.config.strategy.head_init != "probe":
         return None
     fitted = work.positions("train") if work.trains else work.positions("train", "validation")
-    groups = work.data.frame["group"]
-    rows = Rows(
-        work.items, work.data.frame["digest"].tolist(), work.targets, fitted,
-        None if groups.isna().all() else groups.fillna(work.data.frame["id"]).to_numpy(),
-    )  # fmt: skip
+    rows = Rows(work.items, work.data.frame["digest"].tolist(), work.targets, fitted, work.groups)
     frozen = work.frozen(Ladder.of(work.model))
     head = work.config.strategy.readable(work.config.head)
     return solve_probe(frozen, rows, work.data.task, head, work.config.seed)
@@ -218,11 +220,16 @@ def settle(work: Work, predictions: Predictions) -> Predictions:
     return replace(predictions, logits=predictions.logits / temperature, temperature=temperature)
 
 
+def judged_rows(work: Work, predictions: Predictions) -> np.ndarray:
+    """Which predictions (bool, (N,)) what comes after training is fitted on: out of fold, or of the validation rows."""
+    if predictions.out_of_fold.any():
+        return predictions.out_of_fold
+    return np.isin(predictions.positions, work.positions("validation"))
+
+
 def _temperature(work: Work, predictions: Predictions) -> float:
-    """From out-of-fold logits, or those of the validation rows; 1 where there are too few rows to tell."""
-    judged = predictions.out_of_fold if predictions.out_of_fold.any() else np.isin(
-        predictions.positions, work.positions("validation")
-    )  # fmt: skip
+    """From rows that no weight was fitted on; 1 where there are too few of them to tell."""
+    judged = judged_rows(work, predictions)
     if judged.sum() < MIN_ROWS_FOR_TEMPERATURE:
         return 1.0
     temperature = fit_temperature(

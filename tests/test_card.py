@@ -159,3 +159,14 @@ def test_every_strategy_names_its_paper(strategy, tmp_path):
 def test_folder_that_is_no_run(tmp_path):
     with pytest.raises(UserError, match="There is no run at"):
         write_card(tmp_path / "nothing")
+
+
+def test_a_class_that_was_never_predicted_has_a_dash_for_its_precision(tmp_path):
+    folder = make_run(tmp_path / "run", rows=60)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    never = metrics["per_class"]["test"][0]
+    change(
+        folder / "metrics.json", per_class=metrics["per_class"] | {"test": [never | {"precision": None, "f1": None}]}
+    )
+    _, precision, recall, f1, _ = rows_of(card_of(folder), "class")[table_cell(never["name"])]
+    assert (precision, f1) == ("–", "–") and recall != "–"

@@ -83,14 +83,18 @@ def load_metric(name: str) -> evaluate.EvaluationModule:
         ) from error
 
 
+def load_further(names: Sequence[str]) -> dict[str, evaluate.EvaluationModule]:
+    """The metrics that are not ours, by name; ours are measured anyway. Raises `UserError` as `load_metric`."""
+    return {name: load_metric(name) for name in names if name not in HIGHER_IS_BETTER}
+
+
 def measure_further(
     names: Sequence[str], task: Task, targets: np.ndarray, scores: np.ndarray, groups: Sequence[str | None] | None
 ) -> dict[str, Measured]:
     """Metrics of the evaluate library, with percentile intervals, on class indices, 0/1 rows or values as decided."""
     found = {}
-    for name in names:
-        if name not in HIGHER_IS_BETTER:  # ours are measured anyway
-            found |= _measure_one(name, load_metric(name), targets, task.decide(scores), groups)
+    for name, metric in load_further(names).items():
+        found |= _measure_one(name, metric, targets, task.decide(scores), groups)
     return found
 
 

@@ -19,6 +19,7 @@ class Text:
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
         self.max_length = tokenizer.model_max_length
+        self.truncated_share = 0.0
 
     def encode(self, frame: pd.DataFrame) -> list[dict[str, list[int]]]:
         columns = [frame[name].tolist() for name in ("input", "input_pair") if name in frame]
@@ -29,6 +30,7 @@ class Text:
 
     def _report_cut(self, texts: list[list[str]], items: list[dict[str, list[int]]]) -> None:
         """Say which share of the texts lost its end (transformers truncates without a word)."""
+        self.truncated_share = 0.0
         full = [index for index, item in enumerate(items) if len(item["input_ids"]) >= self.max_length]
         if not full:
             return
@@ -36,9 +38,10 @@ class Text:
         whole = self.tokenizer(*(list(column) for column in columns), truncation=False, padding=False, verbose=False)
         cut = sum(len(ids) > self.max_length for ids in whole["input_ids"])
         if cut:
+            self.truncated_share = cut / len(items)
             log.warning(
                 "%.1f %% of the texts (%d of %d) are cut at %d tokens; model.max_length sets the limit.",
-                100 * cut / len(items), cut, len(items), self.max_length,
+                100 * self.truncated_share, cut, len(items), self.max_length,
             )  # fmt: skip
 
     def lengths(self, items: Sequence[dict[str, list[int]]]) -> list[int]:

@@ -30,6 +30,7 @@ class AugmentationConfig(Settings):
 class Vision:
     name = "image"
     pipeline_task = "image-classification"
+    truncated_share = 0.0
 
     def __init__(self, processor: Any, augmentation: AugmentationConfig):
         self.processor = processor

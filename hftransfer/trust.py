@@ -1,0 +1,192 @@
+"""What a run knows about its own limits: sets that hold the truth, and inputs that are none of the classes.
+
+Made at the end of a run, kept beside the model, applied to every new input. A run without `reference.safetensors` (the
+features of its training rows, which not everybody wants to give away) tells unknown inputs by the energy of the logits.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hftransfer.convex import make_folds
+from hftransfer.evaluation.calibration import calibration_report
+from hftransfer.evaluation.conformal import fit_thresholds, measure_sets, prediction_sets
+from hftransfer.evaluation.unknown import energy, knn_distance, unknown_threshold
+from hftransfer.inference import Machine, in_order, passes
+from hftransfer.modalities import Modality
+from hftransfer.predictions import Predictions
+from hftransfer.probe import Probe
+from hftransfer.readout import read_answers
+from hftransfer.run_folder import read_json, write_json
+from hftransfer.tasks import Task
+from hftransfer.work import Work, judged_rows
+
+log = logging.getLogger(__name__)
+
+MOST_ROWS = 5000  # of the reference: beyond, the search costs more than the further rows tell
+FOLDS = 5
+THRESHOLDS, REFERENCE = "trust.json", "reference.safetensors"
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Fitted limits of a classifier.
+
+    `thresholds` (C,) are the probabilities at which a class enters the prediction set of `level`. An input is unknown
+    when its distance to the `reference` (M, D) lies above `distance`, or without a reference its energy above `energy`.
+    """
+
+    level: float
+    thresholds: np.ndarray
+    distance: float
+    energy: float
+    reference: np.ndarray | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        task: Task,
+        level: float,
+        logits: np.ndarray,
+        targets: np.ndarray,
+        distances: np.ndarray,
+        reference: np.ndarray,
+    ) -> "Trust":
+        """From calibrated logits (N, C), targets, and distances (M,) to the reference of rows that are not in it.
+
+        All three belong to rows that the weights were not fitted on.
+        """
+        thresholds = fit_thresholds(task, task.probabilities(logits), targets, level)
+        return cls(level, thresholds, unknown_threshold(distances), unknown_threshold(energy(logits)), reference)
+
+    def columns(self, task: Task, logits: np.ndarray, features: np.ndarray) -> dict[str, Sequence[Any]]:
+        """`set` (names joined by "|"), `unknown`, and the `distance` (or `energy`) that decided it, of each row."""
+        sets = prediction_sets(task, task.probabilities(logits), self.thresholds)
+        names = ["|".join(name for name, held in zip(task.names, row, strict=True) if held) for row in sets]
+        if self.reference is None:
+            strangeness, limit, measure = energy(logits), self.energy, "energy"
+        else:
+            strangeness, limit, measure = knn_distance(features, self.reference), self.distance, "distance"
+        return {"set": names, "unknown": strangeness > limit, measure: strangeness}
+
+    def write(self, folder: Path, task: Task) -> None:
+        """`trust.json`, and the reference in float16."""
+        from safetensors.numpy import save_file
+
+        if self.reference is not None:
+            temporary = folder / f".{REFERENCE}.tmp"
+            save_file({"features": self.reference.astype(np.float16)}, temporary)
+            os.replace(temporary, folder / REFERENCE)
+        thresholds = dict(zip(task.names, self.thresholds.tolist(), strict=True))
+        unknown = {"distance": self.distance, "energy": self.energy}
+        write_json(folder / THRESHOLDS, {"level": self.level, "thresholds": thresholds, "unknown": unknown})
+
+    @classmethod
+    def read(cls, folder: Path, task: Task) -> "Trust | None":
+        """What `write` left in the folder; None where there is nothing (regression, models made elsewhere)."""
+        from safetensors.numpy import load_file
+
+        if not (folder / THRESHOLDS).is_file():
+            return None
+        found, reference = read_json(folder / THRESHOLDS), folder / REFERENCE
+        features = load_file(reference)["features"].astype(np.float32) if reference.is_file() else None
+        thresholds = np.array([found["thresholds"][name] for name in task.names])
+        return cls(found["level"], thresholds, found["unknown"]["distance"], found["unknown"]["energy"], features)
+
+
+def answers(
+    model: nn.Module, modality: Modality, items: Sequence[Any], machine: Machine
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (N, C) and the features (N, D) that the last layer reads, from one pass in this process alone."""
+    model.eval()
+    size = model.config.num_labels
+    results = passes(
+        modality, items, range(len(items)), machine, lambda batch: torch.cat(read_answers(model, batch), 1), "predict"
+    )
+    both = in_order(((positions, found.float().cpu().numpy()) for positions, found in results), len(items))
+    return both[:, :size], both[:, size:]
+
+
+def fit_trust(work: Work, model: nn.Module, predictions: Predictions, probe: Probe | None) -> Trust | None:
+    """The limits of a finished `model`, whose `predictions` are settled; None for regression, or with nothing to fit on.
+
+    A head alone leaves the features as they were: all rows it was fitted on are the reference, and each is measured
+    against the others. A network that trained draws its own training rows together: validation rows are measured.
+    """
+    task = work.data.task
+    if task.type == "regression":
+        log.info("Regression: no prediction sets, no unknown inputs")
+        return None
+    judged = judged_rows(work, predictions)
+    if not judged.any():
+        log.info("No held-out rows: no prediction sets, no unknown inputs")
+        return None
+    positions = predictions.positions[judged]
+    reference, distances = _frozen(work, probe) if not work.trains else _trained(work, model, positions)
+    level = work.config.evaluation.conformal_level
+    trust = Trust.fit(task, level, predictions.logits[judged], work.targets[positions], distances, reference)
+    log.info("Prediction sets at %.0f %%; unknown: farther than %.3g from %d training rows",
+             100 * level, trust.distance, len(reference))  # fmt: skip
+    return trust
+
+
+def _frozen(work: Work, probe: Probe) -> tuple[np.ndarray, np.ndarray]:
+    """Features of fitted rows, and the distance of each to those of the other folds (groups kept together)."""
+    rows = _some(work, work.positions("train", "validation"))
+    features, groups = unit(probe.features[rows]), work.groups
+    folds = make_folds(
+        work.data.task, work.targets[rows], None if groups is None else groups[rows], FOLDS, work.config.seed
+    )
+    distances = np.empty(len(rows))
+    for others, held_out in folds:
+        distances[held_out] = knn_distance(features[held_out], features[others])
+    return features, distances
+
+
+def _trained(work: Work, model: nn.Module, held_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features of training rows, and the distance of the held-out rows to them."""
+    rows = _some(work, work.positions("train"))
+    wanted = np.concatenate([rows, held_out])
+    _, features = answers(model, work.modality, [work.items[row] for row in wanted], work.machine)
+    reference = unit(features[: len(rows)])
+    return reference, knn_distance(features[len(rows) :], reference)
+
+
+def _some(work: Work, rows: np.ndarray) -> np.ndarray:
+    if len(rows) <= MOST_ROWS:
+        return rows
+    return np.sort(np.random.default_rng(work.config.seed).choice(rows, MOST_ROWS, replace=False))
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    """Rows of length 1: the distance knows directions alone, and float16 holds them whatever the scale."""
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def trust_metrics(task: Task, trust: Trust | None, part: Predictions, targets: np.ndarray) -> dict[str, Any]:
+    """What `metrics.json` says of the test part: `calibration` before and after the temperature, `conformal` sets.
+
+    `targets` belong to the rows of `part`. Empty for regression and where the part is.
+    """
+    if task.type == "regression" or not len(part.positions):
+        return {}
+    found = {
+        "calibration": {"test": calibration_report(task, part.logits * part.temperature, targets, part.temperature)}
+    }
+    if trust is not None and (task.type == "single_label" or targets.any()):
+        sets = prediction_sets(task, task.probabilities(part.logits), trust.thresholds)
+        found["conformal"] = {"test": {"level": trust.level} | measure_sets(task, sets, targets)}
+    return _plain(found)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return asdict(value)
+    return {key: _plain(inner) for key, inner in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,164 @@
+"""What a run says about its own limits holds on rows that it has not seen."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from hftransfer.config import checked
+from hftransfer.errors import UserError
+from hftransfer.evaluation.conformal import measure_sets, prediction_sets
+from hftransfer.evaluation.unknown import knn_distance
+from hftransfer.predict import load
+from hftransfer.tasks import Task
+from hftransfer.train import run
+from hftransfer.trust import REFERENCE, THRESHOLDS, Trust, unit
+from tests import tiny
+from tests.test_matrix import configuration, image_table
+
+TASK = Task("single_label", ("a", "b", "c"))
+CENTRES = np.eye(3, 8) * 4
+
+
+def blobs(rng, rows, noise=1.5):
+    """Three noisy directions in 8 dimensions, their class, and the logits of a classifier."""
+    targets = rng.integers(3, size=rows)
+    features = CENTRES[targets] + rng.normal(size=(rows, 8)) * noise
+    return features, targets, features @ CENTRES.T / 8
+
+
+def fitted(rng, level=0.8, noise=1.5):
+    reference = unit(blobs(rng, 500, noise)[0])
+    features, targets, logits = blobs(rng, 600, noise)
+    return Trust.fit(TASK, level, logits, targets, knn_distance(features, reference), reference)
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_sets_hold_the_truth_in_the_promised_share_of_new_rows(level):
+    rng = np.random.default_rng(0)
+    trust = fitted(rng, level, noise=3.5)  # the decision alone is right in two thirds
+    _, targets, logits = blobs(rng, 4000, noise=3.5)
+    sets = prediction_sets(TASK, TASK.probabilities(logits), trust.thresholds)
+    low, high = stats.binom.ppf([0.001, 0.999], 600, level) / 600  # the thresholds come from 600 rows
+    assert low < measure_sets(TASK, sets, targets)["coverage"].value < high
+
+
+@pytest.mark.parametrize("by_energy", [False, True])
+def test_unknown_rows_are_flagged_more_often_than_known_ones(by_energy, tmp_path):
+    rng = np.random.default_rng(0)
+    fitted(rng).write(tmp_path, TASK)
+    if by_energy:
+        (tmp_path / REFERENCE).unlink()
+    trust = Trust.read(tmp_path, TASK)
+    known, _, logits = blobs(rng, 500)
+    strange = np.roll(np.eye(3, 8) * 4, 4, axis=1)[rng.integers(3, size=500)] + rng.normal(size=(500, 8)) * 1.5
+    flags = {
+        "known": np.mean(trust.columns(TASK, logits, known)["unknown"]),
+        "unknown": np.mean(trust.columns(TASK, strange @ CENTRES.T / 8, strange)["unknown"]),
+    }
+    assert flags["known"] < 0.1
+    assert flags["unknown"] > (0.2 if by_energy else 0.7)
+    assert ("energy" in trust.columns(TASK, logits, known)) == by_energy
+
+
+def test_what_is_written_is_read(tmp_path):
+    rng = np.random.default_rng(0)
+    trust = fitted(rng)
+    trust.write(tmp_path, TASK)
+    again = Trust.read(tmp_path, TASK)
+    features, _, logits = blobs(rng, 50)
+    before, after = trust.columns(TASK, logits, features), again.columns(TASK, logits, features)
+    assert before["set"] == after["set"]
+    assert np.allclose(before["distance"], after["distance"], atol=2e-3)  # float16
+    assert list(json.loads((tmp_path / THRESHOLDS).read_text())["thresholds"]) == ["a", "b", "c"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_empty_folder_has_no_trust(tmp_path):
+    assert Trust.read(tmp_path, TASK) is None
+
+
+# --- whole runs ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_of_texts_measures_and_predicts_with_its_limits(tmp_path):
+    values = configuration("probe", "text", tmp_path).model_dump(mode="json")
+    values["data"]["train"] = str(tiny.text_table(tmp_path / "many.csv", rows=400, seed=1))
+    folder = run(checked(values)).folder
+    metrics = json.loads((folder / "metrics.json").read_text())
+    conformal, calibration = metrics["conformal"]["test"], metrics["calibration"]["test"]
+    assert conformal["level"] == 0.9 and conformal["coverage"]["high"] >= 0.9
+    assert set(calibration["before"]) == set(calibration["after"]) == {"log_loss", "brier", "ece"}
+    assert calibration["after"]["log_loss"]["value"] == pytest.approx(metrics["test"]["log_loss"]["value"], rel=1e-4)
+
+    inputs = pd.read_parquet(folder / "splits.parquet").query("split == 'test'")["input"].tolist()
+    table = load(folder, use_cpu=True).predict(inputs)
+    assert list(table.columns[:5]) == ["id", "prediction", "set", "unknown", "distance"]
+    assert all(row.prediction in row.set.split("|") for row in table.itertuples())
+    assert table["unknown"].mean() < 0.3
+    strange = load(folder, use_cpu=True).predict(["xq zz vv " * 8, "ww yy kk jj " * 8, "qqq " * 20])
+    assert strange["unknown"].any() and strange["distance"].median() > table["distance"].median()
+
+
+def test_training_rows_of_a_probe_are_measured_by_others(tmp_path):
+    """Each fitted row against folds without it: against itself the distance would be too small, and all would be unknown."""
+    folder = run(configuration("probe", "image", tmp_path)).folder
+    splits = pd.read_parquet(folder / "splits.parquet")
+    table = load(folder, use_cpu=True).predict(splits[splits["split"] == "test"]["input"].tolist())
+    assert table["unknown"].mean() <= 0.4
+
+
+def test_the_features_of_a_trained_network_are_those_of_the_saved_model(tmp_path):
+    folder = run(configuration("full", "text", tmp_path)).folder
+    splits = pd.read_parquet(folder / "splits.parquet").query("split == 'train'")
+    predictor = load(folder, use_cpu=True)
+    nearest = knn_distance(predictor.read(splits)[1], predictor.trust.reference, k=1)
+    assert nearest.max() < 2e-2  # every training row finds itself
+    assert predictor.predict(splits["input"].tolist()[:2])["set"].str.len().min() > 0
+
+
+def test_several_labels_have_a_set_each(tmp_path):
+    values = configuration("probe", "image-multi", tmp_path).model_dump(mode="json")
+    values["data"] |= {"train": str(image_table(tmp_path, "multi_label")), "separator": "|"}
+    folder = run(checked(values)).folder
+    rows = pd.read_parquet(folder / "splits.parquet").query("split == 'test'")
+    table = load(folder, use_cpu=True).predict(rows["input"].tolist())
+    held = [set(label) <= set(found.split("|")) for label, found in zip(rows["label"], table["set"], strict=True)]
+    assert np.mean(held) > 0.7
+
+
+def test_regression_has_no_limits_and_says_so_once(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        folder = run(configuration("probe", "text-regression", tmp_path)).folder
+    assert [r.message for r in caplog.records].count("Regression: no prediction sets, no unknown inputs") == 1
+    assert not (folder / THRESHOLDS).exists() and not (folder / REFERENCE).exists()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert "calibration" not in metrics and "conformal" not in metrics
+    table = load(folder, use_cpu=True).predict(["goal match"])
+    assert list(table.columns) == ["id", "prediction", "score:label", "logit:label"]
+
+
+def test_a_run_folder_has_its_pages_under_its_own_name(tmp_path):
+    folder = run(configuration("frozen", "text", tmp_path)).folder
+    page, card = (folder / "report.html").read_text(), (folder / "README.md").read_text()
+    assert f"{folder}/config.yaml" in page and "incomplete" not in page + card
+    about = json.loads((folder / "run.json").read_text())
+    assert about["truncated_share"] == 0 and about["learning_rate"] > 0
+
+
+def test_the_share_of_cut_texts_is_kept(tmp_path):
+    values = configuration("probe", "text", tmp_path).model_dump(mode="json")
+    values["model"]["max_length"] = 6
+    about = json.loads((run(checked(values)).folder / "run.json").read_text())
+    assert about["truncated_share"] > 0.5
+
+
+def test_a_metric_that_cannot_be_had_stops_the_run_before_it_begins(tmp_path):
+    values = configuration("full", "text", tmp_path).model_dump(mode="json")
+    values["evaluation"]["metrics"] = ["accuracy", str(tmp_path / "no_such_metric.py")]
+    values["output"] = str(tmp_path / "never")
+    with pytest.raises(UserError, match="no_such_metric.*could not be loaded"):
+        run(checked(values))
+    assert not list(tmp_path.glob("never*"))
