@@ -487,6 +487,20 @@ def test_empty_text(tmp_path, empty):
     fails("row 21: the text is empty", train=pair)
 
 
+def test_nothing_left_after_leaving_out(tmp_path):
+    path = table(tmp_path / "t.csv", text=texts(), label=[f"c{n}" for n in range(20)])
+    assert fails("training", train=path, label="label", on_error="skip") == "There are no training examples."
+    path = table(tmp_path / "u.csv", text=texts(), label=[""] * 20)
+    fails("The label column 'label' is empty.", train=path, on_error="skip")
+
+
+def test_odd_columns_do_not_disturb_the_search(tmp_path):
+    """A column without name, a split column of lists, half a pair of names."""
+    rows = [{"": t, "text": t, "split": ["train"], "label": "ab"[n % 2]} for n, t in enumerate(texts())]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert load(train=str(tmp_path / "t.jsonl")).task.names == ("a", "b")
+
+
 def test_broken_unicode(tmp_path):
     path = table(tmp_path / "t.jsonl", text=[*texts(20), "half \ud83d of it"], label=["a", "b"] * 10 + ["a"])
     fails("row 21: the text is no valid Unicode", train=path)

@@ -113,7 +113,7 @@ def _pair(texts: list[str]) -> tuple[str, str] | None:
     first, second = (name.lower() for name in texts)
     if {first, second} in PAIRS:
         return tuple(texts)
-    return tuple(texts) if first[:-1] == second[:-1] and first[-1] + second[-1] in ("ab", "12", "01") else None
+    return tuple(texts) if first[:-1] == second[:-1] and first[-1:] + second[-1:] in ("ab", "12", "01") else None
 
 
 def _find_label(source: Source, frame: pd.DataFrame, taken: set[str]) -> str:
@@ -189,7 +189,7 @@ def split_column(frame: pd.DataFrame) -> str | None:
     """The column named `split` when all its values are words for train, validation and test."""
     for name in frame.columns:
         if name.lower() == "split":
-            words = {str(value).strip().lower() for value in frame[name].unique()}
+            words = {str(value).strip().lower() for value in frame[name]}
             if words <= set(SPLIT_WORDS):
                 return name
             log.info("Column %r is no division into train, validation and test (values: %s).", name, sorted(words)[:5])

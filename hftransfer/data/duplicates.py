@@ -57,6 +57,8 @@ def similar_texts(texts: list[str]) -> np.ndarray:
     Letter case, punctuation and blanks do not count. Candidates come from 64 MinHashes in 16 bands (Broder 1997, "On the
     resemblance and containment of documents"; a pair of overlap 0.8 is missed once in 4,000), the exact overlap decides.
     """
+    if len(texts) < 2:
+        return NO_PAIRS
     shingles = [_shingles(plain(text)) for text in texts]
     candidates = _banded_candidates(_minhashes(shingles))
     return np.array([pair for pair in candidates if _jaccard(shingles, *pair) >= JACCARD], dtype=int).reshape(-1, 2)

@@ -37,10 +37,10 @@ def assign_splits(frame: pd.DataFrame, task: Task, config: SplitConfig) -> pd.Se
     shares = {split: share for split, share in wanted.items() if split not in given and share > 0}
     if given:
         _say_given(given, shares)
-    if not shares:
-        return frame["split"]
     rows = frame[frame["split"] == "train"]
     split = frame["split"].copy()
+    if not shares or rows.empty:
+        return split
     split[rows.index] = divide(rows, task, shares, config.seed)
     counts = split.value_counts()
     how = "by group, " if rows["group"].notna().any() else ""
