@@ -56,7 +56,7 @@ def certify(folder: str | Path, rows: int = ROWS) -> dict[str, Any]:
     Raises `UserError` when the run's inputs are no longer there to be checked.
     """
     run = RecordedRun.open(folder)
-    part = _sample(run, rows)
+    part = readable_rows(run, rows)
     stages = [through_pipeline(run, part)]
     certificate = {
         "rows": len(part),
@@ -117,7 +117,7 @@ def _labels_differ(task: Task, recorded: np.ndarray, found: np.ndarray) -> np.nd
     return (recorded.argmax(1) != found.argmax(1)) & (top[:, -1] - top[:, -2] > NEAR)
 
 
-def _sample(run: RecordedRun, rows: int) -> Part:
+def readable_rows(run: RecordedRun, rows: int) -> Part:
     """Held-out rows with an input that can be read again, spread evenly over the part."""
     part = run.part("test" if "test" in run.metrics else "validation")
     frame = part.frame

@@ -106,10 +106,10 @@ def test_inputs_that_are_gone(tmp_path):
 
 
 def test_rows_are_held_out_and_spread(tmp_path):
-    from hftransfer.certificate import _sample
+    from hftransfer.certificate import readable_rows
 
     recorded = RecordedRun.open(make_run(tmp_path / "run", rows=100))
-    part = _sample(recorded, 16)
+    part = readable_rows(recorded, 16)
     test = recorded.part("test").ids
     places = [test.index(name) for name in part.ids]
     assert len(places) == 16 and places[0] == 0 and places[-1] == 99 and np.diff(places).max() <= 8

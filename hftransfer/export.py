@@ -1,0 +1,274 @@
+"""A run's model in other forms, each compared with the original on the run's own held-out inputs before it is kept.
+
+`onnx` and `onnx-int8` write a folder with `model.onnx`, the processor and the config; labels, task, temperature (folded
+into the weights) and the limits of `trust.json` stand in the metadata of the graph. `safetensors-merged` is the plain
+model, adapters merged.
+"""
+
+import json
+import logging
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hftransfer import run_folder
+from hftransfer.certificate import readable_rows
+from hftransfer.errors import UserError, did_you_mean
+from hftransfer.evaluation.intervals import Measured, measure, wilson
+from hftransfer.evaluation.recorded import Part, RecordedRun
+from hftransfer.ladder import Ladder
+from hftransfer.predictor import Predictor, load
+from hftransfer.tasks import Task
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+log = logging.getLogger(__name__)
+
+Format = Literal["onnx", "onnx-int8", "safetensors-merged"]
+Answer = Callable[[dict[str, Tensor]], np.ndarray]
+
+ROWS = 500  # held-out inputs that are compared, at most
+BATCH = 16
+TOLERANCE = 1e-4  # of float32 logits, relative to the largest where that is above 1
+AGREEMENT = 0.95  # of int8: refused where the share of equal decisions is surely below
+NEAR = 0.05  # two values of a regression agree within this share of their spread
+SHAPES_KNOWN = {"onnx.quant.pre_process": "onnxruntime.quant"}  # or the quantiser warns, on the root logger
+HEADLINE = {"single_label": "accuracy", "multi_label": "subset_accuracy", "regression": "rmse"}
+
+
+def export(run: str | Path, format: Format, output: str | Path | None = None) -> Path:
+    """Write the run's model as `format` into the folder `output` (None: `exports/<format>` in the run) and return it.
+
+    `export.json` in it holds the comparison with the original (see `as_table`). Raises `UserError` for an unknown
+    format, a folder that exists, a missing package, inputs that cannot be read again, and answers that differ.
+    """
+    if format not in get_args(Format):
+        raise UserError(f"Unknown format {format!r}.{did_you_mean(format, get_args(Format))}")
+    recorded = RecordedRun.open(run)
+    target = Path(output) if output else recorded.folder / "exports" / format
+    if target.exists():
+        raise UserError(f"{target} exists already: choose another --output, or remove it.")
+    unfinished = run_folder.incomplete(target)
+    run_folder.remove(unfinished)
+    try:
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        comparison = _write(recorded, format, unfinished)
+        run_folder.write_json(unfinished / "export.json", comparison)
+        os.replace(unfinished, target)
+    finally:
+        run_folder.remove(unfinished)
+    return target
+
+
+def as_table(exported: Path) -> "Table":
+    """The two sides of `export.json`: size, milliseconds an input, and the task's main metric with its interval."""
+    from rich.table import Table
+
+    found = run_folder.read_json(Path(exported) / "export.json")
+    same = found["agreement"]
+    caption = (f"{found['rows']} held-out inputs: {same['value']:.1%} of the decisions agree ({same['low']:.1%} to "
+               f"{same['high']:.1%}), logits differ by {found['max_difference']:.2g} at most")  # fmt: skip
+    table = Table("form", "MiB", "ms an input", found["metric"], "95 % interval", title=str(exported), caption=caption)
+    for name in ("original", found["format"]):
+        side = found["sides"][name]
+        quality = side["quality"]
+        table.add_row(name, f"{side['bytes'] / 2**20:.1f}", f"{1000 * side['seconds_per_input']:.2f}",
+                      f"{quality['value']:.4f}", f"{quality['low']:.4f} to {quality['high']:.4f}")  # fmt: skip
+    return table
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _write(run: RecordedRun, format: Format, folder: Path) -> dict[str, Any]:
+    """Write the export into `folder` and return how it compares. Raises `UserError` where its answers differ."""
+    predictor, part = load(run.folder, use_cpu=True), readable_rows(run, ROWS)
+    batches = _batches(predictor, part)
+    if format == "safetensors-merged":
+        shutil.copytree(run.folder / "model", folder)
+        answer = _of_model(load(folder, use_cpu=True).model)
+    else:
+        _write_onnx(run, predictor, batches[0], folder, quantised=format == "onnx-int8")
+        answer = _of_graph(folder / "model.onnx")
+    sides = {"original": _timed(_of_model(predictor.model), batches), format: _timed(answer, batches)}
+    sizes = {"original": run.model_bytes, format: _weight(folder)}
+    comparison = {"format": format} | compare(predictor.task, *(logits for logits, _ in sides.values()))
+    for name, (logits, seconds) in sides.items():
+        quality = asdict(_quality(predictor.task, part, logits))
+        comparison["sides"][name] = {"bytes": sizes[name], "seconds_per_input": seconds, "quality": quality}
+    check(comparison)
+    return comparison
+
+
+def _write_onnx(
+    run: RecordedRun, predictor: Predictor, batch: dict[str, Tensor], folder: Path, quantised: bool
+) -> None:
+    """By PyTorch's exporter, and ONNX Runtime's dynamic quantisation of the weights to 8 bits."""
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"ONNX needs the package {error.name}: pip install 'hftransfer[export]'.") from None
+    leave_out = shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json")
+    shutil.copytree(run.folder / "model", folder, ignore=leave_out)
+    graph = _traced(predictor.model, batch)
+    graph.model.metadata_props.update(_metadata(run) | SHAPES_KNOWN)
+    graph.save(str(folder / "model.onnx"))
+    if quantised:
+        _quantise(folder / "model.onnx", _averaging_layer(run, predictor.model))
+
+
+class _Logits(nn.Module):
+    """The model as a function of tensors alone, in the order of `names`."""
+
+    def __init__(self, model: nn.Module, names: list[str]):
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.model(**dict(zip(self.names, inputs, strict=True))).logits
+
+
+def _traced(model: nn.Module, batch: dict[str, Tensor]) -> Any:
+    """The graph with the number of rows open, and for tokens their number too."""
+    names = list(batch)
+    pair = [torch.cat([value, value])[:2] for value in batch.values()]  # a size of 1 would be taken for a constant
+    open_axes = tuple({axis: torch.export.Dim.DYNAMIC for axis in range(2 if v.ndim == 2 else 1)} for v in pair)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about its own parts
+        return torch.onnx.export(
+            _Logits(model, names).eval(), tuple(pair), dynamo=True, input_names=names, output_names=["logits"],
+            dynamic_shapes=(open_axes,), verbose=False,
+        )  # fmt: skip
+
+
+def _metadata(run: RecordedRun) -> dict[str, str]:
+    """What a program needs that has nothing but the graph: strings, most of them JSON."""
+    limits = run.folder / "trust.json"
+    values = {
+        "labels": json.dumps(run.task.names, ensure_ascii=False),
+        "task": run.task.problem_type,
+        "temperature": json.dumps(run.about["temperature"]),
+        "temperature_is_folded_in": "true",
+    }
+    return values | ({"trust": limits.read_text(encoding="utf-8")} if limits.is_file() else {})
+
+
+def _averaging_layer(run: RecordedRun, model: nn.Module) -> str | None:
+    """The path of the layer that takes the mean over tokens, where the head reads that (see `readout.put_mean_layer`)."""
+    readout = run.about.get("readout")
+    return Ladder.of(model).blocks[-1] if readout and readout["chosen"].startswith("mean") else None
+
+
+def _quantise(file: Path, averaging: str | None) -> None:
+    """In place. Convolutions stay in float: their 8-bit form is the slower one on processors, and costs accuracy.
+
+    So does the layer `averaging`: it adds numbers a thousand times apart, of which 8 bits lose the small ones.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    whole = file.with_name("float.onnx")
+    os.replace(file, whole)
+    nodes = onnx.load(whole, load_external_data=False).graph.node
+    scope = f"'model.{averaging}'"  # as the exporter writes the modules that a node came from
+    in_float = [node.name for node in nodes if any(scope in each.value for each in node.metadata_props)]
+    quantize_dynamic(
+        whole, file, op_types_to_quantize=["MatMul", "Gemm", "Gather"], per_channel=True,
+        weight_type=QuantType.QInt8, nodes_to_exclude=in_float,
+    )  # fmt: skip
+    for left in (whole, whole.with_name("float.onnx.data")):
+        left.unlink(missing_ok=True)
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+def compare(task: Task, original: np.ndarray, exported: np.ndarray) -> dict[str, Any]:
+    """Two sets of logits (N, C) of the same rows: largest difference, and the share of decisions that agree."""
+    same = _agree(task, original, exported)
+    agreement = Measured(float(same.mean()), *wilson(same.sum(), len(same)), len(same))
+    return {
+        "rows": len(same),
+        "metric": HEADLINE[task.type],
+        "max_difference": float(np.abs(original - exported).max()),
+        "largest_logit": float(np.abs(original).max()),
+        "agreement": asdict(agreement),
+        "sides": {},
+    }
+
+
+def check(comparison: dict[str, Any]) -> None:
+    """Raises `UserError` where the exported model is not the original: float32 by its logits, int8 by its decisions."""
+    same, difference = comparison["agreement"], comparison["max_difference"]
+    if comparison["format"] == "onnx-int8":
+        if same["high"] < AGREEMENT:
+            raise UserError(
+                f"The 8-bit model decides otherwise than the original: {same['value']:.1%} of {comparison['rows']} "
+                f"held-out inputs agree (95 % interval to {same['high']:.1%}), expected {AGREEMENT:.0%}. It was not "
+                "written: use --format onnx."
+            )
+    elif not difference <= TOLERANCE * max(1.0, comparison["largest_logit"]):
+        raise UserError(
+            f"The exported model answers otherwise than the original: logits differ by {difference:.2g} on "
+            f"{comparison['rows']} held-out inputs, expected at most {TOLERANCE:g}. It was not written."
+        )
+
+
+def _agree(task: Task, original: np.ndarray, exported: np.ndarray) -> np.ndarray:
+    """(N,) whether both decide alike."""
+    if task.type == "regression":
+        return (np.abs(original - exported) <= NEAR * np.maximum(original.std(0), 1e-6)).all(1)
+    first, second = (
+        task.decide(task.probabilities(logits)).reshape(len(logits), -1) for logits in (original, exported)
+    )
+    return (first == second).all(1)
+
+
+def _quality(task: Task, part: Part, logits: np.ndarray) -> Measured:
+    return measure(task, part.targets, task.probabilities(logits), part.groups)[HEADLINE[task.type]]
+
+
+def _batches(predictor: Predictor, part: Part) -> list[dict[str, Tensor]]:
+    items = predictor.modality.encode(part.frame)
+    return [predictor.modality.collate(items[start : start + BATCH]) for start in range(0, len(items), BATCH)]
+
+
+def _of_model(model: nn.Module) -> Answer:
+    def answer(batch: dict[str, Tensor]) -> np.ndarray:
+        with torch.inference_mode():
+            return model(**batch).logits.numpy()
+
+    return answer
+
+
+def _of_graph(file: Path) -> Answer:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # the same for both sides
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    wanted = [given.name for given in session.get_inputs()]
+    return lambda batch: session.run(None, {name: batch[name].numpy() for name in wanted})[0]
+
+
+def _timed(answer: Answer, batches: list[dict[str, Tensor]]) -> tuple[np.ndarray, float]:
+    """Logits of all rows and the seconds each took; the first batch is run once before, to warm up."""
+    answer(batches[0])
+    begin = time.perf_counter()
+    logits = np.concatenate([answer(batch) for batch in batches])
+    return logits, (time.perf_counter() - begin) / len(logits)
+
+
+def _weight(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
