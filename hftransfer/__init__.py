@@ -11,10 +11,11 @@ __all__ = ["RunConfig", "load", "predict", "run"]
 
 if TYPE_CHECKING:
     from hftransfer.config import RunConfig
-    from hftransfer.predict import load, predict
+    from hftransfer.predictor import load, predict
     from hftransfer.train import run
 
-_HOMES = {"RunConfig": "config", "run": "train", "load": "predict", "predict": "predict"}
+# No module may be called `predict`: importing it would put the module where the function is expected.
+_HOMES = {"RunConfig": "config", "run": "train", "load": "predictor", "predict": "predictor"}
 
 
 def __getattr__(name: str) -> Any:

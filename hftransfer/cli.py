@@ -100,7 +100,7 @@ def evaluate(
     if data is None:
         return _show_metrics(run_folder.read_json(folder / "metrics.json"), folder, as_json)
     from hftransfer.evaluation import EvaluationConfig
-    from hftransfer.predict import evaluate as evaluate_on
+    from hftransfer.predictor import evaluate as evaluate_on
 
     columns = {name: value for name, value in (("input", _one(input)), ("label", _one(label))) if value}
     found = evaluate_on(folder, data, columns, EvaluationConfig())
@@ -121,7 +121,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict labels or values for new inputs."""
-    from hftransfer.predict import load
+    from hftransfer.predictor import load
 
     table = load(run).predict(inputs, column, views)
     if output is not None:

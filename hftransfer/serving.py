@@ -2,16 +2,19 @@
 
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
 
-from hftransfer import predict, uploads
+from hftransfer import uploads
 from hftransfer.errors import UserError
 from hftransfer.images import UnreadableImage
+from hftransfer.predictor import Predictor, load
 from hftransfer.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -22,7 +25,7 @@ class Served:
     """A model that answers one question at a time (tokenizers are not thread-safe), and what is known about it."""
 
     folder: Path
-    predictor: predict.Predictor
+    predictor: Predictor
     columns: tuple[str, ...]  # names of the inputs in the training data; two for pairs
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -50,16 +53,18 @@ class Served:
             inputs, remark = tuple(uploads.check_text(text) for text in inputs), ""
         return pd.DataFrame([("", *inputs)], columns=["id", "input", "input_pair"][: len(inputs) + 1]), remark
 
-    def scores(self, frame: pd.DataFrame) -> np.ndarray:
-        """Calibrated probabilities, or values, (N, C)."""
+    def ask(self, frame: pd.DataFrame) -> tuple[np.ndarray, dict[str, Sequence[Any]]]:
+        """Calibrated probabilities, or values, (N, C), and what the run knows of its limits (`Trust.columns`)."""
         with self.lock:
-            return self.task.probabilities(self.predictor.logits(frame))
+            logits, features = self.predictor.read(frame)
+        trust = self.predictor.trust
+        return self.task.probabilities(logits), trust.columns(self.task, logits, features) if trust else {}
 
 
 def serve(path: str | Path) -> Served:
     """The model of a run folder, of a model folder, or of a model repository on the Hub. Raises `UserError`."""
     folder = _local(path)
-    predictor = predict.load(folder)
+    predictor = load(folder)
     # Worker processes pay for data sets, not for one question, and must not be forked from a server's threads.
     predictor = replace(predictor, machine=replace(predictor.machine, workers=0))
     served = Served(folder, predictor, _columns(folder))
@@ -97,21 +102,25 @@ def _of_pairs(folder: Path) -> bool:
 
 
 def answered(model: Served, frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows with prediction, scores and error; one broken picture costs its own row, not the batch."""
+    """The rows with prediction, limits, error and scores; one broken picture costs its own row, not the batch."""
     try:
         if model.modality == "image":
             for path in frame["input"]:
                 uploads.check_image(path)
-        scores, error = model.scores(frame), ""
-    except UserError as reason:
+        scores, limits = model.ask(frame)
+    except UserError as error:
         if len(frame) > 1:
             return pd.concat([answered(model, frame.iloc[[row]]) for row in range(len(frame))])
-        scores, error = np.full((1, len(model.task.names)), np.nan), _reason(reason)
-    inputs = frame.drop(columns="input") if model.modality == "image" else frame
+        return _inputs(model, frame).assign(prediction="", error=_reason(error))
     decided = [model.task.decode(row) for row in model.task.decide(scores)]
-    predictions = ["" if error else "|".join(row) if model.task.type == "multi_label" else row for row in decided]
+    predictions = ["|".join(row) if model.task.type == "multi_label" else row for row in decided]
     columns = {f"score:{name}": scores[:, number] for number, name in enumerate(model.task.names)}
-    return inputs.assign(prediction=predictions, error=error, **columns)
+    return _inputs(model, frame).assign(prediction=predictions, **limits, error="", **columns)
+
+
+def _inputs(model: Served, frame: pd.DataFrame) -> pd.DataFrame:
+    """What identifies a row: texts stand beside their answer, the place of an unpacked picture says nothing."""
+    return frame.drop(columns="input") if model.modality == "image" else frame
 
 
 def _reason(error: UserError) -> str:

@@ -88,7 +88,7 @@ def test_out_of_fold_logits_come_from_heads_that_did_not_see_the_row():
     mean, scale = features.mean(0), features.std(0)  # one standardiser for all folds: it has seen no label
     reference = LogisticRegression(C=weight, tol=1e-10, max_iter=10000).fit((features[train] - mean) / scale, targets[train])
     expected = reference.predict_proba((features[held_out] - mean) / scale)
-    assert np.abs(task.probabilities(head.out_of_fold[held_out]) - expected).max() < 1e-2  # the search is less exact
+    assert np.abs(task.probabilities(head.out_of_fold[held_out]) - expected).max() < 2e-2  # the search is less exact
 
 
 def test_strength_is_the_best_of_the_grid_by_cross_validated_loss():

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from hftransfer.config import RunConfig, checked
-from hftransfer.predict import load
+from hftransfer.predictor import load
 from hftransfer.strategies import STRATEGIES
 from hftransfer.train import run
 from tests import tiny

@@ -12,7 +12,7 @@ from hftransfer.checkpoints import ModelConfig, load_checkpoint
 from hftransfer.config import parse_overrides, with_overrides
 from hftransfer.errors import UserError
 from hftransfer.ladder import Ladder
-from hftransfer.predict import load
+from hftransfer.predictor import load
 from hftransfer.readout import mean_is_exact, open_head, read_features
 from hftransfer.tasks import Task
 from hftransfer.train import run

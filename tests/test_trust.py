@@ -11,7 +11,7 @@ from hftransfer.config import checked
 from hftransfer.errors import UserError
 from hftransfer.evaluation.conformal import measure_sets, prediction_sets
 from hftransfer.evaluation.unknown import knn_distance
-from hftransfer.predict import load
+from hftransfer.predictor import load
 from hftransfer.tasks import Task
 from hftransfer.train import run
 from hftransfer.trust import REFERENCE, THRESHOLDS, Trust, unit
