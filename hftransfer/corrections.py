@@ -27,7 +27,7 @@ def keep_correction(patch: Path, model: Served, frame: pd.DataFrame, label: Any)
     right = _right_label(model.task, label)
     if patch.is_file() and sum(1 for _ in patch.open(encoding="utf-8")) >= MAX_CORRECTIONS:
         raise UserError(f"{patch.name} is full ({MAX_CORRECTIONS:,} corrections): its owner has to look at them first.")
-    predicted = model.task.decode(model.task.decide(model.scores(frame))[0])
+    predicted = model.task.decode(model.task.decide(model.ask(frame)[0])[0])
     given = frame.drop(columns="id").iloc[0].to_dict()
     if model.modality == "image":
         given["input"] = _kept_picture(patch, given["input"])

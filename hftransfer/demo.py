@@ -5,6 +5,7 @@ import html
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,6 @@ CSS = Path(__file__).with_name("demo.css")
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
-
-
-class Picture(gr.Image):
-    """An image component that hands over the uploaded file undecoded: whether to decode it is decided by `uploads`."""
-
-    def preprocess(self, payload: Any) -> str | None:
-        return None if payload is None else payload.path
 
 
 def build_demo(path: str | list[str]) -> gr.Blocks:
@@ -107,18 +101,28 @@ def _measured(folder: Path) -> str:
     return f"{name.replace('_', ' ')} {value['value']:.3f} on held-out examples (95 % interval {interval})"
 
 
-def _said(function: Callable) -> Callable:
-    """A mistake of the user becomes a message on the page; it is shown as HTML there, so it is escaped."""
+def _said(function: Callable, *names: str) -> Callable:
+    """A mistake of the user becomes a message on the page; it is shown as HTML there, so it is escaped.
+
+    `names` are what the API calls the arguments.
+    """
 
     @functools.wraps(function)
-    def answer(*arguments: Any, **named: Any) -> Any:
+    def answer(*arguments: Any) -> Any:
         try:
-            return function(*arguments, **named)
+            return function(*arguments)
         except UserError as error:
             message = html.escape(uploads.in_words(error))
             raise gr.Error(message, title="That did not work", print_exception=False) from None
 
+    if names:
+        answer.__signature__ = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
     return answer
+
+
+def _names(model: Served) -> list[str]:
+    """What the API calls the inputs."""
+    return ["image"] if model.modality == "image" else ["text", "second_text"][: len(model.columns)]
 
 
 # --- one question ----------------------------------------------------------------------------------------------------
@@ -126,13 +130,20 @@ def _said(function: Callable) -> Callable:
 
 def _inputs(model: Served) -> list[gr.components.Component]:
     if model.modality == "image":
-        return [Picture(type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Image", height=320)]
+        picture = gr.Image(type="filepath", sources=["upload", "clipboard"], label="Image", height=320)
+        picture.preprocess = _undecoded  # a subclass would have Gradio write a .pyi beside this file
+        return [picture]
     labels = ["Text"] if len(model.columns) == 1 else [name.replace("_", " ") for name in model.columns]
     return [
         gr.Textbox(label=label, lines=8 // len(labels), max_lines=16, placeholder="Write or paste here",
                    info="Shift + Enter asks the model")
         for label in labels
     ]  # fmt: skip
+
+
+def _undecoded(upload: Any) -> str | None:
+    """The uploaded file as it is: whether to decode it is decided by `uploads`."""
+    return None if upload is None else upload.path
 
 
 def _answer(task: Task, label: str = "Prediction") -> gr.components.Component:
@@ -149,10 +160,13 @@ def _shown(task: Task, scores: np.ndarray) -> Any:
     return dict(zip(task.names, map(float, scores), strict=True))
 
 
-def _asking(inputs: Sequence[Any], button: gr.Button, ask: Callable, outputs: list[Any], api_name: str) -> None:
+def _asking(
+    model: Served, inputs: Sequence[Any], button: gr.Button, ask: Callable, outputs: list[Any], api_name: str
+) -> None:
     """The button asks, and so does what each input has for it: a new picture, or Shift + Enter in a text."""
     own = [each.upload if isinstance(each, gr.Image) else each.submit for each in inputs]
-    gr.on([button.click, *own], _said(ask), list(inputs), outputs, api_name=api_name, concurrency_id="ask")
+    asking = _said(ask, *_names(model))
+    gr.on([button.click, *own], asking, list(inputs), outputs, api_name=api_name, concurrency_id="ask")
     for each in inputs:
         if isinstance(each, gr.Image):
             each.clear(lambda: [None] * len(outputs), None, outputs, api_visibility="private", queue=False)
@@ -160,9 +174,10 @@ def _asking(inputs: Sequence[Any], button: gr.Button, ask: Callable, outputs: li
 
 def _predict_tab(model: Served) -> None:
     def ask(*inputs: str | None) -> tuple[Any, str]:
-        """Probabilities, or values, for one input, and a remark on the input."""
+        """Probabilities, or values, for one input, and remarks on it."""
         frame, remark = model.frame(*inputs)
-        return _shown(model.task, model.scores(frame)[0]), remark
+        scores, limits = model.ask(frame)
+        return _shown(model.task, scores[0]), _remarks(model, limits, remark)
 
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
@@ -170,25 +185,38 @@ def _predict_tab(model: Served) -> None:
             button = gr.Button("Predict", variant="primary")
         with gr.Column(min_width=300):
             answer = _answer(model.task)
-            remark = gr.Markdown(elem_classes="remark")
-            if model.task.type == "multi_label":
-                gr.Markdown("Each label has a probability of its own; those above 50 % are predicted.")
+            remarks = gr.HTML(elem_classes="remark")
             _correction(model, inputs)
-    _asking(inputs, button, ask, [answer, remark], "predict")
+    _asking(model, inputs, button, ask, [answer, remarks], "predict")
+
+
+def _remarks(model: Served, limits: dict[str, Any], remark: str) -> str:
+    """What the run knows of its limits on one input, and what was found odd in the input, as HTML."""
+    said = [remark]
+    if limits and limits["unknown"][0]:
+        said.append("This input is unlike the training data: it may be none of these.")
+    if limits and limits["set"][0]:
+        names = limits["set"][0].replace("|", ", ")
+        said.append(f"At {100 * model.predictor.trust.level:.0f} % confidence: {names}.")
+    if model.task.type == "multi_label":
+        said.append("Each label has a probability of its own; those above 50 % are predicted.")
+    return "".join(f"<p>{html.escape(each)}</p>" for each in said if each)
 
 
 def _compare_tab(models: list[Served]) -> None:
     def ask(*inputs: str | None) -> tuple[Any, ...]:
         """What both runs say to one input, and a remark on the input."""
         frame, remark = models[0].frame(*inputs)
-        return *(_shown(model.task, model.scores(frame)[0]) for model in models), remark
+        return *(_shown(model.task, model.ask(frame)[0][0]) for model in models), html.escape(remark)
 
-    inputs = _inputs(models[0])
-    button = gr.Button("Compare", variant="primary")
-    with gr.Row():
-        answers = [_answer(model.task, model.name) for model in models]
-    remark = gr.Markdown(elem_classes="remark")
-    _asking(inputs, button, ask, [*answers, remark], "compare")
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=300):
+            inputs = _inputs(models[0])
+            button = gr.Button("Compare", variant="primary")
+            remark = gr.HTML(elem_classes="remark")
+        with gr.Column(min_width=300):
+            answers = [_answer(model.task, model.name) for model in models]
+    _asking(models[0], inputs, button, ask, [*answers, remark], "compare")
 
 
 # --- corrections -----------------------------------------------------------------------------------------------------
@@ -208,7 +236,14 @@ def _correction(model: Served, inputs: list[Any]) -> None:
         label = _label_input(model.task)
         button = gr.Button("Keep the right answer", size="sm")
         thanks = gr.Markdown(elem_classes="remark")
-    button.click(_said(wrong), [*inputs, label], thanks, api_name="wrong", concurrency_id="keep", concurrency_limit=1)
+    button.click(
+        _said(wrong, *_names(model), "label"),
+        [*inputs, label],
+        thanks,
+        api_name="wrong",
+        concurrency_id="keep",
+        concurrency_limit=1,
+    )
 
 
 def _label_input(task: Task) -> gr.components.Component:
