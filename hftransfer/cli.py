@@ -234,6 +234,33 @@ def explain(finding: Annotated[str, typer.Argument(help="the id of a finding of 
 
 
 @app.command()
+def export(
+    run: RunFolder,
+    format: Annotated[str, typer.Option(help="onnx, onnx-int8 or safetensors-merged")] = "onnx",
+    output: Annotated[Path | None, typer.Option(help="folder to make; default: exports/FORMAT in the run")] = None,
+) -> None:
+    """Write the model in another form, compared with the original on held-out inputs before it is kept."""
+    from rich.console import Console
+
+    from hftransfer.export import as_table
+    from hftransfer.export import export as export_run
+
+    Console().print(as_table(export_run(run, format, output)))
+
+
+@app.command()
+def demo(
+    runs: Annotated[list[str], typer.Argument(help="a run folder, a model folder or a Hub id; or two, to compare")],
+    share: Annotated[bool, typer.Option("--share", help="a public link for a while")] = False,
+    port: Annotated[int | None, typer.Option(help="port on this machine")] = None,
+) -> None:
+    """Try a model in the browser."""
+    from hftransfer.demo import launch
+
+    launch(runs, share, port)
+
+
+@app.command()
 def push(
     run: RunFolder,
     repo_id: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub")],
@@ -260,7 +287,7 @@ def _show_metrics(metrics: dict[str, Any], folder: Path, as_json: bool) -> None:
     from rich.table import Table
 
     for split, found in metrics.items():
-        if split in ("per_class", "notes", "calibration", "conformal"):
+        if split in ("per_class", "notes", "calibration", "conformal", "unknown"):
             continue
         note = metrics.get("notes", {}).get(split)
         table = Table("metric", "value", "95 % interval", title=f"{folder.name}: {split}", caption=note)

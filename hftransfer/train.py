@@ -14,10 +14,12 @@ from hftransfer import compute, run_folder
 from hftransfer.checkpoints import load_checkpoint
 from hftransfer.config import RunConfig
 from hftransfer.data import load_data
+from hftransfer.doctor import examine_loaded
 from hftransfer.ladder import Ladder
 from hftransfer.outputs import Record, write_pages, write_run
 from hftransfer.probe import Probe
 from hftransfer.receipt import Sizes, check_frozen, tensor_hashes
+from hftransfer.repeats import check_repeats, repeat
 from hftransfer.strategies import Plan
 from hftransfer.work import (
     Work,
@@ -63,6 +65,19 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
         from hftransfer.evaluation.evaluate_library import load_further
 
         load_further(config.evaluation.metrics)
+    check_repeats(config)
+    metrics = _once(config, dataset, resume)
+    repeated = repeat(config, lambda other: _once(other, dataset, resume=False))
+    if metrics:
+        if repeated:
+            metrics |= repeated
+            run_folder.write_json(config.output_folder / "metrics.json", metrics)
+        write_pages(config.output_folder)
+    return Run(config.output_folder, metrics)
+
+
+def _once(config: RunConfig, dataset: Any, resume: bool) -> dict[str, Any]:
+    """Make one run folder; returns its metrics (nothing on other processes than the main one)."""
     seconds = Seconds()
     compute.keep_freed_memory()
     world = compute.launched_world()
@@ -71,6 +86,9 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
     with run_folder.making(config.output_folder, resume, world.rank == 0) as folder:
         with seconds("data"):
             data = load_data(config.data, dataset)
+            for finding in examine_loaded(data):
+                if finding.severity != "note":
+                    log.warning(finding.as_text(3))
         with seconds("checkpoint"):
             _seed(config.seed)
             random_weights = config.strategy.from_random_weights
@@ -92,9 +110,7 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
                 record = Record(plan, sizes, before, tensor_hashes(model, plan.ladder), trained, probe, seconds.phases)
                 metrics = write_run(folder, work, model, predictions, record)
         work.machine.barrier()
-    if world.rank == 0:
-        write_pages(config.output_folder)
-    return Run(config.output_folder, metrics if world.rank == 0 else {})
+    return metrics if world.rank == 0 else {}
 
 
 def _join(world: compute.World, device: torch.device) -> None:
