@@ -66,7 +66,7 @@ def launch(
     try:
         _, url, _ = app.launch(
             share=share, server_port=port, prevent_thread_lock=not wait, quiet=not wait, max_file_size=MAX_FILE_SIZE,
-            allowed_paths=[], show_error=False, theme=_theme(), css_paths=[CSS], footer_links=["api", "settings"],
+            allowed_paths=[], show_error=False, theme=_theme(), css_paths=[CSS], footer_links=["api"],
             ssr_mode=False,
         )  # fmt: skip
     except OSError as error:
@@ -75,10 +75,17 @@ def launch(
 
 
 def _theme() -> gr.Theme:
-    """Fonts of the system: nothing is fetched from elsewhere."""
-    return gr.themes.Soft(
+    """Fonts of the system, so that nothing is fetched from elsewhere; a contrast of 4.5 and more."""
+    theme = gr.themes.Soft(
         primary_hue="teal", neutral_hue="slate", radius_size="lg",
         font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"], font_mono=["ui-monospace", "monospace"],
+    )  # fmt: skip
+    return theme.set(
+        button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700", button_primary_background_fill_hover_dark="*primary_800",
+        block_label_text_color="*primary_800", block_title_text_color="*primary_800",
+        block_label_background_fill_dark="*primary_800", block_title_background_fill_dark="*primary_800",
+        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300",
     )  # fmt: skip
 
 
@@ -166,7 +173,8 @@ def _asking(
     """The button asks, and so does what each input has for it: a new picture, or Shift + Enter in a text."""
     own = [each.upload if isinstance(each, gr.Image) else each.submit for each in inputs]
     asking = _said(ask, *_names(model))
-    gr.on([button.click, *own], asking, list(inputs), outputs, api_name=api_name, concurrency_id="ask")
+    gr.on([button.click, *own], asking, list(inputs), outputs, api_name=api_name, concurrency_id="ask",
+          show_progress_on=outputs[:1])  # fmt: skip
     for each in inputs:
         if isinstance(each, gr.Image):
             each.clear(lambda: [None] * len(outputs), None, outputs, api_visibility="private", queue=False)
@@ -258,7 +266,7 @@ def _label_input(task: Task) -> gr.components.Component:
 def _batch_tab(model: Served) -> None:
     made = tempfile.TemporaryDirectory(prefix="hftransfer-demo-")
 
-    def answer(file: str | None, progress: gr.Progress = gr.Progress()) -> tuple[str, pd.DataFrame, str]:  # noqa: B008
+    def answer(file: str | None, progress: gr.Progress = gr.Progress()) -> tuple[str, dict[str, Any], str]:  # noqa: B008
         """A CSV with one prediction a row, its first rows, and how many inputs could not be read."""
         with tempfile.TemporaryDirectory() as place:
             frame = uploads.read_batch(file, model.modality, model.columns, Path(place))
@@ -267,8 +275,10 @@ def _batch_tab(model: Served) -> None:
         target.parent.mkdir()
         table.to_csv(target, index=False)
         failed = int((table["error"] != "").sum())
-        said = f"{len(table)} predictions." + (f" {failed} inputs could not be read: see `error`." if failed else "")
-        return str(target), _preview(table), said
+        said = f"{len(table)} predictions." + (
+            f" {failed} without an answer: see the column `error`." if failed else ""
+        )
+        return str(target), gr.update(value=_preview(table), visible=True), said
 
     wanted = uploads.expected(model.modality, len(model.columns) == 2)
     gr.Markdown(f"Send {wanted}; a CSV with the predictions comes back. At most {uploads.MAX_ROWS:,} rows.")
@@ -280,7 +290,7 @@ def _batch_tab(model: Served) -> None:
         with gr.Column(min_width=300):
             result = gr.File(label="Predictions (CSV)", height=120)
             said = gr.Markdown(elem_classes="remark")
-    preview = gr.Dataframe(label="First rows", interactive=False, wrap=True)
+    preview = gr.Dataframe(label="First rows", interactive=False, wrap=True, visible=False)
     button.click(
         _said(answer), file, [result, preview, said], api_name="batch", concurrency_id="batch", concurrency_limit=1
     )
@@ -294,7 +304,9 @@ def _chunks(model: Served, frame: pd.DataFrame, progress: gr.Progress) -> Iterat
 
 def _preview(table: pd.DataFrame) -> pd.DataFrame:
     """Ten rows without the scores, long texts cut."""
-    shown = table[[name for name in table if not name.startswith("score:")]].head(10).astype(str)
+    shown = (
+        table[[name for name in table if not name.startswith("score:")]].head(10).astype(object).fillna("").astype(str)
+    )
     return shown.map(lambda value: value if len(value) <= 120 else value[:119] + "…")
 
 

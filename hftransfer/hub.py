@@ -79,6 +79,24 @@ def push(
     return Pushed(url, files, left)
 
 
+def push_space(
+    folder: str | Path, repo_id: str, private: bool = False, update: bool = False, dry_run: str | Path | None = None
+) -> str:
+    """Put a run's demo on the Hub as the Space `owner/name`; its address, or the folder of a dry run.
+
+    The Space holds the model and this package as it is here, so that it needs nothing else of ours. Raises `UserError`.
+    """
+    run = RecordedRun.open(folder)
+    _check_name(repo_id)
+    with tempfile.TemporaryDirectory() as place:
+        staged = Path(place) / "space"
+        write_space(run, staged, repo_id)
+        if dry_run is None:
+            return upload(staged, repo_id, "space", private, update, f"Demo of {run.name}")
+        _keep(staged, Path(dry_run))
+        return str(dry_run)
+
+
 # --- what goes there -------------------------------------------------------------------------------------------------
 
 
@@ -96,10 +114,30 @@ def write_repository(run: RecordedRun, target: Path, repo_id: str, adapter: bool
     write_json(target / "training_config.json", public_config(run.folder))
 
 
+def write_space(run: RecordedRun, target: Path, repo_id: str) -> None:
+    """The app, the package, and the model with what the demo says about it. No training data: no report, no features."""
+    package = Path(__file__).parent
+    if not (package.parent / "spaces_app" / "app.py").is_file():
+        raise UserError(
+            "The Space's own files stand in spaces_app/ beside the package: install from the source folder."
+        )
+    shutil.copytree(package.parent / "spaces_app", target, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(package, target / "hftransfer", ignore=shutil.ignore_patterns("__pycache__"))
+    write_repository(run, target / "model", repo_id)
+    if (run.folder / "trust.json").is_file():
+        shutil.copy(run.folder / "trust.json", target / "model" / "trust.json")
+    page = target / "README.md"
+    title = f"title: {json.dumps(run.name, ensure_ascii=False)}"
+    page.write_text(page.read_text(encoding="utf-8").replace("title: hftransfer demo", title, 1), encoding="utf-8")
+
+
 def _task_facts(run: RecordedRun) -> dict[str, Any]:
     """Label map, calibration and base model for who loads the weights by hand."""
+    import pyarrow.parquet
+
     base = hub_source(run.about["checkpoint"]["source"])
     return run.about["task"] | {
+        "inputs": 2 if "input_pair" in pyarrow.parquet.read_schema(run.folder / "splits.parquet").names else 1,
         "temperature": run.about.get("temperature", 1.0),
         "base_model": base[0] if base else shown_source(run.about["checkpoint"]["source"]),
         "base_revision": base[1] if base else None,

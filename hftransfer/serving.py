@@ -15,6 +15,7 @@ from hftransfer import uploads
 from hftransfer.errors import UserError
 from hftransfer.images import UnreadableImage
 from hftransfer.predictor import Predictor, load
+from hftransfer.run_folder import read_json
 from hftransfer.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -94,9 +95,11 @@ def _columns(folder: Path) -> tuple[str, ...]:
 
 
 def _of_pairs(folder: Path) -> bool:
-    """Whether a run that found its columns itself was trained on pairs."""
+    """Whether a run that found its columns itself was trained on pairs; `task.json` is what a push leaves."""
     import pyarrow.parquet
 
+    if (folder / "task.json").is_file():
+        return read_json(folder / "task.json").get("inputs") == 2
     file = folder / "splits.parquet"
     return file.is_file() and "input_pair" in pyarrow.parquet.read_schema(file).names
 
