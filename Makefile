@@ -14,7 +14,7 @@ quickstart: $(VENV)/installed-starter
 	$(PYTHON) scripts/quickstart.py
 
 test: $(VENV)/installed-test
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/installed-test $(VENV)/installed-starter
 	$(PYTHON) -m pytest -m "slow or real"
