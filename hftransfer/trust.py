@@ -73,7 +73,7 @@ class Trust:
         if self.reference is None:
             strangeness, limit, measure = energy(logits), self.energy, "energy"
         else:
-            strangeness, limit, measure = knn_distance(features, self.reference), self.distance, "distance"
+            strangeness, limit, measure = distance(features, self.reference), self.distance, "distance"
         return {"set": names, "unknown": strangeness > limit, measure: strangeness}
 
     def write(self, folder: Path, task: Task) -> None:
@@ -146,7 +146,7 @@ def _frozen(work: Work, probe: Probe) -> tuple[np.ndarray, np.ndarray]:
     )
     distances = np.empty(len(rows))
     for others, held_out in folds:
-        distances[held_out] = knn_distance(features[held_out], features[others])
+        distances[held_out] = distance(features[held_out], features[others])
     return features, distances
 
 
@@ -156,13 +156,23 @@ def _trained(work: Work, model: nn.Module, held_out: np.ndarray) -> tuple[np.nda
     wanted = np.concatenate([rows, held_out])
     _, features = answers(model, work.modality, [work.items[row] for row in wanted], work.machine)
     reference = unit(features[: len(rows)])
-    return reference, knn_distance(features[len(rows) :], reference)
+    return reference, distance(features[len(rows) :], reference)
 
 
 def _some(work: Work, rows: np.ndarray) -> np.ndarray:
     if len(rows) <= MOST_ROWS:
         return rows
     return np.sort(np.random.default_rng(work.config.seed).choice(rows, MOST_ROWS, replace=False))
+
+
+def distance(features: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """`knn_distance` (N,) of features (N, D) to a reference of length 1, both seen from the middle of the reference.
+
+    Pooled activations are positive and share one large direction, beside which the differences are small. What this
+    gains and loses is in docs/unknowns.md.
+    """
+    middle = reference.mean(0)
+    return knn_distance(unit(features) - middle, reference - middle)
 
 
 def unit(features: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from hftransfer.evaluation.unknown import knn_distance
 from hftransfer.predictor import load
 from hftransfer.tasks import Task
 from hftransfer.train import run
-from hftransfer.trust import REFERENCE, THRESHOLDS, Trust, unit
+from hftransfer.trust import REFERENCE, THRESHOLDS, Trust, distance, unit
 from tests import tiny
 from tests.test_matrix import configuration, image_table
 
@@ -32,7 +32,7 @@ def blobs(rng, rows, noise=1.5):
 def fitted(rng, level=0.8, noise=1.5):
     reference = unit(blobs(rng, 500, noise)[0])
     features, targets, logits = blobs(rng, 600, noise)
-    return Trust.fit(TASK, level, logits, targets, knn_distance(features, reference), reference)
+    return Trust.fit(TASK, level, logits, targets, distance(features, reference), reference)
 
 
 @pytest.mark.parametrize("level", [0.8, 0.95])
@@ -48,12 +48,12 @@ def test_sets_hold_the_truth_in_the_promised_share_of_new_rows(level):
 @pytest.mark.parametrize("by_energy", [False, True])
 def test_unknown_rows_are_flagged_more_often_than_known_ones(by_energy, tmp_path):
     rng = np.random.default_rng(0)
-    fitted(rng).write(tmp_path, TASK)
+    fitted(rng, noise=1.0).write(tmp_path, TASK)
     if by_energy:
         (tmp_path / REFERENCE).unlink()
     trust = Trust.read(tmp_path, TASK)
-    known, _, logits = blobs(rng, 500)
-    strange = np.roll(np.eye(3, 8) * 4, 4, axis=1)[rng.integers(3, size=500)] + rng.normal(size=(500, 8)) * 1.5
+    known, _, logits = blobs(rng, 500, 1.0)
+    strange = np.roll(np.eye(3, 8) * 4, 4, axis=1)[rng.integers(3, size=500)] + rng.normal(size=(500, 8))
     flags = {
         "known": np.mean(trust.columns(TASK, logits, known)["unknown"]),
         "unknown": np.mean(trust.columns(TASK, strange @ CENTRES.T / 8, strange)["unknown"]),
@@ -74,6 +74,16 @@ def test_what_is_written_is_read(tmp_path):
     assert np.allclose(before["distance"], after["distance"], atol=2e-3)  # float16
     assert list(json.loads((tmp_path / THRESHOLDS).read_text())["thresholds"]) == ["a", "b", "c"]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_the_distance_is_that_to_the_tenth_neighbour_seen_from_the_middle():
+    rng = np.random.default_rng(0)
+    reference, rows = unit(blobs(rng, 60)[0]), blobs(rng, 5)[0] * 100
+    middle = reference.mean(0)
+    gaps = [
+        [np.linalg.norm(unit(row[None] - middle) - unit(r[None] - middle)) for r in reference] for row in unit(rows)
+    ]
+    assert np.allclose(distance(rows, reference), np.sort(gaps, axis=1)[:, 9])
 
 
 def test_an_empty_folder_has_no_trust(tmp_path):
