@@ -290,7 +290,7 @@ def _batch_tab(model: Served) -> None:
         with gr.Column(min_width=300):
             result = gr.File(label="Predictions (CSV)", height=120)
             said = gr.Markdown(elem_classes="remark")
-    preview = gr.Dataframe(label="First rows", interactive=False, wrap=True, visible=False)
+    preview = gr.Dataframe(label="First rows", interactive=False, visible=False)
     button.click(
         _said(answer), file, [result, preview, said], api_name="batch", concurrency_id="batch", concurrency_limit=1
     )
