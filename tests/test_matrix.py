@@ -48,10 +48,15 @@ def data_of(kind: str, folder: Path) -> dict:
     if kind == "image":
         return {"train": str(tiny.image_folder(folder / "shapes", per_class=16))}
     if kind.startswith("image"):
-        return {"train": str(image_table(folder, task)), "input": "path", "label": "label", "task": task}
+        columns = {"input": "path", "label": "label", "task": task}
+        return {"train": str(image_table(folder, task))} | columns | _separator(task)
     table = tiny.text_table(folder / "texts.csv", task, pairs=kind == "pair", rows=60)
     columns = {"input": ["first", "second"] if kind == "pair" else "text", "label": "label", "task": task}
-    return {"train": str(table)} | columns
+    return {"train": str(table)} | columns | _separator(task)
+
+
+def _separator(task: str | None) -> dict:
+    return {"separator": "|"} if task == "multi_label" else {}
 
 
 def configuration(strategy: str, kind: str, folder: Path, **training: object) -> RunConfig:

@@ -71,15 +71,15 @@ class Plan:
     def still_modules(self, progress: float) -> list[nn.Module]:
         """Modules that must behave as in evaluation at this share of the training.
 
-        Those below the lowest open rung (their dropout and BatchNorm included), and every BatchNorm under
-        `batchnorm: frozen`: `requires_grad = False` stops neither running statistics nor dropout.
+        Those below the lowest open rung, and every BatchNorm under `batchnorm: frozen`: `requires_grad = False` stops
+        neither running statistics nor dropout. Not leaves alone: attention reads its own `training` flag for its dropout.
         """
-        open_rungs = {self.rung_of(name) for name in self.rate_factors if self.is_open(self.rung_of(name), progress)}
-        lowest = min(open_rungs, default=self.ladder.head_rung)
+        opened = [name for name in self.rate_factors if self.is_open(self.rung_of(name), progress)]
+        lowest = min((self.rung_of(name) for name in opened), default=self.ladder.head_rung)
         return [
             module
             for path, module in self.model.named_modules()
-            if (not list(module.children()) and self.rung_of(path) < lowest)
+            if (self.rung_of(path) < lowest and not any(name.startswith(f"{path}.") for name in opened) and path)
             or self.ladder.is_constant(plain_name(path))
             or (isinstance(module, _BatchNorm) and self.batchnorm == "frozen")
         ]
