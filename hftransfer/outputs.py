@@ -61,7 +61,7 @@ def measured(
                 )
             )
             result["notes"][split] = "cross-validated predictions of every row the head was fitted on"
-        elif split == "validation":
+        elif split == "validation" and not predictions.out_of_fold.any():
             result["notes"][split] = "this part chose the best checkpoint and the temperature: expect it to flatter"
         if len(part.positions):
             scores = data.task.probabilities(part.logits)
@@ -135,8 +135,7 @@ def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictio
 
 
 def _out_of_fold_table(work: Work, probe: Probe, temperature: float) -> pd.DataFrame:
-    fitted = work.positions("train") if work.trains else work.positions("train", "validation")
-    rows = work.data.frame.iloc[fitted]
+    rows = work.data.frame.iloc[work.fitted]
     logits = work.data.task.in_units(probe.head.out_of_fold)
     table = prediction_table(rows["id"].tolist(), work.data.task, logits / (1.0 if work.trains else temperature))
     table.insert(1, "label", pd.Series(rows["label"].tolist(), dtype=object))

@@ -139,7 +139,7 @@ def fit_trust(work: Work, model: nn.Module, predictions: Predictions, probe: Pro
 
 def _frozen(work: Work, probe: Probe) -> tuple[np.ndarray, np.ndarray]:
     """Features of fitted rows, and the distance of each to those of the other folds (groups kept together)."""
-    rows = _some(work, work.positions("train", "validation"))
+    rows = _some(work, work.fitted)
     features, groups = unit(probe.features[rows]), work.groups
     folds = make_folds(
         work.data.task, work.targets[rows], None if groups is None else groups[rows], FOLDS, work.config.seed

@@ -63,6 +63,16 @@ class Work:
         groups = self.data.frame["group"]
         return None if groups.isna().all() else groups.fillna(self.data.frame["id"]).to_numpy()
 
+    @property
+    def fitted(self) -> np.ndarray:
+        """Rows that the convex head is fitted on.
+
+        A validation part that was merely cut off has nothing to choose where only a head is solved: its rows train too.
+        Not so where it was given, or where the number of training rows was.
+        """
+        given = self.config.data.validation or self.config.data.train_examples
+        return self.positions("train") if self.trains or given else self.positions("train", "validation")
+
     def frozen(self, ladder: Ladder) -> FrozenPass:
         return FrozenPass(self.model, ladder, self.modality, self.machine, self.checkpoint.weights_hash, self.store)
 
@@ -150,7 +160,7 @@ def solve_head(work: Work) -> Probe | None:
     """The convex head, where the strategy begins with it. A strategy that ends with it uses the validation rows too."""
     if work.config.strategy.head_init != "probe":
         return None
-    fitted = work.positions("train") if work.trains else work.positions("train", "validation")
+    fitted = work.fitted
     rows = Rows(work.items, work.data.frame["digest"].tolist(), work.targets, fitted, work.groups)
     frozen = work.frozen(Ladder.of(work.model))
     head = work.config.strategy.readable(work.config.head)
@@ -176,11 +186,11 @@ def stored_activations(work: Work, plan: Plan) -> tuple[Boundary | None, Feature
 
 
 def probe_predictions(work: Work, probe: Probe) -> Predictions:
-    """Of the test rows by the head, and of the rows it was fitted on by the folds that did not see them."""
-    fitted, test = work.positions("train", "validation"), work.positions("test")
-    logits = np.concatenate([probe.head.out_of_fold, probe.logits[test]])
-    seen = np.concatenate([np.ones(len(fitted), bool), np.zeros(len(test), bool)])
-    return Predictions(np.concatenate([fitted, test]), logits.astype(np.float32), seen)
+    """Of the rows the head was fitted on by the folds that did not see them, and of all others by the head."""
+    others = np.setdiff1d(np.arange(len(work.items)), work.fitted)
+    logits = np.concatenate([probe.head.out_of_fold, probe.logits[others]])
+    seen = np.concatenate([np.ones(len(work.fitted), bool), np.zeros(len(others), bool)])
+    return Predictions(np.concatenate([work.fitted, others]), logits.astype(np.float32), seen)
 
 
 def network_predictions(work: Work, plan: Plan, examples: Any) -> Predictions:

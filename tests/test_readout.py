@@ -103,3 +103,16 @@ def test_a_fresh_head_of_several_layers_hands_the_features_on(tmp_path, family):
         pooled = torch.nn.functional.layer_norm(pooled, pooled.shape[-1:])
     correlation = torch.corrcoef(torch.stack([read.flatten() - read.mean(), pooled.flatten() - pooled.mean()]))[0, 1]
     assert correlation > 0.99
+
+
+def test_a_number_of_training_rows_is_kept_to(tmp_path):
+    """A cut validation part trains the head too, but not beside a number of rows that was asked for."""
+    for override, fitted, note in ((None, {"train", "validation"}, True), ("data.train_examples=18", {"train"}, False)):
+        folder = probe_run(tmp_path, "text", *([override] if override else []))
+        splits = pd.read_parquet(folder / "splits.parquet")
+        oof = pd.read_parquet(folder / "oof.parquet")
+        assert set(oof["id"]) == set(splits["id"][splits["split"].isin(fitted)])
+        assert ("validation" in json.loads((folder / "metrics.json").read_text())["notes"]) == note
+        predictions = pd.read_parquet(folder / "predictions.parquet").set_index("id")
+        assert set(predictions.index) == set(splits["id"])
+        assert set(predictions.index[predictions["out_of_fold"]]) == set(oof["id"])
