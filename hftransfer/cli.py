@@ -268,13 +268,17 @@ def push(
     update: Annotated[bool, typer.Option("--update", help="add a commit to a repository that holds a model")] = False,
     adapter: Annotated[bool, typer.Option("--adapter", help="the adapter of a LoRA run alone")] = False,
     dry_run: Annotated[Path | None, typer.Option(help="write the repository into this folder, ask the Hub nothing")] = None,
+    space: Annotated[str | None, typer.Option(help="OWNER/NAME of a demo Space to fill as well")] = None,
 ) -> None:
     """Put a run's model on the Hub, with card, metrics and round-trip certificate."""
     from hftransfer.hub import push as push_run
+    from hftransfer.hub import push_space
 
     pushed = push_run(run, repo_id, private, update, adapter, dry_run)
     if pushed:
         print(pushed.url)
+        if space:
+            print(push_space(run, space, private, update, dry_run / "space" if dry_run else None))
 
 
 # --- what the terminal shows ------------------------------------------------------------------------------------------
