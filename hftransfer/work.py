@@ -11,11 +11,11 @@ from torch import nn
 
 from hftransfer import compute
 from hftransfer.boundary import Boundary
-from hftransfer.checkpoints import Checkpoint
+from hftransfer.checkpoints import Checkpoint, weights_hash
 from hftransfer.config import RunConfig
 from hftransfer.data import LabelledData
 from hftransfer.evaluation.calibration import fit_temperature
-from hftransfer.features import Features, FeatureStore
+from hftransfer.features import Features, FeatureStore, content_key
 from hftransfer.frozen_pass import FrozenPass, replayed_batch
 from hftransfer.heads import final_linear
 from hftransfer.inference import Machine, predict_logits
@@ -74,7 +74,24 @@ class Work:
         return self.positions("train") if self.trains or given else self.positions("train", "validation")
 
     def frozen(self, ladder: Ladder) -> FrozenPass:
-        return FrozenPass(self.model, ladder, self.modality, self.machine, self.checkpoint.weights_hash, self.store)
+        identity = features_identity(self.checkpoint)
+        return FrozenPass(self.model, ladder, self.modality, self.machine, identity, self.store)
+
+
+def features_identity(checkpoint: Checkpoint) -> str:
+    """Stands for every tensor that features are computed with: the checkpoint's own, and fresh ones below the last layer.
+
+    A fresh layer that could not be opened (see `open_head`) is random: another seed must not be served its features.
+    """
+    last = final_linear(checkpoint.model)
+    above = {name for name in checkpoint.new_parameters if _belongs_to(checkpoint.model, name, last)}
+    below = checkpoint.new_parameters - above
+    others = frozenset(name for name in checkpoint.model.state_dict() if name not in below)
+    return content_key(checkpoint.weights_hash, weights_hash(checkpoint.model, leave_out=others))
+
+
+def _belongs_to(model: nn.Module, name: str, module: nn.Module) -> bool:
+    return model.get_submodule(name.rpartition(".")[0]) is module
 
 
 def prepare(

@@ -16,6 +16,7 @@ from hftransfer.predictor import load
 from hftransfer.readout import mean_is_exact, open_head, read_features
 from hftransfer.tasks import Task
 from hftransfer.train import run
+from hftransfer.work import features_identity
 from tests import tiny
 from tests.test_matrix import configuration
 
@@ -116,3 +117,15 @@ def test_a_number_of_training_rows_is_kept_to(tmp_path):
         predictions = pd.read_parquet(folder / "predictions.parquet").set_index("id")
         assert set(predictions.index) == set(splits["id"])
         assert set(predictions.index[predictions["out_of_fold"]]) == set(oof["id"])
+
+
+def test_features_of_another_fresh_layer_are_other_features(tmp_path):
+    """The last layer reads the features; a fresh layer below it makes them, so the store must tell two of those apart."""
+    checkpoint = load_checkpoint(ModelConfig(name=str(tiny.TEXT_FAMILIES["distilbert"](tmp_path / "m"))), "text", TASK)
+    before = features_identity(checkpoint)
+    with torch.no_grad():
+        checkpoint.model.classifier.weight.add_(1.0)
+    assert features_identity(checkpoint) == before
+    with torch.no_grad():
+        checkpoint.model.pre_classifier.weight.add_(1.0)
+    assert features_identity(checkpoint) != before
