@@ -14,7 +14,6 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
 
-import timm
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -27,14 +26,11 @@ from transformers import (
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
-    TimmWrapperConfig,
-    TimmWrapperForImageClassification,
 )
-from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from hftransfer.errors import UserError
 from hftransfer.heads import describe_head, head_parameters, reorder_head, reset_head
-from hftransfer.processors import limit_length, resize, save_processor
+from hftransfer.processors import is_timm_config, limit_length, resize, save_processor
 from hftransfer.references import ModelConfig, Reference, find
 from hftransfer.tasks import Task
 
@@ -113,12 +109,16 @@ def _read_config(
 
 def _stored_config(reference: Reference) -> dict[str, Any]:
     if reference.architecture:
+        import timm
+
         pretrained = timm.get_pretrained_cfg(reference.architecture)
         return {"architecture": reference.architecture, "pretrained_cfg": pretrained.to_dict() if pretrained else {}}
     return PreTrainedConfig.get_config_dict(reference.path, revision=reference.revision)[0]
 
 
-def _timm_config(stored: dict[str, Any], task: Task) -> tuple[TimmWrapperConfig, list[str]]:
+def _timm_config(stored: dict[str, Any], task: Task) -> tuple[PreTrainedConfig, list[str]]:
+    from transformers import TimmWrapperConfig
+
     stored = dict(stored)
     # timm's own export keeps num_classes among the model's arguments, and the wrapper would pass it twice
     arguments = {key: value for key, value in (stored.get("model_args") or {}).items() if key != "num_classes"}
@@ -189,7 +189,7 @@ def _few(names: list[str]) -> str:
     return f" ({', '.join(sorted(names)[:3])}{', …' if len(names) > 3 else ''})" if names else ""
 
 
-def _from_weights_file(reference: Reference, model_config: TimmWrapperConfig) -> tuple[PreTrainedModel, frozenset[str]]:
+def _from_weights_file(reference: Reference, model_config: PreTrainedConfig) -> tuple[PreTrainedModel, frozenset[str]]:
     model = _random_timm(model_config)
     head = head_parameters(model)
     own = {name: tensor for name, tensor in model.state_dict().items() if name not in head}
@@ -237,7 +237,7 @@ def _matched_by_order(
 
 
 def _random_model(model_config: PreTrainedConfig, modality: Modality, config: ModelConfig) -> PreTrainedModel:
-    if isinstance(model_config, TimmWrapperConfig):
+    if is_timm_config(model_config):
         return _random_timm(model_config)
     model = AUTO_CLASS[modality].from_config(
         model_config, trust_remote_code=config.trust_remote_code, dtype=torch.float32
@@ -248,7 +248,10 @@ def _random_model(model_config: PreTrainedConfig, modality: Modality, config: Mo
     return model
 
 
-def _random_timm(model_config: TimmWrapperConfig) -> PreTrainedModel:
+def _random_timm(model_config: PreTrainedConfig) -> PreTrainedModel:
+    import timm
+    from transformers import TimmWrapperForImageClassification
+
     model = TimmWrapperForImageClassification(model_config)
     # the wrapper starts every layer from a normal of 0.02, a poor start for deep conv nets: back to timm's own
     arguments = model_config.model_args or {}
@@ -302,7 +305,9 @@ def _named(labels: Sequence[str]) -> str:
 
 
 def _read_processor(reference: Reference, config: ModelConfig, modality: Modality, model: PreTrainedModel) -> Any:
-    if isinstance(model.config, TimmWrapperConfig):
+    if is_timm_config(model.config):
+        from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+
         return TimmWrapperImageProcessor(model.config.pretrained_cfg, architecture=model.config.architecture)
     auto = AutoImageProcessor if modality == "image" else AutoTokenizer
     processor = auto.from_pretrained(

@@ -8,11 +8,11 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from hftransfer.checkpoints import ModelConfig
 from hftransfer.data import DataConfig
 from hftransfer.errors import UserError, did_you_mean
 from hftransfer.evaluation import EvaluationConfig
 from hftransfer.modalities import AugmentationConfig
+from hftransfer.references import ModelConfig
 from hftransfer.settings import Settings
 from hftransfer.strategies import STRATEGIES, AnyStrategy, ProbeStrategy
 from hftransfer.strategies.head import HeadConfig

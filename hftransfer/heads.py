@@ -1,13 +1,17 @@
 """Where a model's head is, and a new one in its place; read from the module tree, with no table of architectures."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from hftransfer.errors import UserError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def base_model_of(model: PreTrainedModel) -> nn.Module:
+
+def base_model_of(model: "PreTrainedModel") -> nn.Module:
     """The backbone: the module that transformers or timm names as such, without the head where they keep it apart.
 
     In a timm model the head lies inside this module (see `head_of`).
@@ -15,7 +19,7 @@ def base_model_of(model: PreTrainedModel) -> nn.Module:
     return model.base_model
 
 
-def head_of(model: PreTrainedModel) -> tuple[str, ...]:
+def head_of(model: "PreTrainedModel") -> tuple[str, ...]:
     """Dotted paths of the modules that make up the head.
 
     For timm it is the classifier; for transformers all that stands beside the backbone (in RoBERTa a hidden layer too);
@@ -35,18 +39,18 @@ def head_of(model: PreTrainedModel) -> tuple[str, ...]:
     )
 
 
-def head_parameters(model: PreTrainedModel) -> tuple[str, ...]:
+def head_parameters(model: "PreTrainedModel") -> tuple[str, ...]:
     """Names of the head's tensors in the state dict, in order."""
     paths = head_of(model)
     return tuple(name for name in model.state_dict() if any(name.startswith(f"{path}.") for path in paths))
 
 
-def final_linear(model: PreTrainedModel) -> nn.Linear:
+def final_linear(model: "PreTrainedModel") -> nn.Linear:
     """The linear layer whose outputs are the logits. Raises `UserError` when the model ends in something else."""
     return _last_linear(model)[1]
 
 
-def _last_linear(model: PreTrainedModel) -> tuple[str, nn.Linear]:
+def _last_linear(model: "PreTrainedModel") -> tuple[str, nn.Linear]:
     size = model.config.num_labels
     found = [
         (name, module)
@@ -62,7 +66,7 @@ def _last_linear(model: PreTrainedModel) -> tuple[str, nn.Linear]:
 
 
 @torch.no_grad()
-def reset_head(model: PreTrainedModel, keep: frozenset[str] = frozenset()) -> None:
+def reset_head(model: "PreTrainedModel", keep: frozenset[str] = frozenset()) -> None:
     """Fresh weights for the whole head but the tensors named in `keep`.
 
     Linear layers get a truncated normal of the model's `initializer_range` and a zero bias (ViT, arXiv:2010.11929, and
@@ -85,7 +89,7 @@ def _reset(module: nn.Module, std: float) -> None:
 
 
 @torch.no_grad()
-def reorder_head(model: PreTrainedModel, rows: list[int]) -> None:
+def reorder_head(model: "PreTrainedModel", rows: list[int]) -> None:
     """Puts the outputs of the last linear layer in the order `rows` (old indices)."""
     linear = final_linear(model)
     for tensor in (linear.weight, linear.bias):
@@ -93,7 +97,7 @@ def reorder_head(model: PreTrainedModel, rows: list[int]) -> None:
             tensor.copy_(tensor[rows].clone())
 
 
-def describe_head(model: PreTrainedModel) -> str:
+def describe_head(model: "PreTrainedModel") -> str:
     """The head in one line, such as `768 -> 5 (classifier)`."""
     linear = final_linear(model)
     return f"{linear.in_features} -> {linear.out_features} ({', '.join(head_of(model))})"

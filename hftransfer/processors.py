@@ -5,15 +5,17 @@ import os
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from transformers import PreTrainedModel, TimmWrapperConfig
 
 from hftransfer.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ def _interpolation(processor: Any) -> str:
     return Image.Resampling(int(getattr(processor, "resample", None) or Image.Resampling.BILINEAR)).name.lower()
 
 
+def is_timm_config(config: "PreTrainedConfig") -> bool:
+    """Whether the model is one of timm's in transformers' wrapper, asked without importing timm (two seconds)."""
+    return config.model_type == "timm_wrapper"
+
+
 def _is_timm(processor: Any) -> bool:
     return hasattr(processor, "data_config")
 
@@ -71,7 +78,7 @@ def _is_timm(processor: Any) -> bool:
 # --- another image size ----------------------------------------------------------------------------------------------
 
 
-def resize(model: PreTrainedModel, processor: Any, size: int) -> tuple[PreTrainedModel, Any]:
+def resize(model: "PreTrainedModel", processor: Any, size: int) -> tuple["PreTrainedModel", Any]:
     """Model and processor for images of `size` x `size` pixels.
 
     Position embeddings are interpolated where the architecture has them (ViT, arXiv:2010.11929, section 3.2). Raises
@@ -117,7 +124,7 @@ def _scaled(size: Any, factor: float) -> dict[str, int]:
 
 
 @torch.no_grad()
-def _refusal(model: PreTrainedModel, size: int) -> str:
+def _refusal(model: "PreTrainedModel", size: int) -> str:
     """What the model says to an image of that size, or nothing when it takes it."""
     training = model.training
     try:
@@ -129,22 +136,22 @@ def _refusal(model: PreTrainedModel, size: int) -> str:
         model.train(training)
 
 
-def _interpolated(model: PreTrainedModel, size: int) -> PreTrainedModel:
+def _interpolated(model: "PreTrainedModel", size: int) -> "PreTrainedModel":
     """A model for that size where one can be made, else the model as it is."""
     try:
-        return _interpolated_timm(model, size) if isinstance(model.config, TimmWrapperConfig) else _rebuilt(model, size)
+        return _interpolated_timm(model, size) if is_timm_config(model.config) else _rebuilt(model, size)
     except (ValueError, RuntimeError, AssertionError):
         return model
 
 
-def _interpolated_timm(model: PreTrainedModel, size: int) -> PreTrainedModel:
+def _interpolated_timm(model: "PreTrainedModel", size: int) -> "PreTrainedModel":
     if hasattr(model.timm_model, "set_input_size"):
         model.timm_model.set_input_size(img_size=(size, size))
         model.config.model_args = (model.config.model_args or {}) | {"img_size": [size, size]}
     return model
 
 
-def _rebuilt(model: PreTrainedModel, size: int) -> PreTrainedModel:
+def _rebuilt(model: "PreTrainedModel", size: int) -> "PreTrainedModel":
     state, config = model.state_dict(), deepcopy(model.config)
     for name, module in model.named_modules():
         positions = getattr(module, "position_embeddings", None)
@@ -169,7 +176,7 @@ def _positions(module: nn.Module, size: int) -> torch.Tensor:
 # --- texts -----------------------------------------------------------------------------------------------------------
 
 
-def limit_length(model: PreTrainedModel, tokenizer: Any, max_length: int | None = None) -> None:
+def limit_length(model: "PreTrainedModel", tokenizer: Any, max_length: int | None = None) -> None:
     """Sets `tokenizer.model_max_length`, in tokens, to what is wanted or else to the most the model can take.
 
     Many tokenizers on the Hub state no limit at all, and a text beyond the last position embedding stops the model.
@@ -180,7 +187,7 @@ def limit_length(model: PreTrainedModel, tokenizer: Any, max_length: int | None 
     tokenizer.model_max_length = max_length or min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
 
 
-def _positions_of(model: PreTrainedModel) -> int | None:
+def _positions_of(model: "PreTrainedModel") -> int | None:
     """How many tokens there are positions for. RoBERTa and its kin begin to count after their padding index."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
@@ -191,7 +198,7 @@ def _positions_of(model: PreTrainedModel) -> int | None:
 # --- saving ----------------------------------------------------------------------------------------------------------
 
 
-def save_processor(processor: Any, model: PreTrainedModel, folder: Path) -> None:
+def save_processor(processor: Any, model: "PreTrainedModel", folder: Path) -> None:
     """Writes the processor beside the saved `model`, where `transformers.pipeline` looks for it.
 
     A timm model has no file for it: its settings are the entry `pretrained_cfg` of config.json, which transformers'

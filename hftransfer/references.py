@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub import errors as hub_errors
 
@@ -53,14 +52,28 @@ def find(config: ModelConfig, random_weights: bool = False) -> Reference:
     folder = Path(config.name).expanduser()
     if folder.is_dir():
         return Reference(config.name, str(_model_folder(folder)))
-    if timm.is_model(config.name):
+    if _is_architecture(config.name):
         return _timm_reference(config, random_weights)
     if config.weights:
         raise UserError(
             f"model.weights needs the name of a timm architecture, and {config.name!r} is none."
-            + did_you_mean(config.name, timm.list_models())
+            + did_you_mean(config.name, _architectures())
         )
     return _hub_reference(config.name, config.revision)
+
+
+def _is_architecture(name: str) -> bool:
+    if "/" in name:
+        return False  # a Hub id
+    import timm
+
+    return timm.is_model(name)
+
+
+def _architectures() -> list[str]:
+    import timm
+
+    return timm.list_models()
 
 
 def _starter_reference(name: str) -> Reference:
@@ -93,6 +106,8 @@ def _timm_reference(config: ModelConfig, random_weights: bool) -> Reference:
         return Reference(config.name, architecture=config.name, weights=weights)
     if random_weights:
         return Reference(config.name, architecture=config.name)
+    import timm
+
     hub_id = getattr(timm.get_pretrained_cfg(config.name), "hf_hub_id", None)
     if not hub_id:
         raise UserError(
@@ -133,7 +148,7 @@ def _hub_reference(name: str, revision: str | None) -> Reference:
 
 
 def _hint(name: str) -> str:
-    near = [*starter.CHECKPOINTS, *timm.list_models(), *_folders_nearby(name)]
+    near = [*starter.CHECKPOINTS, *_architectures(), *_folders_nearby(name)]
     hint = did_you_mean(name, near)
     return hint if "Did you mean" in hint else " Give a Hub id, a folder, a timm architecture or starter/…."
 

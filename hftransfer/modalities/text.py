@@ -24,24 +24,16 @@ class Text:
     def encode(self, frame: pd.DataFrame) -> list[dict[str, list[int]]]:
         columns = [frame[name].tolist() for name in ("input", "input_pair") if name in frame]
         encoded = self.tokenizer(*columns, truncation=True, max_length=self.max_length, padding=False)
-        items = [dict(zip(encoded.keys(), values, strict=True)) for values in zip(*encoded.values(), strict=True)]
-        self._report_cut([list(texts) for texts in zip(*columns, strict=True)], items)
-        return items
+        self._report_cut([bool(encoding.overflowing) for encoding in encoded.encodings])
+        return [dict(zip(encoded.keys(), values, strict=True)) for values in zip(*encoded.values(), strict=True)]
 
-    def _report_cut(self, texts: list[list[str]], items: list[dict[str, list[int]]]) -> None:
+    def _report_cut(self, cut: list[bool]) -> None:
         """Say which share of the texts lost its end (transformers truncates without a word)."""
-        self.truncated_share = 0.0
-        full = [index for index, item in enumerate(items) if len(item["input_ids"]) >= self.max_length]
-        if not full:
-            return
-        columns = list(zip(*(texts[index] for index in full), strict=True))
-        whole = self.tokenizer(*(list(column) for column in columns), truncation=False, padding=False, verbose=False)
-        cut = sum(len(ids) > self.max_length for ids in whole["input_ids"])
-        if cut:
-            self.truncated_share = cut / len(items)
+        self.truncated_share = sum(cut) / max(len(cut), 1)
+        if any(cut):
             log.warning(
                 "%.1f %% of the texts (%d of %d) are cut at %d tokens; model.max_length sets the limit.",
-                100 * self.truncated_share, cut, len(items), self.max_length,
+                100 * self.truncated_share, sum(cut), len(cut), self.max_length,
             )  # fmt: skip
 
     def lengths(self, items: Sequence[dict[str, list[int]]]) -> list[int]:
