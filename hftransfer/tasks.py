@@ -100,6 +100,14 @@ class Task:
             return 0.5 * (1 + np.tanh(0.5 * logits))  # the sigmoid without overflow
         return logits
 
+    def evidence(self, logits: Any, output: int) -> Any:
+        """What speaks for one output, (N,) of (N, C) logits (numpy or torch): what an explanation explains.
+
+        Of one class among several it is the lead over the mean of all, as adding a constant to all logits changes nothing.
+        """
+        chosen = logits[:, output]
+        return chosen - logits.mean(1) if self.type == "single_label" else chosen
+
     def decide(self, scores: np.ndarray) -> np.ndarray:
         """Predictions in the form of targets from `probabilities`: argmax, more than one half, or the values."""
         if self.type == "single_label":

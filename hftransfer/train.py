@@ -15,6 +15,7 @@ from hftransfer.checkpoints import load_checkpoint
 from hftransfer.config import RunConfig
 from hftransfer.data import load_data
 from hftransfer.doctor import examine_loaded
+from hftransfer.explain import explain_run
 from hftransfer.ladder import Ladder
 from hftransfer.outputs import Record, write_pages, write_run
 from hftransfer.probe import Probe
@@ -72,6 +73,8 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
         if repeated:
             metrics |= repeated
             run_folder.write_json(config.output_folder / "metrics.json", metrics)
+        if config.evaluation.explanations and {"test", "validation"} & metrics.keys():
+            explain_run(config.output_folder)
         write_pages(config.output_folder)
     return Run(config.output_folder, metrics)
 

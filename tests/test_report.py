@@ -17,7 +17,7 @@ from hftransfer.errors import UserError
 from hftransfer.evaluation.recorded import RecordedRun
 from hftransfer.report import write_report
 from hftransfer.report.diagnosis import Evidence, diagnose, gather
-from hftransfer.report.gallery import confident_errors, label_errors, shown_ids
+from hftransfer.report.gallery import confident_errors, label_errors, shown_outputs
 from hftransfer.report.sections import number
 from hftransfer.tasks import Task
 from tests.run_folders import MULTI, VALUES, learning_curve, make_run
@@ -172,7 +172,7 @@ def test_pictures_are_thumbnails_and_missing_ones_are_said(tmp_path):
 
 def test_explanations_are_shown_where_there_are_some(tmp_path):
     run = RecordedRun.open(make_run(tmp_path / "run", signal=1.0, rows=80))
-    row = shown_ids(run)[0]
+    row = next(iter(shown_outputs(run)))
     run.explanation(row, ".json").parent.mkdir()
     tokens = [{"text": "goal ", "weight": 0.8}, {"text": "of", "weight": 0.0}, {"text": " vote", "weight": -0.5}]
     run.explanation(row, ".json").write_text(json.dumps({"tokens": tokens}))

@@ -28,7 +28,7 @@ LEVELS = [
     {"work", "hub"},
     {"trust", "doctor"},
     {"predictor"},
-    {"outputs", "uploads", "export"},
+    {"outputs", "uploads", "export", "explain"},
     {"serving"},
     {"corrections"},
     {"train", "demo"},

@@ -25,6 +25,7 @@ class EvaluationConfig(Settings):
     seeds: int = Field(1, ge=1, description="train this many times and report the spread")
     conformal_level: float = Field(0.9, gt=0, lt=1, description="share of prediction sets that shall hold the truth")
     resamples: int = Field(2000, ge=100, description="bootstrap resamples behind each interval")
+    explanations: bool = Field(True, description="show in the report which places or words led to its examples' answers")
 
 
 def evaluate_predictions(

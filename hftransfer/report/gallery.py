@@ -123,10 +123,10 @@ def joined(parts: Sequence[Part]) -> Part:
     )
 
 
-def shown_ids(run: RecordedRun) -> list[str]:
-    """The rows of the gallery: those that are worth an explanation."""
-    picked = [confident_errors(run), label_errors(run)]
-    return [choice.part.ids[row] for choice in picked if choice for row in choice.rows]
+def shown_outputs(run: RecordedRun) -> dict[str, int]:
+    """The rows of the gallery by their id, each with the output that it shows as the answer: what is worth explaining."""
+    picked = [choice for choice in (confident_errors(run), label_errors(run)) if choice]
+    return {choice.part.ids[row]: int(choice.part.scores[row].argmax()) for choice in picked for row in choice.rows}
 
 
 def cards(run: RecordedRun, picked: Picked) -> list[Card]:
