@@ -12,6 +12,7 @@ from PIL import Image
 from hftransfer import explain as explaining
 from hftransfer.checkpoints import ModelConfig, load_checkpoint, save_model
 from hftransfer.config import parse_overrides, with_overrides
+from hftransfer.evaluation import EvaluationConfig
 from hftransfer.evaluation.recorded import RecordedRun
 from hftransfer.explain import Explanation, NoExplanation, explain, explain_run
 from hftransfer.predictor import load
@@ -22,6 +23,7 @@ from tests import tiny
 from tests.test_matrix import configuration
 
 TEXT = "The goalkeeper's match, today: no profit"
+WITH = "evaluation.explanations=true"  # the matrix leaves them out; a user's configuration does not
 PAIRED = {"input": [TEXT], "input_pair": ["a vote in the senate"]}
 
 
@@ -198,7 +200,6 @@ def test_the_word_that_decides_stands_out(tmp_path):
     config = configuration("full", "text", tmp_path)
     finished = trained(
         config, f"data.train={tmp_path / 'table.csv'}", "training.max_steps=80", "training.learning_rate=3e-3",
-        "evaluation.explanations=false",
     )  # fmt: skip
     (found,) = explain(load(finished.folder), pd.DataFrame({"input": ["the goal of senate coach was team"]}))
     assert found.answer == "yes"
@@ -211,7 +212,7 @@ def test_the_word_that_decides_stands_out(tmp_path):
 @pytest.mark.parametrize(("kind", "suffix"), [("image", ".png"), ("pair", ".json"), ("text-multi", ".json")])
 def test_a_run_explains_the_rows_of_its_report(kind, suffix, tmp_path, caplog):
     caplog.set_level("INFO", "hftransfer")
-    finished = RecordedRun.open(run(configuration("probe", kind, tmp_path)).folder)
+    finished = RecordedRun.open(trained(configuration("probe", kind, tmp_path), WITH).folder)
     shown = shown_outputs(finished)
     assert shown and all(finished.explanation(row, suffix).is_file() for row in shown)
     assert len(list((finished.folder / "explanations").iterdir())) == len(shown)
@@ -224,7 +225,8 @@ def test_a_run_explains_the_rows_of_its_report(kind, suffix, tmp_path, caplog):
 
 
 def test_explanations_can_be_left_out(tmp_path):
-    finished = trained(configuration("probe", "text", tmp_path), "evaluation.explanations=false")
+    assert EvaluationConfig().explanations
+    finished = run(configuration("probe", "text", tmp_path))
     assert not (finished.folder / "explanations").exists()
     assert "<mark" not in (finished.folder / "report.html").read_text(encoding="utf-8")
 
@@ -236,14 +238,14 @@ def test_a_model_without_a_map_says_so_and_the_run_goes_on(tmp_path, caplog, mon
         raise NoExplanation("This one has none.")
 
     monkeypatch.setattr(explaining, "_relevance", without)
-    finished = run(configuration("probe", "image", tmp_path))
+    finished = trained(configuration("probe", "image", tmp_path), WITH)
     assert "Explanations: none. This one has none." in caplog.text
     assert not list(finished.folder.glob("explanations*")) and (finished.folder / "report.html").is_file()
 
 
 def test_inputs_that_were_never_files_are_passed_over(tmp_path, caplog):
     caplog.set_level("INFO", "hftransfer")
-    finished = trained(configuration("probe", "text", tmp_path), "evaluation.explanations=false")
+    finished = run(configuration("probe", "text", tmp_path))
     splits = pd.read_parquet(finished.folder / "splits.parquet").assign(input="")
     splits.to_parquet(finished.folder / "splits.parquet", index=False)
     explain_run(finished.folder)

@@ -75,7 +75,7 @@ def configuration(strategy: str, kind: str, folder: Path, **training: object) ->
             "model": str(model),
             "strategy": {"type": strategy} | options,
             "training": training,
-            "evaluation": {"resamples": 100},
+            "evaluation": {"resamples": 100, "explanations": False},
             "output": str(folder / f"{kind}-{strategy}"),
         }
     )
@@ -133,7 +133,9 @@ class TestEveryCase:
         assert expected | {"receipt.json", "history.json"} <= names
         assert ("adapter" in names) == (strategy == "lora")
         assert not names & {"checkpoints", "features"}
-        assert RunConfig.from_yaml(folder / "config.yaml") == checked(yaml.safe_load((folder / "config.yaml").read_text()))
+        assert RunConfig.from_yaml(folder / "config.yaml") == checked(
+            yaml.safe_load((folder / "config.yaml").read_text())
+        )
 
     def test_only_what_the_plan_names_moved(self, runs, strategy, kind):
         rungs = json.loads((runs[strategy, kind] / "receipt.json").read_text())["rungs"]
@@ -163,7 +165,9 @@ class TestEveryCase:
         ids = splits[splits["split"] == "test"].head(4)["id"]
         for key, answer in zip(ids, pipeline_answers[strategy, kind], strict=True):
             given = {entry["label"]: entry["score"] for entry in answer}
-            expected = {c.removeprefix("score:"): predictions.loc[key, c] for c in predictions if c.startswith("score:")}
+            expected = {
+                c.removeprefix("score:"): predictions.loc[key, c] for c in predictions if c.startswith("score:")
+            }
             assert given == pytest.approx(expected, abs=1e-4), (strategy, kind)
 
     def test_metrics_carry_intervals(self, runs, strategy, kind):
