@@ -61,11 +61,12 @@ def train(
     model: Annotated[str | None, typer.Option(help="Hub id, folder, timm architecture, or starter/…")] = None,
     strategy: Annotated[str | None, typer.Option(help="probe, frozen, full, gradual, lora or scratch")] = None,
     output: Annotated[str | None, typer.Option(help="run folder to make")] = None,
+    patch: Annotated[str | None, typer.Option(help="decisions about single rows, as `review` writes them")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted run")] = False,
     as_json: Json = False,
 ) -> None:
     """Adapt a checkpoint to labelled images or texts and write a run folder."""
-    config = _config(data_or_config, overrides or [], data, model, strategy, output)
+    config = _config(data_or_config, overrides or [], data, model, strategy, output, patch)
     from hftransfer.train import run
 
     finished = run(config, resume=resume)
@@ -74,13 +75,19 @@ def train(
 
 
 def _config(
-    data_or_config: str, overrides: list[str], data: str | None, model: str | None, strategy: str | None, output: str | None
+    data_or_config: str,
+    overrides: list[str],
+    data: str | None,
+    model: str | None,
+    strategy: str | None,
+    output: str | None,
+    patch: str | None = None,
 ) -> Any:
     from hftransfer.config import parse_overrides, read_yaml, with_overrides
 
     is_yaml = data_or_config.endswith((".yaml", ".yml"))
     values = read_yaml(Path(data_or_config)) if is_yaml else {"data": {"train": data_or_config}}
-    flags = {"data.train": data, "model.name": model, "strategy.type": strategy, "output": output}
+    flags = {"data.train": data, "model.name": model, "strategy.type": strategy, "output": output, "data.patch": patch}
     named = {key: value for key, value in flags.items() if value is not None}
     return with_overrides(values, parse_overrides(overrides) | named)
 
@@ -261,13 +268,27 @@ def demo(
 
 
 @app.command()
+def review(
+    run: RunFolder,
+    share: Annotated[bool, typer.Option("--share", help="a public link for a while")] = False,
+    port: Annotated[int | None, typer.Option(help="port on this machine")] = None,
+) -> None:
+    """Look at likely label errors in the browser; what you decide becomes a patch for `train --patch`."""
+    from hftransfer.review.page import launch
+
+    launch(run, share, port)
+
+
+@app.command()
 def push(
     run: RunFolder,
     repo_id: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub")],
     private: Annotated[bool, typer.Option("--private")] = False,
     update: Annotated[bool, typer.Option("--update", help="add a commit to a repository that holds a model")] = False,
     adapter: Annotated[bool, typer.Option("--adapter", help="the adapter of a LoRA run alone")] = False,
-    dry_run: Annotated[Path | None, typer.Option(help="write the repository into this folder, ask the Hub nothing")] = None,
+    dry_run: Annotated[
+        Path | None, typer.Option(help="write the repository into this folder, ask the Hub nothing")
+    ] = None,
     space: Annotated[str | None, typer.Option(help="OWNER/NAME of a demo Space to fill as well")] = None,
 ) -> None:
     """Put a run's model on the Hub, with card, metrics and round-trip certificate."""

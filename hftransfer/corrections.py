@@ -16,12 +16,6 @@ from hftransfer.tasks import Task
 MAX_CORRECTIONS = 10_000  # lines of a patch file: a stranger cannot fill the disk
 
 
-def patch_file(folder: Path) -> Path:
-    """Where corrections are kept: `NAME.corrections.jsonl` beside the run, which itself stays as it was made."""
-    folder = folder.resolve()
-    return folder.with_name(f"{folder.name}.corrections.jsonl")
-
-
 def keep_correction(patch: Path, model: Served, frame: pd.DataFrame, label: Any) -> None:
     """Append one line: time, input (a picture is copied beside the file), prediction, label. Raises `UserError`."""
     right = _right_label(model.task, label)

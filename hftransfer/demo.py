@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 
 from hftransfer import uploads
-from hftransfer.corrections import keep_correction, patch_file
+from hftransfer.corrections import keep_correction
 from hftransfer.errors import UserError
-from hftransfer.run_folder import read_json
+from hftransfer.run_folder import beside, read_json
 from hftransfer.serving import Served, answered, serve
 from hftransfer.tasks import Task
+from hftransfer.theme import theme
 
 MAX_FILE_SIZE = "100mb"
 WAITING = 300  # requests that may stand in line
@@ -66,27 +67,12 @@ def launch(
     try:
         _, url, _ = app.launch(
             share=share, server_port=port, prevent_thread_lock=not wait, quiet=not wait, max_file_size=MAX_FILE_SIZE,
-            allowed_paths=[], show_error=False, theme=_theme(), css_paths=[CSS], footer_links=["api"],
+            allowed_paths=[], show_error=False, theme=theme(), css_paths=[CSS], footer_links=["api"],
             ssr_mode=False,
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"Cannot serve on port {port}: {error}. Choose another --port.") from None
     return app, url
-
-
-def _theme() -> gr.Theme:
-    """Fonts of the system, so that nothing is fetched from elsewhere; a contrast of 4.5 and more."""
-    theme = gr.themes.Soft(
-        primary_hue="teal", neutral_hue="slate", radius_size="lg",
-        font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"], font_mono=["ui-monospace", "monospace"],
-    )  # fmt: skip
-    return theme.set(
-        button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_700", button_primary_background_fill_hover_dark="*primary_800",
-        block_label_text_color="*primary_800", block_title_text_color="*primary_800",
-        block_label_background_fill_dark="*primary_800", block_title_background_fill_dark="*primary_800",
-        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300",
-    )  # fmt: skip
 
 
 def _headline(model: Served) -> str:
@@ -231,7 +217,7 @@ def _compare_tab(models: list[Served]) -> None:
 
 
 def _correction(model: Served, inputs: list[Any]) -> None:
-    patch = patch_file(model.folder)
+    patch = beside(model.folder, "corrections")
 
     def wrong(*given: Any) -> str:
         """Keep an input with its right label."""

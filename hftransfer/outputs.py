@@ -13,6 +13,8 @@ from torch import nn
 from hftransfer import compute, run_folder
 from hftransfer.checkpoints import save_model
 from hftransfer.data import LabelledData
+from hftransfer.data.patch import in_words
+from hftransfer.data.sources import SPLITS
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
 from hftransfer.predictions import Predictions, prediction_table
 from hftransfer.probe import Probe
@@ -69,7 +71,15 @@ def measured(
             groups = None if pd.isna(groups).all() else list(groups)
             found = evaluate_predictions(data.task, targets[part.positions], scores, groups, config)
             result[split], result["per_class"][split] = found["metrics"], found["per_class"]
+    _note_patch(result["notes"], data.patch)
     return result
+
+
+def _note_patch(notes: dict[str, str], patch: dict[str, Any] | None) -> None:
+    """What the patch did to each split, beside what else is to be known of its numbers."""
+    for split in SPLITS if patch else ():
+        if done := in_words(patch, split):
+            notes[split] = "; ".join([*([notes[split]] if split in notes else []), f"by the patch {done}"])
 
 
 def write_pages(folder: Path) -> None:
@@ -163,7 +173,12 @@ def _about(work: Work, record: Record, predictions: Predictions) -> dict[str, An
             "inference": _precision(work.machine.autocast),
             "training": _precision(work.machine.train_in_bf16),
         },
-        "data": {"fingerprint": work.data.fingerprint, "counts": counts, "skipped": work.data.skipped},
+        "data": {
+            "fingerprint": work.data.fingerprint,
+            "counts": counts,
+            "skipped": work.data.skipped,
+            "patch": work.data.patch,
+        },
         "hardware": compute.hardware(work.machine.device),
         "peak_memory_bytes": compute.peak_memory(work.machine.device),
     }

@@ -85,6 +85,12 @@ def open_run(path: str | Path) -> Path:
     raise UserError(f"{folder} is no run folder: expected {COMPLETE} and model/ in it.")
 
 
+def beside(folder: Path, what: str) -> Path:
+    """`NAME.WHAT.jsonl` beside a run: what people say of it, while the run itself stays as it was made."""
+    folder = folder.resolve()
+    return folder.with_name(f"{folder.name}.{what}.jsonl")
+
+
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 

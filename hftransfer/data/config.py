@@ -42,7 +42,8 @@ class DataConfig(Settings):
 
     `train`, `validation` and `test` each name an image folder, a table (CSV, TSV, JSON, JSONL, Parquet), a saved
     `datasets` folder or a Hub id (`name` or `name:configuration`). What is left out here is found from the content and
-    logged. `train_examples` keeps a stratified subsample of the training part, drawn by `split.seed`.
+    logged. `train_examples` keeps a stratified subsample of the training part, drawn by `split.seed`. `patch` names a
+    file of decisions about single rows (see `hftransfer review`).
     """
 
     train: str | None = None
@@ -57,3 +58,5 @@ class DataConfig(Settings):
     train_examples: int | None = Field(None, ge=1)
     split: SplitConfig = SplitConfig()
     allow_outside: bool = False
+    patch: str | None = None
+    patch_test: bool = Field(False, description="let the patch relabel and drop test rows too")

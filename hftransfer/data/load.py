@@ -13,9 +13,10 @@ from hftransfer.data.cells import is_missing
 from hftransfer.data.config import AUTOMATIC, DataConfig, Modality
 from hftransfer.data.groups import leak_groups
 from hftransfer.data.looks import Look, look_at_all
+from hftransfer.data.patch import Patch, in_words, without_known
 from hftransfer.data.read import read_rows
 from hftransfer.data.sources import SPLITS
-from hftransfer.data.splits import assign_splits, single_examples, take_examples
+from hftransfer.data.splits import assign_splits, read_split_file, single_examples, take_examples
 from hftransfer.errors import UserError, did_you_mean
 from hftransfer.tasks import Task
 
@@ -32,7 +33,7 @@ class LabelledData:
     `frame` has one row per example: `id` (unique; stays when rows are added), `split`, `group` (or None), `input`
     (text, or path or encoded bytes of an image), `input_pair` (only for text pairs), `label` (a name, a list of names,
     a float or a list of floats) and `digest` (content hash of the input). `skipped` names the rows that were left out
-    and why; `looks` holds, row by row, what the one look at each input showed.
+    and why; `looks` holds, row by row, what the one look at each input showed; `patch` is what `config.patch` did.
     """
 
     frame: pd.DataFrame
@@ -41,6 +42,7 @@ class LabelledData:
     fingerprint: str
     skipped: list[str] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list, repr=False)
+    patch: dict[str, Any] | None = None
 
     def part(self, split: str) -> pd.DataFrame:
         """The rows of one split (maybe none), numbered from 0."""
@@ -63,17 +65,21 @@ def load_data(
     """
     read = read_rows(config, dataset)
     task, skipped = read.task, []
+    patch = Patch.read(config.patch) if config.patch else None
     rows = _leave_out(read.frame, read.frame["label"].map(_missing_label), config, skipped)
     rows = _leave_out(rows, single_examples(rows, task, config.split), config, skipped)
     if config.split.group in AUTOMATIC and not config.split.file:
         rows = _looked_at(rows, read.modality, config, skipped)
         rows["group"] = leak_groups(rows, list(rows["look"]), read.modality, config.split.group)
+    if patch and config.split.file:
+        rows, patch = patch.beyond(rows, read_split_file(config.split.file).index)
     rows = rows.assign(split=assign_splits(rows, task, config.split))
     rows = _subsample(rows, task, config)
     if "look" not in rows:
         rows = _looked_at(rows, read.modality, config, skipped)
+    rows, about = _patched(rows, patch, task, read.modality, config, skipped) if patch else (rows, None)
     rows = _leave_out(rows, _labels_unknown_to_train(rows, task), config, skipped)
-    return _labelled(rows, read.modality, task, skipped)
+    return _labelled(rows, read.modality, task, skipped, about)
 
 
 def _looked_at(rows: pd.DataFrame, modality: Modality, config: DataConfig, skipped: list[str]) -> pd.DataFrame:
@@ -81,6 +87,26 @@ def _looked_at(rows: pd.DataFrame, modality: Modality, config: DataConfig, skipp
     looks = look_at_all(rows, modality)
     rows = rows.assign(look=pd.Series(looks, index=rows.index, dtype=object), digest=[look.digest for look in looks])
     return _leave_out(rows, rows["look"].map(lambda look: look.fault), config, skipped)
+
+
+def _patched(
+    rows: pd.DataFrame, patch: Patch, task: Task, modality: Modality, config: DataConfig, skipped: list[str]
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """`rows` as a person decided, with the training rows that were added; and what was done, said aloud."""
+    rows, about = patch.apply(rows, task, config)
+    added = patch.added(rows, task, modality)
+    if len(added):
+        added = without_known(_looked_at(added, modality, config, skipped), rows)
+        rows = pd.concat([rows, added], ignore_index=True)
+        about["added"] = {"train": len(added)} if len(added) else {}
+    log.info("patch: %s (%s)", in_words(about) or "nothing changed", patch.path)
+    if about["test_rows_left_alone"]:
+        log.warning("patch: %d decisions about test rows are not applied; data.patch_test=true applies them",
+                    about["test_rows_left_alone"])  # fmt: skip
+    if in_words(about, "test") and config.patch_test:
+        log.warning("patch: the test part was changed (%s): its figures are not those of the runs before",
+                    in_words(about, "test"))  # fmt: skip
+    return rows, about
 
 
 def _missing_label(label: Any) -> str | None:
@@ -136,7 +162,9 @@ def _label_names(label: Any, task: Task) -> list[str]:
     return [] if task.type == "regression" else [label] if task.type == "single_label" else label
 
 
-def _labelled(rows: pd.DataFrame, modality: Modality, task: Task, skipped: list[str]) -> LabelledData:
+def _labelled(
+    rows: pd.DataFrame, modality: Modality, task: Task, skipped: list[str], patch: dict[str, Any] | None
+) -> LabelledData:
     task = replace(task, names=_present(rows, task))
     train = rows["label"][rows["split"] == "train"]
     if train.empty:
@@ -151,7 +179,9 @@ def _labelled(rows: pd.DataFrame, modality: Modality, task: Task, skipped: list[
     frame = rows[kept].astype(object)
     frame["group"] = [None if is_missing(group) else group for group in frame["group"]]
     log.info("Task %s with %d outputs; fixed order: %s.", task.type, len(task.names), ", ".join(task.names[:20]))
-    return LabelledData(frame, modality, task.with_scale(targets), _fingerprint(frame), skipped, list(rows["look"]))
+    return LabelledData(
+        frame, modality, task.with_scale(targets), _fingerprint(frame), skipped, list(rows["look"]), patch
+    )
 
 
 def _fingerprint(frame: pd.DataFrame) -> str:

@@ -5,7 +5,7 @@ paired bootstrap; several pairs by Holm's method (Holm 1979). No winner is named
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
+from hftransfer.data.patch import in_words
 from hftransfer.errors import UserError, did_you_mean
 from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.intervals import Draws, Measured, measure
@@ -72,12 +73,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs on the same `rows` test examples, best first by `metric`."""
+    """Runs on the same `rows` test examples, best first by `metric`; `notes` say where the runs saw different data."""
 
     metric: str
     rows: int
     runs: list[Entry]
     pairs: list[Pair]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def level_with_best(self) -> list[str]:
@@ -108,14 +110,17 @@ class Comparison:
 def compare(run_folders: Sequence[str | Path], metric: str | None = None, resamples: int = 2000) -> Comparison:
     """Compare finished runs on their common test rows.
 
+    Rows that a patch took out of one run's test part, or gave another label there, are left out of all, and named.
+
     Args:
         metric: the one that decides; by default accuracy, micro-F1 or RMSE, as the task has it.
 
     Raises `UserError` when the runs have different tasks or different test rows, or the metric is not one of the task's.
     """
     runs = open_all(run_folders)
-    parts = _aligned(runs)
     names = _distinct_names(runs)
+    parts, notes = _as_patched(runs, names)
+    parts = _aligned(runs, parts)
     task, metric = runs[0].task, metric or _HEADLINE[runs[0].task.type]
     measured = [measure(task, p.targets, p.scores, p.groups, resamples=resamples) for p in parts]
     if metric not in measured[0]:
@@ -125,7 +130,7 @@ def compare(run_folders: Sequence[str | Path], metric: str | None = None, resamp
     entries = [_entry(*triple) for triple in zip(runs, names, measured, strict=True)]
     pairs = _Pairs(task, parts, names, metric, [m[metric].value for m in measured], resamples).all()
     entries.sort(key=lambda entry: entry.metrics[metric].value, reverse=higher_is_better(metric))
-    return Comparison(metric, len(parts[0]), entries, pairs)
+    return Comparison(metric, len(parts[0]), entries, pairs, notes)
 
 
 def _distinct_names(runs: list[RecordedRun]) -> list[str]:
@@ -139,9 +144,42 @@ def _entry(run: RecordedRun, name: str, metrics: dict[str, Measured]) -> Entry:
     return Entry(name, run.about["strategy"], source, metrics, run.seconds, run.trainable_share, run.model_bytes)
 
 
-def _aligned(runs: list[RecordedRun]) -> list[Part]:
+def _as_patched(runs: list[RecordedRun], names: list[str]) -> tuple[list[Part], list[str]]:
+    """The test parts, without rows that the patch of a run took out or labelled anew; and what was patched, in words."""
+    parts, patches = [run.part("test") for run in runs], [run.about["data"].get("patch") for run in runs]
+    trained = "{} was trained with the patch {}: {}.".format
+    notes = [
+        trained(name, patch["file"], in_words(patch) or "nothing changed")
+        for name, patch in zip(names, patches, strict=True)
+        if patch
+    ]
+    if not any(patch and in_words(patch, "test") for patch in patches):
+        return parts, notes
+    for name, part in zip(names[1:], parts[1:], strict=True):
+        notes += _differences(names[0], parts[0], name, part)
+    labels = [dict(zip(part.ids, map(str, part.frame["label"]), strict=True)) for part in parts]
+    shared = [row for row in labels[0] if len({found.get(row) for found in labels}) == 1]
+    if not shared:
+        raise UserError(f"{' and '.join(names)} have no test row with one label in all: there is nothing to compare.")
+    return [part.rows(np.isin(part.ids, shared)) for part in parts], notes
+
+
+def _differences(first: str, part: Part, second: str, other: Part) -> list[str]:
+    """What two test parts do not share, in words."""
+    labels = dict(zip(part.ids, map(str, part.frame["label"]), strict=True))
+    relabelled = [
+        row
+        for row, label in zip(other.ids, map(str, other.frame["label"]), strict=True)
+        if labels.get(row, label) != label
+    ]
+    alone = set(part.ids) ^ set(other.ids)
+    notes = [(relabelled, f"test rows have another label in {second} than in {first}"),
+             (sorted(alone), f"test rows are in {first} or in {second} only")]  # fmt: skip
+    return [f"{len(rows)} {what}, such as {rows[0]!r}: left out." for rows, what in notes if rows]
+
+
+def _aligned(runs: list[RecordedRun], parts: list[Part]) -> list[Part]:
     """The test parts, all in the order of the first run's. Raises `UserError` when rows or labels differ."""
-    parts = [run.part("test") for run in runs]
     order, labels = parts[0].ids, dict(zip(parts[0].ids, parts[0].frame["label"], strict=True))
     aligned = []
     for run, part in zip(runs, parts, strict=True):
@@ -159,7 +197,7 @@ def _aligned(runs: list[RecordedRun]) -> list[Part]:
             )
         place = {row: i for i, row in enumerate(part.ids)}
         rows = np.array([place[row] for row in order])
-        aligned.append(Part(part.frame.iloc[rows].reset_index(drop=True), part.targets[rows], part.scores[rows]))
+        aligned.append(part.rows(rows))
     return aligned
 
 
@@ -246,7 +284,8 @@ def as_table(comparison: Comparison) -> "Group":
     from rich.text import Text
 
     changes = [Text(_changes(pair)) for pair in comparison.pairs_of_best if pair.gained or pair.lost]
-    return Group(_run_table(comparison), _pair_table(comparison), *changes, Text(comparison.verdict, "bold"))
+    notes = [Text(note, "yellow") for note in comparison.notes]
+    return Group(_run_table(comparison), _pair_table(comparison), *changes, *notes, Text(comparison.verdict, "bold"))
 
 
 def _run_table(comparison: Comparison):

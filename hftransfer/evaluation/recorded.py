@@ -33,6 +33,11 @@ class Part:
         found = [None if pd.isna(group) else str(group) for group in self.frame["group"]]
         return found if any(group is not None for group in found) else None
 
+    def rows(self, chosen: np.ndarray) -> "Part":
+        """Some of the rows, by number or by truth value."""
+        frame = self.frame.iloc[np.arange(len(self))[chosen]].reset_index(drop=True)
+        return Part(frame, self.targets[chosen], self.scores[chosen])
+
     def __len__(self) -> int:
         return len(self.frame)
 

@@ -155,16 +155,16 @@ def words(label: Any) -> str:
     return f"{label:.4g}" if isinstance(label, float) else str(label)
 
 
-def thumbnail(path: str) -> str | None:
+def thumbnail(path: str, side: int = _SIDE) -> str | None:
     """A small JPEG as a data URI; None when the file is not there any more or cannot be read."""
     if not path:
         return None
     try:
-        image = open_image(path, at_least=_SIDE)
+        image = open_image(path, at_least=side)
     except UserError as error:
         logger.info("No thumbnail: %s", error)
         return None
-    image.thumbnail((_SIDE, _SIDE))
+    image.thumbnail((side, side))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -6,6 +6,8 @@ import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
+from hftransfer.data.patch import in_words
+from hftransfer.data.sources import SPLITS
 from hftransfer.evaluation.calibration import apply_temperature, calibration_report, reliability
 from hftransfer.evaluation.metrics import HIGHER_IS_BETTER
 from hftransfer.evaluation.recorded import RecordedRun
@@ -185,6 +187,11 @@ def receipt(run: RecordedRun) -> list[dict[str, Any]]:
     ]
 
 
+def _patch_words(patch: dict[str, Any]) -> str:
+    parts = [f"{split}: {done}" for split in SPLITS if (done := in_words(patch, split))]
+    return f"{patch['file']} ({'; '.join(parts) or 'nothing changed'})"
+
+
 def provenance(run: RecordedRun) -> list[tuple[str, str]]:
     """Everything that tells one run from another."""
     about = run.about
@@ -192,6 +199,7 @@ def provenance(run: RecordedRun) -> list[tuple[str, str]]:
     return [
         ("checkpoint", f"{about['checkpoint']['source']} (weights {about['checkpoint']['weights_hash']})"),
         ("data", f"fingerprint {about['data']['fingerprint']}, {len(about['data'].get('skipped', []))} rows left out"),
+        *([("patch", _patch_words(patch))] if (patch := about["data"].get("patch")) else []),
         ("seed", str(about["seed"])),
         ("versions", ", ".join(f"{name} {version}" for name, version in about["versions"].items())),
         ("hardware", hardware),

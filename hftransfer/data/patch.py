@@ -1,0 +1,234 @@
+"""Decisions of a person about single rows, in a file of their own: applied when the data is loaded, which stays as it is.
+
+A patch holds one JSON object a line and only ever grows (`hftransfer review` writes it):
+
+    {"id": "cat/7.png", "digest": "…", "action": "relabel", "label": "dog", "when": "2026-01-31T12:00:00+00:00"}
+
+Actions are `relabel`, `keep`, `drop`, `group` (rows with one `group` stay on one side of a split), `add` (a new training
+row: `input`, for pairs `input_pair`, and `label`; what the demo's users send is of this kind) and `undo`, which takes back
+the decision before it about the same row. Of several the last one counts. The `digest` is that of the input that the
+person saw: a decision never reaches another input that has come to bear the same id.
+"""
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from hftransfer.data.cells import number
+from hftransfer.data.config import DataConfig, Modality
+from hftransfer.data.rows import image_input
+from hftransfer.data.sources import missing
+from hftransfer.errors import UserError
+from hftransfer.tasks import Task
+
+log = logging.getLogger(__name__)
+
+# Of the members of a group those stand that are furthest right; copies of a judged row leave the part before it.
+_RANK = {"train": 0, "validation": 1, "test": 2}
+DONE = {"relabel": "relabelled", "drop": "dropped", "group": "grouped", "add": "added"}
+
+
+class Decision(BaseModel):
+    """One line of a patch."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    action: Literal["relabel", "keep", "drop", "group", "add", "undo"] = "add"
+    id: str = ""
+    digest: str = ""
+    label: Any = None
+    group: str | None = None
+    input: str | None = None
+    input_pair: str | None = None
+    when: str = ""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Decision":
+        wanted = {"relabel": ["id", "digest", "label"], "add": ["input", "label"], "group": ["id", "digest", "group"]}
+        absent = [name for name in wanted.get(self.action, ["id"]) if getattr(self, name) in (None, "")]
+        if absent:
+            raise ValueError(f"{self.action} needs {', '.join(absent)}")
+        return self
+
+
+def read_patch(path: Path) -> list[Decision]:
+    """Every line of a patch, in order. Raises `UserError` for a missing file and for a line that is no decision."""
+    if not path.is_file():
+        raise UserError(f"data.patch: {missing(path)}")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [_decision(path, place, line) for place, line in enumerate(lines, 1) if line.strip()]
+
+
+def _decision(path: Path, place: int, line: str) -> Decision:
+    try:
+        return Decision.model_validate_json(line)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        said = f"{where}: {problem['msg']}" if where else problem["msg"].removeprefix("Value error, ")
+        raise UserError(f"Line {place} of the patch {path} is no decision ({said}). Mend or remove it.") from None
+
+
+def append(path: Path, decisions: list[Decision]) -> None:
+    """Add lines to a patch (in one write, so that no reader finds half of them)."""
+    lines = [json.dumps(decision.model_dump(exclude_unset=True), ensure_ascii=False) + "\n" for decision in decisions]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(lines))
+    except OSError as error:
+        raise UserError(f"Cannot write the patch {path}: {error.strerror}.") from None
+
+
+def standing(decisions: list[Decision]) -> list[Decision]:
+    """What is left once each `undo` took back the decision before it about its row.
+
+    A row has at most one decision about its label and one about its group: the last.
+    """
+    stacks: dict[str, list[Decision]] = {}
+    for place, decision in enumerate(decisions):
+        stack = stacks.setdefault(decision.id or f"line {place}", [])
+        if decision.action == "undo":
+            del stack[-1:]
+        else:
+            stack.append(decision)
+    last = [{decision.action == "group": decision for decision in stack} for stack in stacks.values()]
+    return [decision for kinds in last for decision in kinds.values()]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The decisions of one file that stand."""
+
+    path: Path
+    decisions: list[Decision]
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Patch":
+        """Raises `UserError`."""
+        path = Path(path).expanduser()
+        return cls(path, standing(read_patch(path)))
+
+    def beyond(self, rows: pd.DataFrame, known: pd.Index) -> tuple[pd.DataFrame, "Patch"]:
+        """`rows` without those that a split file does not know because this patch took them out before; and the rest of it."""
+        removable = {each.id for each in self.decisions if each.action in ("drop", "group")} - set(known)
+        kept = [each for each in self.decisions if each.id not in removable]
+        return rows[~rows["id"].isin(removable)].reset_index(drop=True), Patch(self.path, kept)
+
+    def apply(self, rows: pd.DataFrame, task: Task, config: DataConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """The divided `rows` (columns id, split, group, label, digest) as decided, and what was done, split by split.
+
+        Rows have been divided by the labels that the data gives, so that every other row stays where it was. Test rows
+        are changed with `config.patch_test` alone. Raises `UserError` for decisions that belong to other data.
+        """
+        place = dict(zip(rows["id"], rows.index, strict=True))
+        decided = self._checked([each for each in self.decisions if each.action != "add"], rows, place, config)
+        done = {name: Counter() for name in DONE.values()}
+        rows, held_back, dropped = rows.copy(), 0, []
+        for decision in decided:
+            at, split = place[decision.id], rows.at[place[decision.id], "split"]
+            if split == "test" and decision.action in ("relabel", "drop") and not config.patch_test:
+                held_back += 1
+            elif decision.action == "relabel":
+                label = self._label(decision, task)
+                if task.encode(label) != task.encode(rows.at[at, "label"]):
+                    rows.at[at, "label"] = label
+                    done["relabelled"][split] += 1
+            elif decision.action == "drop":
+                dropped.append(at)
+                done["dropped"][split] += 1
+            elif decision.action == "group":
+                rows.at[at, "group"] = decision.group
+                done["grouped"][split] += 1
+        rows = _one_side(rows.drop(index=dropped), {each.group for each in decided if each.action == "group"}, done)
+        about = {"file": self.path.name, "sha256": hashlib.sha256(self.path.read_bytes()).hexdigest()}
+        about |= {name: dict(count) for name, count in done.items()} | {"test_rows_left_alone": held_back}
+        return rows.reset_index(drop=True), about
+
+    def _checked(
+        self, decisions: list[Decision], rows: pd.DataFrame, place: dict[str, Any], config: DataConfig
+    ) -> list[Decision]:
+        """The decisions whose row is there and still is what the person saw."""
+        found = [decision for decision in decisions if decision.id in place]
+        if decisions and not found:
+            raise UserError(f"The patch {self.path} knows none of the {len(rows)} rows: it belongs to other data.")
+        if len(found) < len(decisions):
+            absent = next(decision.id for decision in decisions if decision.id not in place)
+            log.warning("patch: %d decisions are about rows that are not there, such as %r",
+                        len(decisions) - len(found), absent)  # fmt: skip
+        other = [each.id for each in found if each.digest != rows.at[place[each.id], "digest"]]
+        if other and config.on_error == "stop":
+            raise UserError(
+                f"{len(other)} decisions of the patch {self.path} were made about another input than the row holds now, "
+                f"such as {other[0]!r}: the data has changed. Review these rows again, or leave the decisions out with "
+                "data.on_error=skip."
+            )
+        if other:
+            log.warning("patch: %d decisions are left out, their input has changed, such as %r", len(other), other[0])
+        return [decision for decision in found if decision.id not in other]
+
+    def _label(self, decision: Decision, task: Task) -> Any:
+        """The label as rows have it. Raises `UserError` for one that the task does not know."""
+        try:
+            return _as_task_has_it(decision.label, task)
+        except UserError as error:
+            raise UserError(f"The patch {self.path}, {decision.id or decision.input!r}: {error}") from None
+
+    def added(self, rows: pd.DataFrame, task: Task, modality: Modality) -> pd.DataFrame:
+        """The new training rows of the patch, with the columns of `rows` but for what a look at them shows.
+
+        Pictures stand against the patch's own folder and may not lie outside of it.
+        """
+        new = [decision for decision in self.decisions if decision.action == "add"]
+        inputs = [
+            each.input if modality == "text" else image_input(each.input, self.path.parent, False) for each in new
+        ]
+        frame = pd.DataFrame({"input": inputs, "label": [self._label(each, task) for each in new]}, dtype=object)
+        if "input_pair" in rows:
+            frame["input_pair"] = [each.input_pair or "" for each in new]
+        where = [f"{self.path} ({each.when or 'added'})" for each in new]
+        return frame.assign(where=where, split="train", group=None)
+
+
+def _as_task_has_it(label: Any, task: Task) -> Any:
+    if task.type == "single_label":
+        return task.decode(task.encode(label))
+    if task.type == "multi_label":
+        return task.decode(task.encode(label if isinstance(label, list) else [label]))
+    values = [number(value) for value in (label if isinstance(label, list) else [label])]
+    if None in values or len(values) != len(task.names):
+        raise UserError(f"expected {len(task.names)} numbers ({', '.join(task.names)}), found {label!r}.")
+    return values[0] if len(values) == 1 else values
+
+
+def _one_side(rows: pd.DataFrame, groups: set[str], done: dict[str, Counter]) -> pd.DataFrame:
+    """Copies of a judged row leave the training part (and those of a test row the validation part), as in `doctor --fix`."""
+    ranks = rows["split"].map(_RANK)
+    highest = ranks.groupby(rows["group"].astype(object)).transform("max")
+    leaving = rows["group"].isin(groups) & (ranks < highest)
+    done["dropped"].update(rows["split"][leaving])
+    return rows[~leaving]
+
+
+def without_known(added: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The added rows (columns digest, label) whose input is new, with their `id`: a copy of a judged row would be a leak."""
+    known = added["digest"].isin(rows["digest"])
+    twice = added["digest"].duplicated(keep="last")  # the last correction of one input counts
+    if known.any() or twice.any():
+        log.warning("patch: of %d added rows %d are left out, as their input is in the data already, and %d as a later "
+                    "one corrects the same input", len(added), known.sum(), (twice & ~known).sum())  # fmt: skip
+    kept = added[~known & ~twice]
+    return kept.assign(id=[f"added:{digest}" for digest in kept["digest"]])
+
+
+def in_words(about: dict[str, Any], split: str | None = None) -> str:
+    """What a patch did to one split, or in all: "12 relabelled, 3 dropped" ("" where nothing was done)."""
+    counts = {name: about[name].get(split, 0) if split else sum(about[name].values()) for name in DONE.values()}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
