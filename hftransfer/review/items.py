@@ -84,6 +84,11 @@ class Item:
         return [row.decision(action, when) for row in self.rows]
 
 
+def percent(share: float) -> str:
+    """A probability in words that claim no certainty."""
+    return "under 1 %" if share < 0.005 else f"{min(share, 0.99):.0%}".replace("%", " %")
+
+
 class Queue:
     """Every item of a run, most promising kind first; a row stands in one item only.
 
@@ -145,7 +150,7 @@ class Queue:
         for number, note in zip(picked.rows, picked.notes, strict=True):
             if row := self._rows.get(picked.part.ids[number]):
                 choices = self._choices(picked.part.scores[number], row.label)
-                sure = f"; {choices[0][1]:.0%} for {words(choices[0][0])}" if choices and choices[0][1] else ""
+                sure = f", {percent(choices[0][1])} for {words(choices[0][0])}" if choices and choices[0][1] else ""
                 yield Item("label errors", (row,), f"A model that did not see it gives {note}{sure}", choices)
 
     def _choices(self, scores: np.ndarray | None, given: Any) -> tuple[tuple[Any, float | None], ...]:
@@ -212,7 +217,7 @@ class Queue:
             for number in sorted(members, key=lambda row: part.scores[row, part.targets[row]])[:ROWS_OF_A_PAIR]:
                 if row := self._rows.get(part.ids[number]):
                     choices = self._choices(part.scores[number], row.label)
-                    why = f"{names} are confused in {count} rows; here {choices[0][1]:.0%} for {choices[0][0]}"
+                    why = f"{names} are confused in {count} rows; here {percent(choices[0][1])} for {choices[0][0]}"
                     yield Item("confused", (row,), why, choices)
 
     def _corrections(self) -> Iterator[Item]:

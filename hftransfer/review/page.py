@@ -15,7 +15,7 @@ from hftransfer.data.patch import Decision, append, read_patch, standing
 from hftransfer.errors import UserError
 from hftransfer.evaluation.recorded import RecordedRun
 from hftransfer.report.gallery import thumbnail, words
-from hftransfer.review.items import CHOICES, KINDS, Item, Queue, Row
+from hftransfer.review.items import CHOICES, KINDS, Item, Queue, Row, percent
 from hftransfer.run_folder import beside
 from hftransfer.theme import theme
 
@@ -98,7 +98,7 @@ def item_html(review: Review, place: int) -> str:
     if any(row.split == "test" for row in item.rows):
         notes.append("Held out for the test: the patch changes it with <code>data.patch_test=true</code> alone.")
     said = "".join(f'<p class="note">{note}</p>' for note in notes)
-    kind = html.escape(KINDS[item.kind].removeprefix("likely ").capitalize())
+    kind = html.escape(KINDS[item.kind].capitalize())
     return (f'<article class="question" data-place="{place}"><h2>{kind} <span>{place + 1} of {len(review.items)}</span></h2>'
             f'<p class="why">{html.escape(item.why)}.</p><div class="rows">{rows}</div>{said}</article>')  # fmt: skip
 
@@ -238,7 +238,7 @@ class _Page:
         buttons += [gr.update(visible=False)] * (CHOICES - len(buttons))
         several = len(item.rows) > 1
         return (place, progress_html(self.review, kind), item_html(self.review, place), *buttons,
-                gr.update(interactive=several), gr.update(interactive=not item.is_new))  # fmt: skip
+                gr.update(visible=several), gr.update(visible=not item.is_new))  # fmt: skip
 
     def _choose(self, number: int, place: int, kind: str, history: list[int]) -> tuple[int, list[int]]:
         choices = self.review.items[place].choices
@@ -264,7 +264,7 @@ class _Page:
 
 
 def _choice(number: int, label: Any, share: float | None) -> str:
-    return f"{number + 1}  {words(label)}" + ("" if share is None else f"  {share:.0%}")
+    return f"{number + 1}  {words(label)}" + ("" if share is None else f"  {percent(share)}")
 
 
 def launch(path: str | Path, share: bool = False, port: int | None = None, wait: bool = True) -> tuple[gr.Blocks, str]:
