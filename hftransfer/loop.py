@@ -42,8 +42,28 @@ class Examples:
     stored: Features | None = None
 
 
+WINDOW = 16  # batches of random rows that are sorted by length before they are cut
+
+
+def training_order(lengths: np.ndarray, batch: int, steps: int, seed: int) -> np.ndarray:
+    """The rows (numbers into `lengths`) of all batches of a training, (steps * batch,): texts of like length together.
+
+    Every row comes once an epoch, give or take the rows that an epoch leaves to the next one's first batches. Drawn at
+    once from `seed`, so that a resumed run, and any number of processes, see the same batches.
+    """
+    random, batches, carried = np.random.default_rng(seed), [], np.zeros(0, dtype=int)
+    while len(batches) < steps:
+        epoch = np.concatenate([carried, random.permutation(len(lengths))])
+        whole = len(epoch) // batch * batch
+        carried = epoch[whole:]
+        windows = [epoch[start : min(start + WINDOW * batch, whole)] for start in range(0, whole, WINDOW * batch)]
+        cut = [window[np.argsort(lengths[window], kind="stable")].reshape(-1, batch) for window in windows]
+        batches += list(random.permutation(np.concatenate(cut))) if cut else []
+    return np.concatenate(batches[:steps])
+
+
 class Rows(Dataset):
-    """The rows at `positions`, by number; `input_ids` lets the Trainer group texts of like length."""
+    """The rows at `positions`, by number."""
 
     def __init__(self, examples: Examples, positions: np.ndarray, training: bool):
         self.examples, self.positions, self.training = examples, positions, training
@@ -52,10 +72,7 @@ class Rows(Dataset):
         return len(self.positions)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        position = int(self.positions[index])
-        item = self.examples.items[position]
-        ids = {"input_ids": item["input_ids"]} if isinstance(item, dict) else {}
-        return {"position": position, "training": self.training} | ids
+        return {"position": int(self.positions[index]), "training": self.training}
 
 
 @dataclass(frozen=True)
@@ -219,11 +236,14 @@ def train(
     arguments = _arguments(config, defaults, task, machine, folder / "checkpoints", seed, len(positions["train"]))
     plan.freeze()  # what opens later enters the optimizer (and DDP) now; Stillness closes it until its time
     weights = balanced_weights(task, examples.targets[positions["train"]]) if config.imbalance == "balanced" else None
+    lengths = np.array(modality.lengths(examples.items))
+    train, validation = positions["train"], positions["validation"]
+    order = training_order(lengths[train], _global_batch(config, machine), arguments.max_steps, seed)
     trainer = PlanTrainer(
         model=plan.model,
         args=arguments,
-        train_dataset=Rows(examples, positions["train"], training=True),
-        eval_dataset=Rows(examples, positions["validation"], training=False),
+        train_dataset=Rows(examples, train[order], training=True),
+        eval_dataset=Rows(examples, validation[np.argsort(lengths[validation])], training=False),
         data_collator=Collator(examples, modality, task),
         compute_loss_func=Loss(task, weights, config.label_smoothing_factor),
         compute_metrics=_metrics(task),
@@ -291,7 +311,7 @@ def _arguments(
         dataloader_num_workers=machine.workers, dataloader_persistent_workers=machine.workers > 0,
         dataloader_pin_memory=machine.device.type == "cuda",
         ddp_find_unused_parameters=machine.world_size > 1 or None,
-        train_sampling_strategy="random",
+        train_sampling_strategy="sequential",  # in the order of `training_order`
     )  # fmt: skip
     if config.gradient_checkpointing:
         values |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}

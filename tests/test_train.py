@@ -19,7 +19,7 @@ from hftransfer.checkpoints import ModelConfig, load_checkpoint
 from hftransfer.config import parse_overrides, with_overrides
 from hftransfer.errors import UserError
 from hftransfer.ladder import Ladder
-from hftransfer.loop import Loss, Stillness, balanced_weights, parameter_groups
+from hftransfer.loop import Loss, Stillness, balanced_weights, parameter_groups, training_order
 from hftransfer.receipt import FrozenMoved, check_frozen, tensor_hashes
 from hftransfer.strategies import FrozenStrategy, FullStrategy, GradualStrategy, LoraStrategy
 from hftransfer.tasks import Task
@@ -251,6 +251,28 @@ def test_balanced_training_changes_the_weights_of_unbalanced_data(tmp_path):
     first = weights(run(config).folder)
     second = weights(run(changed(config, "training.imbalance=balanced", f"output={tmp_path / 'b'}")).folder)
     assert not same(first, second)
+
+
+def test_every_row_trains_once_an_epoch_with_rows_of_like_length():
+    lengths = np.random.default_rng(0).integers(4, 120, size=640)
+    order = training_order(lengths, batch=32, steps=40, seed=0)
+    assert len(order) == 40 * 32
+    for epoch in (order[:640], order[640:]):
+        assert sorted(epoch) == list(range(640))
+    padded = lengths[order].reshape(-1, 32).max(1).sum() * 32
+    assert padded < 1.15 * lengths[order].sum()  # batches of random rows: about 1.9 times
+    assert (training_order(lengths, 32, 40, seed=0) == order).all()
+    assert (training_order(lengths, 32, 40, seed=1) != order).any()
+    means = lengths[order].reshape(-1, 32).mean(1)
+    assert abs(np.corrcoef(means[1:20], means[:19])[0, 1]) < 0.6  # neither from long to short nor the other way
+
+
+@pytest.mark.parametrize("rows", [1, 5, 32, 33, 100])
+def test_the_order_of_few_rows_is_full_and_even(rows):
+    order = training_order(np.ones(rows, dtype=int), batch=32, steps=10, seed=3)
+    counts = np.bincount(order, minlength=rows)
+    assert len(order) == 320
+    assert counts.max() - counts.min() <= 2
 
 
 def test_early_stopping_ends_before_the_last_step(tmp_path):
