@@ -20,6 +20,7 @@ from hftransfer.run_folder import beside, read_json
 from hftransfer.serving import Served, answered, serve
 from hftransfer.tasks import Task
 from hftransfer.theme import theme
+from hftransfer.why import why_html
 
 MAX_FILE_SIZE = "100mb"
 WAITING = 300  # requests that may stand in line
@@ -30,15 +31,17 @@ CSS = Path(__file__).with_name("demo.css")
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def build_demo(path: str | list[str]) -> gr.Blocks:
+def build_demo(path: str | list[str], examples: bool = True) -> gr.Blocks:
     """The app for one run, or for two runs to compare; a run folder, a model folder, or a Hub id each.
+
+    With `examples` it shows the training rows that are most like an input, where they are at hand.
 
     Raises `UserError` for a folder that holds no model, and for two runs with different kinds of input.
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
     if not 1 <= len(paths) <= 2:
         raise UserError(f"The demo shows one run, or compares two; found {len(paths)}.")
-    models = [serve(one) for one in paths]
+    models = [serve(one, examples) for one in paths]
     if len({model.kind for model in models}) > 1:
         raise UserError(f"{paths[0]} and {paths[1]} take different inputs, so nothing can be asked of both.")
     with gr.Blocks(title=f"{models[0].name} · hftransfer", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
@@ -61,9 +64,9 @@ def launch(
 ) -> tuple[gr.Blocks, str]:
     """Serve `build_demo(path)` until it is interrupted; with `wait=False` return the app and its address at once.
 
-    Raises `UserError` when the port is taken.
+    A public link shows no training rows. Raises `UserError` when the port is taken.
     """
-    app = build_demo(path)
+    app = build_demo(path, examples=not share)
     try:
         _, url, _ = app.launch(
             share=share, server_port=port, prevent_thread_lock=not wait, quiet=not wait, max_file_size=MAX_FILE_SIZE,
@@ -180,8 +183,23 @@ def _predict_tab(model: Served) -> None:
         with gr.Column(min_width=300):
             answer = _answer(model.task)
             remarks = gr.HTML(elem_classes="remark")
+            why = _why(model, inputs)
             _correction(model, inputs)
     _asking(model, inputs, button, ask, [answer, remarks], "predict")
+    answer.change(lambda: "", None, why, api_visibility="private", queue=False)
+
+
+def _why(model: Served, inputs: list[Any]) -> gr.HTML:
+    """What spoke for the answer, on demand: it costs as much as many answers."""
+
+    def because(*inputs: str | None) -> str:
+        return why_html(model, model.frame(*inputs)[0])
+
+    with gr.Accordion("Why?", open=False):
+        button = gr.Button("Show what led to the answer", size="sm")
+        shown = gr.HTML(elem_classes="why")
+    button.click(_said(because), inputs, shown, api_visibility="private", concurrency_id="why", concurrency_limit=1)
+    return shown
 
 
 def _remarks(model: Served, limits: dict[str, Any], remark: str) -> str:

@@ -13,6 +13,8 @@ import yaml
 
 from hftransfer import uploads
 from hftransfer.errors import UserError
+from hftransfer.evaluation.recorded import plain_label
+from hftransfer.explain import Explanation, explain
 from hftransfer.images import UnreadableImage
 from hftransfer.predictor import Predictor, load
 from hftransfer.run_folder import read_json
@@ -28,6 +30,7 @@ class Served:
     folder: Path
     predictor: Predictor
     columns: tuple[str, ...]  # names of the inputs in the training data; two for pairs
+    examples: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)  # training rows that can be shown
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -54,6 +57,20 @@ class Served:
             inputs, remark = tuple(uploads.check_text(text) for text in inputs), ""
         return pd.DataFrame([("", *inputs)], columns=["id", "input", "input_pair"][: len(inputs) + 1]), remark
 
+    def nearest(self, frame: pd.DataFrame, count: int = 3) -> list[dict[str, Any]]:
+        """The training rows (id, label, input, input_pair) most like one row of inputs; none where they are not at hand."""
+        if not self.examples:
+            return []
+        with self.lock:
+            _, features = self.predictor.read(frame)
+        found = self.predictor.trust.nearest(features[0], count)
+        return [self.examples[id_] for id_ in found if id_ in self.examples]
+
+    def explain(self, frame: pd.DataFrame) -> Explanation:
+        """What in one row of inputs spoke for its largest output. Raises `UserError` where the model has no such map."""
+        with self.lock:
+            return explain(self.predictor, frame)[0]
+
     def ask(self, frame: pd.DataFrame) -> tuple[np.ndarray, dict[str, Sequence[Any]]]:
         """Calibrated probabilities, or values, (N, C), and what the run knows of its limits (`Trust.columns`)."""
         with self.lock:
@@ -62,13 +79,16 @@ class Served:
         return self.task.probabilities(logits), trust.columns(self.task, logits, features) if trust else {}
 
 
-def serve(path: str | Path) -> Served:
-    """The model of a run folder, of a model folder, or of a model repository on the Hub. Raises `UserError`."""
+def serve(path: str | Path, examples: bool = True) -> Served:
+    """The model of a run folder, of a model folder, or of a model repository on the Hub. Raises `UserError`.
+
+    `examples`: training rows may be shown, where a run folder has them.
+    """
     folder = _local(path)
     predictor = load(folder)
     # Worker processes pay for data sets, not for one question, and must not be forked from a server's threads.
     predictor = replace(predictor, machine=replace(predictor.machine, workers=0))
-    served = Served(folder, predictor, _columns(folder))
+    served = Served(folder, predictor, _columns(folder), _examples(folder, predictor) if examples else {})
     log.info("%s: %s, %s, %d names.", served.name, served.modality, served.task.type, len(served.task.names))
     return served
 
@@ -82,6 +102,15 @@ def _local(path: str | Path) -> Path:
         return Path(snapshot_download(str(path)))
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError) as error:
         raise UserError(f"There is no folder {path}, and the Hub has none ({type(error).__name__}).") from None
+
+
+def _examples(folder: Path, predictor: Predictor) -> dict[str, dict[str, Any]]:
+    """The rows of the reference by id. A pushed model has neither them nor their features."""
+    if predictor.trust is None or not predictor.trust.ids or not (folder / "splits.parquet").is_file():
+        return {}
+    rows = pd.read_parquet(folder / "splits.parquet")
+    rows = rows[rows["id"].isin(predictor.trust.ids) & (rows["input"] != "")]
+    return {row["id"]: row | {"label": plain_label(row["label"])} for row in rows.to_dict("records")}
 
 
 def _columns(folder: Path) -> tuple[str, ...]:

@@ -4,10 +4,11 @@ Made at the end of a run, kept beside the model, applied to every new input. A r
 features of its training rows, which not everybody wants to give away) tells unknown inputs by the energy of the logits.
 """
 
+import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Trust:
 
     `thresholds` (C,) are the probabilities at which a class enters the prediction set of `level`. An input is unknown
     when its distance to the `reference` (M, D) lies above `distance`, or without a reference its energy above `energy`.
+    `ids` (M,) say which training rows the reference is.
     """
 
     level: float
@@ -48,6 +50,7 @@ class Trust:
     distance: float
     energy: float
     reference: np.ndarray | None = None
+    ids: Sequence[str] = ()
 
     @classmethod
     def fit(
@@ -76,13 +79,22 @@ class Trust:
             strangeness, limit, measure = distance(features, self.reference), self.distance, "distance"
         return {"set": names, "unknown": strangeness > limit, measure: strangeness}
 
+    def nearest(self, features: np.ndarray, count: int) -> list[str]:
+        """Ids of the training rows nearest to one row of features (D,), by the distance that tells unknown inputs."""
+        if self.reference is None or not self.ids:
+            return []
+        middle = self.reference.mean(0)
+        gaps = unit(unit(features[None]) - middle) - unit(self.reference - middle)
+        return [self.ids[row] for row in np.argsort(np.linalg.norm(gaps, axis=1))[:count]]
+
     def write(self, folder: Path, task: Task) -> None:
-        """`trust.json`, and the reference in float16."""
+        """`trust.json`, and the reference in float16 with its ids: a file that no push takes along."""
         from safetensors.numpy import save_file
 
         if self.reference is not None:
             temporary = folder / f".{REFERENCE}.tmp"
-            save_file({"features": self.reference.astype(np.float16)}, temporary)
+            about = {"ids": json.dumps(list(self.ids), ensure_ascii=False)}
+            save_file({"features": self.reference.astype(np.float16)}, temporary, metadata=about)
             os.replace(temporary, folder / REFERENCE)
         thresholds = dict(zip(task.names, self.thresholds.tolist(), strict=True))
         unknown = {"distance": self.distance, "energy": self.energy}
@@ -91,14 +103,22 @@ class Trust:
     @classmethod
     def read(cls, folder: Path, task: Task) -> "Trust | None":
         """What `write` left in the folder; None where there is nothing (regression, models made elsewhere)."""
-        from safetensors.numpy import load_file
-
         if not (folder / THRESHOLDS).is_file():
             return None
-        found, reference = read_json(folder / THRESHOLDS), folder / REFERENCE
-        features = load_file(reference)["features"].astype(np.float32) if reference.is_file() else None
+        found = read_json(folder / THRESHOLDS)
         thresholds = np.array([found["thresholds"][name] for name in task.names])
-        return cls(found["level"], thresholds, found["unknown"]["distance"], found["unknown"]["energy"], features)
+        limits = found["unknown"]["distance"], found["unknown"]["energy"]
+        return cls(found["level"], thresholds, *limits, *_read_reference(folder / REFERENCE))
+
+
+def _read_reference(file: Path) -> tuple[np.ndarray | None, Sequence[str]]:
+    """Features and ids; runs of earlier versions hold no ids."""
+    from safetensors import safe_open
+
+    if not file.is_file():
+        return None, ()
+    with safe_open(file, "numpy") as stored:
+        return stored.get_tensor("features").astype(np.float32), json.loads((stored.metadata() or {}).get("ids", "[]"))
 
 
 def answers(
@@ -129,17 +149,23 @@ def fit_trust(work: Work, model: nn.Module, predictions: Predictions, probe: Pro
         log.info("No held-out rows: no prediction sets, no unknown inputs")
         return None
     positions = predictions.positions[judged]
-    reference, distances = _frozen(work, probe) if not work.trains else _trained(work, model, positions)
+    rows = _some(work, work.positions("train") if work.trains else work.fitted)
+    if work.trains:
+        reference, distances = _trained(work, model, rows, positions)
+    else:
+        reference, distances = _frozen(work, probe, rows)
     level = work.config.evaluation.conformal_level
     trust = Trust.fit(task, level, predictions.logits[judged], work.targets[positions], distances, reference)
     log.info("Prediction sets at %.0f %%; unknown: farther than %.3g from %d training rows",
              100 * level, trust.distance, len(reference))  # fmt: skip
-    return trust
+    if not work.config.evaluation.reference:
+        log.info("evaluation.reference=false: no features of training rows are kept, the energy tells unknown inputs")
+        return replace(trust, reference=None)
+    return replace(trust, ids=work.data.frame["id"].iloc[rows].tolist())
 
 
-def _frozen(work: Work, probe: Probe) -> tuple[np.ndarray, np.ndarray]:
+def _frozen(work: Work, probe: Probe, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Features of fitted rows, and the distance of each to those of the other folds (groups kept together)."""
-    rows = _some(work, work.fitted)
     features, groups = unit(probe.features[rows]), work.groups
     folds = make_folds(
         work.data.task, work.targets[rows], None if groups is None else groups[rows], FOLDS, work.config.seed
@@ -150,9 +176,8 @@ def _frozen(work: Work, probe: Probe) -> tuple[np.ndarray, np.ndarray]:
     return features, distances
 
 
-def _trained(work: Work, model: nn.Module, held_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _trained(work: Work, model: nn.Module, rows: np.ndarray, held_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Features of training rows, and the distance of the held-out rows to them."""
-    rows = _some(work, work.positions("train"))
     wanted = np.concatenate([rows, held_out])
     _, features = answers(model, work.modality, [work.items[row] for row in wanted], work.machine)
     reference = unit(features[: len(rows)])

@@ -1,5 +1,6 @@
 """The demo: asked by its own client, by hostile uploads, by many at once, and in a browser."""
 
+import html
 import json
 import re
 import shutil
@@ -23,6 +24,7 @@ from hftransfer.hub import write_space
 from hftransfer.predictor import load
 from hftransfer.serving import serve
 from hftransfer.train import run
+from hftransfer.why import why_html
 from tests.test_matrix import configuration
 
 ROOT = Path(__file__).parents[1]
@@ -242,6 +244,49 @@ def test_names_are_escaped(runs, tmp_path):
             assert "<img" not in str(block.value)
 
 
+def reason(model, row: dict) -> str:
+    """What the page shows when it is asked why."""
+    return why_html(model, pd.DataFrame([{"id": ""} | {c: row[c] for c in ("input", "input_pair") if c in row}]))
+
+
+@pytest.mark.parametrize("kind", ["image", "text", "pair", "text-multi", "image-regression"])
+def test_why_shows_what_spoke_for_the_answer_and_rows_like_it(runs, kind):
+    model = serve(runs[kind])
+    row = questions(runs[kind]).iloc[0].to_dict()
+    page = reason(model, row)
+    if kind.startswith("image"):
+        assert "data:image/png;base64," in page
+    else:
+        words = re.search(r'<div class="words">(.*?)</div>', page, flags=re.S)[1]
+        assert html.unescape(re.sub("<[^>]+>", "", words)) == " ⏐ ".join(
+            row[c] for c in ("input", "input_pair") if c in row
+        )
+    assert page.count("<figcaption>labelled") == (0 if kind == "image-regression" else 3)
+
+
+def test_the_nearest_example_of_a_training_row_is_that_row(runs):
+    model = serve(runs["text"])
+    table = pd.read_parquet(runs["text"] / "splits.parquet").query("split == 'train'")
+    found = [model.nearest(table.iloc[[number]])[0]["id"] for number in range(5)]
+    assert found == table["id"].tolist()[:5]
+
+
+def test_examples_are_shown_as_text_and_only_where_they_may_be(runs, tmp_path):
+    folder = shutil.copytree(runs["text"], tmp_path / "evil")
+    table = pd.read_parquet(folder / "splits.parquet")
+    table["input"] = "<img src=x onerror=alert(1)>" + table["input"]
+    table["label"] = "<b>" + table["label"]
+    table.to_parquet(folder / "splits.parquet")
+    page = reason(serve(folder), {"input": "goal <img src=x>"})
+    assert "<img" not in page and "<b>topic" not in page.replace("<b>&lt;b&gt;topic", "") and "&lt;img src=x" in page
+    assert "labelled" not in reason(serve(folder, examples=False), {"input": "goal"})
+    write_space(RecordedRun.open(runs["image"]), tmp_path / "space", "owner/demo")
+    assert serve(tmp_path / "space" / "model").examples == {}
+    gone = pd.read_parquet(shutil.copytree(runs["image"], tmp_path / "moved") / "splits.parquet")
+    gone.assign(input="/nowhere/" + gone["id"]).to_parquet(tmp_path / "moved" / "splits.parquet")
+    assert "labelled" not in reason(serve(tmp_path / "moved"), questions(runs["image"]).iloc[0].to_dict())
+
+
 def test_report_stands_in_a_frame_that_runs_nothing(runs, tmp_path):
     folder = shutil.copytree(runs["text"], tmp_path / "reported")
     (folder / "report.html").write_text("<p title=\"a\">fine</p><script>alert('x')</script>")
@@ -310,6 +355,10 @@ def test_in_a_browser(browser, addresses, runs, width, scheme, tmp_path):
     page.goto(addresses["image"])
     page.locator("input[type=file]").first.set_input_files(questions(runs["image"]).iloc[0]["input"])
     page.get_by_text("confidence:").wait_for(timeout=30_000)
+    page.get_by_text("Why?").click()
+    page.get_by_text("Show what led to the answer").click()
+    page.get_by_text("Most similar training examples").wait_for(timeout=30_000)
+    assert page.locator(".why figure img").count() == 4
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     (tmp_path / "no.png").write_text("no picture")
     page.reload()

@@ -31,7 +31,7 @@ LEVELS = [
     {"predictor"},
     {"outputs", "uploads", "export", "explain"},
     {"serving"},
-    {"corrections"},
+    {"corrections", "why"},
     {"train", "demo", "review"},
     {"cli"},
     {"__main__"},

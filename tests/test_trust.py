@@ -1,6 +1,7 @@
 """What a run says about its own limits holds on rows that it has not seen."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -65,9 +66,10 @@ def test_unknown_rows_are_flagged_more_often_than_known_ones(by_energy, tmp_path
 
 def test_what_is_written_is_read(tmp_path):
     rng = np.random.default_rng(0)
-    trust = fitted(rng)
+    trust = replace(fitted(rng), ids=[f"row {number}" for number in range(500)])
     trust.write(tmp_path, TASK)
     again = Trust.read(tmp_path, TASK)
+    assert again.ids == trust.ids and again.nearest(trust.reference[7] * 3, 3)[0] == "row 7"
     features, _, logits = blobs(rng, 50)
     before, after = trust.columns(TASK, logits, features), again.columns(TASK, logits, features)
     assert before["set"] == after["set"]
@@ -124,9 +126,22 @@ def test_the_features_of_a_trained_network_are_those_of_the_saved_model(tmp_path
     folder = run(configuration("full", "text", tmp_path)).folder
     splits = pd.read_parquet(folder / "splits.parquet").query("split == 'train'")
     predictor = load(folder, use_cpu=True)
-    nearest = knn_distance(predictor.read(splits)[1], predictor.trust.reference, k=1)
+    features = predictor.read(splits)[1]
+    nearest = knn_distance(features, predictor.trust.reference, k=1)
     assert nearest.max() < 2e-2  # every training row finds itself
+    found = [predictor.trust.nearest(row, 1) for row in features]
+    assert np.mean([ids == [id_] for ids, id_ in zip(found, splits["id"], strict=True)]) > 0.9  # float16 may tie
     assert predictor.predict(splits["input"].tolist()[:2])["set"].str.len().min() > 0
+
+
+def test_a_run_can_be_made_without_features_of_its_training_rows(tmp_path):
+    values = configuration("probe", "text", tmp_path).model_dump(mode="json")
+    values["evaluation"]["reference"] = False
+    folder = run(checked(values)).folder
+    assert not (folder / REFERENCE).exists()
+    trust = load(folder, use_cpu=True).trust
+    assert trust.ids == () and trust.nearest(np.ones(32), 3) == []
+    assert "energy" in load(folder, use_cpu=True).predict(["goal match"])
 
 
 def test_several_labels_have_a_set_each(tmp_path):
