@@ -65,6 +65,32 @@ def decode(image: Image.Image, at_least: int | None = None) -> Image.Image:
     return _rgb(ImageOps.exif_transpose(image))
 
 
+class KeptImages:
+    """Opens images for training and keeps them decoded, up to `limit_bytes`, for the epochs to come.
+
+    A picture much larger than `at_least` (pixels of the short side) is kept at twice that, which crops of half its area
+    still fill. For training alone: predictions go through the processor that is saved, from the file itself.
+    """
+
+    def __init__(self, at_least: int, limit_bytes: int):
+        self.at_least, self.free = at_least, limit_bytes
+        self._kept: dict[str | bytes, np.ndarray] = {}
+
+    def open(self, source: str | bytes) -> Image.Image:
+        """As `open_image`; the file is read once."""
+        if source in self._kept:
+            return Image.fromarray(self._kept[source])
+        image = open_image(source, at_least=self.at_least)
+        if min(image.size) > 2 * self.at_least:
+            factor = 2 * self.at_least / min(image.size)
+            image = image.resize([max(1, round(side * factor)) for side in image.size], Image.Resampling.LANCZOS)
+        pixels = np.asarray(image)
+        if pixels.nbytes <= self.free:
+            self._kept[source] = pixels
+            self.free -= pixels.nbytes
+        return image
+
+
 def is_image_name(name: str) -> bool:
     """Whether a file of this name is taken for an image (by its suffix)."""
     return Path(name).suffix.lower() in SUFFIXES

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hftransfer.images import UnreadableImage, is_image_name, open_image
+from hftransfer.images import KeptImages, UnreadableImage, is_image_name, open_image
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -151,6 +151,30 @@ def test_decompression_bomb_is_refused(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UnreadableImage, match="decompression bomb"):
         open_image(encoded(Image.new("L", (100, 100))))
+
+
+def test_kept_images_are_read_once_and_equal(tmp_path):
+    gradient(64, 48).save(tmp_path / "a.png")
+    kept = KeptImages(at_least=40, limit_bytes=64 * 48 * 3)
+    first = kept.open(str(tmp_path / "a.png"))
+    (tmp_path / "a.png").unlink()
+    assert np.array_equal(kept.open(str(tmp_path / "a.png")), first)
+    assert np.array_equal(first, gradient(64, 48))
+
+
+def test_images_beyond_the_limit_are_read_again(tmp_path):
+    gradient(64, 48).save(tmp_path / "a.png")
+    kept = KeptImages(at_least=40, limit_bytes=64 * 48 * 3 - 1)
+    kept.open(str(tmp_path / "a.png"))
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(UnreadableImage, match="there is no such file"):
+        kept.open(str(tmp_path / "a.png"))
+
+
+def test_large_images_are_kept_at_twice_the_size_that_is_needed(tmp_path):
+    gradient(640, 480).save(tmp_path / "a.png")
+    kept = KeptImages(at_least=40, limit_bytes=10**6)
+    assert kept.open(str(tmp_path / "a.png")).size == kept.open(str(tmp_path / "a.png")).size == (107, 80)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("a.JPG", True), ("b.tiff", True), ("c.txt", False), ("d", False)])

@@ -5,9 +5,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 import pandas as pd
+import psutil
 import torch
 
-from hftransfer.images import open_image
+from hftransfer.images import KeptImages, open_image
 from hftransfer.processors import ImageSettings, image_settings
 from hftransfer.settings import Settings
 
@@ -47,11 +48,15 @@ class Vision:
         return [1] * len(items)
 
     def collate(self, items: Sequence[Any], training: bool = False) -> dict[str, torch.Tensor]:
-        at_least = max(self.image_settings.size)
-        images = [open_image(item, at_least=at_least) for item in items]
         if training and self.augmentation.level in ("light", "strong"):
-            return {"pixel_values": torch.stack([self._augment(image) for image in images])}
+            return {"pixel_values": torch.stack([self._augment(self._kept.open(item)) for item in items])}
+        images = [open_image(item, at_least=max(self.image_settings.size)) for item in items]
         return {"pixel_values": self.processor(images=images, return_tensors="pt")["pixel_values"]}
+
+    @cached_property
+    def _kept(self) -> KeptImages:
+        """A sixteenth of the free memory: each of up to eight loading workers keeps images of its own."""
+        return KeptImages(max(self.image_settings.size), psutil.virtual_memory().available // 16)
 
     @cached_property
     def _augment(self) -> Any:
