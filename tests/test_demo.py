@@ -160,6 +160,12 @@ def test_batches_that_are_refused(runs, clients, tmp_path):
         uploads.read_batch(str(tmp_path / "server.csv"), "image", ("image",), tmp_path)
     (tmp_path / "wrong.csv").write_text('text\n"open\n')
     assert "wrong.csv cannot be read as a table" in ask("text", tmp_path / "wrong.csv")
+    (tmp_path / "empty.csv").write_text("")
+    assert "empty.csv" in ask("text", tmp_path / "empty.csv")
+    (tmp_path / "header.csv").write_text("text,label\n")
+    assert ask("text", tmp_path / "header.csv")
+    (tmp_path / "long.csv").write_text("text\n" + "a" * 10**6 + "\n")
+    assert "has more than 100,000 characters" in ask("text", tmp_path / "long.csv")
     (tmp_path / "one.csv").write_text("text\nalone\n")
     assert ask("pair", tmp_path / "one.csv")
     assert clients["text"].predict("still there", api_name="/predict")
@@ -172,6 +178,8 @@ def test_pictures_that_are_refused(clients, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     said = refusal(clients["image"], handle_file(tmp_path / "text.png"))
     assert said == "Cannot read the image text.png: its content is no image that Pillow knows."
+    (tmp_path / "empty.png").write_bytes(b"")
+    assert "Cannot read the image empty.png" in refusal(clients["image"], handle_file(tmp_path / "empty.png"))
     Image.new("1", (10_000, 10_000)).save(tmp_path / "bomb.png")
     assert "10000 x 10000 = 100 million pixels; the limit is 64 million" in refusal(
         clients["image"], handle_file(tmp_path / "bomb.png")
