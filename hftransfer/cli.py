@@ -59,7 +59,7 @@ def train(
     overrides: Overrides = None,
     data: Annotated[str | None, typer.Option(help="training data, in place of the configuration's")] = None,
     model: Annotated[str | None, typer.Option(help="Hub id, folder, timm architecture, or starter/…")] = None,
-    strategy: Annotated[str | None, typer.Option(help="probe, frozen, full, gradual, lora or scratch")] = None,
+    strategy: Annotated[str | None, typer.Option(help="probe, frozen, full, gradual, lora, scratch or auto")] = None,
     output: Annotated[str | None, typer.Option(help="run folder to make")] = None,
     patch: Annotated[str | None, typer.Option(help="decisions about single rows, as `review` writes them")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted run")] = False,
@@ -90,6 +90,38 @@ def _config(
     flags = {"data.train": data, "model.name": model, "strategy.type": strategy, "output": output, "data.patch": patch}
     named = {key: value for key, value in flags.items() if value is not None}
     return with_overrides(values, parse_overrides(overrides) | named)
+
+
+@app.command()
+def advise(
+    data_or_config: Annotated[str, typer.Argument(help="a YAML configuration, an image folder, a table, or starter/…")],
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, folder, timm architecture, or starter/…")] = None,
+    budget: Annotated[str | None, typer.Option(help="time to spend: 90s, 10m (the default), 1h")] = None,
+    prefer: Annotated[str | None, typer.Option(help="simplicity where rows cannot tell (default), or accuracy")] = None,
+    output: Annotated[str | None, typer.Option(help="keep what is chosen as this run folder")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure which strategy these data need, from the probe to full training, within a budget of time."""
+    wishes = {"strategy.type": "auto", "strategy.budget": budget, "strategy.prefer": prefer}
+    named = [f"{key}={value}" for key, value in wishes.items() if value is not None]
+    config = _config(data_or_config, [*named, *(overrides or [])], None, model, None, output)
+    from hftransfer.advice.words import FILE, as_dict, as_table
+
+    if output:
+        from hftransfer.run_folder import read_json
+        from hftransfer.train import run
+
+        found = read_json(run(config).folder / FILE)
+    else:
+        from hftransfer.advice.command import advise as measure
+
+        found = as_dict(measure(config))
+    if as_json:
+        return print(json.dumps(found, ensure_ascii=False))
+    from rich.console import Console
+
+    Console().print(as_table(found))
 
 
 @app.command()

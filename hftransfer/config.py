@@ -14,7 +14,7 @@ from hftransfer.evaluation import EvaluationConfig
 from hftransfer.modalities import AugmentationConfig
 from hftransfer.references import ModelConfig
 from hftransfer.settings import Settings
-from hftransfer.strategies import STRATEGIES, AnyStrategy, ProbeStrategy
+from hftransfer.strategies import CHOICES, AnyStrategy, ProbeStrategy
 from hftransfer.strategies.head import HeadConfig
 
 
@@ -153,12 +153,12 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
 
 def _explain(problem: Mapping[str, Any]) -> str:
     location = [str(part) for part in problem["loc"]]
-    name = ".".join(part for i, part in enumerate(location) if not (i == 1 and part in STRATEGIES))
+    name = ".".join(part for i, part in enumerate(location) if not (i == 1 and part in CHOICES))
     if problem["type"] == "extra_forbidden":
         return f"Unknown field {name}.{did_you_mean(location[-1], _fields_at(location[:-1]))}"
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         found = str(problem["ctx"].get("tag", "nothing")) if "ctx" in problem else "nothing"
-        return f"Unknown strategy {found!r}.{did_you_mean(found, STRATEGIES)}"
+        return f"Unknown strategy {found!r}.{did_you_mean(found, CHOICES)}"
     if problem["type"] == "missing":
         return f"{name} is missing: set it in the configuration or as {name}=… on the command line."
     return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {problem['input']!r}."
@@ -167,7 +167,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
 def _fields_at(location: list[str]) -> list[str]:
     model: Any = RunConfig
     for part in location:
-        if part in STRATEGIES:
+        if part in CHOICES:
             members = get_args(get_args(AnyStrategy)[0])
             model = next(member for member in members if member.model_fields["type"].default == part)
         elif part in model.model_fields:

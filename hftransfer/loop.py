@@ -288,7 +288,7 @@ def _arguments(
     config: TrainingConfig, defaults: Defaults, task: Task, machine: Machine, folder: Path, seed: int, examples: int
 ) -> TrainingArguments:
     """The Trainer's arguments: what the user named, else the strategy's defaults."""
-    steps = _steps(config, defaults, _global_batch(config, machine), examples)
+    steps = planned_steps(config, defaults, _global_batch(config, machine), examples)
     every = max(1, steps // config.evaluations)
     values = dict(
         output_dir=str(folder),
@@ -322,7 +322,8 @@ def _arguments(
     return TrainingArguments(**(values | config.extra))
 
 
-def _steps(config: TrainingConfig, defaults: Defaults, batch_size: int, examples: int) -> int:
+def planned_steps(config: TrainingConfig, defaults: Defaults, batch_size: int, examples: int) -> int:
+    """How many optimizer steps a training of so many rows takes."""
     if config.max_steps:
         return config.max_steps
     if config.num_train_epochs:

@@ -96,25 +96,42 @@ def _blocks(model: nn.Module, ladder: Ladder, config: HeadConfig, batch: Batch) 
     return [config.layer]
 
 
+@dataclass(frozen=True)
+class Solved:
+    """Heads on every readout that was tried, on the features (N, D) of all rows."""
+
+    features: dict[Readout, np.ndarray]
+    heads: dict[Readout, ConvexHead]
+    problem: "_Problem"
+
+
+def solve_readouts(
+    frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, seed: int, wanted: list[Readout]
+) -> Solved:
+    """A head on each of the readouts `wanted`, from one pass over the rows; the model stays as it is."""
+    read = frozen.readouts(rows.items, rows.keys, wanted)
+    features = {readout: _comparable(read, readout, frozen.model, frozen.ladder) for readout in wanted}
+    problem = _Problem.of(frozen, rows, task, config, seed, wanted)
+    return Solved(features, {readout: problem.solve(features[readout], readout) for readout in wanted}, problem)
+
+
 def solve_probe(frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, seed: int) -> Probe:
     """Read the features of all rows in one pass, choose the readout, and leave the head solved in `frozen.model`.
 
     The model is changed in place where the readout asks for it; the caller's ladder is then out of date.
     """
     model, ladder = frozen.model, frozen.ladder
-    wanted = candidates(model, ladder, config, _sample(frozen, rows))
-    read = frozen.readouts(rows.items, rows.keys, wanted)
-    features = {readout: _comparable(read, readout, model, ladder) for readout in wanted}
-    problem = _Problem.of(frozen, rows, task, config, seed, wanted)
-    heads = {readout: problem.solve(features[readout], readout) for readout in wanted}
+    wanted = candidates(model, ladder, config, sample(frozen, rows))
+    solved = solve_readouts(frozen, rows, task, config, seed, wanted)
+    heads = solved.heads
     best = min(wanted, key=lambda readout: heads[readout].loss)
     if len(wanted) > 1:
         log.info("Readout: %s of %s", best.name, ", ".join(f"{r.name} {heads[r].loss:.4f}" for r in wanted))
     constant = express(model, ladder, best)
-    final, head = features[best], heads[best]
+    final, head = solved.features[best], heads[best]
     if best.pooling == "mean":
         final = _deployed_features(frozen, final)
-        head = problem.solve(final, best)
+        head = solved.problem.solve(final, best)
     fold_in(model, head)
     return Probe(head, best, {r.name: heads[r].loss for r in wanted}, final, constant)
 
@@ -151,7 +168,7 @@ class _Problem:
         return solve_head(stacked, wanted, self.task, folds, self.config.solver, self.intercept)
 
 
-def _sample(frozen: FrozenPass, rows: Rows) -> Batch:
+def sample(frozen: FrozenPass, rows: Rows) -> Batch:
     """A few rows, to try things on."""
     return frozen.machine.place(frozen.modality.collate(list(rows.items[:4])))
 

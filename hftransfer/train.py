@@ -15,13 +15,14 @@ from hftransfer.checkpoints import load_checkpoint
 from hftransfer.config import RunConfig
 from hftransfer.data import load_data
 from hftransfer.doctor import examine_loaded
+from hftransfer.errors import UserError
 from hftransfer.explain import explain_run
 from hftransfer.ladder import Ladder
 from hftransfer.outputs import Record, write_pages, write_run
 from hftransfer.probe import Probe
 from hftransfer.receipt import Sizes, check_frozen, tensor_hashes
 from hftransfer.repeats import check_repeats, repeat
-from hftransfer.strategies import Plan
+from hftransfer.strategies import AutoStrategy, Plan
 from hftransfer.work import (
     Work,
     network_predictions,
@@ -67,7 +68,10 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
 
         load_further(config.evaluation.metrics)
     check_repeats(config)
-    metrics = _once(config, dataset, resume)
+    if isinstance(config.strategy, AutoStrategy):
+        config, metrics = _chosen(config, dataset, resume)
+    else:
+        metrics = _once(config, dataset, resume)
     repeated = repeat(config, lambda other: _once(other, dataset, resume=False))
     if metrics:
         if repeated:
@@ -77,6 +81,21 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
             explain_run(config.output_folder)
         write_pages(config.output_folder)
     return Run(config.output_folder, metrics)
+
+
+def _chosen(config: RunConfig, dataset: Any, resume: bool) -> tuple[RunConfig, dict[str, Any]]:
+    """Strategy auto: the folder of what the data chose; its configuration and metrics."""
+    from hftransfer.advice.command import keep_the_best
+
+    if resume:
+        raise UserError("strategy auto is not resumed: its output is a whole run from the first minute on. Train anew.")
+
+    def once(other: RunConfig) -> dict[str, Any]:
+        metrics = _once(other, dataset, resume=False)
+        write_pages(other.output_folder)
+        return metrics
+
+    return keep_the_best(config, dataset, once)
 
 
 def _once(config: RunConfig, dataset: Any, resume: bool) -> dict[str, Any]:

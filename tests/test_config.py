@@ -89,7 +89,7 @@ def test_overrides_of_another_form(pair):
 
 
 def test_every_config_of_the_project_loads():
-    assert len(CONFIGS) == 12  # one per strategy and modality
+    assert len(CONFIGS) == 14  # one per strategy and modality, and auto
     for path in CONFIGS:
         config = RunConfig.from_yaml(path)
         assert path.stem == f"{config.strategy.type}", path

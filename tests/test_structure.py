@@ -32,6 +32,7 @@ LEVELS = [
     {"outputs", "uploads", "export", "explain"},
     {"serving"},
     {"corrections", "why"},
+    {"advice"},
     {"train", "demo", "review"},
     {"cli"},
     {"__main__"},

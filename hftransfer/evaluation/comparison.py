@@ -6,6 +6,7 @@ paired bootstrap; several pairs by Holm's method (Holm 1979). No winner is named
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +20,12 @@ from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.intervals import Draws, Measured, measure
 from hftransfer.evaluation.metrics import higher_is_better
 from hftransfer.evaluation.recorded import Part, RecordedRun, open_all
+from hftransfer.tasks import Task
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-_HEADLINE = {"single_label": "accuracy", "multi_label": "micro_f1", "regression": "rmse"}
+HEADLINE = {"single_label": "accuracy", "multi_label": "micro_f1", "regression": "rmse"}
 _RIGHT_OR_WRONG = {"accuracy", "subset_accuracy"}
 _ALPHA, _POWER = 0.05, 0.8
 
@@ -121,7 +123,7 @@ def compare(run_folders: Sequence[str | Path], metric: str | None = None, resamp
     names = _distinct_names(runs)
     parts, notes = _as_patched(runs, names)
     parts = _aligned(runs, parts)
-    task, metric = runs[0].task, metric or _HEADLINE[runs[0].task.type]
+    task, metric = runs[0].task, metric or HEADLINE[runs[0].task.type]
     measured = [measure(task, p.targets, p.scores, p.groups, resamples=resamples) for p in parts]
     if metric not in measured[0]:
         raise UserError(
@@ -201,6 +203,20 @@ def _aligned(runs: list[RecordedRun], parts: list[Part]) -> list[Part]:
     return aligned
 
 
+def compare_parts(
+    task: Task, parts: Sequence[Part], names: Sequence[str], metric: str, resamples: int = 2000
+) -> list[Pair]:
+    """Every pair of several answers to the same rows, which stand in the same order in all `parts`."""
+    values = [value_of(task, part, metric) for part in parts]
+    return _Pairs(task, list(parts), list(names), metric, values, resamples).all()
+
+
+def value_of(task: Task, part: Part, metric: str) -> float:
+    """One metric of some answers, many times as fast as all of them by scikit-learn."""
+    every_row_once = np.ones((1, len(part)), dtype=np.float32)
+    return float(bootstrap.statistics(task, part.targets, part.scores)(every_row_once)[metric][0])
+
+
 class _Pairs:
     """All pairs of runs, tested on one metric."""
 
@@ -210,7 +226,6 @@ class _Pairs:
         self.right = [self._right(part) for part in parts]
         classes = self.targets if task.type == "single_label" else None
         self.draws = Draws(len(self.targets), parts[0].groups, classes, resamples=resamples)
-        self.resampled = [self._resampled(part) for part in parts]
         self.index = list(combinations(range(len(parts)), 2))
 
     def _right(self, part: Part) -> np.ndarray:
@@ -219,8 +234,11 @@ class _Pairs:
             return np.zeros(len(part), dtype=bool)
         return (self.task.decide(part.scores) == part.targets).reshape(len(part), -1).all(1)
 
-    def _resampled(self, part: Part) -> np.ndarray:
-        return self.draws.resample(bootstrap.statistics(self.task, part.targets, part.scores))[self.metric]
+    @cached_property
+    def resampled(self) -> list[np.ndarray]:
+        """The metric of every run in every resample; McNemar's test needs none."""
+        made = [bootstrap.statistics(self.task, part.targets, part.scores) for part in self.parts]
+        return [self.draws.resample(statistics)[self.metric] for statistics in made]
 
     def all(self) -> list[Pair]:
         tests = [self._test(i, j) for i, j in self.index]

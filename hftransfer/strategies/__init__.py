@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from hftransfer.strategies.auto import AutoStrategy
 from hftransfer.strategies.base import Defaults, Plan, Strategy
 from hftransfer.strategies.frozen import FrozenStrategy
 from hftransfer.strategies.full import FullStrategy
@@ -13,9 +14,10 @@ from hftransfer.strategies.probe import ProbeStrategy
 from hftransfer.strategies.scratch import ScratchStrategy
 
 AnyStrategy = Annotated[
-    ProbeStrategy | FrozenStrategy | FullStrategy | GradualStrategy | LoraStrategy | ScratchStrategy,
+    ProbeStrategy | FrozenStrategy | FullStrategy | GradualStrategy | LoraStrategy | ScratchStrategy | AutoStrategy,
     Field(discriminator="type"),
 ]
 STRATEGIES = ("probe", "frozen", "full", "gradual", "lora", "scratch")
+CHOICES = (*STRATEGIES, "auto")  # what `strategy.type` may say; `auto` becomes one of the others
 
-__all__ = ["AnyStrategy", "Defaults", "Plan", "STRATEGIES", "Strategy"]
+__all__ = ["AnyStrategy", "AutoStrategy", "CHOICES", "Defaults", "Plan", "STRATEGIES", "Strategy"]
