@@ -85,8 +85,8 @@ class Item:
 
 
 def percent(share: float) -> str:
-    """A probability in words that claim no certainty."""
-    return "under 1 %" if share < 0.005 else f"{min(share, 0.99):.0%}".replace("%", " %")
+    """A probability, without claiming certainty."""
+    return "<1%" if share < 0.01 else ">99%" if share > 0.99 else f"{share:.0%}"
 
 
 class Queue:

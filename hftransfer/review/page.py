@@ -119,13 +119,18 @@ def _row_html(review: Review, row: Row) -> str:
         texts = [row.input] if row.input_pair is None else [row.input, row.input_pair]
         shown = "".join(f"<blockquote>{html.escape(_cut(text))}</blockquote>" for text in texts)
     given = "answered" if not row.split else "labelled"
-    place = f"{row.split}, {row.id}" if row.split else "from the demo"
+    place = f"{row.split}, {_end(row.id)}" if row.split else "from the demo"
     return (f"<figure>{shown}<figcaption>{given} <b>{html.escape(words(row.label))}</b>"
-            f"<small>{html.escape(place)}</small></figcaption></figure>")  # fmt: skip
+            f'<small title="{html.escape(row.id, quote=True)}">{html.escape(place)}</small></figcaption></figure>')  # fmt: skip
 
 
 def _cut(text: str) -> str:
     return text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]}… ({len(text) - CHARACTERS:,} more characters)"
+
+
+def _end(name: str, characters: int = 40) -> str:
+    """The end of a path tells more than its beginning."""
+    return name if len(name) <= characters else f"…{name[1 - characters :]}"
 
 
 def end_html(review: Review) -> str:
