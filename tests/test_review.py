@@ -10,6 +10,7 @@ from PIL import Image
 
 from hftransfer.data.patch import read_patch
 from hftransfer.errors import UserError
+from hftransfer.report import write_report
 from hftransfer.review.page import ALL, Review, build_review, end_html, item_html, launch, progress_html
 from tests.run_folders import MULTI, VALUES, make_run
 
@@ -174,6 +175,10 @@ def test_what_cannot_be_judged_is_said(tmp_path, caplog):
     assert "rows are not shown: their input is not at hand any more" in caplog.text
     assert "only its test rows are judged" in caplog.text
     assert {row.split for item in of_kind(review, "label errors") for row in item.rows} <= {"test"}
+
+
+def test_the_report_says_how_to_review(run):
+    assert f"<code>hftransfer review {run}</code>" in write_report(run).read_text()
 
 
 # --- a browser -------------------------------------------------------------------------------------------------------

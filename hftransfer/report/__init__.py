@@ -54,6 +54,7 @@ def _content(run: "RecordedRun") -> dict[str, Any]:
         "suspects_method": suspects is not None,
         "receipt": sections.receipt(run),
         "provenance": sections.provenance(run),
+        "review": shlex.join(["hftransfer", "review", folder]),
         "command": f"hftransfer train {shlex.quote(f'{folder}/config.yaml')} --output {shlex.quote(f'{folder}-again')}",
         "number": sections.number,
     }
