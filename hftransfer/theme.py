@@ -12,6 +12,7 @@ def theme() -> gr.Theme:
     return made.set(
         button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700", button_primary_background_fill_hover_dark="*primary_800",
+        button_secondary_background_fill_hover_dark="*neutral_500",
         block_label_text_color="*primary_800", block_title_text_color="*primary_800",
         block_label_background_fill_dark="*primary_800", block_title_background_fill_dark="*primary_800",
         body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300",
