@@ -112,8 +112,9 @@ def shown_source(source: str) -> str:
 
 
 def public_config(folder: Path) -> dict[str, Any]:
-    """The run's configuration without what was left open and the folders of the machine it was made on."""
-    return _without_folders(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    """The run's configuration without what was left open, the folders of the machine it was made on, and its own push."""
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    return _without_folders({name: value for name, value in config.items() if name != "push_to_hub"})
 
 
 def _without_folders(value: Any) -> Any:

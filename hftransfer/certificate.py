@@ -1,41 +1,46 @@
 """The round trip: what leaves the machine answers as the model did when it was measured.
 
-A few held-out raw inputs go through plain `transformers.pipeline` in a fresh process that knows nothing of this package;
-its probabilities are compared with those that `predictions.parquet` recorded.
+A few held-out raw inputs go through every form that the run's model has (`forms`), each in a process of its own; their
+scores are compared with those that the training process recorded in `predictions.parquet`.
 """
 
 import hashlib
+import importlib.util
 import json
+import logging
+import os
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from hftransfer.errors import UserError
+from hftransfer.evaluation.intervals import wilson
 from hftransfer.evaluation.recorded import Part, RecordedRun
 from hftransfer.run_folder import read_json, write_json
 from hftransfer.tasks import Task
 
+log = logging.getLogger(__name__)
+
 ROWS = 16
 NEAR = 0.02  # two scores nearer than this are a tie, which rounding may decide either way
+NEAR_VALUE = 0.05  # two values of a regression agree within this share of their spread
+EIGHT_BITS = 0.95  # an 8-bit model may decide otherwise this far: it is refused where fewer decisions surely agree
 
-# Runs in the fresh process: plain transformers, nothing of ours.
-_PIPELINE = """
-import json, sys, time
-import transformers
-transformers.logging.set_verbosity_error()
-job = json.load(open(sys.argv[1], encoding="utf-8"))
-pipe = transformers.pipeline(job["task"], job["folder"], device="cpu")
-pipe(job["inputs"][0], **job["options"])
-begin = time.perf_counter()
-answers = [pipe(value, **job["options"]) for value in job["inputs"]]
-json.dump({"answers": answers, "seconds": time.perf_counter() - begin}, open(sys.argv[2], "w", encoding="utf-8"))
-"""
+
+@dataclass(frozen=True)
+class Form:
+    """One form of a run's model: how it is asked, where it lies, its size, and the share of labels that must agree."""
+
+    name: str
+    asked_through: Literal["pipeline", "onnx", "adapter", "demo"]
+    folder: Path
+    bytes: int
+    least_agreement: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,16 +53,17 @@ class Stage:
     seconds_per_input: float
     bytes: int
     disagreements: tuple[str, ...] = ()
+    least_agreement: float = 1.0
 
 
 def certify(folder: str | Path, rows: int = ROWS) -> dict[str, Any]:
-    """Checks the run's saved model, writes `certificate.json` into the run folder and returns what it holds.
+    """Asks every form of the run's model, writes `certificate.json` into the run folder and returns what it holds.
 
-    Raises `UserError` when the run's inputs are no longer there to be checked.
+    Raises `UserError` when the run's inputs are no longer there to be checked, and for a form that does not answer.
     """
     run = RecordedRun.open(folder)
     part = readable_rows(run, rows)
-    stages = [through_pipeline(run, part)]
+    stages = [ask_form(run, part, form) for form in forms_of(run)]
     certificate = {
         "rows": len(part),
         "weights": weights_digest(run.folder),
@@ -68,24 +74,29 @@ def certify(folder: str | Path, rows: int = ROWS) -> dict[str, Any]:
 
 
 def certified(folder: str | Path) -> dict[str, Any]:
-    """The run's certificate: the stored one while the weights are the same, else a new one (see `certify`)."""
+    """The run's certificate: the stored one while every form is the same, else a new one (see `certify`)."""
     file = RecordedRun.open(folder).folder / "certificate.json"
     stored = read_json(file) if file.is_file() else {}
     return stored if stored.get("weights") == weights_digest(folder) else certify(folder)
 
 
 def weights_digest(folder: str | Path) -> str:
-    """A hash of the saved model's tensor files."""
+    """A hash of all tensor files: of the saved model, of its adapter and of its exports."""
     digest = hashlib.sha256()
-    for file in sorted((Path(folder) / "model").glob("*.safetensors")):
-        digest.update(file.read_bytes())
+    for place in ("model", "adapter", "exports/*"):
+        for file in sorted(Path(folder).glob(f"{place}/*")):
+            if file.suffix in (".safetensors", ".onnx", ".data"):
+                digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
     return digest.hexdigest()
 
 
 def check(certificate: dict[str, Any]) -> None:
-    """Raises `UserError` naming the form and the rows when any form gives another label than was measured."""
+    """Raises `UserError` naming the form and the rows when any form gives another label than was measured.
+
+    Of an 8-bit form so much is asked as its export promised (`EIGHT_BITS`).
+    """
     for stage in certificate["stages"]:
-        if stage["disagreements"]:
+        if stage["disagreements"] and _too_few_agree(stage, certificate["rows"]):
             shown = ", ".join(stage["disagreements"][:5])
             raise UserError(
                 f"The model answers otherwise through {stage['name']} than when it was measured: "
@@ -94,27 +105,98 @@ def check(certificate: dict[str, Any]) -> None:
             )
 
 
-def through_pipeline(run: RecordedRun, part: Part) -> Stage:
-    """The saved model through plain `pipeline()` in a process of its own."""
-    scores, seconds = pipeline_scores(run.folder / "model", part, run)
-    return compare("pipeline", run.task, part, scores, seconds / len(part), run.model_bytes)
+def _too_few_agree(stage: dict[str, Any], rows: int) -> bool:
+    least = stage["least_agreement"]
+    return least == 1 or wilson(rows - len(stage["disagreements"]), rows)[1] < least
 
 
-def compare(name: str, task: Task, part: Part, scores: np.ndarray, seconds: float, size: int) -> Stage:
-    """How far `scores` (N, C), in the order of `part`, are from the recorded ones."""
+# --- the forms --------------------------------------------------------------------------------------------------------
+
+
+def forms_of(run: RecordedRun) -> list[Form]:
+    """What the run folder holds, and the demo where Gradio is there to serve it."""
+    forms = [Form("pipeline", "pipeline", run.folder / "model", run.model_bytes)]
+    if (run.folder / "adapter").is_dir():
+        forms.append(Form("adapter on its base", "adapter", run.folder, _bytes(run.folder / "adapter")))
+    for file in sorted(run.folder.glob("exports/*/export.json")):
+        forms.append(_exported(file.parent, read_json(file)["format"]))
+    if importlib.util.find_spec("gradio"):
+        return [*forms, Form("demo", "demo", run.folder, run.model_bytes)]
+    log.info("The demo is not part of the round trip: it needs gradio (pip install 'hftransfer[demo]')")
+    return forms
+
+
+def _exported(folder: Path, format: str) -> Form:
+    asked_through = "onnx" if format.startswith("onnx") else "pipeline"
+    return Form(format, asked_through, folder, _bytes(folder), EIGHT_BITS if format.endswith("int8") else 1.0)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def ask_form(run: RecordedRun, part: Part, form: Form) -> Stage:
+    """One form asked in a fresh process, beside what was recorded. Raises `UserError` where it does not answer."""
+    found = _in_process(_job(run, part, form), form)
+    scores = np.array([[row.get(name, np.nan) for name in run.task.names] for row in found["answers"]])
+    stage = compare(form, run.task, part, scores, found["seconds"] / len(part))
+    log.info("Round trip: %s, %d of %d labels agree, scores differ by %.1e at most", form.name,
+             len(part) - len(stage.disagreements), len(part), stage.max_difference)  # fmt: skip
+    return stage
+
+
+def _job(run: RecordedRun, part: Part, form: Form) -> dict[str, Any]:
+    columns = [name for name in ("input", "input_pair") if name in part.frame and part.frame[name].notna().all()]
+    rows = part.frame[columns].to_dict("records")
+    if run.about["modality"] == "image":
+        rows = [{"input": str(Path(row["input"]).resolve())} for row in rows]
+    return {
+        "form": form.asked_through,
+        "folder": str(form.folder.resolve()),
+        "modality": run.about["modality"],
+        "names": list(run.task.names),
+        "rows": rows,
+    }
+
+
+def _in_process(job: dict[str, Any], form: Form) -> dict[str, Any]:
+    program = Path(__file__).with_name("forms.py")
+    ours = os.pathsep.join(filter(None, [str(program.parents[1]), os.environ.get("PYTHONPATH")]))
+    settings = os.environ | {"PYTHONPATH": ours, "TRANSFORMERS_VERBOSITY": "error", "GRADIO_ANALYTICS_ENABLED": "False"}
+    with tempfile.TemporaryDirectory() as place:
+        asked, answered = Path(place) / "job.json", Path(place) / "answers.json"
+        asked.write_text(json.dumps(job), encoding="utf-8")
+        command = [
+            sys.executable,
+            "-P",
+            str(program),
+            str(asked),
+            str(answered),
+        ]  # -P: our files must shadow no package
+        done = subprocess.run(command, cwd=place, env=settings, capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise UserError(f"The model in {form.folder} does not answer through {form.name}: {last}")
+        return json.loads(answered.read_text(encoding="utf-8"))
+
+
+def compare(form: Form, task: Task, part: Part, scores: np.ndarray, seconds: float) -> Stage:
+    """How far `scores` (N, C), in the order of `part`, are from the recorded ones; NaN where a form shows none."""
     differ = _labels_differ(task, part.scores, scores)
     names = tuple(row for row, other in zip(part.ids, differ, strict=True) if other)
-    return Stage(name, float(np.abs(scores - part.scores).max()), float(1 - differ.mean()), seconds, size, names)
+    largest = float(np.nanmax(np.abs(scores - part.scores)))
+    return Stage(form.name, largest, float(1 - differ.mean()), seconds, form.bytes, names, form.least_agreement)
 
 
 def _labels_differ(task: Task, recorded: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """(N,) whether the decision is another one, ties apart; for regression, whether a value moved by over 2 % of its spread."""
+    """(N,) whether the decision is another one, ties apart; for regression, whether a value moved by over 5 % of its spread."""
     if task.type == "regression":
-        return (np.abs(recorded - found) > NEAR * np.maximum(recorded.std(0), 1e-6)).any(1)
+        return (np.abs(recorded - found) > NEAR_VALUE * np.maximum(recorded.std(0), 1e-6)).any(1)
     if task.type == "multi_label":
-        return (((recorded > 0.5) != (found > 0.5)) & (np.abs(recorded - 0.5) > NEAR / 2)).any(1)
+        shown = ~np.isnan(found)
+        return (((recorded > 0.5) != (found > 0.5)) & (np.abs(recorded - 0.5) > NEAR / 2) & shown).any(1)
     top = np.sort(recorded, axis=1)
-    return (recorded.argmax(1) != found.argmax(1)) & (top[:, -1] - top[:, -2] > NEAR)
+    return (recorded.argmax(1) != np.nanargmax(found, axis=1)) & (top[:, -1] - top[:, -2] > NEAR)
 
 
 def readable_rows(run: RecordedRun, rows: int) -> Part:
@@ -129,31 +211,3 @@ def readable_rows(run: RecordedRun, rows: int) -> Part:
         raise UserError(f"None of the inputs of {run.folder} can be read again: keep its data where they were.")
     chosen = usable[np.unique(np.linspace(0, len(usable) - 1, rows).round().astype(int))]
     return Part(frame.iloc[chosen].reset_index(drop=True), part.targets[chosen], part.scores[chosen])
-
-
-def pipeline_scores(model: Path, part: Part, run: RecordedRun) -> tuple[np.ndarray, float]:
-    """Scores (N, C) of plain `pipeline()` in a fresh process, and the seconds they took after loading."""
-    job = _job(model, part, run)
-    with tempfile.TemporaryDirectory() as place:
-        asked, answered = Path(place) / "job.json", Path(place) / "answers.json"
-        asked.write_text(json.dumps(job), encoding="utf-8")
-        command = [sys.executable, "-c", _PIPELINE, str(asked), str(answered)]
-        done = subprocess.run(command, cwd=place, capture_output=True, text=True)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise UserError(f"The saved model {model} does not load in a plain pipeline: {last}")
-        found = json.loads(answered.read_text(encoding="utf-8"))
-    rows = [{entry["label"]: entry["score"] for entry in answer} for answer in found["answers"]]
-    return np.array([[row[name] for name in run.task.names] for row in rows]), found["seconds"]
-
-
-def _job(model: Path, part: Part, run: RecordedRun) -> dict[str, Any]:
-    frame, image = part.frame, run.about["modality"] == "image"
-    inputs: list[Any] = frame["input"].tolist()
-    if image:
-        inputs = [str(Path(value).resolve()) for value in inputs]
-    elif "input_pair" in frame and not pd.isna(frame["input_pair"]).any():
-        inputs = [{"text": a, "text_pair": b} for a, b in zip(inputs, frame["input_pair"], strict=True)]
-    options = {"top_k": run.task.head_size} if image else {"top_k": None, "truncation": True}
-    kind = "image-classification" if image else "text-classification"
-    return {"task": kind, "folder": str(model.resolve()), "inputs": inputs, "options": options}

@@ -316,7 +316,7 @@ def push(
     run: RunFolder,
     repo_id: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub")],
     private: Annotated[bool, typer.Option("--private")] = False,
-    update: Annotated[bool, typer.Option("--update", help="add a commit to a repository that holds a model")] = False,
+    update: Annotated[bool, typer.Option("--update", help="add a commit to repositories that hold something")] = False,
     adapter: Annotated[bool, typer.Option("--adapter", help="the adapter of a LoRA run alone")] = False,
     dry_run: Annotated[
         Path | None, typer.Option(help="write the repository into this folder, ask the Hub nothing")
@@ -325,13 +325,10 @@ def push(
 ) -> None:
     """Put a run's model on the Hub, with card, metrics and round-trip certificate."""
     from hftransfer.hub import push as push_run
-    from hftransfer.hub import push_space
 
-    pushed = push_run(run, repo_id, private, update, adapter, dry_run)
+    pushed = push_run(run, repo_id, private, update, adapter, dry_run, space)
     if pushed:
-        print(pushed.url)
-        if space:
-            print(push_space(run, space, private, update, dry_run / "space" if dry_run else None))
+        print("\n".join(filter(None, (pushed.url, pushed.space))))
 
 
 # --- what the terminal shows ------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from hftransfer.data import DataConfig
 from hftransfer.errors import UserError, did_you_mean
@@ -44,6 +44,25 @@ class TrainingConfig(Settings):
     extra: dict[str, Any] = {}
 
 
+class HubConfig(Settings):
+    """Where a finished run goes on the Hub: `repo_id` as OWNER/NAME (None: nowhere), and its demo as the Space `space`.
+
+    `update` adds a commit to repositories that hold something already. `push_to_hub: owner/name` is short for the first.
+    """
+
+    repo_id: str | None = None
+    private: bool = False
+    space: str | None = None
+    update: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_switch(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # as in TrainingArguments, where the name stands elsewhere
+            raise ValueError("expected the repository as OWNER/NAME")
+        return value
+
+
 class RunConfig(Settings):
     """Everything that decides a run. `output` None: `runs/<data>-<strategy>`."""
 
@@ -55,6 +74,7 @@ class RunConfig(Settings):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     output: str | None = None
+    push_to_hub: HubConfig = HubConfig()
     seed: int = 0
     use_cpu: bool = False
     store: bool = Field(True, description="keep what the frozen part computes, for this run and later ones")
@@ -75,6 +95,10 @@ class RunConfig(Settings):
         for key, value in (overrides or {}).items():
             _put(values, key.split("."), value)
         return checked(values)
+
+
+# A section that is given as one word: `strategy: lora` stands for `strategy: {type: lora}`.
+SHORT_FOR = {"strategy": "type", "model": "name", "data": "train", "push_to_hub": "repo_id"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -125,12 +149,9 @@ def with_overrides(values: dict[str, Any], overrides: Mapping[str, Any]) -> RunC
 def checked(values: Mapping[str, Any]) -> RunConfig:
     """Validate plain values. Raises `UserError` naming every wrong field, with the nearest right one."""
     values = dict(values)
-    if isinstance(values.get("strategy"), str):
-        values["strategy"] = {"type": values["strategy"]}
-    if isinstance(values.get("model"), str):
-        values["model"] = {"name": values["model"]}
-    if isinstance(values.get("data"), str):
-        values["data"] = {"train": values["data"]}
+    for section, field in SHORT_FOR.items():
+        if isinstance(values.get(section), str):
+            values[section] = {field: values[section]}
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -142,7 +163,7 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
     for position, name in enumerate(parents):
         inner = values.setdefault(name, {})
         if isinstance(inner, str):  # `strategy: lora` in the file, `strategy.r=16` on the line
-            inner = values[name] = {{"strategy": "type", "model": "name", "data": "train"}.get(name, name): inner}
+            inner = values[name] = {SHORT_FOR.get(name, name): inner}
         if not isinstance(inner, dict):
             raise UserError(f"{'.'.join(path[: position + 1])} is a value, so {'.'.join(path)} cannot be set.")
         values = inner

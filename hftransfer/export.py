@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from hftransfer import run_folder
-from hftransfer.certificate import readable_rows
+from hftransfer.certificate import EIGHT_BITS, NEAR_VALUE, readable_rows
 from hftransfer.errors import UserError, did_you_mean
 from hftransfer.evaluation.intervals import Measured, measure, wilson
 from hftransfer.evaluation.recorded import Part, RecordedRun
@@ -40,8 +40,6 @@ Answer = Callable[[dict[str, Tensor]], np.ndarray]
 ROWS = 500  # held-out inputs that are compared, at most
 BATCH = 16
 TOLERANCE = 1e-4  # of float32 logits, relative to the largest where that is above 1
-AGREEMENT = 0.95  # of int8: refused where the share of equal decisions is surely below
-NEAR = 0.05  # two values of a regression agree within this share of their spread
 SHAPES_KNOWN = {"onnx.quant.pre_process": "onnxruntime.quant"}  # or the quantiser warns, on the root logger
 HEADLINE = {"single_label": "accuracy", "multi_label": "subset_accuracy", "regression": "rmse"}
 
@@ -78,11 +76,21 @@ def as_table(exported: Path) -> "Table":
     same = found["agreement"]
     caption = (f"{found['rows']} held-out inputs: {same['value']:.1%} of the decisions agree ({same['low']:.1%} to "
                f"{same['high']:.1%}), logits differ by {found['max_difference']:.2g} at most")  # fmt: skip
-    table = Table("form", "MiB", "ms an input", found["metric"], "95 % interval", title=str(exported), caption=caption)
+    table = Table(
+        "form",
+        "MiB",
+        "ms one by one",
+        f"ms, {BATCH} together",
+        found["metric"],
+        "95 % interval",
+        title=str(exported),
+        caption=caption,
+    )
     for name in ("original", found["format"]):
         side = found["sides"][name]
         quality = side["quality"]
-        table.add_row(name, f"{side['bytes'] / 2**20:.1f}", f"{1000 * side['seconds_per_input']:.2f}",
+        speed = (f"{1000 * seconds:.2f}" for seconds in side["seconds_per_input"].values())
+        table.add_row(name, f"{side['bytes'] / 2**20:.1f}", *speed,
                       f"{quality['value']:.4f}", f"{quality['low']:.4f} to {quality['high']:.4f}")  # fmt: skip
     return table
 
@@ -212,10 +220,10 @@ def check(comparison: dict[str, Any]) -> None:
     """Raises `UserError` where the exported model is not the original: float32 by its logits, int8 by its decisions."""
     same, difference = comparison["agreement"], comparison["max_difference"]
     if comparison["format"] == "onnx-int8":
-        if same["high"] < AGREEMENT:
+        if same["high"] < EIGHT_BITS:
             raise UserError(
                 f"The 8-bit model decides otherwise than the original: {same['value']:.1%} of {comparison['rows']} "
-                f"held-out inputs agree (95 % interval to {same['high']:.1%}), expected {AGREEMENT:.0%}. It was not "
+                f"held-out inputs agree (95 % interval to {same['high']:.1%}), expected {EIGHT_BITS:.0%}. It was not "
                 "written: use --format onnx."
             )
     elif not difference <= TOLERANCE * max(1.0, comparison["largest_logit"]):
@@ -228,7 +236,7 @@ def check(comparison: dict[str, Any]) -> None:
 def _agree(task: Task, original: np.ndarray, exported: np.ndarray) -> np.ndarray:
     """(N,) whether both decide alike."""
     if task.type == "regression":
-        return (np.abs(original - exported) <= NEAR * np.maximum(original.std(0), 1e-6)).all(1)
+        return (np.abs(original - exported) <= NEAR_VALUE * np.maximum(original.std(0), 1e-6)).all(1)
     first, second = (
         task.decide(task.probabilities(logits)).reshape(len(logits), -1) for logits in (original, exported)
     )
@@ -262,8 +270,16 @@ def _of_graph(file: Path) -> Answer:
     return lambda batch: session.run(None, {name: batch[name].numpy() for name in wanted})[0]
 
 
-def _timed(answer: Answer, batches: list[dict[str, Tensor]]) -> tuple[np.ndarray, float]:
-    """Logits of all rows and the seconds each took; the first batch is run once before, to warm up."""
+def _timed(answer: Answer, batches: list[dict[str, Tensor]]) -> tuple[np.ndarray, dict[str, float]]:
+    """Logits of all rows, and the seconds that each takes: one by one, and `BATCH` together."""
+    rows = len(next(iter(batches[0].values())))
+    single = [{name: value[row : row + 1] for name, value in batches[0].items()} for row in range(rows)]
+    logits, together = _run(answer, batches)
+    return logits, {"1": _run(answer, single)[1], str(BATCH): together}
+
+
+def _run(answer: Answer, batches: list[dict[str, Tensor]]) -> tuple[np.ndarray, float]:
+    """Logits of all rows, and seconds a row; the first batch is run once before, to warm up."""
     answer(batches[0])
     begin = time.perf_counter()
     logits = np.concatenate([answer(batch) for batch in batches])

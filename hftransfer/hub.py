@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import HfApi, get_token
+import yaml
+from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import validate_repo_id
 
 from hftransfer.card import blanks, hub_source, public_config, render_card, shown_source
 from hftransfer.certificate import certified, check
+from hftransfer.config import HubConfig
 from hftransfer.errors import UserError
 from hftransfer.evaluation.recorded import RecordedRun
 from hftransfer.run_folder import write_json
@@ -35,11 +37,12 @@ MADE_BY_THE_HUB = {".gitattributes", "README.md"}  # what a new repository may h
 
 @dataclass(frozen=True)
 class Pushed:
-    """Where the run went, the files there, and what the card still leaves for a person to fill in."""
+    """Where the run went and its demo, the files there, and what the card still leaves for a person to fill in."""
 
     url: str
     files: tuple[str, ...]
     blanks: tuple[str, ...]
+    space: str | None = None
 
 
 def push(
@@ -49,52 +52,88 @@ def push(
     update: bool = False,
     adapter: bool = False,
     dry_run: str | Path | None = None,
+    space: str | None = None,
 ) -> Pushed | None:
     """Put a finished run on the Hub as `owner/name`; None on every process but the first of a launch.
 
     The round trip is checked first, and everything is one commit: a push that breaks off leaves no half model, and the
     same call completes it without sending again what arrived. `update` adds a commit to a repository that already holds
-    a model; `adapter` pushes a LoRA run's adapter alone; `dry_run` writes the folder there and asks the Hub nothing.
-    Raises `UserError`.
+    a model; `adapter` pushes a LoRA run's adapter alone; `dry_run` writes the folder there and asks the Hub nothing;
+    `space` names the Space that shows the model. Raises `UserError`.
     """
-    if int(os.environ.get("RANK", "0")) != 0:
+    if not _is_first_process():
         return None
     run = RecordedRun.open(folder)
-    _check_name(repo_id)
-    if not adapter:
-        check(certified(run.folder))
+    if dry_run is None:
+        check_ready(repo_id, space, update)
+    else:
+        _check_names(repo_id, space)
+    check(certified(run.folder))
     with tempfile.TemporaryDirectory() as place:
         staged = Path(place) / "repository"
         write_repository(run, staged, repo_id, adapter)
         files = tuple(sorted(str(file.relative_to(staged)) for file in staged.rglob("*") if file.is_file()))
-        if dry_run is not None:
-            _keep(staged, Path(dry_run))
-            url = str(dry_run)
-        else:
-            url = upload(staged, repo_id, "model", private, update, f"{run.name}: {run.about['strategy']}")
-        left = tuple(blanks((Path(dry_run or staged) / "README.md").read_text(encoding="utf-8")))
-    log.info("pushed %d files to %s", len(files), url)
+        left = tuple(blanks((staged / "README.md").read_text(encoding="utf-8")))
+        url = _place(staged, dry_run, repo_id, "model", private, update, f"{run.name}: {run.about['strategy']}")
+    log.info("%s %d files to %s", "wrote" if dry_run else "pushed", len(files), url)
     if left:
         log.info("the card leaves to you: %s", "; ".join(left))
-    return Pushed(url, files, left)
+    shown = space and _push_space(run, space, repo_id, private, update, dry_run, url)
+    return Pushed(url, files, left, shown)
 
 
-def push_space(
-    folder: str | Path, repo_id: str, private: bool = False, update: bool = False, dry_run: str | Path | None = None
+def _push_space(
+    run: RecordedRun,
+    space: str,
+    repo_id: str,
+    private: bool,
+    update: bool,
+    dry_run: str | Path | None,
+    model_url: str,
 ) -> str:
-    """Put a run's demo on the Hub as the Space `owner/name`; its address, or the folder of a dry run.
+    """The demo as the Space `space`; its address, or `space/` in the folder of a dry run.
 
-    The Space holds the model and this package as it is here, so that it needs nothing else of ours. Raises `UserError`.
+    The Space holds the model and this package as it is here, so that it needs nothing else of ours.
     """
-    run = RecordedRun.open(folder)
-    _check_name(repo_id)
+    target = None if dry_run is None else Path(dry_run) / "space"
     with tempfile.TemporaryDirectory() as place:
         staged = Path(place) / "space"
         write_space(run, staged, repo_id)
-        if dry_run is None:
-            return upload(staged, repo_id, "space", private, update, f"Demo of {run.name}")
-        _keep(staged, Path(dry_run))
-        return str(dry_run)
+        try:
+            return _place(staged, target, space, "space", private, update, f"Demo of {run.name}")
+        except UserError as error:
+            raise UserError(f"{error}\nThe model itself arrived at {model_url}: add --update.") from None
+
+
+def push_as_configured(folder: Path, goal: HubConfig) -> None:
+    """What `push_to_hub` asks for at the end of a run. The run stays whole whatever happens; raises `UserError`."""
+    try:
+        push(folder, goal.repo_id, goal.private, goal.update, space=goal.space)
+    except BaseException:
+        flags = {f"--space {goal.space}": goal.space, "--private": goal.private, "--update": goal.update}
+        command = " ".join(["hftransfer push", str(folder), goal.repo_id, *(flag for flag, on in flags.items() if on)])
+        log.error("The run is whole in %s, but the push did not end. What completes it: %s", folder, command)
+        raise
+
+
+def check_ready(repo_id: str, space: str | None = None, update: bool = False) -> None:
+    """What can be known before anything is made: the names, the token, and whether the repositories are free.
+
+    Raises `UserError`. Only the first process of a launch asks.
+    """
+    if not _is_first_process():
+        return
+    _check_names(repo_id, space)
+    api = HfApi(library_name="hftransfer")
+    owners = _check_token(api)
+    for name, repo_type in ((repo_id, "model"), (space, "space")):
+        if name:
+            _check_owner(name, owners)
+            _refuse_taken(api, name, repo_type, update)
+
+
+def _is_first_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 # --- what goes there -------------------------------------------------------------------------------------------------
@@ -115,7 +154,10 @@ def write_repository(run: RecordedRun, target: Path, repo_id: str, adapter: bool
 
 
 def write_space(run: RecordedRun, target: Path, repo_id: str) -> None:
-    """The app, the package, and the model with what the demo says about it. No training data: no report, no features."""
+    """The app, the package, and the model, pushed as `repo_id`, with what the demo says about it.
+
+    No training data: no report, no features.
+    """
     package = Path(__file__).parent
     if not (package.parent / "spaces_app" / "app.py").is_file():
         raise UserError(
@@ -127,8 +169,10 @@ def write_space(run: RecordedRun, target: Path, repo_id: str) -> None:
     if (run.folder / "trust.json").is_file():
         shutil.copy(run.folder / "trust.json", target / "model" / "trust.json")
     page = target / "README.md"
-    title = f"title: {json.dumps(run.name, ensure_ascii=False)}"
-    page.write_text(page.read_text(encoding="utf-8").replace("title: hftransfer demo", title, 1), encoding="utf-8")
+    _, front, text = page.read_text(encoding="utf-8").split("---\n", 2)
+    front = yaml.safe_load(front) | {"title": run.name, "models": [repo_id]}
+    shown = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
+    page.write_text(f"---\n{shown}---\n{text}", encoding="utf-8")
 
 
 def _task_facts(run: RecordedRun) -> dict[str, Any]:
@@ -163,14 +207,27 @@ def _copy_adapter(run: RecordedRun, target: Path) -> None:
             shutil.copy(part, target / part.name)
 
 
-def _keep(staged: Path, target: Path) -> None:
+# --- the Hub ---------------------------------------------------------------------------------------------------------
+
+
+def _place(
+    staged: Path,
+    dry_run: str | Path | None,
+    repo_id: str,
+    repo_type: RepoType,
+    private: bool,
+    update: bool,
+    message: str,
+) -> str:
+    """Upload the folder, or move it where a dry run wants it; the address."""
+    if dry_run is None:
+        return upload(staged, repo_id, repo_type, private, update, message)
+    target = Path(dry_run)
     if target.exists():
         raise UserError(f"{target} exists already: choose another folder for the dry run, or remove it.")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(staged, target)
-
-
-# --- the Hub ---------------------------------------------------------------------------------------------------------
+    return str(dry_run)
 
 
 def upload(
@@ -187,10 +244,11 @@ def upload(
     Raises `UserError` for a token that is missing or refused, a namespace or name that is not free, a connection that
     breaks.
     """
-    _check_name(repo_id)
+    _check_names(repo_id)
     api = api or HfApi(library_name="hftransfer")
-    _check_token(api)
-    url = _claim(api, repo_id, repo_type, private, update)
+    _check_owner(repo_id, _check_token(api))
+    _refuse_taken(api, repo_id, repo_type, update)
+    url = _create(api, repo_id, repo_type, private)
     _commit(
         lambda: api.upload_folder(
             repo_id=repo_id, folder_path=folder, repo_type=repo_type, commit_message=message, delete_patterns="*"
@@ -200,44 +258,65 @@ def upload(
     return url
 
 
-def _check_name(repo_id: str) -> None:
-    try:
-        validate_repo_id(repo_id)
-    except hub_errors.HFValidationError as error:
-        raise UserError(f"{repo_id!r} cannot be the name of a repository: {error}") from None
-    if "/" not in repo_id:
-        raise UserError(f"Expected OWNER/NAME, such as your-name/{repo_id}, found {repo_id!r}.")
+def _check_names(*names: str | None) -> None:
+    for repo_id in filter(None, names):
+        try:
+            validate_repo_id(repo_id)
+        except hub_errors.HFValidationError as error:
+            raise UserError(f"{repo_id!r} cannot be the name of a repository: {error}") from None
+        if "/" not in repo_id:
+            raise UserError(f"Expected OWNER/NAME, such as your-name/{repo_id}, found {repo_id!r}.")
 
 
-def _check_token(api: HfApi) -> None:
+def _check_token(api: HfApi) -> set[str]:
+    """The names that the token's owner may write under."""
+    if constants.HF_HUB_OFFLINE:
+        raise UserError("HF_HUB_OFFLINE=1 keeps the Hub out of reach: unset it to push.")
     if not get_token():
         raise UserError("Not logged in to the Hub: run `hf auth login`, or set HF_TOKEN.")
     try:
-        api.whoami()
+        account = api.whoami()
     except (hub_errors.HfHubHTTPError, TransportError) as error:
         if _status(error) in (401, 403):
             raise UserError(
                 "The Hub refuses the token: log in again with `hf auth login`, or renew HF_TOKEN."
             ) from None
         raise UserError(_broken("the Hub", error)) from None
+    return {account["name"], *(organisation["name"] for organisation in account.get("orgs", []))}
 
 
-def _claim(api: HfApi, repo_id: str, repo_type: RepoType, private: bool, update: bool) -> str:
-    """The address of the repository, made where there is none."""
-    sdk = "gradio" if repo_type == "space" else None
+def _check_owner(repo_id: str, owners: set[str]) -> None:
+    owner = repo_id.split("/")[0]
+    if owner.lower() not in {name.lower() for name in owners}:
+        raise UserError(_not_yours(repo_id))
+
+
+def _not_yours(repo_id: str) -> str:
+    return f"Your token may not write to {repo_id.split('/')[0]!r} on the Hub: take a name of your own."
+
+
+def _refuse_taken(api: HfApi, repo_id: str, repo_type: RepoType, update: bool) -> None:
     try:
-        url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
         held = set(api.list_repo_files(repo_id, repo_type=repo_type))
+    except hub_errors.RepositoryNotFoundError:
+        return
     except (hub_errors.HfHubHTTPError, TransportError) as error:
-        if _status(error) in (401, 403):
-            owner = repo_id.split("/")[0]
-            raise UserError(f"Your token may not write to {owner!r} on the Hub: take a name of your own.") from None
         raise UserError(_broken(repo_id, error)) from None
     if held - MADE_BY_THE_HUB and not update:
         raise UserError(
             f"{repo_id} already holds a {repo_type}: take another name, or add a commit to it with --update."
         )
-    return str(url)
+
+
+def _create(api: HfApi, repo_id: str, repo_type: RepoType, private: bool) -> str:
+    """The address of the repository, made where there is none."""
+    sdk = "gradio" if repo_type == "space" else None
+    try:
+        return str(api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk))
+    except (hub_errors.HfHubHTTPError, TransportError) as error:
+        if _status(error) in (401, 403):
+            raise UserError(_not_yours(repo_id)) from None
+        raise UserError(_broken(repo_id, error)) from None
 
 
 def _commit(call: Callable[[], object], repo_id: str) -> None:

@@ -68,6 +68,10 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
 
         load_further(config.evaluation.metrics)
     check_repeats(config)
+    if config.push_to_hub.repo_id:
+        from hftransfer.hub import check_ready, push_as_configured
+
+        check_ready(config.push_to_hub.repo_id, config.push_to_hub.space, config.push_to_hub.update)
     if isinstance(config.strategy, AutoStrategy):
         config, metrics = _chosen(config, dataset, resume)
     else:
@@ -80,6 +84,8 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
         if config.evaluation.explanations and {"test", "validation"} & metrics.keys():
             explain_run(config.output_folder)
         write_pages(config.output_folder)
+        if config.push_to_hub.repo_id:
+            push_as_configured(config.output_folder, config.push_to_hub)
     return Run(config.output_folder, metrics)
 
 

@@ -29,6 +29,7 @@ class Repo:
 
     private: bool = False
     gated: bool = False
+    sdk: str | None = None  # of a Space
     commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=list)
 
     @property
@@ -58,7 +59,7 @@ class LocalHub:
         self.large_files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.uploads_before_cut: int | None = None  # the connection breaks at the upload after so many
-        self.failures: list[int] = []  # statuses to answer the next commits with
+        self.failures: list[int] = []  # statuses to answer the next commits with; 200 lets one pass
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -160,7 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.url}/{'spaces/' if kind == 'space' else ''}{key[1]}"
         if key in self.hub.repos:
             return self._send(409, {"error": "You already created this repo", "url": url})
-        repo = self.hub.repos[key] = Repo(private=asked.get("visibility") == "private" or bool(asked.get("private")))
+        private = asked.get("visibility") == "private" or bool(asked.get("private"))
+        repo = self.hub.repos[key] = Repo(private, sdk=asked.get("sdk"))
         repo.commit({".gitattributes": b"*.safetensors filter=lfs\n"})
         self._send(200, {"url": url, "name": key[1], "id": key[1]})
 
@@ -217,7 +219,9 @@ class _Handler(BaseHTTPRequestHandler):
     def answer_commit(self, kind: str, repo: str) -> None:
         self._require_token()
         if self.hub.failures:
-            raise _Failure(self.hub.failures.pop(0), "try again later")
+            status = self.hub.failures.pop(0)
+            if status != 200:
+                raise _Failure(status, "try again later")
         _, stored = self._state(kind, repo, "main")
         files = dict(stored)
         for line in self.body.splitlines():

@@ -4,19 +4,37 @@ import json
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 import safetensors.torch
 
-from hftransfer.certificate import certified, certify, check, compare, weights_digest
+from hftransfer import forms
+from hftransfer.certificate import (
+    Form,
+    _in_process,
+    _job,
+    ask_form,
+    certified,
+    certify,
+    check,
+    compare,
+    forms_of,
+    readable_rows,
+    weights_digest,
+)
 from hftransfer.config import with_overrides
 from hftransfer.errors import UserError
 from hftransfer.evaluation.recorded import Part, RecordedRun
+from hftransfer.export import export
 from hftransfer.run_folder import write_json
+from hftransfer.serving import Served
 from hftransfer.tasks import Task
 from hftransfer.train import run
 from tests import tiny
 from tests.run_folders import make_run
+from tests.test_matrix import configuration
 
+NEAR = {"pipeline": 1e-4, "demo": 1e-3}  # the demo shows values with four digits
 TABLES = {
     "pairs": ("single_label", True),
     "multi-label": ("multi_label", False),
@@ -41,6 +59,11 @@ def runs(tmp_path_factory):
 
 def _train(root, kind):
     root.mkdir()
+    if kind == "lora":
+        folder = run(configuration("lora", "text", root)).folder
+        for format in ("onnx", "onnx-int8", "safetensors-merged"):
+            export(folder, format)
+        return folder
     options = {"output": str(root / "run")}
     if kind == "images":
         data = tiny.image_folder(root / "data")
@@ -56,17 +79,30 @@ def _train(root, kind):
     return root / "run"
 
 
-@pytest.mark.parametrize("kind", ["images", "pairs", "regression", pytest.param("multi-label", marks=pytest.mark.slow)])
-def test_saved_model_answers_as_it_was_measured(kind, runs):
+@pytest.fixture
+def here(monkeypatch):
+    """Forms are asked in this process: seconds less each."""
+
+    def answers(job, form):
+        ask = forms.FORMS[job["form"]](job)
+        return {"answers": [ask(row) for row in job["rows"]], "seconds": 1.0}
+
+    monkeypatch.setattr("hftransfer.certificate._in_process", answers)
+
+
+@pytest.mark.parametrize("kind", ["images", "pairs", "regression", "multi-label"])
+def test_saved_model_answers_as_it_was_measured(kind, runs, here):
     certificate = certify(runs(kind))
-    (stage,) = certificate["stages"]
-    assert stage["name"] == "pipeline" and stage["max_difference"] < 1e-4 and stage["label_agreement"] == 1.0
-    assert certificate["rows"] >= 5 and stage["seconds_per_input"] > 0 and stage["bytes"] > 10_000
+    stages = {stage["name"]: stage for stage in certificate["stages"]}
+    assert list(stages) == ["pipeline", "demo"] and certificate["rows"] >= 5
+    for stage in stages.values():
+        assert stage["max_difference"] < NEAR[stage["name"]] and stage["label_agreement"] == 1.0
+        assert stage["seconds_per_input"] > 0 and stage["bytes"] > 10_000
     assert json.loads((runs(kind) / "certificate.json").read_text())["rows"] == certificate["rows"]
     check(certificate)
 
 
-def test_other_weights_are_found_out(runs, tmp_path):
+def test_other_weights_are_found_out(runs, here, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(runs("images"), folder)
     weights = folder / "model" / "model.safetensors"
@@ -81,6 +117,88 @@ def test_other_weights_are_found_out(runs, tmp_path):
         check(certificate)
 
 
+STAGES = ["pipeline", "adapter on its base", "onnx", "onnx-int8", "safetensors-merged", "demo"]
+
+
+def test_every_form_of_a_run_is_asked(runs, here):
+    certificate = certify(runs("lora"))
+    stages = {stage["name"]: stage for stage in certificate["stages"]}
+    assert list(stages) == STAGES
+    exact = [stage["max_difference"] for name, stage in stages.items() if name != "onnx-int8"]
+    assert max(exact) < 1e-5 < stages["onnx-int8"]["max_difference"] and stages["onnx-int8"]["least_agreement"] == 0.95
+    assert stages["adapter on its base"]["bytes"] < stages["pipeline"]["bytes"]
+    check(certificate)
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in STAGES if name not in ("pipeline", "onnx")]
+
+
+@pytest.mark.parametrize("name", ["pipeline", "onnx", *SLOW])
+def test_fresh_process(name, runs):
+    """The plain forms import nothing of ours."""
+    recorded = RecordedRun.open(runs("lora"))
+    part = readable_rows(recorded, 4)
+    (form,) = [each for each in forms_of(recorded) if each.name == name]
+    found = _in_process(_job(recorded, part, form), form)
+    assert found["alone"] == (name not in ("adapter on its base", "demo")) and found["seconds"] > 0
+    scores = [[row[label] for label in recorded.task.names] for row in found["answers"]]
+    assert np.allclose(scores, part.scores, atol=1e-3 if name == "onnx-int8" else 1e-5)
+
+
+def turned_round(tensors):
+    """The last layer of a classifier answers the opposite."""
+    return {name: -value if "classifier" in name else value for name, value in tensors.items()}
+
+
+def spoil(folder, form):
+    """Make one form of the run answer otherwise."""
+    if form == "adapter on its base":
+        files = [folder / "adapter" / "adapter_model.safetensors"]
+    else:
+        files = [folder / ("model" if form == "pipeline" else f"exports/{form}") / "model.safetensors"]
+    if form.startswith("onnx"):
+        graph = onnx.load(folder / "exports" / form / "model.onnx")
+        labels = next(entry for entry in graph.metadata_props if entry.key == "labels")
+        labels.value = json.dumps(json.loads(labels.value)[1:] + json.loads(labels.value)[:1])
+        return onnx.save(graph, folder / "exports" / form / "model.onnx")
+    for file in files:
+        safetensors.torch.save_file(turned_round(safetensors.torch.load_file(file)), file, {"format": "pt"})
+
+
+@pytest.mark.parametrize("form", [name for name in STAGES if name != "demo"])
+def test_each_form_that_answers_otherwise_stops_the_push_and_is_named(form, runs, here, tmp_path, monkeypatch):
+    monkeypatch.setattr("hftransfer.certificate.NEAR", 1e-6)  # after four steps all classes are nearly alike
+    folder = tmp_path / "run"
+    shutil.copytree(runs("lora"), folder)
+    spoil(folder, form)
+    recorded = RecordedRun.open(folder)
+    part = readable_rows(recorded, 16)
+    (asked,) = [each for each in forms_of(recorded) if each.name == form]
+    stage = vars(ask_form(recorded, part, asked))
+    with pytest.raises(UserError, match=rf"answers otherwise through {form} than when it was measured: \d+ of"):
+        check({"rows": len(part), "stages": [stage]})
+    assert weights_digest(folder) != weights_digest(runs("lora"))
+
+
+def test_a_demo_that_answers_otherwise_stops_the_push(runs, here, monkeypatch):
+    ask = Served.ask
+    monkeypatch.setattr(Served, "ask", lambda self, frame: (ask(self, frame)[0][:, ::-1], {}))
+    recorded = RecordedRun.open(runs("images"))
+    part = readable_rows(recorded, 8)
+    stage = vars(ask_form(recorded, part, Form("demo", "demo", recorded.folder, 1)))
+    with pytest.raises(UserError, match="answers otherwise through demo than"):
+        check({"rows": len(part), "stages": [stage]})
+
+
+def test_eight_bits_may_differ_as_far_as_their_export_promised():
+    stage = {"name": "onnx-int8", "max_difference": 0.2, "disagreements": ["a"], "least_agreement": 0.95}
+    check({"rows": 16, "stages": [stage]})
+    with pytest.raises(UserError, match="through onnx-int8 than when it was measured: 5 of 16"):
+        check({"rows": 16, "stages": [stage | {"disagreements": list("abcde")}]})
+    with pytest.raises(UserError, match="through onnx than when it was measured: 1 of 16"):
+        check({"rows": 16, "stages": [stage | {"name": "onnx", "least_agreement": 1.0}]})
+
+
 def test_stored_certificate_holds_while_the_weights_are_the_same(tmp_path):
     folder = make_run(tmp_path / "run", rows=10)
     stored = {"rows": 3, "weights": weights_digest(folder), "stages": []}
@@ -93,7 +211,7 @@ def test_model_that_does_not_load(runs, tmp_path):
     shutil.copytree(runs("images"), folder)
     (folder / "model" / "model.safetensors").unlink()
     (folder / "certificate.json").unlink(missing_ok=True)
-    with pytest.raises(UserError, match="does not load in a plain pipeline: "):
+    with pytest.raises(UserError, match=r"The model in .*/model does not answer through pipeline: "):
         certify(folder)
     assert not (folder / "certificate.json").exists()
 
@@ -106,8 +224,6 @@ def test_inputs_that_are_gone(tmp_path):
 
 
 def test_rows_are_held_out_and_spread(tmp_path):
-    from hftransfer.certificate import readable_rows
-
     recorded = RecordedRun.open(make_run(tmp_path / "run", rows=100))
     part = readable_rows(recorded, 16)
     test = recorded.part("test").ids
@@ -127,12 +243,13 @@ def test_rows_are_held_out_and_spread(tmp_path):
         ("regression", [1.0, 2.0], [1.0, 2.001], False),
     ],
 )
-def test_what_counts_as_another_label(kind, recorded, found, differs):
+def test_what_counts_as_another_label(kind, recorded, found, differs, tmp_path):
     import pandas as pd
 
     rows = np.array([recorded, [0.0, 0.0 if kind == "regression" else 1.0]])
     part = Part(pd.DataFrame({"id": ["x", "y"]}), np.zeros(2), rows)
     answers = np.array([found, rows[1].tolist()])
-    stage = compare("form", Task(kind, ("a", "b")), part, answers, 0.0, 0)
+    form = Form("form", "pipeline", tmp_path, 0)
+    stage = compare(form, Task(kind, ("a", "b")), part, answers, 0.0)
     assert stage.disagreements == (("x",) if differs else ())
     assert stage.max_difference == pytest.approx(np.abs(np.array(found) - recorded).max())

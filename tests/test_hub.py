@@ -8,20 +8,25 @@ from pathlib import Path
 
 import pytest
 import transformers
+import yaml
 from huggingface_hub import HfApi
 
 from hftransfer.certificate import weights_digest
 from hftransfer.checkpoints import ModelConfig, load_checkpoint, save_model
+from hftransfer.config import checked
 from hftransfer.errors import UserError
 from hftransfer.evaluation.recorded import RecordedRun
-from hftransfer.hub import push, upload, write_repository
+from hftransfer.hub import check_ready, push, upload, write_repository
 from hftransfer.run_folder import write_json
+from hftransfer.train import run
 from tests import tiny
 from tests.local_hub import OWNER, TOKEN, LocalHub
 from tests.run_folders import SINGLE, make_run
+from tests.test_matrix import configuration
 
 ROOT = Path(__file__).parents[1]
 PASSED = {"name": "pipeline", "max_difference": 1e-6, "label_agreement": 1.0, "seconds_per_input": 0.01, "bytes": 1}
+PASSED |= {"disagreements": [], "least_agreement": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,7 @@ def run_folder(tmp_path_factory):
     checkpoint = load_checkpoint(ModelConfig(name=str(tiny.TEXT_FAMILIES["bert"](root / "bert"))), "text", SINGLE)
     (folder / "model" / "model.safetensors").unlink()
     save_model(checkpoint.model, checkpoint.processor, folder / "model")
-    certificate(folder, PASSED | {"disagreements": []})
+    certificate(folder, PASSED)
     return folder
 
 
@@ -64,7 +69,7 @@ from hftransfer.errors import UserError
 from hftransfer.hub import push
 try:
     pushed = push({folder!r}, {repo!r}, **{options})
-    answer = {{"url": pushed.url, "files": pushed.files, "blanks": pushed.blanks}}
+    answer = {{"url": pushed.url, "files": pushed.files, "blanks": pushed.blanks, "space": pushed.space}}
 except UserError as error:
     answer = {{"error": str(error)}}
 """
@@ -242,10 +247,173 @@ def test_name_that_is_taken_needs_update(send, tmp_path):
     assert "weights.bin" not in repo.files and len(repo.commits) == 2
 
 
-def test_space(send):
-    hub, upload_folder = send
-    url = upload_folder(f"{OWNER}/demo", repo_type="space")
-    assert url == f"{hub.url}/spaces/{OWNER}/demo" and "config.json" in hub.repos["space", f"{OWNER}/demo"].files
+SPACE = f"{OWNER}/topics-demo"
+
+
+def test_space_is_pushed_and_updated(run_folder, tmp_path):
+    with LocalHub() as hub:
+        first = push_to(hub, run_folder, tmp_path / "home", space=SPACE, private=True)
+        space, model = hub.repos["space", SPACE], hub.repos["model", f"{OWNER}/topics"]
+        assert first["space"] == f"{hub.url}/spaces/{SPACE}" and space.private and space.sdk == "gradio"
+        assert {"app.py", "requirements.txt", "README.md", "hftransfer/demo.py", "model/config.json"} <= set(
+            space.files
+        )
+        assert space.files["model/model.safetensors"] == model.files["model.safetensors"]
+        assert not any(name.endswith((".parquet", ".html", ".pyc")) for name in space.files)
+        again = push_to(hub, run_folder, tmp_path / "home", space=SPACE)
+        assert (
+            again["error"]
+            == f"{OWNER}/topics already holds a model: take another name, or add a commit to it with --update."
+        )
+        assert push_to(hub, run_folder, tmp_path / "home", space=SPACE, update=True)["space"] == first["space"]
+        assert len(space.commits) == 3 and len(model.commits) == 3
+    front = yaml.safe_load(space.files["README.md"].decode().split("---\n")[1])
+    assert front["title"] == "topics" and front["models"] == [f"{OWNER}/topics"]
+    assert (
+        f'"{OWNER}/topics")' in space.files["model/README.md"].decode()
+    )  # the card speaks of the model, not of the Space
+
+
+def test_taken_space_is_refused_before_the_model_is_sent(run_folder, tmp_path):
+    with LocalHub() as hub:
+        (tmp_path / "old").mkdir()
+        (tmp_path / "old" / "app.py").write_text("old")
+        hub.add(SPACE, tmp_path / "old", "space")
+        error = push_to(hub, run_folder, tmp_path / "home", space=SPACE)["error"]
+        assert error.startswith(f"{SPACE} already holds a space: take another name") and uploads(hub) == 0
+
+
+def test_space_that_breaks_off_names_the_command_that_completes_it(run_folder, tmp_path):
+    with LocalHub() as hub:
+        hub.failures = [200, 503, 503, 503]  # the model's commit, and three tries of the Space's
+        error = push_to(hub, run_folder, tmp_path / "home", space=SPACE)["error"]
+        assert error.endswith(f"The model itself arrived at {hub.url}/{OWNER}/topics: add --update.")
+        assert push_to(hub, run_folder, tmp_path / "home", space=SPACE, update=True)["space"]
+
+
+def test_front_matter_is_what_spaces_read():
+    """The keys and colours of https://huggingface.co/docs/hub/spaces-config-reference."""
+    front = yaml.safe_load((ROOT / "spaces_app" / "README.md").read_text().split("---\n")[1])
+    keys = {
+        "title",
+        "emoji",
+        "colorFrom",
+        "colorTo",
+        "sdk",
+        "sdk_version",
+        "python_version",
+        "app_file",
+        "pinned",
+        "license",
+    }
+    assert set(front) == keys | {"short_description"} and len(front["short_description"]) <= 60
+    assert {front["colorFrom"], front["colorTo"]} <= {
+        "red",
+        "yellow",
+        "green",
+        "blue",
+        "indigo",
+        "purple",
+        "pink",
+        "gray",
+    }
+    assert (
+        front["sdk"] == "gradio" and int(front["sdk_version"].split(".")[0]) == 6 and front["python_version"] == "3.11"
+    )
+    assert (ROOT / "spaces_app" / front["app_file"]).is_file() and front["license"] == "apache-2.0"
+
+
+# --- at the end of a training ----------------------------------------------------------------------------------------
+
+TRAIN = """
+import logging
+logging.basicConfig(level=logging.INFO)
+from hftransfer.config import checked
+from hftransfer.errors import UserError
+from hftransfer.train import run
+try:
+    answer = str(run(checked({values})).folder)
+except UserError as error:
+    answer = {{"error": str(error)}}
+"""
+
+
+def training(folder: Path, **push_to_hub) -> dict:
+    config = configuration("probe", "text", folder).model_dump(mode="json")
+    return config | {"push_to_hub": {"repo_id": f"{OWNER}/texts"} | push_to_hub, "output": str(folder / "run")}
+
+
+def train_with(hub, values, home, token=TOKEN) -> dict:
+    found = in_process(TRAIN.format(values=values), hub, home, token)
+    assert TOKEN not in found["output"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A training whose push broke off, and what a second one found: both repositories after both."""
+    root = tmp_path_factory.mktemp("trained")
+    values = training(root, private=True)
+    with LocalHub() as hub:
+        hub.failures = [503, 503, 503]
+        broken = train_with(hub, values, root / "home")
+        held = dict(hub.repos["model", f"{OWNER}/texts"].files)
+        completed = push_to(hub, root / "run", root / "home", repo=f"{OWNER}/texts", private=True)
+        refused = train_with(hub, values | {"output": str(root / "other")}, root / "home")
+        yield root, broken, held, completed, refused, hub.repos["model", f"{OWNER}/texts"]
+
+
+def test_broken_push_at_the_end_loses_nothing_and_names_its_completion(trained):
+    root, broken, held, completed, _, repo = trained
+    assert "broke off (status 503), and nothing was committed" in broken["answer"]["error"]
+    assert (
+        f"The run is whole in {root / 'run'}, but the push did not end. What completes it: "
+        f"hftransfer push {root / 'run'} {OWNER}/texts --private\n"
+    ) in broken["output"]
+    assert set(held) == {".gitattributes"} and (root / "run" / "report.html").is_file()
+    assert completed["url"].endswith(f"{OWNER}/texts") and repo.private and "model.safetensors" in repo.files
+    assert b"push_to_hub" not in repo.files["README.md"] + repo.files["training_config.json"]
+
+
+def test_taken_name_stops_before_the_training(trained):
+    root, *_, refused, _ = trained
+    assert refused["answer"]["error"].startswith(f"{OWNER}/texts already holds a model: take another name")
+    assert not (root / "other").exists() and not (root / "other.incomplete").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "token", "words"),
+    [
+        ({"repo_id": "texts"}, TOKEN, "Expected OWNER/NAME, such as your-name/texts, found 'texts'."),
+        ({"space": "demo"}, TOKEN, "Expected OWNER/NAME, such as your-name/demo, found 'demo'."),
+        ({}, "", "Not logged in to the Hub: run `hf auth login`, or set HF_TOKEN."),
+        ({}, "hf_wrong", "The Hub refuses the token: log in again with `hf auth login`, or renew HF_TOKEN."),
+        (
+            {"repo_id": "google/texts"},
+            TOKEN,
+            "Your token may not write to 'google' on the Hub: take a name of your own.",
+        ),
+    ],
+)
+def test_what_would_stop_the_push_stops_before_the_training(settings, token, words, send, tmp_path, monkeypatch):
+    hub, _ = send
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr("hftransfer.hub.HfApi", lambda **options: HfApi(hub.url))
+    monkeypatch.setattr("hftransfer.train._once", lambda *given: pytest.fail("the training began"))
+    with pytest.raises(UserError) as caught:
+        run(checked(training(tmp_path, **settings)))
+    assert str(caught.value) == words
+
+
+def test_no_push_while_the_hub_is_switched_off(send, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE=1 keeps the Hub out of reach: unset it to push."):
+        send[1]()
+
+
+def test_only_the_first_process_asks_the_hub(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    check_ready("no name at all")
 
 
 @pytest.mark.parametrize(
@@ -298,12 +466,36 @@ def lora_run(run_folder, tmp_path):
     model = transformers.AutoModelForSequenceClassification.from_pretrained(copy / "model")
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["query"], modules_to_save=["classifier"]))
     adapted.save_pretrained(copy / "adapter")
+    certificate(copy, PASSED)
     return copy
 
 
 def test_adapter_of_a_base_that_is_not_on_the_hub(lora_run, tmp_path):
     with pytest.raises(UserError, match="belongs to tiny, which is not on the Hub"):
         push(lora_run, "me/topics", adapter=True, dry_run=tmp_path / "repo")
+
+
+def test_adapter_on_the_base_from_the_hub_answers_as_the_merged_model(tmp_path):
+    """A trained adapter, pushed alone and loaded as its card says, against the run's merged model."""
+    values = configuration("lora", "text", tmp_path)
+    folder = run(values).folder
+    with LocalHub() as hub:
+        base = hub.add("google/bert-tiny", Path(values.model.name))
+        about = json.loads((folder / "run.json").read_text())
+        about["checkpoint"]["source"] = f"google/bert-tiny@{base.sha}"
+        write_json(folder / "run.json", about)
+        certificate(folder, PASSED)
+        push_to(hub, folder, tmp_path / "home", adapter=True)
+        code = hub.repos["model", f"{OWNER}/topics"].files["README.md"].decode().split("```python\n")[1].split("```")[0]
+        ask = code + (
+            "\nfrom transformers import AutoTokenizer\n"
+            f"read = AutoTokenizer.from_pretrained('{OWNER}/topics')('the goal of the match', return_tensors='pt')\n"
+            "answer = model.eval()(**read).logits.tolist()[0]"
+        )
+        found = in_process(ask, hub, tmp_path / "other", TOKEN)["answer"]
+    merged = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "model")
+    read = transformers.AutoTokenizer.from_pretrained(folder / "model")("the goal of the match", return_tensors="pt")
+    assert found == pytest.approx(merged(**read).logits.tolist()[0], abs=1e-5)
 
 
 def test_adapter_names_its_base_and_loads_as_the_card_says(lora_run, tmp_path):

@@ -34,7 +34,7 @@ LEVELS = [
     {"corrections", "why"},
     {"advice"},
     {"train", "demo", "review"},
-    {"cli"},
+    {"cli", "forms"},
     {"__main__"},
 ]
 
