@@ -47,7 +47,16 @@ def render_card(run: RecordedRun, repo_id: str | None = None, adapter: bool = Fa
     template = resources.files("hftransfer").joinpath("card.md.j2").read_text(encoding="utf-8")
     facts = card_facts(run) | {"repo": repo_id or "MODEL_FOLDER", "adapter": adapter}
     metadata = yaml.safe_dump(card_metadata(run, facts, adapter), sort_keys=False, allow_unicode=True)
-    return f"---\n{metadata}---\n\n" + environment.from_string(template).render(facts)
+    page = filled_in(environment.from_string(template).render(facts), run.folder / "README.md")
+    return f"---\n{metadata}---\n\n{page}"
+
+
+def filled_in(card: str, earlier: Path) -> str:
+    """`card` with the blanks filled that a person has filled in the card `earlier`, if there is one."""
+    text = earlier.read_text(encoding="utf-8") if earlier.is_file() else ""
+    answers = dict(re.findall(r"^- (.+?): (.+)$", text, flags=re.MULTILINE))
+    blank = re.compile(rf"^- (.+): {re.escape(BLANK)}$", flags=re.MULTILINE)
+    return blank.sub(lambda line: f"- {line[1]}: {answers.get(line[1], BLANK)}", card)
 
 
 def blanks(card: str) -> list[str]:
@@ -86,6 +95,7 @@ def card_facts(run: RecordedRun) -> dict[str, Any]:
         "counts": {part: rows for part in PARTS if (rows := about["data"]["counts"].get(part))},
         "labels": _label_counts(run),
         "grouped": part.groups is not None,
+        "division": _division(run),
         "paper": PAPERS.get(about["strategy"]),
         "trainable_share": run.trainable_share,
         "rungs": [rung for rung in run.receipt["rungs"] if rung["trainable"]],
@@ -141,6 +151,28 @@ def _label_counts(run: RecordedRun) -> dict[str, int]:
     labels = splits.loc[splits["split"] == "train", "label"]
     counts = Counter(labels.explode() if run.task.type == "multi_label" else labels)
     return {name: counts[name] for name in run.task.names}
+
+
+def _division(run: RecordedRun) -> str:
+    """How the rows came into their parts, as a sentence ("" for runs that did not write it down)."""
+    given, counts, split = (
+        run.about["data"].get("given"),
+        run.about["data"]["counts"],
+        run.config["data"].get("split", {}),
+    )
+    if split.get("file"):
+        return "The parts are those of an earlier run's split file."
+    if given is None:
+        return ""
+    cut = [name for name in PARTS[1:] if name in counts and name not in given]
+    came = [name for name in PARTS[1:] if name in counts and name in given]
+    sentences = [f"The {' and '.join(came)} rows came as such with the data."] if came else []
+    if cut:
+        groups = ", groups kept together" if split.get("group") else ""
+        sentences.append(
+            f"The {' and '.join(cut)} rows were drawn at random, stratified{groups} (seed {split.get('seed', 0)})."
+        )
+    return " ".join(sentences)
 
 
 def _weakest(per_class: list[dict[str, Any]]) -> list[dict[str, Any]]:

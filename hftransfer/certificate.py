@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from hftransfer.errors import UserError
 from hftransfer.evaluation.intervals import wilson
@@ -201,13 +202,19 @@ def _labels_differ(task: Task, recorded: np.ndarray, found: np.ndarray) -> np.nd
 
 def readable_rows(run: RecordedRun, rows: int) -> Part:
     """Held-out rows with an input that can be read again, spread evenly over the part."""
-    part = run.part("test" if "test" in run.metrics else "validation")
-    frame = part.frame
-    there = frame["input"].astype(bool).to_numpy()
-    if run.about["modality"] == "image":
-        there = there & np.array([Path(value).is_file() for value in frame["input"]])
-    usable = np.flatnonzero(there)
-    if not len(usable):
+    part = run.part(run.judged)
+    chosen = readable(part.frame, run.about["modality"], rows)
+    if not len(chosen):
         raise UserError(f"None of the inputs of {run.folder} can be read again: keep its data where they were.")
-    chosen = usable[np.unique(np.linspace(0, len(usable) - 1, rows).round().astype(int))]
-    return Part(frame.iloc[chosen].reset_index(drop=True), part.targets[chosen], part.scores[chosen])
+    return Part(part.frame.iloc[chosen].reset_index(drop=True), part.targets[chosen], part.scores[chosen])
+
+
+def readable(frame: pd.DataFrame, modality: str, rows: int) -> np.ndarray:
+    """Positions of so many rows of `frame`, spread evenly, whose `input` is still there."""
+    there = frame["input"].astype(bool).to_numpy()
+    if modality == "image":
+        there = there & np.array([Path(value).is_file() for value in frame["input"]], dtype=bool)
+    usable = np.flatnonzero(there)
+    return (
+        usable[np.unique(np.linspace(0, max(len(usable) - 1, 0), rows).round().astype(int))] if len(usable) else usable
+    )

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from hftransfer import run_folder
-from hftransfer.certificate import EIGHT_BITS, NEAR_VALUE, readable_rows
+from hftransfer.certificate import EIGHT_BITS, NEAR_VALUE, readable, readable_rows
 from hftransfer.errors import UserError, did_you_mean
 from hftransfer.evaluation.intervals import Measured, measure, wilson
 from hftransfer.evaluation.recorded import Part, RecordedRun
@@ -39,6 +39,7 @@ Answer = Callable[[dict[str, Tensor]], np.ndarray]
 
 ROWS = 500  # held-out inputs that are compared, at most
 BATCH = 16
+CALIBRATION_ROWS = 128  # training inputs that tell the ranges inside a convolutional net
 TOLERANCE = 1e-4  # of float32 logits, relative to the largest where that is above 1
 SHAPES_KNOWN = {"onnx.quant.pre_process": "onnxruntime.quant"}  # or the quantiser warns, on the root logger
 HEADLINE = {"single_label": "accuracy", "multi_label": "subset_accuracy", "regression": "rmse"}
@@ -121,7 +122,7 @@ def _write(run: RecordedRun, format: Format, folder: Path) -> dict[str, Any]:
 def _write_onnx(
     run: RecordedRun, predictor: Predictor, batch: dict[str, Tensor], folder: Path, quantised: bool
 ) -> None:
-    """By PyTorch's exporter, and ONNX Runtime's dynamic quantisation of the weights to 8 bits."""
+    """By PyTorch's exporter, and ONNX Runtime's quantisation to 8 bits."""
     try:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
@@ -133,7 +134,9 @@ def _write_onnx(
     graph.model.metadata_props.update(_metadata(run) | SHAPES_KNOWN)
     graph.save(str(folder / "model.onnx"))
     if quantised:
-        _quantise(folder / "model.onnx", _averaging_layer(run, predictor.model))
+        from hftransfer.quantise import quantise
+
+        quantise(folder / "model.onnx", _calibration(run, predictor), _averaging_layer(run, predictor.model))
 
 
 class _Logits(nn.Module):
@@ -178,25 +181,15 @@ def _averaging_layer(run: RecordedRun, model: nn.Module) -> str | None:
     return Ladder.of(model).blocks[-1] if readout and readout["chosen"].startswith("mean") else None
 
 
-def _quantise(file: Path, averaging: str | None) -> None:
-    """In place. Convolutions stay in float: their 8-bit form is the slower one on processors, and costs accuracy.
-
-    So does the layer `averaging`: it adds numbers a thousand times apart, of which 8 bits lose the small ones.
-    """
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    whole = file.with_name("float.onnx")
-    os.replace(file, whole)
-    nodes = onnx.load(whole, load_external_data=False).graph.node
-    scope = f"'model.{averaging}'"  # as the exporter writes the modules that a node came from
-    in_float = [node.name for node in nodes if any(scope in each.value for each in node.metadata_props)]
-    quantize_dynamic(
-        whole, file, op_types_to_quantize=["MatMul", "Gemm", "Gather"], per_channel=True,
-        weight_type=QuantType.QInt8, nodes_to_exclude=in_float,
-    )  # fmt: skip
-    for left in (whole, whole.with_name("float.onnx.data")):
-        left.unlink(missing_ok=True)
+def _calibration(run: RecordedRun, predictor: Predictor) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of training rows, spread evenly: the held-out ones must not shape what they are to judge."""
+    train = run.splits[run.splits["split"] == "train"]
+    chosen = readable(train, predictor.modality.name, CALIBRATION_ROWS)
+    if not len(chosen):
+        raise UserError(f"None of the training inputs of {run.folder} can be read again: 8 bits are calibrated on them.")
+    items = predictor.modality.encode(train.iloc[chosen].reset_index(drop=True))
+    for start in range(0, len(items), BATCH):
+        yield {name: value.numpy() for name, value in predictor.modality.collate(items[start : start + BATCH]).items()}
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------

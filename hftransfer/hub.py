@@ -77,7 +77,7 @@ def push(
         url = _place(staged, dry_run, repo_id, "model", private, update, f"{run.name}: {run.about['strategy']}")
     log.info("%s %d files to %s", "wrote" if dry_run else "pushed", len(files), url)
     if left:
-        log.info("the card leaves to you: %s", "; ".join(left))
+        log.info("the card leaves to you, to be filled in %s: %s", run.folder / "README.md", "; ".join(left))
     shown = space and _push_space(run, space, repo_id, private, update, dry_run, url)
     return Pushed(url, files, left, shown)
 
@@ -176,11 +176,12 @@ def write_space(run: RecordedRun, target: Path, repo_id: str) -> None:
 
 
 def _task_facts(run: RecordedRun) -> dict[str, Any]:
-    """Label map, calibration and base model for who loads the weights by hand."""
+    """Name, label map, calibration and base model for who loads the weights by hand."""
     import pyarrow.parquet
 
     base = hub_source(run.about["checkpoint"]["source"])
     return run.about["task"] | {
+        "name": run.name,
         "inputs": 2 if "input_pair" in pyarrow.parquet.read_schema(run.folder / "splits.parquet").names else 1,
         "temperature": run.about.get("temperature", 1.0),
         "base_model": base[0] if base else shown_source(run.about["checkpoint"]["source"]),

@@ -178,10 +178,19 @@ def _about(work: Work, record: Record, predictions: Predictions) -> dict[str, An
             "counts": counts,
             "skipped": work.data.skipped,
             "patch": work.data.patch,
+            "given": list(work.data.given),
+            "fitted": work.data.frame["split"].iloc[work.fitted].unique().tolist(),
+            **_copies(work.data),
         },
         "hardware": compute.hardware(work.machine.device),
         "peak_memory_bytes": compute.peak_memory(work.machine.device),
     }
+
+
+def _copies(data: LabelledData) -> dict[str, int]:
+    """Rows whose input is, to the byte, that of an earlier row; and held-out rows whose input the training part holds."""
+    digests, train = data.frame["digest"], data.frame["split"] == "train"
+    return {"copies": int(digests.duplicated().sum()), "leaked": int((~train & digests.isin(digests[train])).sum())}
 
 
 def _precision(bf16: object) -> str:

@@ -35,7 +35,9 @@ class Served:
 
     @property
     def name(self) -> str:
-        return self.folder.resolve().name
+        """Of the run: a folder as it is pushed may have another name."""
+        facts = self.folder / "task.json"
+        return read_json(facts)["name"] if facts.is_file() else self.folder.resolve().name
 
     @property
     def task(self) -> Task:

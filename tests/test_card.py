@@ -119,9 +119,69 @@ def test_blanks_are_marked_and_listed(tmp_path):
 def test_certificate_is_shown(tmp_path):
     folder = make_run(tmp_path / "run", rows=40)
     assert "Same answer everywhere" not in card_of(folder)
-    stage = {"name": "pipeline", "max_difference": 2e-7, "label_agreement": 1.0, "seconds_per_input": 0.012}
-    write_json(folder / "certificate.json", {"rows": 16, "stages": [stage]})
-    assert rows_of(card_of(folder), "form")["pipeline"] == ["2.0e-07", "100 %", "12"]
+    stage = {"name": "pipeline", "max_difference": 2e-7, "disagreements": [], "seconds_per_input": 0.012, "bytes": 4e6}
+    stages = [stage, stage | {"name": "onnx-int8", "disagreements": ["row-1"]}]
+    write_json(folder / "certificate.json", {"rows": 16, "stages": stages})
+    table = rows_of(card_of(folder), "form")
+    assert table["pipeline"] == ["2.0e-07", "16 of 16", "12", "4.0"] and table["onnx-int8"][1] == "15 of 16"
+
+
+def test_what_a_person_filled_in_stays(tmp_path):
+    folder = make_run(tmp_path / "run", rows=40)
+    page = write_card(folder)
+    page.write_text(page.read_text().replace(f"Intended use: {BLANK}", "Intended use: sorting letters: by topic"))
+    card = card_of(folder, repo_id="me/model")
+    assert "- Intended use: sorting letters: by topic\n" in card and len(blanks(card)) == 5
+    assert write_card(folder).read_text().count(BLANK) == 5
+
+
+@pytest.mark.parametrize(
+    ("data", "config", "words"),
+    [
+        ({"given": []}, {}, "The validation and test rows were drawn at random, stratified (seed 0)."),
+        (
+            {"given": ["train", "test"]},
+            {"seed": 3, "group": "author"},
+            "The test rows came as such with the data. The validation rows were drawn at random, stratified, groups kept together (seed 3).",
+        ),
+        ({"given": []}, {"file": "splits.parquet"}, "The parts are those of an earlier run's split file."),
+        ({"copies": 0, "leaked": 0}, {}, "No row is an exact copy of another."),
+        (
+            {"copies": 3, "leaked": 1},
+            {},
+            "3 rows are exact copies of another row; 1 of the held-out rows stands in the training part as well.",
+        ),
+        (
+            {"copies": 3, "leaked": 0},
+            {},
+            "3 rows are exact copies of another row; none of the held-out rows stand in the training part as well.",
+        ),
+        (
+            {"fitted": ["train", "validation"]},
+            {},
+            "The head was fitted on the training and the validation rows together.",
+        ),
+    ],
+)
+def test_how_the_data_were_divided(data, config, words, tmp_path):
+    folder = make_run(tmp_path / "run", rows=40)
+    assert words not in card_of(folder)
+    change(folder / "run.json", data=json.loads((folder / "run.json").read_text())["data"] | data)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"data": {"train": "x.csv", "split": config}}))
+    assert words in card_of(folder)
+
+
+def test_cut_texts_are_no_matter_of_images(tmp_path):
+    assert "5 % of the texts were cut" in card_of(make_run(tmp_path / "texts", rows=40, truncated=0.05))
+    assert "of the texts were cut" not in card_of(
+        make_run(tmp_path / "images", modality="image", rows=40, truncated=0.0)
+    )
+
+
+def test_the_configuration_of_the_card_pushes_nowhere(tmp_path):
+    folder = make_run(tmp_path / "run", rows=40)
+    (folder / "config.yaml").write_text("data: {train: x.csv}\npush_to_hub: {repo_id: me/model}\n")
+    assert "push_to_hub" not in card_of(folder)
 
 
 def test_labels_cannot_break_the_page(tmp_path):

@@ -329,6 +329,7 @@ def test_space_folder_answers_like_the_run(runs, tmp_path, kind):
     names = {path.name for path in (tmp_path / "space").iterdir()}
     assert names == {"app.py", "requirements.txt", "README.md", "hftransfer", "model"}
     space, own = serve(tmp_path / "space" / "model"), serve(runs[kind])
+    assert space.name == own.name
     rows = questions(runs[kind])
     assert len(space.columns) == len(own.columns) and np.allclose(space.ask(rows)[0], own.ask(rows)[0], atol=1e-6)
     assert "set" in space.ask(rows)[1]

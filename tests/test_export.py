@@ -12,6 +12,7 @@ from rich.console import Console
 from hftransfer import export as module
 from hftransfer.config import checked
 from hftransfer.errors import UserError
+from hftransfer.evaluation.recorded import RecordedRun
 from hftransfer.export import as_table, check, compare, export
 from hftransfer.predictor import load
 from hftransfer.tasks import Task
@@ -86,6 +87,20 @@ def test_eight_bits_keep_the_decisions_and_the_averaging_layer(runs, tmp_path):
     console.print(as_table(folder))
     shown = console.export_text()
     assert "original" in shown and "onnx-int8" in shown and "accuracy" in shown and "decisions agree" in shown
+
+
+def test_eight_bits_of_a_convolutional_net_are_calibrated_on_training_rows(runs, tmp_path):
+    folder = export(runs["conv"], "onnx-int8", tmp_path / "small")
+    kinds = [node.op_type for node in onnx.load(folder / "model.onnx").graph.node]
+    assert kinds.count("QuantizeLinear") > kinds.count("Conv") > 0 and not kinds.count("ConvInteger")
+    about = json.loads((runs["conv"] / "run.json").read_text())
+    assert json.loads(session_of(folder).get_modelmeta().custom_metadata_map["labels"]) == about["task"]["names"]
+    comparison = json.loads((folder / "export.json").read_text())
+    assert comparison["agreement"]["high"] >= 0.95 and 0 < comparison["max_difference"]
+    assert set(comparison["sides"]["onnx-int8"]["seconds_per_input"]) == {"1", "16"}
+    given = module._calibration(RecordedRun.open(runs["conv"]), load(runs["conv"], use_cpu=True))
+    train = pd.read_parquet(runs["conv"] / "splits.parquet")["split"] == "train"
+    assert sum(len(batch["pixel_values"]) for batch in given) == min(module.CALIBRATION_ROWS, train.sum())
 
 
 def test_the_merged_model_loads_in_a_plain_pipeline(runs, tmp_path):

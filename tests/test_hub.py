@@ -1,6 +1,7 @@
 """Push and load against a Hub on loopback, through the real client in processes of their own."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -69,7 +70,7 @@ from hftransfer.errors import UserError
 from hftransfer.hub import push
 try:
     pushed = push({folder!r}, {repo!r}, **{options})
-    answer = {{"url": pushed.url, "files": pushed.files, "blanks": pushed.blanks, "space": pushed.space}}
+    answer = {{"url": pushed.url, "files": pushed.files, "blanks": pushed.blanks}}
 except UserError as error:
     answer = {{"error": str(error)}}
 """
@@ -179,6 +180,13 @@ def send(tmp_path, monkeypatch):
         yield hub, lambda repo=f"{OWNER}/topics", **options: upload(folder, repo, api=HfApi(hub.url), **options)
 
 
+@pytest.fixture
+def hub(send, monkeypatch):
+    """A Hub that `push` in this process talks to: seconds less than in one of its own."""
+    monkeypatch.setattr("hftransfer.hub.HfApi", lambda **options: HfApi(send[0].url))
+    return send[0]
+
+
 def uploads(hub: LocalHub) -> int:
     return sum(method == "PUT" for method, _ in hub.requests)
 
@@ -250,23 +258,19 @@ def test_name_that_is_taken_needs_update(send, tmp_path):
 SPACE = f"{OWNER}/topics-demo"
 
 
-def test_space_is_pushed_and_updated(run_folder, tmp_path):
-    with LocalHub() as hub:
-        first = push_to(hub, run_folder, tmp_path / "home", space=SPACE, private=True)
-        space, model = hub.repos["space", SPACE], hub.repos["model", f"{OWNER}/topics"]
-        assert first["space"] == f"{hub.url}/spaces/{SPACE}" and space.private and space.sdk == "gradio"
-        assert {"app.py", "requirements.txt", "README.md", "hftransfer/demo.py", "model/config.json"} <= set(
-            space.files
-        )
-        assert space.files["model/model.safetensors"] == model.files["model.safetensors"]
-        assert not any(name.endswith((".parquet", ".html", ".pyc")) for name in space.files)
-        again = push_to(hub, run_folder, tmp_path / "home", space=SPACE)
-        assert (
-            again["error"]
-            == f"{OWNER}/topics already holds a model: take another name, or add a commit to it with --update."
-        )
-        assert push_to(hub, run_folder, tmp_path / "home", space=SPACE, update=True)["space"] == first["space"]
-        assert len(space.commits) == 3 and len(model.commits) == 3
+def test_space_is_pushed_and_updated(run_folder, hub):
+    first = push(run_folder, f"{OWNER}/topics", private=True, space=SPACE)
+    space, model = hub.repos["space", SPACE], hub.repos["model", f"{OWNER}/topics"]
+    assert first.space == f"{hub.url}/spaces/{SPACE}" and space.private and space.sdk == "gradio"
+    assert {"app.py", "requirements.txt", "README.md", "hftransfer/demo.py", "model/config.json"} <= set(space.files)
+    assert space.files["model/model.safetensors"] == model.files["model.safetensors"]
+    assert not any(name.endswith((".parquet", ".html", ".pyc")) for name in space.files)
+    with pytest.raises(
+        UserError, match=f"{OWNER}/topics already holds a model: take another name, or add a commit to it"
+    ):
+        push(run_folder, f"{OWNER}/topics", space=SPACE)
+    assert push(run_folder, f"{OWNER}/topics", update=True, space=SPACE).space == first.space
+    assert len(space.commits) == 3 and len(model.commits) == 3
     front = yaml.safe_load(space.files["README.md"].decode().split("---\n")[1])
     assert front["title"] == "topics" and front["models"] == [f"{OWNER}/topics"]
     assert (
@@ -274,21 +278,21 @@ def test_space_is_pushed_and_updated(run_folder, tmp_path):
     )  # the card speaks of the model, not of the Space
 
 
-def test_taken_space_is_refused_before_the_model_is_sent(run_folder, tmp_path):
-    with LocalHub() as hub:
-        (tmp_path / "old").mkdir()
-        (tmp_path / "old" / "app.py").write_text("old")
-        hub.add(SPACE, tmp_path / "old", "space")
-        error = push_to(hub, run_folder, tmp_path / "home", space=SPACE)["error"]
-        assert error.startswith(f"{SPACE} already holds a space: take another name") and uploads(hub) == 0
+def test_taken_space_is_refused_before_the_model_is_sent(run_folder, hub, tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "app.py").write_text("old")
+    hub.add(SPACE, tmp_path / "old", "space")
+    with pytest.raises(UserError, match=f"{SPACE} already holds a space: take another name"):
+        push(run_folder, f"{OWNER}/topics", space=SPACE)
+    assert uploads(hub) == 0
 
 
-def test_space_that_breaks_off_names_the_command_that_completes_it(run_folder, tmp_path):
-    with LocalHub() as hub:
-        hub.failures = [200, 503, 503, 503]  # the model's commit, and three tries of the Space's
-        error = push_to(hub, run_folder, tmp_path / "home", space=SPACE)["error"]
-        assert error.endswith(f"The model itself arrived at {hub.url}/{OWNER}/topics: add --update.")
-        assert push_to(hub, run_folder, tmp_path / "home", space=SPACE, update=True)["space"]
+def test_space_that_breaks_off_says_what_completes_it(run_folder, hub):
+    hub.failures = [200, 503, 503, 503]  # the model's commit, and three tries of the Space's
+    with pytest.raises(UserError) as caught:
+        push(run_folder, f"{OWNER}/topics", space=SPACE)
+    assert str(caught.value).endswith(f"The model itself arrived at {hub.url}/{OWNER}/topics: add --update.")
+    assert push(run_folder, f"{OWNER}/topics", update=True, space=SPACE).space
 
 
 def test_front_matter_is_what_spaces_read():
@@ -325,60 +329,28 @@ def test_front_matter_is_what_spaces_read():
 
 # --- at the end of a training ----------------------------------------------------------------------------------------
 
-TRAIN = """
-import logging
-logging.basicConfig(level=logging.INFO)
-from hftransfer.config import checked
-from hftransfer.errors import UserError
-from hftransfer.train import run
-try:
-    answer = str(run(checked({values})).folder)
-except UserError as error:
-    answer = {{"error": str(error)}}
-"""
+
+def training(folder: Path, **push_to_hub):
+    values = configuration("probe", "text", folder).model_dump(mode="json")
+    return checked(values | {"push_to_hub": {"repo_id": f"{OWNER}/texts"} | push_to_hub, "output": str(folder / "run")})
 
 
-def training(folder: Path, **push_to_hub) -> dict:
-    config = configuration("probe", "text", folder).model_dump(mode="json")
-    return config | {"push_to_hub": {"repo_id": f"{OWNER}/texts"} | push_to_hub, "output": str(folder / "run")}
-
-
-def train_with(hub, values, home, token=TOKEN) -> dict:
-    found = in_process(TRAIN.format(values=values), hub, home, token)
-    assert TOKEN not in found["output"]
-    return found
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A training whose push broke off, and what a second one found: both repositories after both."""
-    root = tmp_path_factory.mktemp("trained")
-    values = training(root, private=True)
-    with LocalHub() as hub:
-        hub.failures = [503, 503, 503]
-        broken = train_with(hub, values, root / "home")
-        held = dict(hub.repos["model", f"{OWNER}/texts"].files)
-        completed = push_to(hub, root / "run", root / "home", repo=f"{OWNER}/texts", private=True)
-        refused = train_with(hub, values | {"output": str(root / "other")}, root / "home")
-        yield root, broken, held, completed, refused, hub.repos["model", f"{OWNER}/texts"]
-
-
-def test_broken_push_at_the_end_loses_nothing_and_names_its_completion(trained):
-    root, broken, held, completed, _, repo = trained
-    assert "broke off (status 503), and nothing was committed" in broken["answer"]["error"]
-    assert (
-        f"The run is whole in {root / 'run'}, but the push did not end. What completes it: "
-        f"hftransfer push {root / 'run'} {OWNER}/texts --private\n"
-    ) in broken["output"]
-    assert set(held) == {".gitattributes"} and (root / "run" / "report.html").is_file()
-    assert completed["url"].endswith(f"{OWNER}/texts") and repo.private and "model.safetensors" in repo.files
+def test_broken_push_at_the_end_loses_nothing_and_names_its_completion(hub, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "hftransfer")
+    hub.failures = [503, 503, 503]
+    with pytest.raises(UserError, match=r"broke off \(status 503\), and nothing was committed"):
+        run(training(tmp_path, private=True))
+    folder, repo = tmp_path / "run", hub.repos["model", f"{OWNER}/texts"]
+    command = f"hftransfer push {folder} {OWNER}/texts --private"
+    assert f"The run is whole in {folder}, but the push did not end. What completes it: {command}\n" in caplog.text
+    assert set(repo.files) == {".gitattributes"} and (folder / "report.html").is_file()
+    pushed = push(folder, f"{OWNER}/texts", private=True)
+    assert repo.private and set(pushed.files) <= set(repo.files) and TOKEN not in caplog.text
     assert b"push_to_hub" not in repo.files["README.md"] + repo.files["training_config.json"]
-
-
-def test_taken_name_stops_before_the_training(trained):
-    root, *_, refused, _ = trained
-    assert refused["answer"]["error"].startswith(f"{OWNER}/texts already holds a model: take another name")
-    assert not (root / "other").exists() and not (root / "other.incomplete").exists()
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match=f"{OWNER}/texts already holds a model: take another name"):
+        run(training(tmp_path / "other"))
+    assert not list((tmp_path / "other").glob("run*"))
 
 
 @pytest.mark.parametrize(
@@ -395,13 +367,11 @@ def test_taken_name_stops_before_the_training(trained):
         ),
     ],
 )
-def test_what_would_stop_the_push_stops_before_the_training(settings, token, words, send, tmp_path, monkeypatch):
-    hub, _ = send
+def test_what_would_stop_the_push_stops_before_the_training(settings, token, words, hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", token)
-    monkeypatch.setattr("hftransfer.hub.HfApi", lambda **options: HfApi(hub.url))
     monkeypatch.setattr("hftransfer.train._once", lambda *given: pytest.fail("the training began"))
     with pytest.raises(UserError) as caught:
-        run(checked(training(tmp_path, **settings)))
+        run(training(tmp_path, **settings))
     assert str(caught.value) == words
 
 

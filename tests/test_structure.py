@@ -24,7 +24,7 @@ LEVELS = [
     {"evaluation"},
     {"config", "inference", "predictions"},
     {"repeats"},
-    {"frozen_pass", "report", "certificate"},
+    {"frozen_pass", "report", "certificate", "quantise"},
     {"loop", "probe", "card"},
     {"work", "hub"},
     {"trust", "doctor"},

@@ -33,7 +33,8 @@ class LabelledData:
     `frame` has one row per example: `id` (unique; stays when rows are added), `split`, `group` (or None), `input`
     (text, or path or encoded bytes of an image), `input_pair` (only for text pairs), `label` (a name, a list of names,
     a float or a list of floats) and `digest` (content hash of the input). `skipped` names the rows that were left out
-    and why; `looks` holds, row by row, what the one look at each input showed; `patch` is what `config.patch` did.
+    and why; `looks` holds, row by row, what the one look at each input showed; `patch` is what `config.patch` did; `given`
+    names the parts that the data came divided into: the others were cut here.
     """
 
     frame: pd.DataFrame
@@ -43,6 +44,7 @@ class LabelledData:
     skipped: list[str] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list, repr=False)
     patch: dict[str, Any] | None = None
+    given: tuple[str, ...] = ()
 
     def part(self, split: str) -> pd.DataFrame:
         """The rows of one split (maybe none), numbered from 0."""
@@ -73,13 +75,14 @@ def load_data(
         rows["group"] = leak_groups(rows, list(rows["look"]), read.modality, config.split.group)
     if patch and config.split.file:
         rows, patch = patch.beyond(rows, read_split_file(config.split.file).index)
+    given = tuple(split for split in SPLITS if (rows["split"] == split).any())
     rows = rows.assign(split=assign_splits(rows, task, config.split))
     rows = _subsample(rows, task, config)
     if "look" not in rows:
         rows = _looked_at(rows, read.modality, config, skipped)
     rows, about = _patched(rows, patch, task, read.modality, config, skipped) if patch else (rows, None)
     rows = _leave_out(rows, _labels_unknown_to_train(rows, task), config, skipped)
-    return _labelled(rows, read.modality, task, skipped, about)
+    return replace(_labelled(rows, read.modality, task, skipped, about), given=given)
 
 
 def _looked_at(rows: pd.DataFrame, modality: Modality, config: DataConfig, skipped: list[str]) -> pd.DataFrame:
