@@ -2,11 +2,14 @@
 
 import json
 
+import pandas as pd
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from hftransfer import outputs
 from hftransfer.card import BLANK, blanks, card_facts, render_card, table_cell, write_card
+from hftransfer.data import LabelledData
 from hftransfer.errors import UserError
 from hftransfer.evaluation.recorded import RecordedRun
 from hftransfer.run_folder import write_json
@@ -169,6 +172,13 @@ def test_how_the_data_were_divided(data, config, words, tmp_path):
     change(folder / "run.json", data=json.loads((folder / "run.json").read_text())["data"] | data)
     (folder / "config.yaml").write_text(yaml.safe_dump({"data": {"train": "x.csv", "split": config}}))
     assert words in card_of(folder)
+
+
+def test_copies_are_counted():
+    digests = ["a", "a", "b", "a", "c", "d"]
+    splits = ["train", "train", "train", "test", "test", "validation"]
+    data = LabelledData(pd.DataFrame({"digest": digests, "split": splits}), "text", SINGLE, "")
+    assert outputs._copies(data) == {"copies": 2, "leaked": 1}
 
 
 def test_cut_texts_are_no_matter_of_images(tmp_path):

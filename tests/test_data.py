@@ -214,8 +214,9 @@ def test_split_column_is_honoured_when_its_values_are_split_words(tmp_path, capl
     path = table(tmp_path / "t.csv", text=texts(), label=["a", "b"] * 10, split=splits)
     assert list(load(train=path).frame["split"]) == ["train"] * 12 + ["validation"] * 4 + ["test"] * 4
     assert "is divided by its column 'split'" in caplog.text
+    assert load(train=path).given == ("train", "validation", "test")
     other = table(tmp_path / "u.csv", text=texts(), label=["a", "b"] * 10, split=["left", "right"] * 10)
-    assert load(train=other).frame["split"].value_counts()["train"] == 12
+    assert load(train=other).frame["split"].value_counts()["train"] == 12 and load(train=other).given == ()
     assert "Column 'split' is no division" in caplog.text
 
 
