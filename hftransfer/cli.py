@@ -146,6 +146,18 @@ def evaluate(
     _show_metrics({data: found["metrics"], "per_class": {data: found["per_class"]}}, folder, as_json)
 
 
+def _named_models(models: list[str], rest: list[str], candidates: str | None) -> tuple[list[str], list[str]]:
+    """Checkpoints and overrides. In `--models A B C key=value` what follows A and is no key=value is a name too."""
+    if candidates not in (None, "auto"):
+        raise UserError(f"--candidates takes auto, found {candidates!r}. Name checkpoints with --models.")
+    if bool(models) == bool(candidates):
+        raise UserError(
+            "Name the checkpoints with --models A B C, or let --candidates auto choose them: one of the two."
+        )
+    names = [word for word in rest if "=" not in word] if models else []
+    return [*models, *names] or ["auto"], [word for word in rest if word not in names]
+
+
 def _one(values: list[str] | None) -> str | list[str] | None:
     return values[0] if values and len(values) == 1 else values
 
@@ -170,7 +182,7 @@ def predict(
     _show_predictions(table)
 
 
-def _write_table(table: Any, output: Path) -> None:
+def _write_table(table: Any, output: Path, what: str = "predictions") -> None:
     writers = {".csv": "to_csv", ".json": "to_json", ".jsonl": "to_json", ".parquet": "to_parquet"}
     if output.suffix not in writers:
         raise UserError(f"Cannot write {output}: expected a name ending in {', '.join(writers)}.")
@@ -183,7 +195,7 @@ def _write_table(table: Any, output: Path) -> None:
         os.replace(temporary, output)
     except OSError as error:
         raise UserError(f"Cannot write {output}: {error.strerror}.") from None
-    print(f"{len(table)} predictions in {output}")
+    print(f"{len(table)} {what} in {output}")
 
 
 @app.command()
@@ -262,6 +274,65 @@ def doctor(
     from hftransfer.doctor import doctor as examine
 
     sys.exit(examine(config.data, config if known else None, fix, as_json, strict, measure))
+
+
+@app.command()
+def rank(
+    data_or_config: Annotated[str, typer.Argument(help="a YAML configuration, an image folder, a table, or starter/…")],
+    models: Annotated[list[str] | None, typer.Option(help="a checkpoint to try; give the option once for each")] = None,
+    overrides: Overrides = None,
+    candidates: Annotated[str | None, typer.Option(help="auto: a short list for images or texts")] = None,
+    rows: Annotated[int, typer.Option(min=10, help="training rows to rank on, stratified")] = 1000,
+    metric: Annotated[str | None, typer.Option(help="metric to rank by; default: the task's own")] = None,
+    plot: Annotated[Path | None, typer.Option(help="draw score against latency into this .png or .svg")] = None,
+    as_json: Json = False,
+) -> None:
+    """Rank checkpoints for the data at hand: cross-validated probes on the same rows, and what each costs."""
+    from hftransfer.ranking.command import rank as rank_checkpoints
+
+    names, overrides = _named_models(models or [], overrides or [], candidates)
+    config = _config(data_or_config, overrides, None, names[0], "probe", None)
+    rank_checkpoints(config, names, rows, metric, plot, as_json)
+
+
+@app.command()
+def curve(
+    data_or_config: Annotated[str, typer.Argument(help="a YAML configuration, an image folder, a table, or starter/…")],
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, folder, timm architecture, or starter/…")] = None,
+    more: Annotated[
+        int | None, typer.Option(min=1, help="so many more labels; default: a quarter to as many again")
+    ] = None,
+    classes: Annotated[int, typer.Option(min=0, help="classes to look at one by one, the worst first")] = 10,
+    output: Annotated[Path | None, typer.Option(help="folder for curve.json and curve.svg")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how much more labels would bring: the learning curve of a probe, overall and for each class."""
+    config = _config(data_or_config, overrides or [], None, model, "probe", None)
+    from hftransfer.labelling.command import curve as show_curve
+
+    show_curve(config, more, classes, output, as_json)
+
+
+@app.command("next")
+def next_to_label(
+    pool: Annotated[str, typer.Argument(help="a folder, glob or table of inputs without labels")],
+    run: Annotated[str | None, typer.Option(help="a run folder: what it is unsure of is chosen")] = None,
+    model: Annotated[str | None, typer.Option(help="a checkpoint, where there is no run yet")] = None,
+    count: Annotated[int, typer.Option("-n", min=1, help="how many to choose")] = 50,
+    output: Annotated[Path | None, typer.Option(help="write a CSV, JSON or Parquet file in place of a table")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="input column(s) of a table")] = None,
+    seed: Annotated[int, typer.Option(help="of the clusters")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Choose which inputs to label next: where the model is unsure, and unlike each other."""
+    from hftransfer.labelling.pool import next_to_label as choose_next
+    from hftransfer.labelling.pool import show
+
+    found = choose_next(pool, count, run, model, column, seed)
+    if output is not None:
+        return _write_table(found, output, "rows to label")
+    show(found, as_json)
 
 
 @app.command()

@@ -221,8 +221,8 @@ def _bf16_difference(model: Any, batch: Mapping[str, Any], device: Any) -> float
 def _bf16_gain(model: Any, batch: Mapping[str, Any], device: Any, training: bool) -> float:
     one_pass = _forward_and_back if training else _forward
     with _unchanged(model):
-        fp32 = _best_seconds(lambda: one_pass(model, batch, device, "fp32"), device)
-        return fp32 / _best_seconds(lambda: one_pass(model, batch, device, "bf16"), device)
+        fp32 = best_seconds(lambda: one_pass(model, batch, device, "fp32"), device)
+        return fp32 / best_seconds(lambda: one_pass(model, batch, device, "bf16"), device)
 
 
 def _forward_and_back(model: Any, batch: Mapping[str, Any], device: Any, precision: Precision) -> None:
@@ -253,7 +253,7 @@ def _unchanged(model: "torch.nn.Module") -> Iterator[None]:
             buffer.copy_(before)
 
 
-def _best_seconds(step: Callable[[], Any], device: "torch.device") -> float:
+def best_seconds(step: Callable[[], Any], device: "torch.device") -> float:
     """The least time of a step among as many as fit into `TRIAL_SECONDS`: what disturbs, as at the first, only adds."""
     times: list[float] = []
     while sum(times) < TRIAL_SECONDS or (len(times) == 1 and times[0] < 1):
@@ -322,7 +322,7 @@ def _seconds_or_none(model: Any, make_batch: Any, size: int, device: Any, precis
     try:
         batch = make_batch(size)
         with _unchanged(model):
-            return _best_seconds(lambda: _forward(model, batch, device, precision), device)
+            return best_seconds(lambda: _forward(model, batch, device, precision), device)
     except torch.OutOfMemoryError:
         torch.accelerator.empty_cache()
         return None

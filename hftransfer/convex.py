@@ -8,6 +8,7 @@ Shapes: features (N, D), targets as in `tasks`, scores (N, C); a head is weight 
 """
 
 import logging
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,10 +47,13 @@ class ConvexHead:
 
 @dataclass(frozen=True)
 class Fit:
-    """A linear map on standardised features."""
+    """A linear map: weight (C, D) and bias (C,)."""
 
     weight: np.ndarray
     bias: np.ndarray
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        return features @ self.weight.T + self.bias
 
 
 def solve_head(
@@ -79,14 +83,37 @@ def _solved(
     mean, scale = _standardiser(features, intercept)
     standardised, rotation = _rotated((features - mean) / scale)
     candidates = [
-        _cross_validated(s, standardised, targets, task, folds, intercept) for s in _solvers(solver, task, targets)
+        _cross_validated(s, standardised, targets, task, folds, intercept)
+        for s in _solvers(solver, task, targets, folds)
     ]
     best = min(candidates, key=lambda candidate: candidate[2])
     name, penalty, loss, out_of_fold = best
     fit = _solve(name, standardised, targets, task, penalty, intercept, tolerance=1e-9)
-    weight = fit.weight @ rotation.T / scale
     log.info("Convex head: %s, penalty %.3g, cross-validated loss %.4f", name, penalty, loss)
-    return ConvexHead(weight, fit.bias - weight @ mean, out_of_fold, loss, penalty, name)
+    fit = _on_raw(fit, mean, scale, rotation)
+    return ConvexHead(fit.weight, fit.bias, out_of_fold, loss, penalty, name)
+
+
+def refit(features: np.ndarray, targets: np.ndarray, task: Task, like: ConvexHead) -> Fit:
+    """A head on other rows with the solver and penalty of one that was chosen before: no folds, a search's precision.
+
+    For the many fits of a learning curve. Regression targets are expected standardised.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        features = np.asarray(features, dtype=np.float64)
+        mean, scale = _standardiser(features, intercept=True)
+        rows, rotation = _rotated((features - mean) / scale)
+        rows = rows.astype(np.float32) if like.solver == "logistic" else rows
+        fit = _solve(like.solver, rows, targets, task, like.penalty, intercept=True, tolerance=SEARCH_TOLERANCE)
+        return _on_raw(fit, mean, scale, rotation)
+
+
+def _on_raw(fit: Fit, mean: np.ndarray, scale: np.ndarray, rotation: np.ndarray) -> Fit:
+    """A fit on rotated, standardised features as one on the features themselves."""
+    weight = fit.weight @ rotation.T / scale
+    return Fit(weight, fit.bias - weight @ mean)
 
 
 def make_folds(
@@ -95,7 +122,7 @@ def make_folds(
     """Stratified folds (by class; by quartile for regression; by rarest label for multi-label), groups kept together."""
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
-    strata = _strata(task, targets)
+    strata = strata_of(task, targets)
     smallest = int(np.bincount(strata)[np.unique(strata)].min())
     count = max(2, min(count, smallest if task.type == "single_label" else count, len(targets)))
     if groups is not None and len(np.unique(groups)) >= count:
@@ -106,23 +133,22 @@ def make_folds(
     if smallest < count:  # merge strata that are too small to be spread over the folds
         rare = np.isin(strata, np.flatnonzero(np.bincount(strata) < count))
         strata = np.where(rare, -1, strata)
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "least populated class": merged above, or a class of one
         return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(strata, strata))
 
 
-def _strata(task: Task, targets: np.ndarray) -> np.ndarray:
+def strata_of(task: Task, targets: np.ndarray) -> np.ndarray:
+    """(N,) what folds and subsamples balance: classes, the rarest label of each row, or quartiles of the first value."""
     if task.type == "single_label":
         return targets
     if task.type == "regression":
         return np.searchsorted(np.quantile(targets[:, 0], [0.25, 0.5, 0.75]), targets[:, 0])
     frequency = targets.sum(0)
-    return np.where(targets > 0, -frequency, -np.inf).argmax(1)  # the rarest label of each row
+    return np.where(targets > 0, -frequency, -np.inf).argmax(1)
 
 
-def _solvers(solver: str, task: Task, targets: np.ndarray) -> list[Solver]:
+def _solvers(solver: str, task: Task, targets: np.ndarray, folds: list) -> list[Solver]:
     if task.type == "regression":
         return ["ridge"]
     if task.type == "multi_label":
@@ -130,7 +156,8 @@ def _solvers(solver: str, task: Task, targets: np.ndarray) -> list[Solver]:
     if solver != "auto":
         return [solver]
     few = np.median(np.bincount(targets)) <= FEW_PER_CLASS
-    return ["logistic", "lda"] if few else ["logistic"]
+    enough = all(len(train) > len(np.unique(targets[train])) for train, _ in folds)  # LDA needs a spread within classes
+    return ["logistic", "lda"] if few and enough else ["logistic"]
 
 
 def _standardiser(features: np.ndarray, intercept: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +192,9 @@ def _cross_validated(
     for penalty in PENALTIES if solver in ("logistic", "ridge") else (np.nan,):
         logits = np.zeros((len(features), task.head_size))
         for number, (train, held_out) in enumerate(folds):
-            fit = _solve(solver, rough[train], targets[train], task, penalty, intercept, SEARCH_TOLERANCE, starts[number])
+            fit = _solve(
+                solver, rough[train], targets[train], task, penalty, intercept, SEARCH_TOLERANCE, starts[number]
+            )
             starts[number] = fit
             logits[held_out] = features[held_out] @ fit.weight.T + fit.bias
         logits = logits[held]
@@ -210,7 +239,9 @@ def _lda(features: np.ndarray, targets: np.ndarray, classes: int, shrinkage: str
     """Shrunk linear discriminants (Ledoit & Wolf 2004); full shrinkage compares with the class means alone."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(features, targets)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "only one sample": a class of one has no spread to add
+        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(features, targets)
     weight, bias = np.zeros((classes, features.shape[1])), np.full(classes, -1e3)  # absent classes: never chosen
     if len(model.classes_) == 2:  # scikit-learn keeps the difference of the two alone
         low, high = model.classes_

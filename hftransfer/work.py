@@ -1,6 +1,7 @@
 """The steps of a run, between loading and the run folder."""
 
 import logging
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 
 from hftransfer import compute
 from hftransfer.boundary import Boundary
-from hftransfer.checkpoints import Checkpoint, weights_hash
+from hftransfer.checkpoints import Checkpoint, load_checkpoint, weights_hash
 from hftransfer.config import RunConfig
 from hftransfer.data import LabelledData
 from hftransfer.evaluation.calibration import fit_temperature
@@ -24,7 +25,7 @@ from hftransfer.modalities import Modality, make_modality
 from hftransfer.predictions import Predictions
 from hftransfer.probe import Probe, Rows, fold_scale, fold_temperature, solve_probe
 from hftransfer.readout import open_head
-from hftransfer.strategies import Plan
+from hftransfer.strategies import Plan, ProbeStrategy
 from hftransfer.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,19 @@ def prepare(
     targets = data.task.encode_all(list(data.frame["label"]))
     store = FeatureStore() if config.store else FeatureStore(scratch)
     return Work(config, data, checkpoint, modality, machine, store, items, targets)
+
+
+def probed(config: RunConfig, data: LabelledData) -> tuple[Work, Probe]:
+    """One pass of the frozen checkpoint over `data` and the convex head on it; nothing is written but the store."""
+    from transformers import set_seed
+
+    set_seed(config.seed)
+    config = config.model_copy(update={"strategy": ProbeStrategy()})
+    device = compute.choose_device(use_cpu=config.use_cpu)
+    checkpoint = load_checkpoint(config.model, data.modality, data.task)
+    with tempfile.TemporaryDirectory() as scratch:
+        work = prepare(config, data, checkpoint, device, compute.World(), Path(scratch))
+        return work, solve_head(work)
 
 
 def _centred_only_with_bias(task: Task, model: nn.Module) -> Task:

@@ -6,7 +6,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 
-from hftransfer.convex import PENALTIES, make_folds, mean_loss, solve_head
+from hftransfer.convex import PENALTIES, make_folds, mean_loss, refit, solve_head
 from hftransfer.tasks import Task
 
 
@@ -86,7 +86,9 @@ def test_out_of_fold_logits_come_from_heads_that_did_not_see_the_row():
     train, held_out = folds[0]
     weight = 1 / (head.penalty * len(train))
     mean, scale = features.mean(0), features.std(0)  # one standardiser for all folds: it has seen no label
-    reference = LogisticRegression(C=weight, tol=1e-10, max_iter=10000).fit((features[train] - mean) / scale, targets[train])
+    reference = LogisticRegression(C=weight, tol=1e-10, max_iter=10000).fit(
+        (features[train] - mean) / scale, targets[train]
+    )
     expected = reference.predict_proba((features[held_out] - mean) / scale)
     assert np.abs(task.probabilities(head.out_of_fold[held_out]) - expected).max() < 2e-2  # the search is less exact
 
@@ -123,3 +125,24 @@ def test_a_class_of_two_and_a_class_of_one_still_make_folds():
     targets = np.array([0] * 10 + [1] * 2 + [2])
     folds = make_folds(task, targets, None, 5, 0)
     assert sorted(np.concatenate([held_out for _, held_out in folds])) == list(range(13))
+
+
+def test_two_examples_a_class_are_enough_for_a_head():
+    """Folds then train on one of each: no spread within classes for LDA to see."""
+    features, targets = problem(rows=6)
+    task = task_of("single_label")
+    head = solve_head(features, targets, task, make_folds(task, targets, None, 5, 0))
+    assert head.solver == "logistic" and np.isfinite(head.out_of_fold).all()
+
+
+@pytest.mark.parametrize("kind", ["single_label", "multi_label", "regression"])
+def test_a_refit_is_the_solution_without_the_search(kind):
+    features, targets = problem(rows=150)
+    if kind == "multi_label":
+        targets = np.stack([targets == 0, targets != 1], 1).astype(np.float32)
+    if kind == "regression":
+        targets = features[:, :1] - features[:, :1].mean()
+    task = task_of(kind, 3 if kind == "single_label" else targets.shape[1])
+    head = solve_head(features, targets, task, make_folds(task, targets, None, 5, 0))
+    again = refit(features, targets, task, head)
+    assert np.abs(again.logits(features) - head.logits(features)).max() < 0.02 * np.abs(head.logits(features)).max()

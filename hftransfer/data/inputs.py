@@ -36,6 +36,20 @@ def load_inputs(sources: list[str], modality: Modality, columns: list[str] | Non
     return frame
 
 
+def inputs_modality(source: str, columns: list[str] | None = None) -> Modality:
+    """Whether a table, folder or file without labels holds images or texts: by its columns, or by names of files."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return "image" if any(is_image_name(entry.name) for entry in path.rglob("*")) else "text"
+    if not _is_table(path):
+        return "image" if is_image_name(source) else "text"
+    table = read_table_source(path)
+    frame = table.parts["all"]
+    for name in columns or ():
+        require_column(name, frame, str(path))
+    return find_input(table, frame[columns] if columns else frame, set(), None)[1]
+
+
 def _read(source: str, modality: Modality, columns: list[str] | None) -> pd.DataFrame:
     path = Path(source).expanduser()
     if source == "-":

@@ -81,17 +81,22 @@ def divide(rows: pd.DataFrame, task: Task, shares: dict[str, float], seed: int) 
     return _divide_strata(strata.argmax(1), ranks, shares)
 
 
-def take_examples(rows: pd.DataFrame, task: Task, count: int, seed: int) -> pd.Index:
-    """The index of `count` of the training `rows`, in the proportions of the classes, at least one of each."""
+def take_examples(
+    rows: pd.DataFrame, task: Task, count: int, seed: int, option: str = "data.train_examples="
+) -> pd.Index:
+    """The index of `count` of the training `rows`, in the proportions of the classes, at least one of each.
+
+    `option` is what the user calls the count.
+    """
     if count >= len(rows):
-        log.info("data.train_examples=%d: there are only %d training rows, all are used.", count, len(rows))
+        log.info("%s%d: there are only %d training rows, all are used.", option, count, len(rows))
         return rows.index
     strata, ranks = stratum_counts(rows["label"], task), _ranks(rows["id"], seed)
     # The first row of every class or label comes first of all.
     firsts = {int(np.where(column > 0, ranks, np.inf).argmin()) for column in strata.T if column.any()}
     if count < len(firsts):
         raise UserError(
-            f"data.train_examples={count} cannot hold one example of each class; at least {len(firsts)} are needed."
+            f"{option}{count} cannot hold one example of each class; at least {len(firsts)} are needed."
         )
     # A row's place inside of its stratum, as a share: taking the smallest shares takes from all strata alike.
     stratum = strata.argmax(1)

@@ -1,26 +1,20 @@
 """What a random split would have reported: the same probe on splits that keep relatives together and on random ones."""
 
 import logging
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from hftransfer.checkpoints import load_checkpoint
-from hftransfer.compute import World, choose_device
 from hftransfer.convex import make_folds, solve_head
 from hftransfer.data import LabelledData, load_data
 from hftransfer.data.splits import divide
 from hftransfer.doctor.findings import Finding
 from hftransfer.evaluation.metrics import compute_metrics
-from hftransfer.strategies import ProbeStrategy
 from hftransfer.tasks import Task
-from hftransfer.work import prepare
-from hftransfer.work import solve_head as solve_work
+from hftransfer.work import probed
 
 if TYPE_CHECKING:
     from hftransfer.config import RunConfig
@@ -63,16 +57,8 @@ def measure_honesty(run: "RunConfig", dataset: Any = None) -> Iterator[Finding]:
     split = run.data.split.model_copy(update={"group": run.data.split.group or "auto", "file": None})
     data = _fewer(load_data(run.data.model_copy(update={"split": split, "on_error": "skip"}), dataset))
     if data.frame["group"].notna().any():
-        features = probe_features(run.model_copy(update={"strategy": ProbeStrategy()}), data)
+        features = probed(run, data)[1].features
         yield Finding("leak-measured", compare(features, data.frame, data.task, split.test or 0.2).in_words())
-
-
-def probe_features(run: "RunConfig", data: LabelledData) -> np.ndarray:
-    """(N, D) what the probe of `run` reads of each row."""
-    device = choose_device(use_cpu=run.use_cpu)
-    checkpoint = load_checkpoint(run.model, data.modality, data.task)
-    with tempfile.TemporaryDirectory() as scratch:
-        return solve_work(prepare(run, data, checkpoint, device, World(), Path(scratch))).features
 
 
 def compare(features: np.ndarray, frame: pd.DataFrame, task: Task, share: float) -> Honesty:

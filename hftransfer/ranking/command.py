@@ -1,0 +1,101 @@
+"""The command: the ranking as a table, as JSON, and as a plot of score against latency."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hftransfer.evaluation.intervals import Measured
+from hftransfer.ranking.ranking import Ranked, Ranking
+from hftransfer.ranking.ranking import rank as ranked_checkpoints
+from hftransfer.report.figures import FIRST, INK, MUTED, check_figure_name, drawn
+from hftransfer.report.plots import titled
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from hftransfer.config import RunConfig
+
+
+def rank(
+    config: "RunConfig", names: list[str], rows: int, metric: str | None, plot: Path | None, as_json: bool
+) -> Ranking:
+    """Rank, print, draw. Raises `UserError`."""
+    if plot:
+        check_figure_name(plot)
+    ranking = ranked_checkpoints(config, names, rows, metric)
+    if plot:
+        draw(ranking, plot)
+    if as_json:
+        print(json.dumps(ranking.to_dict(), ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        Console().print(as_table(ranking))
+    return ranking
+
+
+def as_table(ranking: Ranking) -> "Group":
+    """The ranking for a terminal, best first, and the verdict."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"Cross-validated probe on {ranking.rows} rows, 95 % intervals"
+    table = Table(title=title, title_justify="left")
+    for column in ("checkpoint", titled(ranking.metric), "best is better by", "LogME", "H-score", "ms a row", "size"):
+        table.add_column(column, justify="left" if column == "checkpoint" else "right", no_wrap=column != "checkpoint")
+    for checkpoint in ranking.checkpoints:
+        table.add_row(*_cells(ranking, checkpoint))
+    caption = "LogME and H-score need no folds; they filter many checkpoints cheaply and decide nothing here."
+    return Group(table, Text(caption, "dim"), *_remarks(ranking), Text(ranking.verdict, "bold"))
+
+
+def _cells(ranking: Ranking, found: Ranked) -> list[str]:
+    pair = ranking.pairs_of_best.get(found.name)
+    against = "" if pair is None else _against(ranking, pair.difference, pair.low, pair.high, pair.separated)
+    h_score = "" if found.h_score is None else f"{found.h_score:.2f}"
+    size = f"{found.parameters / 1e6:.1f} M, {found.bytes / 1e6:,.0f} MB"
+    score = _span(found.metrics[ranking.metric])
+    return [found.name, score, against, f"{found.logme:.3f}", h_score, f"{found.milliseconds:.3g}", size]
+
+
+def _against(ranking: Ranking, difference: float, low: float, high: float, separated: bool) -> str:
+    return f"{difference:+.3f} ({low:+.3f} to {high:+.3f})" + ("" if separated else ", tie")
+
+
+def _remarks(ranking: Ranking) -> list[str]:
+    known = [checkpoint for checkpoint in ranking.checkpoints if checkpoint.objective]
+    return [f"  {found.name}: {found.objective}; licence {found.licence or 'unknown'}" for found in known]
+
+
+def _span(found: Measured) -> str:
+    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+
+
+def draw(ranking: Ranking, path: Path) -> None:
+    """Score with its interval against latency; checkpoints that no other one beats in both are joined."""
+    with drawn(path, 6.4, 4.2) as figure:
+        axes = figure.add_subplot()
+        for found in ranking.checkpoints:
+            score, front = found.metrics[ranking.metric], found.name in ranking.pareto
+            reach = [[abs(score.value - score.low)], [abs(score.high - score.value)]]
+            axes.errorbar(
+                found.milliseconds,
+                score.value,
+                yerr=reach,
+                fmt="o",
+                color=FIRST if front else MUTED,
+                capsize=3,
+                markersize=6,
+            )
+            axes.annotate(
+                found.name.removeprefix("starter/"), (found.milliseconds, score.value), (6, 6), textcoords="offset points",
+                fontsize=8, color=INK,
+            )  # fmt: skip
+        front = {checkpoint.name: checkpoint for checkpoint in ranking.checkpoints}
+        line = [(front[name].milliseconds, front[name].metrics[ranking.metric].value) for name in ranking.pareto]
+        axes.plot(*zip(*line, strict=True), color=FIRST, linewidth=1, linestyle="--")
+        axes.set_xscale("log")
+        axes.margins(x=0.25)
+        axes.set_xlabel("milliseconds a row on this machine (log scale)")
+        axes.set_ylabel(f"{titled(ranking.metric)}, {ranking.rows} rows, 95 %")

@@ -1,0 +1,145 @@
+"""Does the ranking on a small sample give the true order? The tables of docs/checkpoints.md.
+
+    python scripts/rank_checkpoints.py --data-root DATA --vit FOLDER --out ranks.jsonl [--sets clothing10 bbc]
+    python scripts/rank_checkpoints.py --render ranks.jsonl > tables.md
+
+The truth is the test metric of a probe on all training rows; the ranking sees a sample of these, and no test row. Images:
+the three EfficientNets that come as packages, and with --vit one more folder. Texts: MiniLM, and what is left of it with
+fewer layers or with random weights, for want of further checkpoints that come as packages.
+"""
+
+import argparse
+import json
+import logging
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from results import SETS
+from scipy.stats import spearmanr, weightedtau
+
+METRIC = {"single_label": "accuracy", "multi_label": "mean_average_precision"}
+IMAGES = [f"starter/efficientnet-lite{size}" for size in range(3)]
+SAMPLES = {"clothing10": 200, "flowers5": 200, "digits": 200, "bbc": 200, "banking77": 400}
+LIMITS = {"digits": 1500, "banking77": 2000, "bbc": None, "clothing10": None, "flowers5": None}
+
+
+def variants(folder: Path) -> list[str]:
+    """MiniLM whole, with one and three of its six layers, and with random weights, as folders."""
+    from transformers import AutoModel, AutoTokenizer, set_seed
+
+    from hftransfer import starter
+
+    source = starter.checkpoint("starter/minilm").path
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    places = ["starter/minilm"]
+    for name, layers in {"minilm-3-layers": 3, "minilm-1-layer": 1, "minilm-random": 6}.items():
+        model = AutoModel.from_pretrained(source)
+        if name.endswith("random"):
+            set_seed(0)
+            model = type(model)(model.config)
+        model.encoder.layer = model.encoder.layer[:layers]
+        model.config.num_hidden_layers = layers
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+        places.append(str(folder / name))
+    return places
+
+
+def measure(name: str, root: str, checkpoints: list[str]) -> dict:
+    """The ranking on the sample, and the test metric of each checkpoint's probe on all training rows."""
+    from hftransfer.config import parse_overrides, with_overrides
+    from hftransfer.data import load_data
+    from hftransfer.evaluation.metrics import compute_metrics
+    from hftransfer.ranking.ranking import rank
+    from hftransfer.work import probed
+
+    source, *overrides = (argument.replace("{root}", root) for argument in SETS[name].arguments.split())
+    changes = parse_overrides(overrides) | {"data.train_examples": LIMITS[name]}
+    config = with_overrides({"data": {"train": source}, "model": checkpoints[0]}, changes)
+    data = load_data(config.data)
+    metric, truth = METRIC[data.task.type], {}
+    ranking = rank(config, checkpoints, SAMPLES[name], metric)
+    for checkpoint in checkpoints:
+        work, probe = probed(
+            config.model_copy(update={"model": config.model.model_copy(update={"name": checkpoint})}), data
+        )
+        test = work.positions("test")
+        found = compute_metrics(data.task, work.targets[test], data.task.probabilities(probe.logits[test]))
+        truth[Path(checkpoint).name] = found[metric]
+    return {
+        "set": name,
+        "truth": truth,
+        "training_rows": int((data.frame["split"] != "test").sum()),
+    } | ranking.to_dict()
+
+
+def render(lines: list[dict]) -> str:
+    parts = [_agreement(lines)]
+    for line in lines:
+        rows = [
+            f"{line['set']}: ranked on {line['rows']} rows, truth from {line['training_rows']:,}. {_short(line['verdict'])}",
+            "",
+            f"| checkpoint | {line['metric']}, cross-validated | LogME | H-score | ms a row | size, M | test {line['metric']} |",
+            "|---" * 7 + "|",
+        ]
+        for found in line["checkpoints"]:
+            score, name = found["metrics"][line["metric"]], Path(found["name"]).name
+            rows.append(
+                f"| {name} | {score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f}) | {found['logme']:.3f} | "
+                f"{found['h_score']:.2f} | {found['milliseconds']:.3g} | {found['parameters'] / 1e6:.1f} | "
+                f"{line['truth'][name]:.3f} |"
+            )
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def _short(verdict: str) -> str:
+    return " ".join(word.rsplit("/", 1)[-1] for word in verdict.split())
+
+
+def _agreement(lines: list[dict]) -> str:
+    """Spearman's rho and the weighted tau of each score with the truth."""
+    rows = ["| set | checkpoints | cross-validated probe | LogME | H-score | size |", "|---" * 6 + "|"]
+    for line in lines:
+        found = line["checkpoints"]
+        truth = [line["truth"][Path(each["name"]).name] for each in found]
+        scores = {
+            "probe": [each["metrics"][line["metric"]]["value"] for each in found],
+            "logme": [each["logme"] for each in found],
+            "h_score": [each["h_score"] for each in found],
+            "size": [each["parameters"] for each in found],
+        }
+        cells = [_both(np.array(values), np.array(truth)) for values in scores.values()]
+        rows.append(f"| {line['set']} | {len(found)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _both(score: np.ndarray, truth: np.ndarray) -> str:
+    if np.ptp(score) == 0:
+        return "–"
+    return f"ρ {spearmanr(score, truth).statistic:+.2f}, τw {weightedtau(truth, score).statistic:+.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", default="data")
+    parser.add_argument("--vit", help="folder of one more image checkpoint")
+    parser.add_argument("--out", type=Path, default=Path("ranks.jsonl"))
+    parser.add_argument("--sets", nargs="*", default=list(SAMPLES), choices=list(SAMPLES))
+    parser.add_argument("--render", type=Path)
+    asked = parser.parse_args()
+    if asked.render:
+        return print(render([json.loads(line) for line in asked.render.read_text().splitlines()]))
+    logging.basicConfig(level=logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in asked.sets:
+            texts = SETS[name].model == "starter/minilm"
+            checkpoints = variants(Path(folder)) if texts else IMAGES + ([asked.vit] if asked.vit else [])
+            line = measure(name, asked.data_root, checkpoints)
+            with asked.out.open("a") as file:
+                print(json.dumps(line), file=file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,311 @@
+"""Curves that are planted are found again, what is worth nothing is said to be, and what is chosen is new and in doubt."""
+
+import json
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hftransfer.errors import UserError
+from hftransfer.evaluation.intervals import Measured
+from hftransfer.labelling import choice, power_law
+from hftransfer.labelling.curve import Curve, Problem, arrange, measure_curve, size_grid
+from hftransfer.labelling.curve import choose as choose_head
+from hftransfer.labelling.forecast import forecast_of, round_number, worth
+from hftransfer.labelling.pool import next_to_label
+from hftransfer.tasks import Task
+from hftransfer.train import run
+from tests import tiny
+from tests.test_cli import call
+from tests.test_matrix import configuration
+
+SIZES = np.array([20, 40, 80, 160, 320])
+THREE = Task("single_label", ("easy", "left", "right"))
+
+
+# --- power laws ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "floor, scale, exponent", [(0.1, 2.0, 0.7), (0.0, 1.0, 0.5), (0.3, 0.0, 1.0), (0.05, 40.0, 1.6)]
+)
+def test_a_law_without_noise_is_found_again(floor, scale, exponent):
+    errors = floor + scale * SIZES**-exponent
+    law = power_law.fit(SIZES, errors[None], np.ones(5))
+    assert law.at(640)[0] == pytest.approx(floor + scale * 640**-exponent, abs=2e-3)
+    assert np.allclose([law.at(size)[0] for size in SIZES], errors, atol=3e-3)
+
+
+def test_the_fit_is_the_best_that_stays_in_bounds():
+    """Against a search over floor and scale on a grid, with errors that ask for negative ones."""
+    rng = np.random.default_rng(0)
+    for trend in (-0.1, 0.0, 0.3):
+        errors = 0.2 + trend * (SIZES / 320.0) ** -0.3 + 0.02 * rng.normal(size=5)
+        weights = rng.uniform(0.5, 2, 5)
+        law = power_law.fit(SIZES, errors[None], weights)
+        assert law.floor[0] >= 0 and law.scale[0] >= 0
+        loss = (weights * (law.floor[0] + law.scale[0] * SIZES ** -law.exponent[0] - errors) ** 2).sum()
+        for exponent in power_law.EXPONENTS[::4]:
+            floors, scales = np.meshgrid(np.linspace(0, 0.6, 61), np.linspace(0, 0.6, 61) * 320**exponent)
+            tried = floors[..., None] + scales[..., None] * SIZES**-exponent
+            assert loss <= (weights * (tried - errors) ** 2).sum(-1).min() + 1e-9
+
+
+def noisy_curve(seed, floor=0.08, scale=1.5, exponent=0.6, orders=5, resamples=200, rows=300):
+    """A curve as `measure_curve` gives it: noise of the orders, and noise of held-out rows that all sizes share."""
+    rng = np.random.default_rng(seed)
+    errors = floor + scale * SIZES**-exponent
+    subsamples = 0.3 * rng.normal(size=(5, orders)) * np.sqrt(errors[:, None] / SIZES[:, None])
+    shared = np.sqrt(errors.mean() / rows) * rng.normal(size=1 + resamples)
+    shared[1:] += shared[0]
+    values = 1 - (errors[:, None, None] + subsamples[..., None] + shared)
+    return Curve("accuracy", SIZES, values, SIZES / 3200)
+
+
+def test_forecasts_hold_the_truth_as_often_as_they_say():
+    truth = 1 - (0.08 + 1.5 * 640**-0.6)
+    gain = 1.5 * (320**-0.6 - 640**-0.6)
+    held = {"value": 0, "gain": 0}
+    for seed in range(60):
+        curve = noisy_curve(seed)
+        laws = curve.laws()
+        value, found = curve.at(640, laws), curve.gain(320, laws)
+        held["value"] += value.low <= truth <= value.high
+        held["gain"] += found.low <= gain <= found.high
+    assert held["value"] >= 50 and held["gain"] >= 50
+
+
+def test_words():
+    assert worth(Measured(0.03, 0.015, 0.045, 5), "accuracy", 0.005) == "about +3.0 (1.5 to 4.5) points of accuracy"
+    assert worth(Measured(0.001, 0.0, 0.004, 5), "accuracy", 0.005) == "about 0 points of accuracy"
+    assert (
+        worth(Measured(0.02, 0.0, 0.06, 5), "accuracy", 0.005)
+        == "the curve cannot tell (0.0 to 6.0) points of accuracy"
+    )
+    assert worth(Measured(0.2, 0.1, 0.3, 5), "rmse", 0.005) == "rmse lower by 0.2 (0.1 to 0.3)"
+    assert [round_number(value) for value in (0.4, 7, 87, 230, 1999)] == [1, 7, 80, 200, 1000]
+
+
+# --- curves from features --------------------------------------------------------------------------------------------
+
+
+def problem(rows=360, held=300, seed=0):
+    """`easy` lies far off; `left` and `right` overlap, in twenty dimensions that only many examples settle."""
+    rng = np.random.default_rng(seed)
+    targets = rng.permutation(np.arange(rows + held) % 3)
+    features = rng.normal(size=(rows + held, 20))
+    features[:, 0] += np.array([12.0, -0.9, 0.9])[targets]
+    return Problem(THREE, features, targets, np.arange(rows), np.arange(rows, rows + held))
+
+
+def test_an_order_is_stratified_from_its_beginning_and_holds_every_row_once():
+    found = problem()
+    order = arrange(found, seed=1)
+    assert sorted(order) == list(found.pool) and not np.array_equal(order, arrange(found, seed=2))
+    for size in (9, 30, 120):
+        assert np.ptp(np.bincount(found.targets[order[:size]], minlength=3)) <= 2
+    assert size_grid(found)[0] >= 6 and size_grid(found)[-1] == 360
+
+
+def test_more_rows_help_and_the_forecast_goes_on_from_there():
+    found = problem()
+    curve = measure_curve(found, orders=3, sizes=[15, 40, 120, 360])
+    means = curve.values[:, :, 0].mean(1)
+    assert means[0] < means[-1]
+    assert (curve.values[-1] == curve.values[-1][:1]).all()  # all rows are the same rows in every order
+    later = curve.at(720, curve.laws())
+    assert later.value >= curve.at(360, curve.laws()).value
+
+
+def test_a_class_at_its_ceiling_is_worth_about_nothing():
+    found = problem()
+    result = forecast_of(found, choose_head(found, found.pool, 0), more=100, orders=3)
+    gains = {gain.name: gain for gain in result.classes}
+    assert gains["easy"].words == "+100 of easy: about 0 points of balanced accuracy; about 0 points of its own recall"
+    assert result.rows == 360 and result.held == 300 and [gain.more for gain in result.gains] == [100]
+    assert json.loads(json.dumps(result.to_dict()))["beyond"][0]["measured"] is None
+
+
+def test_no_more_is_promised_than_twice_the_rows():
+    found = problem(rows=120)
+    result = forecast_of(found, choose_head(found, found.pool, 0), more=1000, classes=1, orders=2)
+    assert [gain.more for gain in result.gains] == [120] and result.classes[0].more == 40
+    assert "Beyond twice the 120 rows at hand the law is a guess: +120 is shown in place of +1000." in result.remarks
+    assert any(remark.startswith("The 1 of 3 classes with the lowest recall") for remark in result.remarks)
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+def test_other_tasks(kind):
+    found = problem(rows=150, held=100)
+    if kind == "multi_label":
+        targets = np.stack([found.targets != 1, found.targets == 2], 1).astype(np.float32)
+        task = Task(kind, ("p", "q"))
+    else:
+        targets = (found.features[:, :1] + found.features[:, 1:2]).astype(np.float32)
+        task = Task(kind, ("y",)).with_scale(targets)
+    other = Problem(task, found.features, targets, found.pool, found.held)
+    result = forecast_of(other, choose_head(other, other.pool, 0), orders=2)
+    assert len(result.classes) == (2 if kind == "multi_label" else 0)
+    assert ("Numbers have no classes: the curve is of all rows together." in result.remarks) == (kind == "regression")
+
+
+# --- what to label next ----------------------------------------------------------------------------------------------
+
+
+def clusters(sizes, seed=0):
+    """Tight groups of features in different directions, and the group of each row."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    return np.eye(len(sizes), 8)[group] * 5 + 0.1 * rng.normal(size=(len(group), 8)), group
+
+
+def test_the_cluster_in_doubt_is_chosen():
+    features, group = clusters([60, 60, 15])
+    doubts = np.where(group == 2, 0.9, 0.05)
+    chosen = choice.choose(features, doubts, 3)
+    assert (group[chosen.rows] == 2).sum() >= 1
+    assert group[chosen.rows[0]] == 2  # the one that stands for most doubt comes first
+
+
+def test_equal_doubts_are_spread_over_the_clusters():
+    features, group = clusters([50, 30, 20, 10])
+    chosen = choice.choose(features, np.ones(110), 4)
+    assert sorted(group[chosen.rows]) == [0, 1, 2, 3]
+    assert sorted(chosen.stands_for) == [10, 20, 30, 50]
+
+
+def test_the_chosen_row_is_the_middle_of_its_cluster():
+    features, group = clusters([40, 40])
+    features[0] = [3.5, 3.0, 0, 0, 0, 0, 0, 0]  # of the first group, but odd
+    assert 0 not in choice.choose(features, np.ones(80), 2).rows
+
+
+@pytest.mark.parametrize("count", [7, 12, 50])
+def test_never_more_than_the_pool_and_never_a_row_twice(count):
+    features, _ = clusters([6, 6])
+    features[:4] = features[0]  # equal rows leave clusters empty
+    doubts = np.random.default_rng(0).random(12)
+    chosen = choice.choose(features, doubts, count)
+    assert len(set(chosen.rows)) == len(chosen.rows) == min(count, 12) == len(chosen.stands_for)
+
+
+def test_doubt():
+    single = choice.doubt(THREE, np.array([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.4, 0.3, 0.3]]))
+    assert single == pytest.approx([1.0, 0.0, 0.9])
+    assert choice.doubt(Task("multi_label", ("p", "q")), np.array([[0.5, 0.5], [0.0, 0.5]])) == pytest.approx(
+        [1.0, 0.5]
+    )
+    assert (choice.doubt(Task("regression", ("y",)), np.zeros((2, 1))) == 1).all()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    kinds = ("image", "text-multi", "text-regression", "pair")
+    return {kind: run(configuration("probe", kind, folder)).folder for kind in kinds}
+
+
+def test_next_images_on_the_command_line(monkeypatch, capsys, caplog, tmp_path, runs):
+    pool = tiny.image_folder(tmp_path / "pool", per_class=5, size=40)
+    known = pd.read_parquet(runs["image"] / "splits.parquet")["input"].iloc[0]
+    (pool / "known.png").write_bytes(open(known, "rb").read())
+    (pool / "copy.png").write_bytes((pool / "red" / "000.png").read_bytes())
+    (pool / "broken.png").write_bytes(b"\x89PNG broken")
+    output = tmp_path / "next.csv"
+    code, out, err = call(monkeypatch, capsys, "next", pool, "--run", runs["image"], "-n", 4, "--output", output)
+    assert code == 0, err
+    assert out == f"4 rows to label in {output}\n"
+    assert "1 of 18 rows of the pool cannot be read: left out." in err
+    assert "1 of 18 rows of the pool have labels already: left out." in err
+    assert "1 of 18 rows of the pool are copies of others: left out." in err
+    found = pd.read_csv(output)
+    assert list(found.columns) == ["rank", "id", "reason", "prediction", "doubt", "stands_for"]
+    assert list(found["rank"]) == [1, 2, 3, 4] and found["reason"].str.startswith("between ").all()
+    assert not found["id"].str.contains("known|broken").any()
+
+
+def test_more_than_the_pool_has(monkeypatch, capsys, tmp_path, runs):
+    table = tiny.text_table(tmp_path / "new.csv", "multi_label", rows=6, seed=5)
+    code, out, err = call(monkeypatch, capsys, "next", table, "--run", runs["text-multi"], "--column", "text", "--json")
+    found = json.loads(out)
+    assert code == 0 and "50 rows were asked for, the pool has 6: all are taken." in err
+    assert len(found) == 6 and all(row["reason"].startswith("unsure of ") for row in found)
+    assert {row["id"] for row in found} == {f"new.csv#{number}" for number in range(1, 7)}
+    doubts = [row["doubt"] for row in found]
+    assert doubts == sorted(doubts, reverse=True) and all(isinstance(row["input"], str) for row in found)
+
+
+def test_a_regression_is_told_that_it_has_no_doubt(caplog, tmp_path, runs):
+    table = tiny.text_table(tmp_path / "new.csv", "regression", rows=20, seed=6)
+    with caplog.at_level(logging.INFO):
+        found = next_to_label(str(table), 3, str(runs["text-regression"]), None, ["text"])
+    assert (
+        "A regression gives no doubt of its own: the rows are chosen to be unlike each other, nothing more."
+        in caplog.text
+    )
+    assert "doubt" not in found and len(found) == 3
+
+
+def test_pairs(tmp_path, runs):
+    table = tiny.text_table(tmp_path / "new.csv", pairs=True, rows=12, seed=7)
+    found = next_to_label(str(table), 3, str(runs["pair"]), None, ["first", "second"])
+    assert {"input", "input_pair"} <= set(found.columns) and len(found) == 3
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_before_the_first_label_a_checkpoint_alone_spreads_the_rows(kind, caplog, tmp_path):
+    if kind == "image":
+        pool, model = (
+            tiny.image_folder(tmp_path / "pool", per_class=6),
+            tiny.VISION_FAMILIES["timm-vit"](tmp_path / "m"),
+        )
+    else:
+        pool, model = tiny.text_table(tmp_path / "pool.csv", rows=18), tiny.TEXT_FAMILIES["bert"](tmp_path / "m")
+    with caplog.at_level(logging.INFO):
+        found = next_to_label(str(pool), 5, None, str(model), ["text"] if kind == "text" else None)
+    assert "Without a run there is no doubt" in caplog.text
+    assert len(found) == 5 and list(found.columns)[:4] == ["rank", "id", "reason", "stands_for"]
+
+
+def test_mistakes(monkeypatch, capsys, tmp_path, runs):
+    words = "Name what looks at the pool: --run RUN (a finished run), or --model REF to begin without labels."
+    for arguments in ([], ["--run", runs["image"], "--model", "m"]):
+        code, _, err = call(monkeypatch, capsys, "next", tmp_path, *arguments)
+        assert code == 2 and words in err
+    rows = pd.read_parquet(runs["pair"] / "splits.parquet")
+    rows.rename(columns={"input": "first", "input_pair": "second"})[["first", "second"]].to_csv(tmp_path / "old.csv")
+    with pytest.raises(UserError, match="holds nothing new to label: 60 rows, all left out."):
+        next_to_label(str(tmp_path / "old.csv"), 3, str(runs["pair"]), None, ["first", "second"])
+
+
+def test_curve_on_the_command_line(monkeypatch, capsys, tmp_path):
+    model, table = tiny.TEXT_FAMILIES["bert"](tmp_path / "bert"), tiny.text_table(tmp_path / "texts.csv", rows=120)
+    arguments = [
+        "curve",
+        table,
+        "--model",
+        model,
+        "--more",
+        20,
+        "--classes",
+        2,
+        "--output",
+        tmp_path / "c",
+        "head.folds=3",
+    ]
+    code, out, err = call(monkeypatch, capsys, *arguments)
+    assert code == 0, err
+    assert "+20 rows of the same mix: " in out and "forecast" in out
+    assert err.count("Convex head:") <= 3  # of the probe, none of the many fits
+    found = json.loads((tmp_path / "c" / "curve.json").read_text())
+    assert found["rows"] == 96 and found["held"] == 24 and "<svg" in (tmp_path / "c" / "curve.svg").read_text()
+    code, out, err = call(
+        monkeypatch, capsys, "curve", table, "--model", model, "--json", "--classes", 0, "head.folds=3"
+    )
+    assert json.loads(out)["classes"] == []
+    code, _, err = call(monkeypatch, capsys, "curve", table, "--model", model, "data.split.test=0")
+    assert (
+        code == 2
+        and "A curve is judged on test rows, and there are none: set data.test, or data.split.test above 0." in err
+    )

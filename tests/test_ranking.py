@@ -1,0 +1,257 @@
+"""Scores against independent references, checkpoints on the same rows, ties called ties, and what cannot be had."""
+
+import io
+import json
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from scipy.optimize import minimize
+from scipy.stats import multivariate_normal
+
+from hftransfer.config import checked
+from hftransfer.errors import UserError
+from hftransfer.evaluation.comparison import all_pairs
+from hftransfer.evaluation.intervals import Measured
+from hftransfer.evaluation.recorded import Part
+from hftransfer.ranking import reach
+from hftransfer.ranking.candidates import CANDIDATES, described
+from hftransfer.ranking.command import as_table
+from hftransfer.ranking.ranking import Ranked, Ranking, rank
+from hftransfer.ranking.scores import h_score, logme
+from hftransfer.tasks import Task
+from tests import tiny
+from tests.test_cli import call
+
+TASK = Task("single_label", ("a", "b", "c"))
+
+
+def blobs(rows=40, width=6, seed=0, apart=2.0):
+    rng = np.random.default_rng(seed)
+    targets = rng.permutation(np.arange(rows) % 3)
+    features = rng.normal(size=(rows, width)) + 1
+    features[:, 0] += apart * targets
+    return features, targets
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+def greatest_evidence(features, target):
+    """The density of the target under the prior, maximised numerically over both precisions."""
+    rows = len(target)
+
+    def loss(logs):
+        prior, noise = np.exp(logs)
+        covariance = np.eye(rows) / noise + features @ features.T / prior
+        return -multivariate_normal.logpdf(target, np.zeros(rows), covariance)
+
+    options = {"maxiter": 4000, "xatol": 1e-9, "fatol": 1e-12}
+    starts = [(0, 0), (2, 2), (5, 1)]
+    return max(-minimize(loss, start, method="Nelder-Mead", options=options).fun for start in starts) / rows
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (12, 30)])
+def test_logme_is_the_greatest_evidence(shape):
+    features, targets = blobs(*shape)
+    expected = np.mean([greatest_evidence(features, (targets == c).astype(float)) for c in range(3)])
+    assert logme(TASK, features, targets) == pytest.approx(expected, abs=1e-6)
+
+
+def test_logme_of_values_and_of_several_labels():
+    features, _ = blobs()
+    rng = np.random.default_rng(1)
+    values = features @ rng.normal(size=(6, 1)) + rng.normal(size=(40, 1))
+    assert logme(Task("regression", ("y",)), features, values) == pytest.approx(
+        greatest_evidence(features, values[:, 0]), abs=1e-6
+    )
+    labels = (rng.random((40, 2)) < 0.4).astype(np.float32)
+    both = np.mean([greatest_evidence(features, column) for column in labels.T.astype(float)])
+    assert logme(Task("multi_label", ("p", "q")), features, labels) == pytest.approx(both, abs=1e-6)
+
+
+def test_h_score_by_hand():
+    """Two classes at -1 and +1 on one axis with noise of variance v: between / all = 1 / (1 + v), shrunk towards it."""
+    features = np.array([[-1.5], [-0.5], [0.5], [1.5]])
+    targets = np.array([0, 0, 1, 1])
+    # One dimension: shrinking towards the mean of the diagonal changes nothing, so the shrinkage is zero.
+    assert h_score(Task("single_label", ("a", "b")), features, targets) == pytest.approx(1 / 1.25)
+
+
+def test_h_score_is_the_explicit_inverse():
+    from sklearn.covariance import LedoitWolf
+
+    features, targets = blobs(60, 5)
+    shrunk = LedoitWolf().fit(features)
+    means = np.array([features[targets == target].mean(0) for target in targets]) - features.mean(0)
+    between = sum(np.outer(mean, mean) for mean in means) / len(means)
+    expected = np.trace(np.linalg.inv(shrunk.covariance_) @ ((1 - shrunk.shrinkage_) * between))
+    assert 0 < shrunk.shrinkage_ < 1
+    assert h_score(TASK, features, targets) == pytest.approx(expected)
+    assert h_score(Task("multi_label", ("a", "b")), features, np.zeros((60, 2))) is None
+
+
+@pytest.mark.parametrize("score", [logme, h_score])
+def test_features_that_tell_the_classes_score_higher(score):
+    useful, targets = blobs(apart=4.0)
+    useless = np.random.default_rng(5).permutation(useful)
+    assert score(TASK, useful, targets) > score(TASK, useless, targets)
+
+
+# --- what can be had -------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_had_is_skipped_with_a_line_each(caplog, monkeypatch):
+    monkeypatch.setattr(reach.starter, "checkpoint", lambda name: (_ for _ in ()).throw(UserError("not installed")))
+    with caplog.at_level(logging.INFO):
+        assert reach.reachable(["starter/minilm", "nobody/nothing"]) == []
+    assert [record.message for record in caplog.records] == [
+        "Skipped starter/minilm: not installed",
+        "Skipped nobody/nothing: not in the Hub's cache, and the Hub cannot be reached",
+    ]
+
+
+def test_the_hub_is_asked_once_and_briefly(monkeypatch):
+    asked = []
+
+    class Session:
+        def head(self, url, timeout):
+            asked.append(timeout)
+            raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: Session())
+    assert reach.reachable(["a/b", "c/d", "e/f"]) == []
+    assert asked == [reach.SECONDS]
+
+
+def test_a_checkpoint_in_the_cache_is_read_from_there(tmp_path, monkeypatch):
+    for name, files in {"whole": ("config.json", "model.safetensors"), "half": ("config.json",)}.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_text("")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, file: str(tmp_path / repo / file))
+    assert reach.reachable(["whole", "half"]) == [reach.Reachable("whole", str(tmp_path / "whole"))]
+
+
+def test_the_list_names_each_checkpoint_once_with_objective_and_licence():
+    names = [candidate.name for candidate in CANDIDATES]
+    assert len(names) == len(set(names)) and {c.modality for c in CANDIDATES} == {"image", "text"}
+    assert all(candidate.objective and candidate.licence for candidate in CANDIDATES)
+    assert described("starter/minilm").licence == "Apache-2.0" and described("my/own") is None
+
+
+# --- rankings --------------------------------------------------------------------------------------------------------
+
+
+def ranking_of(scores, milliseconds, rows=400, seed=0):
+    """A ranking from made-up answers: one checkpoint per share of right answers."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(3, size=rows)
+    frame = pd.DataFrame({"id": [f"row {i}" for i in range(rows)], "group": None})
+    parts, found = [], []
+    for (name, share), speed in zip(scores.items(), milliseconds, strict=True):
+        answers = np.where(rng.random(rows) < share, targets, (targets + 1) % 3)
+        parts.append(Part(frame, targets, np.eye(3)[answers] * 0.8 + 0.1))
+        right = float((answers == targets).mean())
+        found.append(
+            Ranked(
+                name,
+                None,
+                None,
+                "head@1",
+                {"accuracy": Measured(right, right - 0.05, right + 0.05, rows)},
+                0.0,
+                None,
+                speed,
+                10,
+                40,
+                1.0,
+            )
+        )
+    values = [checkpoint.metrics["accuracy"].value for checkpoint in found]
+    pairs = all_pairs(TASK, parts, list(scores), "accuracy", values)
+    found.sort(key=lambda checkpoint: -checkpoint.metrics["accuracy"].value)
+    return Ranking("accuracy", rows, found, pairs)
+
+
+def test_a_tie_is_said_to_be_one_and_the_fastest_is_named():
+    ranking = ranking_of({"slow": 0.86, "quick": 0.85, "poor": 0.5}, [30.0, 3.0, 1.0])
+    assert set(ranking.level_with_best) == {"slow", "quick"}
+    assert ranking.verdict.startswith("A tie: 400 rows do not separate") and ranking.verdict.endswith(
+        "is quick (3 ms a row)."
+    )
+    assert ranking.pairs_of_best["poor"].difference > 0
+
+
+def test_a_clear_winner_is_named_and_the_front_leaves_out_what_is_slower_and_worse():
+    ranking = ranking_of({"good": 0.9, "worse and slower": 0.6, "quick": 0.5}, [10.0, 20.0, 1.0])
+    assert ranking.verdict == "good is best: accuracy separates it from every other checkpoint on 400 rows."
+    assert ranking.pareto == ["quick", "good"]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return [tiny.TEXT_FAMILIES[family](folder / family) for family in ("bert", "distilbert")]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return tiny.text_table(tmp_path_factory.mktemp("texts") / "texts.csv", rows=90)
+
+
+def test_rank_on_the_command_line(monkeypatch, capsys, tmp_path, checkpoints, table):
+    plot = tmp_path / "front.svg"
+    arguments = ["rank", table, "--models", *checkpoints, "--rows", 40, "--plot", plot, "--json", "head.folds=3"]
+    code, out, err = call(monkeypatch, capsys, *arguments)
+    assert code == 0, err
+    found = json.loads(out)
+    assert {c["name"] for c in found["checkpoints"]} == {str(c) for c in checkpoints}
+    assert found["rows"] == 40 and "Ranking on 40 of 72 training and validation rows" in err
+    scores = [c["metrics"]["accuracy"]["value"] for c in found["checkpoints"]]
+    assert scores == sorted(scores, reverse=True)
+    assert all(c["milliseconds"] > 0 and c["bytes"] == 4 * c["parameters"] for c in found["checkpoints"])
+    assert "<svg" in plot.read_text() and [p.name for p in tmp_path.iterdir()] == ["front.svg"]
+
+
+def test_test_rows_are_never_ranked_on(checkpoints, table):
+    config = checked({"data": str(table), "model": "auto"})
+    ranking = rank(config, [str(checkpoints[0])], rows=1000)
+    assert ranking.rows == 72  # 90 less a test part of a fifth
+    assert ranking.verdict.endswith("is the only checkpoint that was tried.")
+    metric = rank(config, [str(checkpoints[0])], rows=1000, metric="log_loss")
+    assert metric.metric == "log_loss"
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(as_table(ranking))
+    assert "LogME" in console.export_text() and "95 % intervals" in console.export_text()
+
+
+def test_of_the_automatic_list_what_does_not_load_costs_a_line(monkeypatch, caplog, tmp_path, checkpoints, table):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{}")
+    places = [reach.Reachable("broken", str(tmp_path / "broken")), reach.Reachable("good", str(checkpoints[0]))]
+    monkeypatch.setattr("hftransfer.ranking.ranking.reachable", lambda names: places)
+    with caplog.at_level(logging.INFO):
+        ranking = rank(checked({"data": str(table), "model": "auto"}), ["auto"], rows=40)
+    assert [checkpoint.name for checkpoint in ranking.checkpoints] == ["good"]
+    assert any(record.message.startswith("Skipped broken: ") for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], "Name the checkpoints with --models A B C, or let --candidates auto choose them: one of the two."),
+        (["--candidates", "all"], "--candidates takes auto, found 'all'. Name checkpoints with --models."),
+        (["--models", "starter/minilmm"], "Did you mean 'starter/minilm'?"),
+        (["--models", "starter/minilm", "--plot", "front.pdf"], "expected a name ending in .png or .svg."),
+        (["--models", "CHECKPOINT", "--metric", "acuracy"], "Did you mean 'accuracy'?"),
+        (["--models", "CHECKPOINT", "--rows", "10", "data.label=label"], ""),
+    ],
+)
+def test_mistakes(monkeypatch, capsys, checkpoints, table, arguments, words):
+    arguments = [str(checkpoints[0]) if word == "CHECKPOINT" else word for word in arguments]
+    code, _, err = call(monkeypatch, capsys, "rank", table, *arguments)
+    assert (code == 2 and words in err) if words else code == 0, err
