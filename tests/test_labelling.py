@@ -37,6 +37,13 @@ def test_a_law_without_noise_is_found_again(floor, scale, exponent):
     assert np.allclose([law.at(size)[0] for size in SIZES], errors, atol=3e-3)
 
 
+def test_no_resample_promises_a_loss():
+    """Resampled errors can be negative: the law of such a row still neither falls below zero nor rises."""
+    errors = np.array([[-0.2, -0.1, -0.1, 0.0, 0.0], [0.1, -0.3, -0.3, -0.3, -0.3], [-0.1, -0.1, 0.1, 0.2, 0.3]])
+    laws = power_law.fit(SIZES, errors, np.ones(5))
+    assert (laws.floor >= 0).all() and (laws.at(320) >= laws.at(640)).all() and (laws.at(640) >= 0).all()
+
+
 def test_the_fit_is_the_best_that_stays_in_bounds():
     """Against a search over floor and scale on a grid, with errors that ask for negative ones."""
     rng = np.random.default_rng(0)
@@ -78,7 +85,7 @@ def test_forecasts_hold_the_truth_as_often_as_they_say():
 
 def test_words():
     assert worth(Measured(0.03, 0.015, 0.045, 5), "accuracy", 0.005) == "about +3.0 (1.5 to 4.5) points of accuracy"
-    assert worth(Measured(0.001, 0.0, 0.004, 5), "accuracy", 0.005) == "about 0 points of accuracy"
+    assert worth(Measured(0.001, 0.0, 0.004, 5), "accuracy", 0.005) == "about 0 (0.0 to 0.4) points of accuracy"
     assert (
         worth(Measured(0.02, 0.0, 0.06, 5), "accuracy", 0.005)
         == "the curve cannot tell (0.0 to 6.0) points of accuracy"
@@ -122,7 +129,8 @@ def test_a_class_at_its_ceiling_is_worth_about_nothing():
     found = problem()
     result = forecast_of(found, choose_head(found, found.pool, 0), more=100, orders=3)
     gains = {gain.name: gain for gain in result.classes}
-    assert gains["easy"].words == "+100 of easy: about 0 points of balanced accuracy; about 0 points of its own recall"
+    assert gains["easy"].words.startswith("+100 of easy: about 0 (0.00 to 0.")
+    assert "; about 0 (0.0 to 0.0) points of its own recall" in gains["easy"].words
     assert result.rows == 360 and result.held == 300 and [gain.more for gain in result.gains] == [100]
     assert json.loads(json.dumps(result.to_dict()))["beyond"][0]["measured"] is None
 

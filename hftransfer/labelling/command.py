@@ -66,22 +66,27 @@ def _draw_curve(found: Forecast, axes) -> None:
     law = [*found.points, *found.beyond]
     rows = [point.rows for point in law]
     axes.fill_between(rows, [p.law.low for p in law], [p.law.high for p in law], color=FIRST, alpha=0.15, linewidth=0)
-    axes.plot(rows, [point.law.value for point in law], color=FIRST, label="power law, 95 %")
+    axes.plot(
+        rows[: len(found.points)], [point.law.value for point in found.points], color=FIRST, label="power law, 95 %"
+    )
+    ahead = [found.points[-1], *found.beyond]
+    axes.plot([p.rows for p in ahead], [p.law.value for p in ahead], color=FIRST, linestyle="--", label="forecast")
     measured = [point.measured for point in found.points]
     axes.plot([point.rows for point in found.points], measured, "o", color=SECOND, markersize=4, label="measured")
     axes.axvline(found.rows, color=MUTED, linewidth=1, linestyle=":")
     axes.set_xscale("log")
-    axes.set_xticks(rows[::2], [f"{row:,}" for row in rows[::2]])
+    ticks = [*rows[: len(found.points) : 2], rows[-1]]
+    axes.set_xticks(ticks, [f"{row:,}" for row in ticks])
     axes.minorticks_off()
     axes.set_xlabel("training rows; beyond the dotted line: forecast")
     axes.set_ylabel(titled(found.metric))
-    axes.legend(loc="best")
+    axes.legend(loc="best", fontsize=8)
 
 
 def _draw_classes(shown: list[Gain], axes) -> None:
     gains, places = [gain.gain for gain in shown], range(len(shown))
     reach = [[100 * (g.value - g.low) for g in gains], [100 * (g.high - g.value) for g in gains]]
     axes.errorbar([100 * g.value for g in gains], places, xerr=reach, fmt="o", color=FIRST, capsize=3, markersize=4)
-    axes.set_yticks(places, [f"{gain.name}: +{gain.more} to {gain.rows}" for gain in shown], color=INK)
+    axes.set_yticks(places, [f"{gain.name}: {gain.rows} + {gain.more}" for gain in shown], color=INK)
     axes.invert_yaxis()
     axes.set_xlabel("points of the mean over classes")

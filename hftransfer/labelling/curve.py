@@ -86,7 +86,9 @@ class Curve:
     def laws(self, seed: int = 0) -> PowerLaws:
         """One power law per resample, that of the plain means first."""
         errors = _widened(self.errors, self.overlap)
-        drawn = np.random.default_rng(seed).integers(errors.shape[1], size=(errors.shape[2] - 1, errors.shape[1]))
+        orders, resamples = errors.shape[1], errors.shape[2] - 1
+        # One order fewer than there are: a resample of K varies by (K - 1) / K of what it should.
+        drawn = np.random.default_rng(seed).integers(orders, size=(resamples, orders - 1))
         resampled = [errors[:, orders, 1 + number].mean(1) for number, orders in enumerate(drawn)]
         means = np.stack([errors[:, :, 0].mean(1), *resampled])  # (1 + R, S)
         return fit(self.sizes, means, 1 / np.maximum(means[1:].var(0), 1e-8))
@@ -104,21 +106,21 @@ class Curve:
 
 
 def _widened(errors: np.ndarray, overlap: np.ndarray) -> np.ndarray:
-    """Errors whose spread over the orders is that of fresh samples.
+    """Errors (S, K, …) whose spread over the K orders makes the variance of their mean what it is.
 
-    Subsamples that take a share f of the rows at hand vary by sqrt(1 - f) of that (Cochran 1977, sec. 2.6), and all of
-    the rows have one subsample alone: for these, and beyond three quarters, the spread of the size below is taken on,
+    Subsamples that take a share f of the rows at hand have much in common: they vary by sqrt(1 - f) of what fresh samples
+    do (Cochran 1977, sec. 2.6), and what they share no averaging removes: the variance of their mean is that of one sample
+    times (1 - f) / K + f. Beyond three quarters, where hardly anything varies, the spread is taken from the size below,
     shrunk by the root of the sizes.
     """
-    middle = errors.mean(1, keepdims=True)
-    spread = errors - middle
-    result = errors.copy()
-    last = None
-    for number, share in enumerate(overlap):
-        if share <= 0.75 or last is None:
-            last = number, spread[number] / np.sqrt(max(1 - share, 0.25))
-        source, deviation = last
-        result[number] = middle[number] + deviation * np.sqrt(overlap[source] / share)
+    middle, orders = errors.mean(1, keepdims=True), errors.shape[1]
+    spread, source = errors - middle, 0
+    result = np.empty_like(errors)
+    for place, share in enumerate(overlap):
+        source = place if share <= 0.75 else source
+        of_source = overlap[source]
+        factor = (1 - share + orders * share) * of_source / share / max(1 - of_source, 0.25)
+        result[place] = middle[place] + np.sqrt(factor) * spread[source]
     return result
 
 

@@ -183,8 +183,8 @@ def worth(gain: Measured, metric: str, nothing: float) -> str:
     low, value, high = (100 * part for part in (gain.low, gain.value, gain.high))
     digits = 1 if nothing >= NOTHING else 2
     span = f"({low:.{digits}f} to {high:.{digits}f})"
-    if gain.high <= nothing:
-        return f"about 0 points of {name}"
+    if gain.value <= nothing and gain.high <= 4 * nothing:
+        return f"about 0 {span} points of {name}"
     if gain.low <= nothing / 5 and gain.high > 4 * nothing:
         return f"the curve cannot tell {span} points of {name}"
     return f"about +{value:.{digits}f} {span} points of {name}"

@@ -53,6 +53,6 @@ def _line(basis: np.ndarray, errors: np.ndarray, weights: np.ndarray) -> tuple[n
     spread = share @ (basis - middle) ** 2
     scale = errors @ (share * (basis - middle)) / spread
     floor = mean - scale * middle
-    through_zero = errors @ (share * basis) / (share @ basis**2)
+    through_zero = np.maximum(errors @ (share * basis) / (share @ basis**2), 0.0)  # errors of resamples may be negative
     scale = np.where(scale < 0, 0.0, np.where(floor < 0, through_zero, scale))
-    return np.where(scale == 0, mean, np.where(floor < 0, 0.0, floor)), scale
+    return np.where(scale == 0, np.maximum(mean, 0.0), np.where(floor < 0, 0.0, floor)), scale
