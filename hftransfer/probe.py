@@ -139,7 +139,7 @@ def solve_probe(frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, 
 def plain_features(frozen: FrozenPass, items: Sequence[Any], keys: Sequence[str]) -> np.ndarray:
     """(N, D) without labels to choose by: the mean of the tokens where the family has it, else what its head reads."""
     rows = Rows(items, keys, np.empty(0), np.empty(0, dtype=int))
-    wanted = candidates(frozen.model, frozen.ladder, HeadConfig(), _sample(frozen, rows))
+    wanted = candidates(frozen.model, frozen.ladder, HeadConfig(), sample(frozen, rows))
     read = frozen.readouts(items, keys, wanted)  # all of them, as a probe reads: it finds them in the store
     return _comparable(read, wanted[-1], frozen.model, frozen.ladder)
 

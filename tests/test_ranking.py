@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal
 
 from hftransfer.config import checked
 from hftransfer.errors import UserError
-from hftransfer.evaluation.comparison import all_pairs
+from hftransfer.evaluation.comparison import compare_parts
 from hftransfer.evaluation.intervals import Measured
 from hftransfer.evaluation.recorded import Part
 from hftransfer.ranking import reach
@@ -171,8 +171,7 @@ def ranking_of(scores, milliseconds, rows=400, seed=0):
                 1.0,
             )
         )
-    values = [checkpoint.metrics["accuracy"].value for checkpoint in found]
-    pairs = all_pairs(TASK, parts, list(scores), "accuracy", values)
+    pairs = compare_parts(TASK, parts, list(scores), "accuracy")
     found.sort(key=lambda checkpoint: -checkpoint.metrics["accuracy"].value)
     return Ranking("accuracy", rows, found, pairs)
 

@@ -130,16 +130,9 @@ def compare(run_folders: Sequence[str | Path], metric: str | None = None, resamp
             f"The metric {metric!r} is not measured for {task.type} tasks.{did_you_mean(metric, measured[0])}"
         )
     entries = [_entry(*triple) for triple in zip(runs, names, measured, strict=True)]
-    pairs = all_pairs(task, parts, names, metric, [m[metric].value for m in measured], resamples)
+    pairs = _Pairs(task, parts, names, metric, [m[metric].value for m in measured], resamples).all()
     entries.sort(key=lambda entry: entry.metrics[metric].value, reverse=higher_is_better(metric))
     return Comparison(metric, len(parts[0]), entries, pairs, notes)
-
-
-def all_pairs(
-    task: Task, parts: list[Part], names: list[str], metric: str, values: list[float], resamples: int = 2000
-) -> list[Pair]:
-    """Every pair of predictions of the same rows, tested by `metric`, which has these `values`."""
-    return _Pairs(task, parts, names, metric, values, resamples).all()
 
 
 def _distinct_names(runs: list[RecordedRun]) -> list[str]:

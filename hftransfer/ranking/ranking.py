@@ -14,7 +14,7 @@ from hftransfer.config import RunConfig
 from hftransfer.data import LabelledData, load_data
 from hftransfer.data.splits import take_examples
 from hftransfer.errors import UserError, did_you_mean
-from hftransfer.evaluation.comparison import HEADLINE, Pair, all_pairs
+from hftransfer.evaluation.comparison import HEADLINE, Pair, compare_parts
 from hftransfer.evaluation.intervals import Measured, measure
 from hftransfer.evaluation.metrics import higher_is_better
 from hftransfer.evaluation.recorded import Part
@@ -117,8 +117,7 @@ def rank(config: RunConfig, names: list[str], rows: int = 1000, metric: str | No
         raise UserError("No checkpoint could be tried. Name some with --models: folders, Hub ids, or starter/….")
     if metric not in found[0].metrics:
         raise UserError(f"The metric {metric!r} is not measured here.{did_you_mean(metric, found[0].metrics)}")
-    values = [ranked.metrics[metric].value for ranked in found]
-    pairs = all_pairs(data.task, outcomes, [ranked.name for ranked in found], metric, values)
+    pairs = compare_parts(data.task, outcomes, [ranked.name for ranked in found], metric)
     best_first = sorted(found, key=lambda ranked: ranked.metrics[metric].value, reverse=higher_is_better(metric))
     return Ranking(metric, len(data.frame), best_first, pairs)
 
