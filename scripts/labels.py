@@ -22,9 +22,8 @@ import numpy as np
 from results import SETS
 from tqdm import tqdm
 
-from hftransfer.labelling.choice import choose as choose_rows
-from hftransfer.labelling.choice import doubt
-from hftransfer.labelling.curve import METRIC, Judge, Problem, arrange, choose, fitted, measure_curve
+from hftransfer.labelling.choice import choose, directions, doubt
+from hftransfer.labelling.curve import METRIC, Judge, Problem, arrange, fitted, measure_curve, solved
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def forecasts(name: str, problem: Problem, sizes: Sizes) -> Iterator[dict]:
             if rows > len(order):
                 continue
             value, gain = curve.at(rows, laws), curve.gain(rows - sizes.rows, laws)
-            fact = float(judge(choose(problem, order[:rows], seed), curve.metric)[0])
+            fact = float(judge(solved(problem, order[:rows], seed), curve.metric)[0])
             yield {
                 "set": name, "part": "curve", "seed": seed, "metric": curve.metric, "rows": sizes.rows, "then": rows,
                 "sizes": curve.sizes.tolist(), "measured": curve.values[:, :, 0].mean(1).tolist(),
@@ -119,8 +118,6 @@ def by_doubt(problem, labelled, pool, doubts, count, seed):
 
 def by_distance(problem, labelled, pool, doubts, count, seed):
     """The farthest from all that is labelled or chosen (k-center greedy, Sener & Savarese 2018, arXiv 1708.00489)."""
-    from hftransfer.labelling.choice import directions
-
     rows = directions(problem.features[np.concatenate([labelled, pool])])
     known, unknown = rows[: len(labelled)], rows[len(labelled) :]
     nearest, chosen = (unknown @ known.T).max(1), []
@@ -132,7 +129,7 @@ def by_distance(problem, labelled, pool, doubts, count, seed):
 
 
 def ours(problem, labelled, pool, doubts, count, seed):
-    return pool[choose_rows(problem.features[pool], doubts, count, seed).rows]
+    return pool[choose(problem.features[pool], doubts, count, seed).rows]
 
 
 CHOOSERS: dict[str, Chooser] = {
@@ -151,12 +148,12 @@ def rounds(name: str, problem: Problem, sizes: Sizes) -> Iterator[dict]:
     judge = Judge(problem, 0)
     for seed in tqdm(range(sizes.seeds), desc=f"{name}: choice"):
         first = arrange(problem, 200 + seed)[: sizes.start]
-        like = choose(problem, first, seed)
+        like = solved(problem, first, seed)
         for chooser, pick in CHOOSERS.items():
             labelled = first
             for number in range(sizes.rounds + 1):
                 many = problem.task.head_size > 20
-                head = fitted(problem, labelled, like) if many else choose(problem, labelled, seed)
+                head = fitted(problem, labelled, like) if many else solved(problem, labelled, seed)
                 value = float(judge(head, METRIC[problem.task.type])[0])
                 yield _chosen(name, "active", chooser, seed, len(labelled), value, problem)
                 if number == sizes.rounds:
@@ -172,7 +169,7 @@ def cold(name: str, problem: Problem, sizes: Sizes) -> Iterator[dict]:
     for seed in tqdm(range(sizes.seeds), desc=f"{name}: first labels"):
         for chooser, pick in {"random": at_random, "hftransfer next": ours}.items():
             rows = pick(problem, np.empty(0, int), problem.pool, equal, sizes.start, 300 + seed)
-            value = float(judge(choose(problem, rows, seed), METRIC[problem.task.type])[0])
+            value = float(judge(solved(problem, rows, seed), METRIC[problem.task.type])[0])
             yield _chosen(name, "cold", chooser, seed, sizes.start, value, problem)
 
 

@@ -10,8 +10,7 @@ import pytest
 from hftransfer.errors import UserError
 from hftransfer.evaluation.intervals import Measured
 from hftransfer.labelling import choice, power_law
-from hftransfer.labelling.curve import Curve, Problem, arrange, measure_curve, size_grid
-from hftransfer.labelling.curve import choose as choose_head
+from hftransfer.labelling.curve import Curve, Problem, arrange, measure_curve, size_grid, solved
 from hftransfer.labelling.forecast import forecast_of, round_number, worth
 from hftransfer.labelling.pool import next_to_label
 from hftransfer.tasks import Task
@@ -127,7 +126,7 @@ def test_more_rows_help_and_the_forecast_goes_on_from_there():
 
 def test_a_class_at_its_ceiling_is_worth_about_nothing():
     found = problem()
-    result = forecast_of(found, choose_head(found, found.pool, 0), more=100, orders=3)
+    result = forecast_of(found, solved(found, found.pool, 0), more=100, orders=3)
     gains = {gain.name: gain for gain in result.classes}
     assert gains["easy"].words.startswith("+100 of easy: about 0 (0.00 to 0.")
     assert "; about 0 (0.0 to 0.0) points of its own recall" in gains["easy"].words
@@ -137,7 +136,7 @@ def test_a_class_at_its_ceiling_is_worth_about_nothing():
 
 def test_no_more_is_promised_than_twice_the_rows():
     found = problem(rows=120)
-    result = forecast_of(found, choose_head(found, found.pool, 0), more=1000, classes=1, orders=2)
+    result = forecast_of(found, solved(found, found.pool, 0), more=1000, classes=1, orders=2)
     assert [gain.more for gain in result.gains] == [120] and result.classes[0].more == 40
     assert "Beyond twice the 120 rows at hand the law is a guess: +120 is shown in place of +1000." in result.remarks
     assert any(remark.startswith("The 1 of 3 classes with the lowest recall") for remark in result.remarks)
@@ -153,7 +152,7 @@ def test_other_tasks(kind):
         targets = (found.features[:, :1] + found.features[:, 1:2]).astype(np.float32)
         task = Task(kind, ("y",)).with_scale(targets)
     other = Problem(task, found.features, targets, found.pool, found.held)
-    result = forecast_of(other, choose_head(other, other.pool, 0), orders=2)
+    result = forecast_of(other, solved(other, other.pool, 0), orders=2)
     assert len(result.classes) == (2 if kind == "multi_label" else 0)
     assert ("Numbers have no classes: the curve is of all rows together." in result.remarks) == (kind == "regression")
 

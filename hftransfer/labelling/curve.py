@@ -137,7 +137,7 @@ def measure_curve(problem: Problem, orders: int = ORDERS, sizes: Sequence[int] |
     values = np.empty((len(grid), orders, 1 + RESAMPLES))
     with tqdm(total=len(grid) * orders, desc="learning curve", unit="fit", leave=False, disable=None) as bar:
         for place, size in enumerate(grid):
-            like = choose(problem, arranged[0][:size], seed)
+            like = solved(problem, arranged[0][:size], seed)
             for number, order in enumerate(arranged):
                 whole = size == len(problem.pool) and number > 0  # every order ends with the same rows
                 values[place, number] = (
@@ -167,7 +167,7 @@ def arrange(problem: Problem, seed: int) -> np.ndarray:
     return rows[np.argsort(place, kind="stable")]
 
 
-def choose(problem: Problem, rows: np.ndarray, seed: int) -> ConvexHead:
+def solved(problem: Problem, rows: np.ndarray, seed: int) -> ConvexHead:
     """Solver and penalty for these rows, by cross-validation."""
     task, targets = problem.task, problem.targets[rows]
     groups = None if problem.groups is None else problem.groups[rows]
@@ -191,7 +191,10 @@ class ClassCurves:
 def measure_class(
     problem: Problem, number: int, like: ConvexHead, judge: Judge, orders: int = 3, seed: int = 0
 ) -> ClassCurves:
-    """Keep a quarter to all of the examples of class `number` in the pool, and every row of the others."""
+    """Keep a quarter to all of the examples of class `number` in the pool, and every row of the others.
+
+    Solver and penalty are those of `like`, the head on the whole pool.
+    """
     task = problem.task
     of_class = _examples(problem, number)
     mine, others = problem.pool[of_class], problem.pool[~of_class]
