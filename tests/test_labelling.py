@@ -1,23 +1,15 @@
-"""Curves that are planted are found again, what is worth nothing is said to be, and what is chosen is new and in doubt."""
+"""Curves that are planted are found again, what is worth nothing is said to be, and what is chosen is in doubt and new."""
 
 import json
-import logging
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from hftransfer.errors import UserError
 from hftransfer.evaluation.intervals import Measured
 from hftransfer.labelling import choice, power_law
 from hftransfer.labelling.curve import Curve, Problem, arrange, measure_curve, size_grid, solved
-from hftransfer.labelling.forecast import forecast_of, round_number, worth
-from hftransfer.labelling.pool import next_to_label
+from hftransfer.labelling.forecast import forecast, round_number, worth
 from hftransfer.tasks import Task
-from hftransfer.train import run
-from tests import tiny
-from tests.test_cli import call
-from tests.test_matrix import configuration
 
 SIZES = np.array([20, 40, 80, 160, 320])
 THREE = Task("single_label", ("easy", "left", "right"))
@@ -79,7 +71,7 @@ def test_forecasts_hold_the_truth_as_often_as_they_say():
         value, found = curve.at(640, laws), curve.gain(320, laws)
         held["value"] += value.low <= truth <= value.high
         held["gain"] += found.low <= gain <= found.high
-    assert held["value"] >= 50 and held["gain"] >= 50
+    assert held["value"] >= 52 and held["gain"] >= 52  # of 60; 95 % are promised
 
 
 def test_words():
@@ -110,7 +102,8 @@ def test_an_order_is_stratified_from_its_beginning_and_holds_every_row_once():
     order = arrange(found, seed=1)
     assert sorted(order) == list(found.pool) and not np.array_equal(order, arrange(found, seed=2))
     for size in (9, 30, 120):
-        assert np.ptp(np.bincount(found.targets[order[:size]], minlength=3)) <= 2
+        expected = np.bincount(found.targets[found.pool]) * size / len(found.pool)
+        assert np.abs(np.bincount(found.targets[order[:size]], minlength=3) - expected).max() <= 1
     assert size_grid(found)[0] >= 6 and size_grid(found)[-1] == 360
 
 
@@ -126,7 +119,7 @@ def test_more_rows_help_and_the_forecast_goes_on_from_there():
 
 def test_a_class_at_its_ceiling_is_worth_about_nothing():
     found = problem()
-    result = forecast_of(found, solved(found, found.pool, 0), more=100, orders=3)
+    result = forecast(found, solved(found, found.pool, 0), more=100, orders=3)
     gains = {gain.name: gain for gain in result.classes}
     assert gains["easy"].words.startswith("+100 of easy: about 0 (0.00 to 0.")
     assert "; about 0 (0.0 to 0.0) points of its own recall" in gains["easy"].words
@@ -136,8 +129,8 @@ def test_a_class_at_its_ceiling_is_worth_about_nothing():
 
 def test_no_more_is_promised_than_twice_the_rows():
     found = problem(rows=120)
-    result = forecast_of(found, solved(found, found.pool, 0), more=1000, classes=1, orders=2)
-    assert [gain.more for gain in result.gains] == [120] and result.classes[0].more == 40
+    result = forecast(found, solved(found, found.pool, 0), more=1000, classes=1, orders=2)
+    assert [gain.more for gain in result.gains] == [120] and result.classes[0].more == result.classes[0].rows < 120
     assert "Beyond twice the 120 rows at hand the law is a guess: +120 is shown in place of +1000." in result.remarks
     assert any(remark.startswith("The 1 of 3 classes with the lowest recall") for remark in result.remarks)
 
@@ -152,7 +145,7 @@ def test_other_tasks(kind):
         targets = (found.features[:, :1] + found.features[:, 1:2]).astype(np.float32)
         task = Task(kind, ("y",)).with_scale(targets)
     other = Problem(task, found.features, targets, found.pool, found.held)
-    result = forecast_of(other, solved(other, other.pool, 0), orders=2)
+    result = forecast(other, solved(other, other.pool, 0), orders=2)
     assert len(result.classes) == (2 if kind == "multi_label" else 0)
     assert ("Numbers have no classes: the curve is of all rows together." in result.remarks) == (kind == "regression")
 
@@ -204,115 +197,3 @@ def test_doubt():
         [1.0, 0.5]
     )
     assert (choice.doubt(Task("regression", ("y",)), np.zeros((2, 1))) == 1).all()
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    kinds = ("image", "text-multi", "text-regression", "pair")
-    return {kind: run(configuration("probe", kind, folder)).folder for kind in kinds}
-
-
-def test_next_images_on_the_command_line(monkeypatch, capsys, caplog, tmp_path, runs):
-    pool = tiny.image_folder(tmp_path / "pool", per_class=5, size=40)
-    known = pd.read_parquet(runs["image"] / "splits.parquet")["input"].iloc[0]
-    (pool / "known.png").write_bytes(open(known, "rb").read())
-    (pool / "copy.png").write_bytes((pool / "red" / "000.png").read_bytes())
-    (pool / "broken.png").write_bytes(b"\x89PNG broken")
-    output = tmp_path / "next.csv"
-    code, out, err = call(monkeypatch, capsys, "next", pool, "--run", runs["image"], "-n", 4, "--output", output)
-    assert code == 0, err
-    assert out == f"4 rows to label in {output}\n"
-    assert "1 of 18 rows of the pool cannot be read: left out." in err
-    assert "1 of 18 rows of the pool have labels already: left out." in err
-    assert "1 of 18 rows of the pool are copies of others: left out." in err
-    found = pd.read_csv(output)
-    assert list(found.columns) == ["rank", "id", "reason", "prediction", "doubt", "stands_for"]
-    assert list(found["rank"]) == [1, 2, 3, 4] and found["reason"].str.startswith("between ").all()
-    assert not found["id"].str.contains("known|broken").any()
-
-
-def test_more_than_the_pool_has(monkeypatch, capsys, tmp_path, runs):
-    table = tiny.text_table(tmp_path / "new.csv", "multi_label", rows=6, seed=5)
-    code, out, err = call(monkeypatch, capsys, "next", table, "--run", runs["text-multi"], "--column", "text", "--json")
-    found = json.loads(out)
-    assert code == 0 and "50 rows were asked for, the pool has 6: all are taken." in err
-    assert len(found) == 6 and all(row["reason"].startswith("unsure of ") for row in found)
-    assert {row["id"] for row in found} == {f"new.csv#{number}" for number in range(1, 7)}
-    doubts = [row["doubt"] for row in found]
-    assert doubts == sorted(doubts, reverse=True) and all(isinstance(row["input"], str) for row in found)
-
-
-def test_a_regression_is_told_that_it_has_no_doubt(caplog, tmp_path, runs):
-    table = tiny.text_table(tmp_path / "new.csv", "regression", rows=20, seed=6)
-    with caplog.at_level(logging.INFO):
-        found = next_to_label(str(table), 3, str(runs["text-regression"]), None, ["text"])
-    assert (
-        "A regression gives no doubt of its own: the rows are chosen to be unlike each other, nothing more."
-        in caplog.text
-    )
-    assert "doubt" not in found and len(found) == 3
-
-
-def test_pairs(tmp_path, runs):
-    table = tiny.text_table(tmp_path / "new.csv", pairs=True, rows=12, seed=7)
-    found = next_to_label(str(table), 3, str(runs["pair"]), None, ["first", "second"])
-    assert {"input", "input_pair"} <= set(found.columns) and len(found) == 3
-
-
-@pytest.mark.parametrize("kind", ["image", "text"])
-def test_before_the_first_label_a_checkpoint_alone_spreads_the_rows(kind, caplog, tmp_path):
-    if kind == "image":
-        pool, model = (
-            tiny.image_folder(tmp_path / "pool", per_class=6),
-            tiny.VISION_FAMILIES["timm-vit"](tmp_path / "m"),
-        )
-    else:
-        pool, model = tiny.text_table(tmp_path / "pool.csv", rows=18), tiny.TEXT_FAMILIES["bert"](tmp_path / "m")
-    with caplog.at_level(logging.INFO):
-        found = next_to_label(str(pool), 5, None, str(model), ["text"] if kind == "text" else None)
-    assert "Without a run there is no doubt" in caplog.text
-    assert len(found) == 5 and list(found.columns)[:4] == ["rank", "id", "reason", "stands_for"]
-
-
-def test_mistakes(monkeypatch, capsys, tmp_path, runs):
-    words = "Name what looks at the pool: --run RUN (a finished run), or --model REF to begin without labels."
-    for arguments in ([], ["--run", runs["image"], "--model", "m"]):
-        code, _, err = call(monkeypatch, capsys, "next", tmp_path, *arguments)
-        assert code == 2 and words in err
-    rows = pd.read_parquet(runs["pair"] / "splits.parquet")
-    rows.rename(columns={"input": "first", "input_pair": "second"})[["first", "second"]].to_csv(tmp_path / "old.csv")
-    with pytest.raises(UserError, match="holds nothing new to label: 60 rows, all left out."):
-        next_to_label(str(tmp_path / "old.csv"), 3, str(runs["pair"]), None, ["first", "second"])
-
-
-def test_curve_on_the_command_line(monkeypatch, capsys, tmp_path):
-    model, table = tiny.TEXT_FAMILIES["bert"](tmp_path / "bert"), tiny.text_table(tmp_path / "texts.csv", rows=120)
-    arguments = [
-        "curve",
-        table,
-        "--model",
-        model,
-        "--more",
-        20,
-        "--classes",
-        2,
-        "--output",
-        tmp_path / "c",
-        "head.folds=3",
-    ]
-    code, out, err = call(monkeypatch, capsys, *arguments)
-    assert code == 0, err
-    assert "+20 rows of the same mix: " in out and "forecast" in out
-    assert err.count("Convex head:") <= 3  # of the probe, none of the many fits
-    found = json.loads((tmp_path / "c" / "curve.json").read_text())
-    assert found["rows"] == 96 and found["held"] == 24 and "<svg" in (tmp_path / "c" / "curve.svg").read_text()
-    code, out, err = call(
-        monkeypatch, capsys, "curve", table, "--model", model, "--json", "--classes", 0, "head.folds=3"
-    )
-    assert json.loads(out)["classes"] == []
-    code, _, err = call(monkeypatch, capsys, "curve", table, "--model", model, "data.split.test=0")
-    assert (
-        code == 2
-        and "A curve is judged on test rows, and there are none: set data.test, or data.split.test above 0." in err
-    )

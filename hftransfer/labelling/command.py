@@ -1,13 +1,19 @@
 """The command `curve`: the forecast as sentences, a table, JSON and a plot."""
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hftransfer import compute
+from hftransfer.data import load_data
+from hftransfer.errors import UserError
+from hftransfer.labelling.curve import Problem
 from hftransfer.labelling.forecast import Forecast, Gain, forecast
 from hftransfer.report.figures import FIRST, INK, MUTED, SECOND, drawn
 from hftransfer.report.plots import titled
 from hftransfer.run_folder import write_json
+from hftransfer.work import probed
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -17,7 +23,7 @@ if TYPE_CHECKING:
 
 def curve(config: "RunConfig", more: int | None, classes: int, output: Path | None, as_json: bool) -> Forecast:
     """Measure, print, and write `curve.json` and `curve.svg` into the folder `output`. Raises `UserError`."""
-    found = forecast(config, more, classes)
+    found = measured(config, more, classes)
     if output:
         output.mkdir(parents=True, exist_ok=True)
         draw(found, output / "curve.svg")
@@ -29,6 +35,25 @@ def curve(config: "RunConfig", more: int | None, classes: int, output: Path | No
 
         Console().print(as_table(found))
     return found
+
+
+def measured(config: "RunConfig", more: int | None, classes: int) -> Forecast:
+    """One pass over the data, then the curves from its features; the test part judges. Raises `UserError`."""
+    compute.keep_freed_memory()
+    data = load_data(config.data)
+    if not (data.frame["split"] == "test").any():
+        raise UserError(
+            "A curve is judged on test rows, and there are none: set data.test, or data.split.test above 0."
+        )
+    work, probe = probed(config, data)
+    problem = Problem(data.task, probe.features, work.targets, work.fitted, work.positions("test"), work.groups)
+    logger = logging.getLogger("hftransfer.convex")
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # a line for each of a hundred fits says nothing
+    try:
+        return forecast(problem, probe.head, more, classes, seed=config.seed)
+    finally:
+        logger.setLevel(level)
 
 
 def as_table(found: Forecast) -> "Group":

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 from tqdm.auto import tqdm
 
 from hftransfer.convex import ConvexHead, Fit, make_folds, refit, solve_head, strata_of
@@ -21,7 +22,7 @@ from hftransfer.tasks import Task
 METRIC = {"single_label": "accuracy", "multi_label": "mean_average_precision", "regression": "rmse"}
 MACRO = {"single_label": "balanced_accuracy", "multi_label": "mean_average_precision"}
 OF_A_CLASS = {"single_label": "recall", "multi_label": "f1"}
-SIZES, ORDERS, RESAMPLES, FOLDS = 7, 5, 400, 3
+SIZES, ORDERS, CLASS_ORDERS, RESAMPLES, FOLDS = 7, 5, 4, 400, 3
 CLASS_SHARES = (0.25, 0.4, 0.63, 1.0)
 REACH = 2.0  # beyond twice the rows at hand a power law is a guess
 
@@ -84,14 +85,17 @@ class Curve:
         return 1 - self.values if higher_is_better(self.metric) else self.values
 
     def laws(self, seed: int = 0) -> PowerLaws:
-        """One power law per resample, that of the plain means first."""
+        """One power law per resample, that of the plain means first.
+
+        Sizes weigh as their rows: the error that n rows give varies by about 1 / n.
+        """
         errors = _widened(self.errors, self.overlap)
         orders, resamples = errors.shape[1], errors.shape[2] - 1
         # One order fewer than there are: a resample of K varies by (K - 1) / K of what it should.
         drawn = np.random.default_rng(seed).integers(orders, size=(resamples, orders - 1))
         resampled = [errors[:, orders, 1 + number].mean(1) for number, orders in enumerate(drawn)]
         means = np.stack([errors[:, :, 0].mean(1), *resampled])  # (1 + R, S)
-        return fit(self.sizes, means, 1 / np.maximum(means[1:].var(0), 1e-8))
+        return fit(self.sizes, means, self.sizes.astype(float))
 
     def at(self, size: float, laws: PowerLaws) -> Measured:
         """The value that the law has at `size` rows."""
@@ -111,10 +115,11 @@ def _widened(errors: np.ndarray, overlap: np.ndarray) -> np.ndarray:
     Subsamples that take a share f of the rows at hand have much in common: they vary by sqrt(1 - f) of what fresh samples
     do (Cochran 1977, sec. 2.6), and what they share no averaging removes: the variance of their mean is that of one sample
     times (1 - f) / K + f. Beyond three quarters, where hardly anything varies, the spread is taken from the size below,
-    shrunk by the root of the sizes.
+    shrunk by the root of the sizes. And a spread known from K orders is uncertain itself: Student's t allows for that.
     """
     middle, orders = errors.mean(1, keepdims=True), errors.shape[1]
-    spread, source = errors - middle, 0
+    student = stats.t.ppf(0.975, orders - 1) / stats.norm.ppf(0.975)
+    spread, source = student * (errors - middle), 0
     result = np.empty_like(errors)
     for place, share in enumerate(overlap):
         source = place if share <= 0.75 else source
@@ -189,7 +194,7 @@ class ClassCurves:
 
 
 def measure_class(
-    problem: Problem, number: int, like: ConvexHead, judge: Judge, orders: int = 3, seed: int = 0
+    problem: Problem, number: int, like: ConvexHead, judge: Judge, orders: int = CLASS_ORDERS, seed: int = 0
 ) -> ClassCurves:
     """Keep a quarter to all of the examples of class `number` in the pool, and every row of the others.
 

@@ -1,22 +1,14 @@
 """What more labels are worth: the learning curves of a data set, read off beyond its rows, in words."""
 
-import logging
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from hftransfer import compute
-from hftransfer.config import RunConfig
 from hftransfer.convex import ConvexHead
-from hftransfer.data import load_data
-from hftransfer.errors import UserError
 from hftransfer.evaluation.intervals import Measured
 from hftransfer.labelling.curve import MACRO, OF_A_CLASS, REACH, Judge, Problem, measure_class, measure_curve
 from hftransfer.labelling.power_law import PowerLaws
-from hftransfer.work import probed
-
-log = logging.getLogger(__name__)
 
 SHARES = (0.25, 0.5, 1.0)  # of the rows at hand: how many more are asked about where nothing is said
 FEWEST = 8  # examples of a class below which nothing is said of it
@@ -66,29 +58,14 @@ class Forecast:
         return asdict(self)
 
 
-def forecast(config: RunConfig, more: int | None = None, classes: int = 10, orders: int = 5) -> Forecast:
-    """Measure the curves of a data set and what `more` rows are worth, together and for each of so many classes.
-
-    `orders` random orders of the training rows are cut at each size. The rows to judge on are the test part. Raises
-    `UserError`.
-    """
-    compute.keep_freed_memory()
-    data = load_data(config.data)
-    work, probe = probed(config, data)
-    held = work.positions("test")
-    if not len(held):
-        raise UserError(
-            "A curve is judged on test rows, and there are none: set data.test, or data.split.test above 0."
-        )
-    problem = Problem(data.task, probe.features, work.targets, work.fitted, held, work.groups)
-    with _without_each_fit():
-        return forecast_of(problem, probe.head, more, classes, orders, config.seed)
-
-
-def forecast_of(
+def forecast(
     problem: Problem, head: ConvexHead, more: int | None = None, classes: int = 10, orders: int = 5, seed: int = 0
 ) -> Forecast:
-    """The same from features; `head` was solved on the whole pool and gives penalty and solver of the class curves."""
+    """Measure the curves and what `more` rows are worth, together and for each of so many `classes`, the worst first.
+
+    `head` was solved on the whole pool: penalty and solver of the class curves are its own. `orders` random orders of the
+    pool are cut at each size.
+    """
     rows, remarks = len(problem.pool), []
     curve = measure_curve(problem, orders, seed=seed)
     laws = curve.laws(seed)
@@ -188,15 +165,3 @@ def worth(gain: Measured, metric: str, nothing: float) -> str:
     if gain.low <= nothing / 5 and gain.high > 4 * nothing:
         return f"the curve cannot tell {span} points of {name}"
     return f"about +{value:.{digits}f} {span} points of {name}"
-
-
-class _without_each_fit:
-    """A line for each of a hundred fits says nothing."""
-
-    def __enter__(self) -> None:
-        self.logger = logging.getLogger("hftransfer.convex")
-        self.level = self.logger.level
-        self.logger.setLevel(logging.WARNING)
-
-    def __exit__(self, *_: object) -> None:
-        self.logger.setLevel(self.level)
