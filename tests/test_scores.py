@@ -78,3 +78,12 @@ def test_features_that_tell_the_classes_score_higher(score):
     useful, targets = blobs(apart=4.0)
     useless = np.random.default_rng(5).permutation(useful)
     assert score(TASK, useful, targets) > score(TASK, useless, targets)
+
+
+def test_logme_of_more_features_than_rows_that_fit_exactly():
+    """Real features of 200 rows in 1,280 dimensions: the fixed point of the paper divides by zero there."""
+    rng = np.random.default_rng(0)
+    targets = np.arange(30) % 3
+    features = np.eye(3, 200)[targets] * 50 + rng.normal(size=(30, 200))
+    assert np.isfinite(logme(TASK, features, targets))
+    assert logme(TASK, features, targets) > logme(TASK, rng.permutation(features), targets)
