@@ -18,6 +18,7 @@ from hftransfer.advice.words import advice, as_dict, evidence
 from hftransfer.cli import main
 from hftransfer.config import RunConfig, parse_overrides, with_overrides
 from hftransfer.errors import UserError
+from hftransfer.evaluation.resampling import corrected_t_interval
 from hftransfer.readout import Readout
 from hftransfer.strategies import AutoStrategy
 from hftransfer.strategies.auto import seconds_of
@@ -101,6 +102,16 @@ def test_a_smaller_error_is_better_in_regression():
     judge = Judge(task, targets)
     assert judge.difference(near, far).is_better and judge.difference(far, near).is_worse
     assert judge.choose([far, near]).name == "full" and judge.could_be_beaten(near)
+
+
+def test_the_difference_from_fold_to_fold_has_the_corrected_interval(judge):
+    lora, probe = answers("lora", 180), answers("probe", 160)
+    folds = [np.arange(start, 200, 5) for start in range(5)]
+    folds[0], folds[1] = np.arange(150, 190), np.arange(40)
+    gains = [0.5, 0.0, *(judge.gain(lora, probe, rows) for rows in folds[2:])]
+    found, expected = judge.by_folds(lora, probe, folds, 160), corrected_t_interval(gains, 160, 40)
+    assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
+    assert judge.by_folds(lora, probe, folds[:2], 160) is None
 
 
 def test_four_errors_in_200_rows_are_too_few_to_show_that_anything_is_better(judge):
@@ -207,6 +218,9 @@ def test_a_rung_that_is_better_takes_its_place_and_is_said_with_its_interval():
     said = advice(climb)
     assert said.startswith("LoRA is +20.0 (14.") and " points over the probe for " in said
     assert "full is not distinguishable from LoRA" in said and said.endswith("take LoRA.")
+    assert any(
+        "From fold to fold, each trained on other rows, LoRA gains +20.0 (" in found for found in evidence(climb)
+    )
     assert climb.chosen.changes["training.learning_rate"] == pytest.approx(5e-4 * 3)  # nearest to what the bench likes
 
 
@@ -292,6 +306,7 @@ def test_a_folder_is_replaced_whole_and_stays_when_the_new_one_fails(tmp_path):
 
     kept = Kept(config, once)
     kept({"strategy.type": "probe"})
+    (tmp_path / "run.next.incomplete" / "checkpoints").mkdir(parents=True)
     kept({"strategy.type": "lora", "training.learning_rate": 1e-3})
     with pytest.raises(KeyboardInterrupt):
         kept({"strategy.type": "full"})

@@ -11,6 +11,7 @@ from hftransfer.evaluation.comparison import HEADLINE, compare_parts, value_of
 from hftransfer.evaluation.intervals import Measured, measure
 from hftransfer.evaluation.metrics import higher_is_better
 from hftransfer.evaluation.recorded import Part
+from hftransfer.evaluation.resampling import corrected_t_interval
 from hftransfer.tasks import Task
 
 
@@ -87,6 +88,17 @@ class Judge:
             return Difference(pair.difference, pair.low, pair.high, len(rows))
         return Difference(-pair.difference, -pair.high, -pair.low, len(rows))
 
+    def by_folds(self, new: Answers, old: Answers, folds: Sequence[np.ndarray], trained_on: int) -> Difference | None:
+        """The mean of the differences in each fold's held-out `rows`, with the corrected resampled t interval.
+
+        Every fold was trained on other rows, so it holds what `difference` does not (Nadeau & Bengio 2003, sec. 4). None
+        for fewer than three folds. `trained_on` are the training rows of one fold.
+        """
+        if len(folds) < 3:
+            return None
+        found = corrected_t_interval([self.gain(new, old, rows) for rows in folds], trained_on, len(folds[0]))
+        return Difference(found.value, found.low, found.high, sum(map(len, folds)))
+
     def _part(self, answers: Answers, rows: np.ndarray) -> Part:
         place = {row: number for number, row in enumerate(answers.rows.tolist())}
         groups = [None] * len(rows) if self.groups is None else [self.groups[row] for row in rows]
@@ -97,9 +109,9 @@ class Judge:
         """The highest estimate: each rung seen from the first, on the rows that it shares with it."""
         return max(rungs, key=lambda rung: self.gain(rung, rungs[0]))
 
-    def gain(self, new: Answers, old: Answers) -> float:
-        """The difference without its interval."""
-        rows = np.intersect1d(new.rows, old.rows)
+    def gain(self, new: Answers, old: Answers, rows: np.ndarray | None = None) -> float:
+        """The difference without its interval, on the rows that both have answered or on some of them."""
+        rows = np.intersect1d(new.rows, old.rows) if rows is None else rows
         change = self.value(new, rows) - self.value(old, rows)
         return change if higher_is_better(self.metric) else -change
 

@@ -39,6 +39,7 @@ class Kept:
 
     def _replace(self, config: RunConfig) -> dict[str, Any]:
         beside = self.output.with_name(f"{self.output.name}.next")
+        run_folder.remove(run_folder.incomplete(beside))  # of a search that was killed
         try:
             metrics = self.once(config.model_copy(update={"output": str(beside)}))
             (beside / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")

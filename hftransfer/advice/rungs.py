@@ -272,6 +272,12 @@ class Climb:
             return None
         return self.judge.difference(self.measured[new], self.measured[old])
 
+    def by_folds(self, answers: Answers) -> Difference | None:
+        """The gain over the probe from fold to fold."""
+        folds = self.bench.folds[: answers.folds]
+        held_out, trained_on = [fold.held_out for fold in folds], len(folds[0].train)
+        return self.judge.by_folds(answers, self.measured["probe"], held_out, trained_on)
+
     def _note(self, answers: Answers) -> None:
         self.measured[answers.name] = answers
         score = self.judge.score(answers)

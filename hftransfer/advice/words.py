@@ -36,11 +36,13 @@ def as_dict(climb: Climb) -> dict[str, Any]:
 
 
 def _rung(climb: Climb, answers: Answers) -> dict[str, Any]:
-    over = None if answers.name == "probe" else asdict(climb.against(answers.name, "probe"))
+    over = None if answers.name == "probe" else climb.against(answers.name, "probe")
+    by_folds = None if answers.name == "probe" else climb.by_folds(answers)
     return {
         "name": answers.name,
         "score": asdict(climb.judge.score(answers)),
-        "over_probe": over,
+        "over_probe": over and asdict(over),
+        "over_probe_by_folds": by_folds and asdict(by_folds),
         "folds": answers.folds,
         "seconds": answers.seconds,
         "total_seconds": answers.total_seconds,
@@ -95,7 +97,7 @@ def evidence(climb: Climb) -> list[str]:
     """What the advice rests on, a sentence each."""
     return [
         sentence
-        for sentence in (_labels(climb), _transfer(climb), _raw(climb), _peak(climb), *_left_out(climb))
+        for sentence in (_labels(climb), _transfer(climb), _raw(climb), _peak(climb), _folds(climb), *_left_out(climb))
         if sentence
     ]
 
@@ -162,6 +164,15 @@ def _peak(climb: Climb) -> str:
         f"The layer-wise curve is best at block {peak['block']} of {last['block']} (loss {peak['loss']:.3f}, at the end "
         f"{last['loss']:.3f}): the blocks above serve the source rather than this task, and may well be retrained."
     )
+
+
+def _folds(climb: Climb) -> str:
+    chosen = climb.chosen
+    found = None if chosen.name == "probe" else climb.by_folds(chosen)
+    if found is None:
+        return ""
+    doubt = "" if found.is_better else ": another training set might well not show it"
+    return f"From fold to fold, each trained on other rows, {TITLES[chosen.name]} gains {points(climb, found)}{doubt}."
 
 
 def _left_out(climb: Climb) -> list[str]:
