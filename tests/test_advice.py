@@ -224,6 +224,15 @@ def test_a_rung_that_is_better_takes_its_place_and_is_said_with_its_interval():
     assert climb.chosen.changes["training.learning_rate"] == pytest.approx(5e-4 * 3)  # nearest to what the bench likes
 
 
+def test_the_simpler_of_two_that_are_better_is_taken_though_it_alone_would_not_show_it():
+    climb = Climb(FakeBench(LORA), AutoStrategy(), Clock(1000))
+    found = [answers("probe", 56), answers("frozen", 60, rows=80), answers("lora", 64, rows=80)]
+    climb.measured = {rung.name: rung for rung in found}
+    said = advice(climb)
+    assert climb.chosen.name == "frozen" and said.startswith("LoRA is +10.0 (2.8 to 16.7) points over the probe for ")
+    assert said.endswith("frozen (+5.0 (-0.4 to 10.2) points) is simpler and not distinguishable from it: take frozen.")
+
+
 def test_accuracy_is_preferred_where_it_is_asked_for():
     climb = climbed(ALIKE, prefer="accuracy")
     assert climb.chosen.name == "lora"

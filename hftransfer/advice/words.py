@@ -59,7 +59,8 @@ def advice(climb: Climb) -> str:
     dearer = climb.deployable[[rung.name for rung in climb.deployable].index(chosen.name) + 1 :]
     worse = [rung for rung in dearer if climb.judge.difference(rung, chosen).is_worse]
     alike = [rung for rung in dearer if rung not in worse]
-    parts = [_gain_of(climb, chosen)] if chosen.name != "probe" else []
+    parts, said = _gain_of(climb, chosen) if chosen.name != "probe" else ([], chosen)
+    alike = [rung for rung in alike if rung is not said]
     parts += [f"{_are(alike)} not distinguishable from {title}{_leader(climb, alike)}"] if alike else []
     parts += [f"{_are(worse)} worse"] if worse else []
     return f"{_capital('; '.join(parts) or 'nothing that trains more was tried')}: take {title}."
@@ -69,11 +70,20 @@ def _are(rungs: list[Answers]) -> str:
     return f"{_joined([TITLES[rung.name] for rung in rungs])} {'is' if len(rungs) == 1 else 'are'}"
 
 
-def _gain_of(climb: Climb, chosen: Answers) -> str:
-    gain = climb.against(chosen.name, "probe")
-    minutes = max(0.0, chosen.seconds - climb.measured["probe"].seconds)
+def _gain_of(climb: Climb, chosen: Answers) -> tuple[list[str], Answers]:
+    """What is gained over the probe, and the rung that shows it: the best one, where the chosen one alone does not."""
+    best = climb.judge.best(climb.deployable)
+    if climb.against(chosen.name, "probe").is_better or best is chosen:
+        return [_over_probe(climb, chosen)], chosen
+    own = points(climb, climb.against(chosen.name, "probe"))
+    simpler = f"{TITLES[chosen.name]} ({own}) is simpler and not distinguishable from it"
+    return [_over_probe(climb, best), simpler], best
+
+
+def _over_probe(climb: Climb, rung: Answers) -> str:
+    gain, more = climb.against(rung.name, "probe"), max(0.0, rung.seconds - climb.measured["probe"].seconds)
     doubt = "" if gain.is_better else ", which these rows cannot tell from nothing,"
-    return f"{TITLES[chosen.name]} is {points(climb, gain)} over the probe{doubt} for {_time(minutes)} more"
+    return f"{TITLES[rung.name]} is {points(climb, gain)} over the probe{doubt} for {_time(more)} more"
 
 
 def _leader(climb: Climb, alike: list[Answers]) -> str:
