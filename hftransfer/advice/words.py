@@ -138,8 +138,8 @@ def _transfer(climb: Climb) -> str:
     if not climb.judge.could_be_beaten(climb.measured["random"]):
         return found + "the task is so easy that these rows cannot show more."
     return found + (
-        "the inputs are so unlike what the checkpoint was trained on that little can be expected of its features. "
-        "Another checkpoint may help."
+        "either the inputs are unlike what the checkpoint was trained on, and little can be expected of its features, or the "
+        "task asks for little. Another checkpoint may help."
     )
 
 
@@ -170,10 +170,12 @@ def _peak(climb: Climb) -> str:
     peak, last = min(curve, key=lambda point: point["loss"]), curve[-1]
     if peak is last:
         return f"The layer-wise curve is best at the last of {len(curve)} blocks (loss {last['loss']:.3f})."
-    return (
-        f"The layer-wise curve is best at block {peak['block']} of {last['block']} (loss {peak['loss']:.3f}, at the end "
-        f"{last['loss']:.3f}): the blocks above serve the source rather than this task, and may well be retrained."
-    )
+    losses = f"loss {peak['loss']:.3f}, at the end {last['loss']:.3f}"
+    found = f"The layer-wise curve is best at block {peak['block']} of {last['block']} ({losses})"
+    gain = climb.against("best-layer", "probe")
+    if gain is None or not gain.is_better:
+        return f"{found}; in {climb.judge.metric} these rows cannot tell the two."
+    return f"{found}: the blocks above serve the source rather than this task, and may well be retrained."
 
 
 def _folds(climb: Climb) -> str:
