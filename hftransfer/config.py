@@ -84,6 +84,10 @@ class RunConfig(Settings):
         name = Path(self.data.train or "data").name.split(".")[0]
         return Path(self.output or f"runs/{name}-{self.strategy.type}")
 
+    def settled(self, modality: str) -> "RunConfig":
+        """This configuration with what the strategy leaves to the kind of input made definite."""
+        return self.model_copy(update={"strategy": self.strategy.settled(modality, self.model.keep_head)})
+
     def to_yaml(self) -> str:
         """The resolved configuration; `RunConfig.from_yaml` reads it back equal."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

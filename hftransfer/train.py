@@ -117,6 +117,7 @@ def _once(config: RunConfig, dataset: Any, resume: bool) -> dict[str, Any]:
             for finding in examine_loaded(data):
                 if finding.severity != "note":
                     log.warning(finding.as_text(3))
+        config = config.settled(data.modality)
         with seconds("checkpoint"):
             _seed(config.seed)
             random_weights = config.strategy.from_random_weights

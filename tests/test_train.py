@@ -60,7 +60,9 @@ class TestGroups:
             expected = 1e-2 if rung == 4 else 1e-3 * 0.5 ** (3 - rung)
             assert rate[id(parameter)] == pytest.approx(expected), name
 
-    @pytest.mark.parametrize("family", ["timm-resnet", "resnet", "vit", "timm-vit", "dinov2", "convnext", "bert", "swin"])
+    @pytest.mark.parametrize(
+        "family", ["timm-resnet", "resnet", "vit", "timm-vit", "dinov2", "convnext", "bert", "swin"]
+    )
     def test_decay_spares_norms_biases_tokens_positions_and_scales(self, tmp_path, family):
         model = checkpoint_of(family, tmp_path).model
         plan = FullStrategy().prepare(model, Ladder.of(model))
@@ -68,7 +70,9 @@ class TestGroups:
         names = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
         assert names
         spared = ("bias", "norm", "bn", "cls_token", "pos", "lambda", "gamma", "layer_scale", "mask_token")
-        assert not [name for name in names if name.endswith("bias") or any(s in name.split(".")[-2:][0] for s in spared[1:])]
+        assert not [
+            name for name in names if name.endswith("bias") or any(s in name.split(".")[-2:][0] for s in spared[1:])
+        ]
         assert not [name for name in names if any(s in name for s in ("cls_token", "position_embedding", "pos_embed"))]
 
     def test_frozen_parameters_are_not_in_the_optimizer(self, tmp_path):
@@ -135,7 +139,9 @@ class TestStillness:
         before = tensor_hashes(model, plan.ladder)
         model.train()
         model(torch.randn(4, 3, tiny.SIZE, tiny.SIZE))  # without Stillness: running statistics drift
-        with pytest.raises(FrozenMoved, match="Expected every frozen tensor to stay as it was, found that 45 changed: .*running_mean"):
+        with pytest.raises(
+            FrozenMoved, match="Expected every frozen tensor to stay as it was, found that 45 changed: .*running_mean"
+        ):
             check_frozen(plan, before)
 
     def test_gradual_opens_one_rung_after_another(self, tmp_path):
@@ -218,9 +224,21 @@ def test_every_option_changes_the_weights(plain, option, tmp_path):
     assert not same(before, weights(run(changed(config, *overrides, f"output={tmp_path / 'run'}")).folder))
 
 
+@pytest.mark.parametrize(("modality", "keep_head", "expected"), [
+    ("text", False, "probe"), ("image", False, "random"), ("text", True, "random"),
+])  # fmt: skip
+def test_the_beginning_of_the_head_follows_the_modality(modality, keep_head, expected):
+    for strategy in (FullStrategy(), FrozenStrategy(), GradualStrategy(), LoraStrategy()):
+        assert strategy.settled(modality, keep_head).head_init == expected
+    assert FullStrategy(head_init="random").settled("text").head_init == "random"
+    assert FullStrategy(head_init="probe").settled("image").head_init == "probe"
+
+
 def test_options_that_must_not_change_the_weights(plain, tmp_path):
     config, before = plain
-    for number, option in enumerate(("training.gradient_checkpointing=true", "store=false", "evaluation.resamples=200")):
+    for number, option in enumerate(
+        ("training.gradient_checkpointing=true", "store=false", "evaluation.resamples=200")
+    ):
         if "checkpointing" in option:
             continue  # timm's ResNet recomputes with other kernels; tested for a transformer below
         assert same(before, weights(run(changed(config, option, f"output={tmp_path / str(number)}")).folder))
@@ -321,7 +339,12 @@ def test_two_processes_give_what_one_gives(tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     if torch.cuda.is_available():
         pytest.skip("two processes need two GPUs here")
-    done = subprocess.run([*launch, *train_command(two, tmp_path)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [*launch, *train_command(two, tmp_path)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Process 1 of 2" in done.stderr
     assert same(weights(expected), weights(tmp_path / "two"), 1e-4)

@@ -1,0 +1,60 @@
+"""Seconds from the start of `hftransfer train` to its first batch, and to the end of a probe.
+
+    python scripts/measure_startup.py [--runs 5]
+
+The first batch goes in right after the log line that counts the threads; everything before it is imports, data and the
+checkpoint. The first run fills the disk's cache and the store; medians are those of the others.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SETS = {
+    "text": ["starter/bbc", "--model", "starter/minilm", "model.max_length=128", "data.split.test=0.3"],
+    "image": ["starter/digits", "--model", "starter/efficientnet-lite0", "model.image_size=96"],
+}
+
+
+def measure(kind: str, output: Path) -> tuple[float, float]:
+    """Seconds to the first batch and to the end of the process."""
+    command = [sys.executable, "-m", "hftransfer", "train", *SETS[kind], "data.train_examples=200"]
+    begin = time.perf_counter()
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(
+        [*command, "--output", str(output)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    first = float("nan")
+    for line in process.stderr:
+        if line.startswith("Threads:"):
+            first = time.perf_counter() - begin
+    if process.wait():
+        raise SystemExit(f"{' '.join(command)} failed")
+    return first, time.perf_counter() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    asked = parser.parse_args()
+    for kind in SETS:
+        with tempfile.TemporaryDirectory() as folder:
+            _, *measured = [measure(kind, Path(folder) / str(number)) for number in range(asked.runs + 1)]
+        first, whole = (statistics.median(column) for column in zip(*measured, strict=True))
+        spread = f"{min(m[0] for m in measured):.1f} to {max(m[0] for m in measured):.1f}"
+        print(
+            f"{kind}: first batch after {first:.1f} s ({spread}), probe with report after {whole:.1f} s, {asked.runs} runs"
+        )
+
+
+if __name__ == "__main__":
+    main()
