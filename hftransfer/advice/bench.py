@@ -198,7 +198,7 @@ class Bench:
 
         begin = time.perf_counter()
         with _quiet(), tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            data = self._divided(fold)
+            data, config = self._divided(fold), config.settled(self.data.modality)
             work = _work(config, data, self.scratch)
             head = solve_head(work)
             plan = config.strategy.prepare(work.model, Ladder.of(work.model, head.constant if head else ()))
