@@ -259,7 +259,7 @@ def figures(lines: list[dict], folder: Path) -> None:
 
 
 def _draw_curve(lines: list[dict], axes) -> None:
-    from hftransfer.report.figures import FIRST, SECOND
+    from hftransfer.report.figures import FIRST, SECOND, log_x
 
     first = [line for line in lines if line["seed"] == lines[0]["seed"]]
     axes.plot(first[0]["sizes"], first[0]["measured"], "o", color=SECOND, markersize=3, label="measured")
@@ -269,7 +269,7 @@ def _draw_curve(lines: list[dict], axes) -> None:
         then, said[0], yerr=[said[0] - said[1], said[2] - said[0]], fmt="_", color=FIRST, capsize=3, label="forecast"
     )
     axes.plot(then, [line["fact"] for line in first], "x", color=SECOND, markersize=5, label="fact")
-    axes.set_xscale("log")
+    log_x(axes)
     axes.set_xlabel("training rows")
     axes.set_ylabel(lines[0]["metric"].replace("_", " "))
     axes.legend(fontsize=7, loc="lower right")

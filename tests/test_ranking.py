@@ -138,7 +138,8 @@ def test_rank_on_the_command_line(monkeypatch, capsys, tmp_path, checkpoints, ta
     scores = [c["metrics"]["accuracy"]["value"] for c in found["checkpoints"]]
     assert scores == sorted(scores, reverse=True)
     assert all(c["milliseconds"] > 0 and c["bytes"] == 4 * c["parameters"] for c in found["checkpoints"])
-    assert "<svg" in plot.read_text() and [p.name for p in tmp_path.iterdir()] == ["front.svg"]
+    assert "<svg" in plot.read_text() and "mathdefault" not in plot.read_text()
+    assert [p.name for p in tmp_path.iterdir()] == ["front.svg"]
 
 
 def test_test_rows_are_never_ranked_on(checkpoints, table):

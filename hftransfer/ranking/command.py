@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hftransfer.evaluation.intervals import Measured
 from hftransfer.ranking.ranking import Ranked, Ranking
 from hftransfer.ranking.ranking import rank as ranked_checkpoints
-from hftransfer.report.figures import FIRST, INK, MUTED, check_figure_name, drawn
+from hftransfer.report.figures import FIRST, INK, MUTED, check_figure_name, drawn, log_x
 from hftransfer.report.plots import titled
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def draw(ranking: Ranking, path: Path) -> None:
         front = {checkpoint.name: checkpoint for checkpoint in ranking.checkpoints}
         line = [(front[name].milliseconds, front[name].metrics[ranking.metric].value) for name in ranking.pareto]
         axes.plot(*zip(*line, strict=True), color=FIRST, linewidth=1, linestyle="--")
-        axes.set_xscale("log")
+        log_x(axes)
         axes.margins(x=0.25)
         axes.set_xlabel("milliseconds a row on this machine (log scale)")
         axes.set_ylabel(f"{titled(ranking.metric)}, {ranking.rows} rows, 95 %")

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from hftransfer.errors import UserError
 
@@ -55,3 +57,11 @@ def drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
             os.replace(temporary, path)
         except OSError as error:
             raise UserError(f"Cannot write {path}: {error.strerror}.") from None
+
+
+def log_x(axes: Axes) -> None:
+    """A logarithmic x axis labelled 1, 2, 5, 10: matplotlib's own labels are formulas, which are not parsed here."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:,.10g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
