@@ -456,7 +456,14 @@ def opposites(path, rows=240):
 def test_training_is_chosen_where_frozen_features_do_not_suffice(tmp_path):
     model = tiny.TEXT_FAMILIES["bert"](tmp_path / "bert")
     values = {"data": str(opposites(tmp_path / "two.csv")), "model": str(model), "strategy": "auto"}
-    settings = ("strategy.budget=5m", "training.learning_rate=2e-3", "head.pooling=head", "head.layer=1")
+    settings = (
+        "strategy.budget=5m",
+        "training.learning_rate=2e-3",
+        "training.max_steps=150",
+        "head.pooling=head",
+        "head.layer=1",
+        "head.folds=2",
+    )
     climb = advise(with_overrides(values, parse_overrides(settings)))
     assert climb.chosen.name in ("frozen", "lora", "full", "scratch"), advice(climb)
     assert climb.against(climb.chosen.name, "probe").is_better
