@@ -240,12 +240,14 @@ def test_accuracy_is_preferred_where_it_is_asked_for():
 
 
 def test_a_rung_that_does_not_fit_the_budget_is_left_out_with_a_line():
-    climb = climbed(LORA, seconds=500, budget=60)
+    climb = climbed(LORA | {"random": 140}, seconds=500, budget=60)
     assert climb.chosen.name == "probe" and set(climb.skipped) == {"frozen", "lora", "full", "scratch"}
     assert climb.skipped["lora"].startswith("it needs about 500 s, ") and climb.skipped["lora"].endswith(
         "budget are left"
     )
-    assert [steps for _, steps, _ in climb.bench.asked] == [rungs.TIMED_STEPS] * 3
+    assert [steps for _, steps, _ in climb.bench.asked] == [rungs.TIMED_STEPS] * 4
+    assert climb.ended == "the budget is spent"
+    assert advice(climb) == "There was no time for frozen, LoRA, full and scratch: take the probe."
 
 
 def test_the_final_training_is_in_the_budget():

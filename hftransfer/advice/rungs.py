@@ -26,6 +26,7 @@ TRAINED = ("frozen", "lora", "full", "scratch")
 RATES = (1 / 3, 1.0, 3.0)  # of the strategy's own learning rate
 ROWS_TO_CHOOSE_A_RATE = 30  # on fewer rows, which of three rates is better is chance
 TIMED_STEPS = 6
+SPENT = "the budget is spent"
 UNTRACKED = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 
 Keep = Callable[[dict[str, Any]], None]  # makes the run folder anew with these changes to the configuration
@@ -223,7 +224,7 @@ class Climb:
             if rung is None:
                 return
             if rung.fold_seconds + self._final_seconds(rung) > self.clock.left:
-                self.ended = "the budget is spent"
+                self.ended = SPENT
                 return
             self._add_fold(rung)
 
@@ -289,6 +290,8 @@ class Climb:
         log.info("%s is not tried: %s", TITLES.get(name, name), reason)
 
     def _too_dear(self, seconds: float) -> str:
+        """Said of what is left out for lack of time, which is then why the climb ended."""
+        self.ended = SPENT
         return f"it needs about {seconds:.0f} s, {max(0, math.floor(self.clock.left))} s of the budget are left"
 
 

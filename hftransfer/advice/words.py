@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hftransfer.advice.judge import Answers, Difference
-from hftransfer.advice.rungs import TITLES, Climb
+from hftransfer.advice.rungs import TITLES, TRAINED, Climb
 from hftransfer.evaluation.metrics import higher_is_better
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def advice(climb: Climb) -> str:
     alike = [rung for rung in alike if rung is not said]
     parts += [f"{_are(alike)} not distinguishable from {title}{_leader(climb, alike)}"] if alike else []
     parts += [f"{_are(worse)} worse"] if worse else []
+    untried = [TITLES[name] for name in TRAINED if climb.skipped.get(name, "").startswith("it needs about")]
+    parts += [f"there was no time for {_joined(untried)}"] if untried else []
     return f"{_capital('; '.join(parts) or 'nothing that trains more was tried')}: take {title}."
 
 
