@@ -200,17 +200,17 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 0.8 + 0.42 * len(lines)), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.45 * len(lines)), layout="constrained")
     for offset, (rule, marker) in enumerate(
         {"auto": "o", "auto, accuracy": "D", "always probe": "s", "always full": "^"}.items()
     ):
         lost = [regrets(line).get(rule) for line in lines]
         axes.plot(lost, [row + 0.16 * (offset - 1.5) for row in range(len(lines))], marker, label=rule, markersize=6)
     axes.set_yticks(range(len(lines)), [f"{line['title']}, {line['labels']} a class" for line in lines])
-    axes.invert_yaxis()
     axes.set_xlabel("points lost to the best strategy in hindsight")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower right", frameon=False)
+    axes.set_ylim(len(lines) - 0.5, -0.5)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(path, dpi=120)
 
 
