@@ -89,7 +89,7 @@ def draw(ranking: Ranking, path: Path) -> None:
                 markersize=6,
             )
             axes.annotate(
-                found.name.removeprefix("starter/"), (found.milliseconds, score.value), (6, 6), textcoords="offset points",
+                Path(found.name).name, (found.milliseconds, score.value), (6, 6), textcoords="offset points",
                 fontsize=8, color=INK,
             )  # fmt: skip
         front = {checkpoint.name: checkpoint for checkpoint in ranking.checkpoints}
