@@ -72,6 +72,9 @@ def train(
     finished = run(config, resume=resume)
     if finished.metrics:
         _show_metrics(finished.metrics, finished.folder, as_json)
+        if finished.interruption:
+            print(f"Training ended early: {finished.interruption.in_words()}", file=sys.stderr)
+            raise typer.Exit(finished.interruption.exit_code)
 
 
 def _config(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hftransfer.errors import UserError
+from hftransfer.memory import is_lack_of_memory, release
 
 if TYPE_CHECKING:
     import torch
@@ -317,15 +318,15 @@ def batch_size_for_inference(
 
 def _seconds_or_none(model: Any, make_batch: Any, size: int, device: Any, precision: Precision) -> float | None:
     """Seconds of one forward pass, or None when it does not fit into memory."""
-    import torch
-
     try:
         batch = make_batch(size)
         with _unchanged(model):
             return best_seconds(lambda: _forward(model, batch, device, precision), device)
-    except torch.OutOfMemoryError:
-        torch.accelerator.empty_cache()
-        return None
+    except (RuntimeError, MemoryError) as error:
+        if not is_lack_of_memory(error):
+            raise
+    release()
+    return None
 
 
 def peak_memory(device: "torch.device | None" = None) -> int:
@@ -392,8 +393,11 @@ def remembered(key: str, trial: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         found = trial()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(found))
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(found))
+        os.replace(temporary, path)
+    except OSError as error:
+        logger.warning("The trial is not remembered, an equal run may choose otherwise: %s", error)
     return found

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from hftransfer.memory import is_lack_of_memory, release
 from hftransfer.modalities import Modality
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,14 @@ class Machine:
     def barrier(self) -> None:
         if self.world_size > 1:
             torch.distributed.barrier()
+
+    def largest(self, value: int) -> int:
+        """The largest `value` of all processes."""
+        if self.world_size == 1:
+            return value
+        values = torch.tensor(value, device=self.device)
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+        return int(values)
 
     def gather(self, value: Any) -> list[Any]:
         """`value` of every process, in order of rank."""
@@ -103,10 +112,26 @@ def passes(
         tqdm(total=len(positions), desc=title, unit="row", disable=hidden or None, leave=False) as bar,
     ):
         for batch_positions, batch in loader:
-            with machine.context():
-                result = forward(machine.place(batch))
-            yield batch_positions, result
+            yield from _in_parts(batch_positions, batch, machine, forward)
             bar.update(len(batch_positions))
+
+
+def _in_parts(
+    positions: list[int], batch: dict[str, Tensor], machine: Machine, forward: Callable[[dict[str, Tensor]], Any]
+) -> list[tuple[list[int], Any]]:
+    """A batch at once, or in halves where memory runs out: batches come longest first, so that later ones may fit."""
+    try:
+        with machine.context():
+            return [(positions, forward(machine.place(batch)))]
+    except (RuntimeError, MemoryError) as error:
+        if not is_lack_of_memory(error) or len(positions) == 1:
+            raise
+    release()
+    half = len(positions) // 2
+    log.warning("Memory ran out with %d rows at a time: they are taken in halves", len(positions))
+    parts = (slice(0, half), slice(half, None))
+    halves = [(positions[part], {name: value[part] for name, value in batch.items()}) for part in parts]
+    return [found for half in halves for found in _in_parts(*half, machine, forward)]
 
 
 def predict_logits(

@@ -1,4 +1,4 @@
-"""The training loop: the stock `transformers.Trainer` with parameter groups, two callbacks and a collator of ours."""
+"""The training loop: the stock `transformers.Trainer` with parameter groups, callbacks and a collator of ours."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
+from hftransfer.callbacks import Bar, Ending, Stillness
 from hftransfer.checkpoints import quiet_transformers
 from hftransfer.config import TrainingConfig
 from hftransfer.errors import UserError, did_you_mean
@@ -23,9 +22,13 @@ from hftransfer.evaluation.metrics import compute_metrics, higher_is_better
 from hftransfer.features import Features
 from hftransfer.frozen_pass import replayed_batch
 from hftransfer.inference import Machine
+from hftransfer.interruption import LOSS, Interruption, Stop
+from hftransfer.memory import with_less
 from hftransfer.modalities import Modality
+from hftransfer.run_folder import remove
 from hftransfer.strategies import Defaults, Plan
 from hftransfer.tasks import Task
+from hftransfer.training_state import STATE, Snapshot, last_whole, settle_best
 
 log = logging.getLogger(__name__)
 
@@ -136,9 +139,10 @@ def balanced_weights(task: Task, targets: np.ndarray) -> Tensor | None:
 
 
 class PlanTrainer(Trainer):
-    """The stock Trainer, told by a plan which rate each parameter has."""
+    """The stock Trainer, told by a plan which rate each parameter has. A loss that is no number asks to `stop`."""
 
     plan: Plan
+    stop: Stop
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -147,6 +151,22 @@ class PlanTrainer(Trainer):
             groups = parameter_groups(self.plan, self.args.learning_rate, self.args.weight_decay)
             self.optimizer = optimizer_class(groups, lr=self.args.learning_rate, **settings)
         return self.optimizer
+
+    def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            self.stop.reason = LOSS
+        return loss
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict:
+        def attempt(size: int) -> dict:
+            if size != self.args.per_device_eval_batch_size:
+                self.args.per_device_eval_batch_size = size
+                self._eval_dataloaders = {}  # where the Trainer keeps loaders with their workers
+            return super(PlanTrainer, self).evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+        size = self.args.per_device_eval_batch_size
+        return with_less(size, attempt, "evaluation", least=1 if self.args.world_size == 1 else size)
 
 
 def parameter_groups(plan: Plan, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -165,108 +185,113 @@ def _not_decayed(model: nn.Module) -> tuple[str, ...]:
     return NOT_DECAYED + tuple(name for names in declared for name in names)
 
 
-class Stillness(TrainerCallback):
-    """Keeps what is frozen as in evaluation, and opens rungs when their time has come (a function of progress alone)."""
-
-    def __init__(self, plan: Plan):
-        self.plan = plan
-        self.still: list[nn.Module] = []
-        plan.model.register_forward_pre_hook(self._hold)
-
-    def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        progress = state.global_step / max(state.max_steps, 1)
-        self.still = self.plan.still_modules(progress)
-        for name, parameter in self.plan.model.named_parameters():
-            wanted = name in self.plan.rate_factors and self.plan.is_open(self.plan.rung_of(name), progress)
-            if parameter.requires_grad != wanted:
-                parameter.requires_grad_(wanted)
-                parameter.grad = None
-
-    def _hold(self, model: nn.Module, args: tuple) -> None:
-        if model.training:  # the Trainer calls model.train() before every step
-            for module in self.still:
-                module.training = False
-
-
-class Bar(TrainerCallback):
-    """One progress bar that shows the loss and the last validation score."""
-
-    def __init__(self, metric: str):
-        self.metric, self.bar, self.shown = metric, None, {}
-
-    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            begin = state.global_step
-            self.bar = tqdm(total=state.max_steps, initial=begin, desc="train", unit="step", leave=False, disable=None)
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(
-        self, args: TrainingArguments, state: Any, control: Any, logs: dict | None = None, **kwargs: Any
-    ) -> None:
-        wanted = {"loss": "loss", f"eval_{self.metric}": f"validation {self.metric}"}
-        self.shown |= {title: f"{logs[name]:.4g}" for name, title in wanted.items() if name in (logs or {})}
-        if self.bar is not None:
-            self.bar.set_postfix(self.shown)
-
-    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
 @dataclass
 class Trained:
-    """What the loop leaves besides the weights: the log and the rates it used."""
+    """What the loop leaves besides the weights: the log, the rates and batches it used, and whether it ended early."""
 
     history: list[dict[str, Any]] = field(default_factory=list)
     learning_rate: float = 0.0
     steps: int = 0
+    batch_size: int = 0
+    accumulation: int = 1
+    interruption: Interruption | None = None
 
 
 def train(
     plan: Plan, defaults: Defaults, task: Task, modality: Modality, examples: Examples, positions: dict[str, np.ndarray],
-    config: TrainingConfig, machine: Machine, folder: Path, seed: int, resume: bool,
+    config: TrainingConfig, machine: Machine, folder: Path, seed: int, stop: Stop,
 ) -> Trained:  # fmt: skip
     """Train the plan's model in place, ending with the weights that did best on the validation part.
 
-    Writes `folder`/checkpoints while it runs. Raises `UserError` for training arguments that do not exist.
+    Writes `folder`/checkpoints while it runs and goes on from a whole one that it finds there. Where memory runs out, a
+    single process tries again with fewer rows at a time and as many in all. Raises `UserError` for training arguments
+    that do not exist, and when the loss is no number before there is anything to keep.
     """
-    arguments = _arguments(config, defaults, task, machine, folder / "checkpoints", seed, len(positions["train"]))
     plan.freeze()  # what opens later enters the optimizer (and DDP) now; Stillness closes it until its time
     weights = balanced_weights(task, examples.targets[positions["train"]]) if config.imbalance == "balanced" else None
+    loss = Loss(task, weights, config.label_smoothing_factor)
     lengths = np.array(modality.lengths(examples.items))
     train, validation = positions["train"], positions["validation"]
-    order = training_order(lengths[train], _global_batch(config, machine), arguments.max_steps, seed)
-    trainer = PlanTrainer(
-        model=plan.model,
-        args=arguments,
-        train_dataset=Rows(examples, train[order], training=True),
-        eval_dataset=Rows(examples, validation[np.argsort(lengths[validation])], training=False),
-        data_collator=Collator(examples, modality, task),
-        compute_loss_func=Loss(task, weights, config.label_smoothing_factor),
-        compute_metrics=_metrics(task),
-        callbacks=_callbacks(plan, config, task),
-    )
-    trainer.plan = plan
-    trainer.model_accepts_loss_kwargs = False  # else timm's forward is handed `num_items_in_batch`
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    log.info("Training: %d steps of %d examples, learning rate %.3g, weight decay %.3g, %s", arguments.max_steps,
-             _global_batch(config, machine), arguments.learning_rate, arguments.weight_decay,
-             "bf16 autocast" if arguments.bf16 else "float32")  # fmt: skip
-    with quiet_transformers():
-        trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints") if resume else None)
-    return Trained(trainer.state.log_history, arguments.learning_rate, trainer.state.global_step)
+    collator = Collator(examples, modality, task)
+    callbacks = [*_callbacks(plan, config, task), Ending(stop, machine)]
+    asked, alone = config.per_device_train_batch_size, machine.world_size == 1
+    start = Snapshot.of(plan.model) if alone else None
+
+    def attempt(size: int) -> Trained:
+        tried = config.model_copy(update=_same_global_batch(config, size))
+        arguments = _arguments(tried, defaults, task, machine, folder / "checkpoints", seed, len(positions["train"]))
+        if size != asked:
+            start.restore()
+        order = training_order(lengths[train], _global_batch(tried, machine), arguments.max_steps, seed)
+        trainer = PlanTrainer(
+            model=plan.model,
+            args=arguments,
+            train_dataset=Rows(examples, train[order], training=True),
+            eval_dataset=Rows(examples, validation[np.argsort(lengths[validation])], training=False),
+            data_collator=collator,
+            compute_loss_func=loss,
+            compute_metrics=_metrics(task),
+            callbacks=callbacks,
+        )
+        trainer.plan, trainer.stop = plan, stop
+        trainer.model_accepts_loss_kwargs = False  # else timm's forward is handed `num_items_in_batch`
+        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(PrinterCallback)
+        log.info("Training: %d steps of %d examples, %d at a time, learning rate %.3g, weight decay %.3g, %s",
+                 arguments.max_steps, _global_batch(tried, machine), size, arguments.learning_rate,
+                 arguments.weight_decay, "bf16 autocast" if arguments.bf16 else "float32")  # fmt: skip
+        with quiet_transformers(), stop.gently():
+            _train(trainer, last_whole(folder / "checkpoints", machine.world_size))
+        return Trained(
+            trainer.state.log_history, arguments.learning_rate, trainer.state.global_step, size,
+            tried.gradient_accumulation_steps, _interruption(trainer, stop),
+        )  # fmt: skip
+
+    return with_less(asked, attempt, "training", least=1 if alone else asked)
+
+
+def _same_global_batch(config: TrainingConfig, size: int) -> dict[str, int]:
+    """`size` rows at a time on a device, accumulated to as many as the configuration asks for."""
+    times = config.per_device_train_batch_size // size
+    accumulation = config.gradient_accumulation_steps * times
+    return {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+
+
+def _train(trainer: Trainer, checkpoint: Path | None) -> None:
+    """From the beginning, from a checkpoint, or (where the last step was saved already) straight to the best weights."""
+    if checkpoint is None:
+        trainer.train()
+        return
+    if trainer.is_world_process_zero():
+        settle_best(checkpoint)
+    trainer.accelerator.wait_for_everyone()
+    state = TrainerState.load_from_json(str(checkpoint / STATE))
+    log.info("Goes on from step %d of %d", state.global_step, trainer.args.max_steps)
+    if state.global_step < trainer.args.max_steps:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    else:  # the Trainer would take one step more
+        trainer.state = state
+        trainer._load_best_model()
+
+
+def _interruption(trainer: PlanTrainer, stop: Stop) -> Interruption | None:
+    """Whether training ended before its time, said aloud. Raises `UserError` where nothing good was left by then."""
+    state = trainer.state
+    if not stop.reason or (stop.reason != LOSS and state.global_step >= state.max_steps):
+        return None
+    found = Interruption(stop.reason, state.global_step, state.max_steps)
+    if stop.reason == LOSS and state.best_model_checkpoint is None:
+        remove(Path(trainer.args.output_dir))
+        raise UserError(
+            f"Training stopped: {found.in_words()}, before anything was saved. Lower training.learning_rate (it is "
+            f"{trainer.args.learning_rate:.3g}), or set training.bf16=false."
+        )
+    log.warning("Training ended early (%s): the weights of step %s are kept", found.in_words(), state.best_global_step)
+    return found
 
 
 def _global_batch(config: TrainingConfig, machine: Machine) -> int:
     return config.per_device_train_batch_size * config.gradient_accumulation_steps * machine.world_size
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
 
 def _callbacks(plan: Plan, config: TrainingConfig, task: Task) -> list[TrainerCallback]:
@@ -279,6 +304,8 @@ def _metrics(task: Task) -> Callable[[Any], dict[str, float]]:
         logits, targets = prediction.predictions, prediction.label_ids
         if isinstance(logits, tuple):
             logits = logits[0]
+        if not np.isfinite(logits).all():  # the loss will say so at the next step; never the best until then
+            return {task.selection_metric: float("nan")}
         return compute_metrics(task, targets, task.probabilities(logits))
 
     return compute
@@ -303,7 +330,7 @@ def _arguments(
         max_grad_norm=config.max_grad_norm,
         bf16=machine.train_in_bf16,
         use_cpu=machine.device.type == "cpu",
-        eval_strategy="steps", eval_steps=every, save_strategy="steps", save_steps=every, save_total_limit=1,
+        eval_strategy="steps", eval_steps=every, save_strategy="steps", save_steps=every,
         load_best_model_at_end=True, metric_for_best_model=task.selection_metric,
         greater_is_better=higher_is_better(task.selection_metric),
         logging_steps=max(1, steps // 50), report_to=config.report_to, disable_tqdm=True,

@@ -116,6 +116,12 @@ class Record:
     probe: Probe | None
     seconds: dict[str, float]
 
+    @property
+    def interruption(self) -> str | None:
+        """Why training ended before its time, in words."""
+        found = self.trained.interruption if self.trained else None
+        return found.in_words() if found else None
+
 
 def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictions, record: Record) -> dict[str, Any]:
     """Everything of the run folder but the adapter; `run.json` last, because it says that the folder is whole."""
@@ -132,14 +138,14 @@ def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictio
     test = predictions.of_split(data.frame, "test")
     metrics = measured(data, predictions, work.targets, config.evaluation)
     metrics |= trust_metrics(data.task, trust, test, work.targets[test.positions])
+    if record.interruption:
+        metrics["notes"]["training"] = f"ended early ({record.interruption}); these are the best weights until then"
     run_folder.write_json(folder / "metrics.json", metrics)
     rates = rates_by_rung(record.plan, record.trained.learning_rate) if record.trained else {}
     run_folder.write_json(folder / "history.json", record.trained.history if record.trained else [])
     run_folder.write_json(
         folder / "receipt.json", receipt(record.plan.ladder, record.sizes, rates, record.before, record.after)
     )
-    for scratch in ("features", "checkpoints"):
-        run_folder.remove(folder / scratch)
     run_folder.write_json(folder / run_folder.COMPLETE, _about(work, record, predictions))
     return metrics
 
@@ -163,6 +169,8 @@ def _about(work: Work, record: Record, predictions: Predictions) -> dict[str, An
         "readout": record.probe and {"chosen": record.probe.readout.name, "losses": record.probe.losses},
         "temperature": predictions.temperature,
         "steps": record.trained.steps if record.trained else 0,
+        "interrupted": record.interruption,
+        "batch_size": [record.trained.batch_size, record.trained.accumulation] if record.trained else None,
         "learning_rate": record.trained.learning_rate if record.trained else None,
         "truncated_share": work.modality.truncated_share,
         "seconds": record.seconds,

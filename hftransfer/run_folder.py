@@ -1,6 +1,7 @@
 """The run folder: made beside its final place and moved there whole; read by everything that comes after training."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,7 +13,10 @@ from filelock import FileLock, Timeout
 
 from hftransfer.errors import UserError, did_you_mean
 
+log = logging.getLogger(__name__)
+
 COMPLETE = "run.json"  # written last: a folder without it is not whole
+SCRATCH = ("features", "checkpoints")  # needed until the folder is whole
 
 
 def incomplete(output: Path) -> Path:
@@ -38,9 +42,18 @@ def making(output: Path, resume: bool, is_main: bool = True) -> Iterator[Path]:
             yield folder
             os.replace(folder, output)
         except BaseException:
-            if not (folder / "checkpoints").exists():
-                remove(folder)  # nothing in it could be resumed
+            if _is_resumable(folder):
+                log.warning("%s holds what was done: --resume continues it", folder)
+            else:
+                remove(folder)
             raise
+        for name in SCRATCH:  # not before: killed in between, the run would have lost its checkpoints
+            remove(output / name)
+
+
+def _is_resumable(folder: Path) -> bool:
+    """Whether any checkpoint was written to its end."""
+    return any(folder.glob("checkpoints/checkpoint-*/trainer_state.json"))
 
 
 @contextmanager
@@ -64,10 +77,12 @@ def _alone(output: Path) -> Iterator[None]:
 def _refuse(output: Path, folder: Path, resume: bool) -> None:
     if output.exists():
         raise UserError(f"{output} exists already: choose another --output, or remove it.")
-    if folder.exists() and not resume:
+    if _is_resumable(folder) and not resume:
         raise UserError(f"{folder} holds an interrupted run: continue it with --resume, or remove it.")
     if resume and not folder.exists():
         raise UserError(f"Nothing to resume: there is no {folder}.")
+    if folder.exists() and not _is_resumable(folder):
+        remove(folder)  # left by a process that was killed before it trained
 
 
 def open_run(path: str | Path) -> Path:

@@ -17,6 +17,8 @@ from hftransfer.data import load_data
 from hftransfer.doctor import examine_loaded
 from hftransfer.errors import UserError
 from hftransfer.explain import explain_run
+from hftransfer.faults import explained
+from hftransfer.interruption import Interruption, Stop, listening
 from hftransfer.ladder import Ladder
 from hftransfer.outputs import Record, write_pages, write_run
 from hftransfer.probe import Probe
@@ -38,10 +40,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, and what `metrics.json` holds (on the main process)."""
+    """A finished run: its folder, what `metrics.json` holds (on the main process), and why its training ended early."""
 
     folder: Path
     metrics: dict[str, Any]
+    interruption: Interruption | None = None
 
 
 @dataclass
@@ -61,7 +64,10 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
     """Adapt a checkpoint to labelled data as `config` says and write the run folder.
 
     `dataset` is a `datasets.Dataset` or `DatasetDict` in place of `config.data.train`. With `resume` an interrupted run
-    goes on and ends with the weights that it would have had. Raises `UserError` for every mistake in the input.
+    goes on and ends with the weights that it would have had; one that is whole is left as it is, but for its pages.
+
+    The first Ctrl-C or SIGTERM while it trains ends the training, and the run is finished with the best weights so far.
+    Raises `UserError` for every mistake in the input, and where disk or memory run out.
     """
     if config.evaluation.metrics:  # fetched later on, a missing one would cost a training
         from hftransfer.evaluation.evaluate_library import load_further
@@ -72,45 +78,65 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
         from hftransfer.hub import check_ready, push_as_configured
 
         check_ready(config.push_to_hub.repo_id, config.push_to_hub.space, config.push_to_hub.update)
-    if isinstance(config.strategy, AutoStrategy):
-        config, metrics = _chosen(config, dataset, resume)
-    else:
-        metrics = _once(config, dataset, resume)
-    repeated = repeat(config, lambda other: _once(other, dataset, resume=False))
-    if metrics:
-        if repeated:
-            metrics |= repeated
-            run_folder.write_json(config.output_folder / "metrics.json", metrics)
-        if config.evaluation.explanations and {"test", "validation"} & metrics.keys():
-            explain_run(config.output_folder)
-        write_pages(config.output_folder)
-        if config.push_to_hub.repo_id:
-            push_as_configured(config.output_folder, config.push_to_hub)
-    return Run(config.output_folder, metrics)
+    with explained(config.output_folder), listening() as stop:
+        if isinstance(config.strategy, AutoStrategy):
+            config, made = _chosen(config, dataset, resume)
+        else:
+            made = (_finished(config) if resume else None) or _once(config, dataset, resume, stop)
+        repeated = {} if made.interruption else repeat(config, lambda other: _again(other, dataset))
+        if made.metrics:
+            if repeated:
+                made.metrics.update(repeated)
+                run_folder.write_json(made.folder / "metrics.json", made.metrics)
+            if config.evaluation.explanations and {"test", "validation"} & made.metrics.keys():
+                explain_run(made.folder)
+            write_pages(made.folder)
+            if config.push_to_hub.repo_id and not made.interruption:
+                push_as_configured(made.folder, config.push_to_hub)
+        return made
 
 
-def _chosen(config: RunConfig, dataset: Any, resume: bool) -> tuple[RunConfig, dict[str, Any]]:
-    """Strategy auto: the folder of what the data chose; its configuration and metrics."""
+def _chosen(config: RunConfig, dataset: Any, resume: bool) -> tuple[RunConfig, Run]:
+    """Strategy auto: what the data chose, and its run. A signal stops it at once: its output is whole already."""
     from hftransfer.advice.command import keep_the_best
 
     if resume:
         raise UserError("strategy auto is not resumed: its output is a whole run from the first minute on. Train anew.")
 
     def once(other: RunConfig) -> dict[str, Any]:
-        metrics = _once(other, dataset, resume=False)
+        metrics = _again(other, dataset)
         write_pages(other.output_folder)
         return metrics
 
-    return keep_the_best(config, dataset, once)
+    config, metrics = keep_the_best(config, dataset, once)
+    return config, Run(config.output_folder, metrics)
 
 
-def _once(config: RunConfig, dataset: Any, resume: bool) -> dict[str, Any]:
-    """Make one run folder; returns its metrics (nothing on other processes than the main one)."""
+def _finished(config: RunConfig) -> Run | None:
+    """The run that is to be resumed, where it is whole already. Raises `UserError` where it was made another way."""
+    folder = config.output_folder
+    if not (folder / run_folder.COMPLETE).is_file():
+        return None
+    if RunConfig.from_yaml(folder / "config.yaml") != config:
+        raise UserError(f"{folder} is whole, and was made with another configuration: choose another --output.")
+    log.info("Nothing to resume: %s is whole", folder)
+    world = compute.launched_world()
+    return Run(folder, run_folder.read_json(folder / "metrics.json") if world.rank == 0 else {})
+
+
+def _again(config: RunConfig, dataset: Any) -> dict[str, Any]:
+    """The metrics of one run of several; a signal stops it at once, since half of it says nothing."""
+    return _once(config, dataset, False, Stop()).metrics
+
+
+def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
+    """Make one run folder; its metrics are known to the main process."""
     seconds = Seconds()
     compute.keep_freed_memory()
     world = compute.launched_world()
     device = compute.choose_device(world, config.use_cpu)
     _join(world, device)
+    metrics: dict[str, Any] = {}
     with run_folder.making(config.output_folder, resume, world.rank == 0) as folder:
         with seconds("data"):
             data = load_data(config.data, dataset)
@@ -128,7 +154,7 @@ def _once(config: RunConfig, dataset: Any, resume: bool) -> dict[str, Any]:
             probe = solve_head(work)
         plan = _plan(work, probe)
         before, sizes = tensor_hashes(plan.model, plan.ladder), Sizes.of(plan)
-        predictions, trained = _adapt(work, plan, probe, folder, resume, seconds)
+        predictions, trained = _adapt(work, plan, probe, folder, stop, seconds)
         check_frozen(plan, before)
         if world.rank == 0:
             with seconds("writing"):
@@ -139,7 +165,7 @@ def _once(config: RunConfig, dataset: Any, resume: bool) -> dict[str, Any]:
                 record = Record(plan, sizes, before, tensor_hashes(model, plan.ladder), trained, probe, seconds.phases)
                 metrics = write_run(folder, work, model, predictions, record)
         work.machine.barrier()
-    return metrics if world.rank == 0 else {}
+    return Run(config.output_folder, metrics, trained.interruption if trained else None)
 
 
 def _join(world: compute.World, device: torch.device) -> None:
@@ -168,9 +194,7 @@ def _plan(work: Work, probe: Probe | None) -> Plan:
     return plan
 
 
-def _adapt(
-    work: Work, plan: Plan, probe: Probe | None, folder: Path, resume: bool, seconds: Seconds
-) -> tuple[Any, Any]:
+def _adapt(work: Work, plan: Plan, probe: Probe | None, folder: Path, stop: Stop, seconds: Seconds) -> tuple[Any, Any]:
     """Train what the plan says, from stored activations where that is exact; returns predictions and the loop's record."""
     if not work.trains:
         return probe_predictions(work, probe), None
@@ -184,7 +208,7 @@ def _adapt(
             trained = loop.train(
                 plan, work.config.strategy.defaults(work.data.modality), work.data.task, work.modality, examples,
                 {split: work.positions(split) for split in ("train", "validation")}, work.config.training,
-                work.machine, folder, work.config.seed, resume,
+                work.machine, folder, work.config.seed, stop,
             )  # fmt: skip
         with seconds("prediction"):
             return network_predictions(work, plan, examples), trained

@@ -159,7 +159,9 @@ class Mistakes:
         return ["train", tiny.text_table(folder / "t.csv"), "--model", model, "--output", folder / "run"], "exists already"
 
     def interrupted_run(folder):
-        (folder / "run.incomplete").mkdir()
+        checkpoint = folder / "run.incomplete" / "checkpoints" / "checkpoint-1"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "trainer_state.json").write_text("{}")
         model = tiny.TEXT_FAMILIES["bert"](folder / "bert")
         arguments = ["train", tiny.text_table(folder / "t.csv"), "--model", model, "--output", folder / "run"]
         return arguments, "holds an interrupted run: continue it with --resume, or remove it."

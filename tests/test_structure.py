@@ -15,16 +15,16 @@ PACKAGE = ROOT / "hftransfer"
 # Bottom to top; a file imports only from files above its own line here.
 LEVELS = [
     {"__init__"},
-    {"errors", "settings"},
+    {"errors", "settings", "memory", "interruption"},
     {"tasks", "heads", "images", "compute", "run_folder", "starter"},
-    {"ladder", "processors", "shards", "theme"},
+    {"ladder", "processors", "shards", "theme", "faults", "training_state"},
     {"features", "boundary", "references"},
     {"modalities", "strategies", "convex"},
     {"data", "checkpoints", "readout", "receipt"},
     {"evaluation"},
     {"config", "inference", "predictions"},
     {"repeats"},
-    {"frozen_pass", "report", "certificate", "quantise"},
+    {"frozen_pass", "report", "certificate", "quantise", "callbacks"},
     {"loop", "probe", "card"},
     {"work", "hub"},
     {"trust", "doctor", "ranking"},
@@ -71,7 +71,9 @@ def test_imports_run_one_way():
 def commands():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.S)
-    return [line.split(" #")[0].strip() for block in blocks for line in block.splitlines() if line.startswith("hftransfer ")]
+    return [
+        line.split(" #")[0].strip() for block in blocks for line in block.splitlines() if line.startswith("hftransfer ")
+    ]
 
 
 @pytest.mark.parametrize("command", commands())
