@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
@@ -30,6 +29,7 @@ from transformers import (
 
 from hftransfer.errors import UserError
 from hftransfer.heads import describe_head, head_parameters, reorder_head, reset_head
+from hftransfer.limits import check_pixels, check_shards, check_sizes
 from hftransfer.processors import is_timm_config, limit_length, resize, save_processor
 from hftransfer.references import ModelConfig, Reference, find
 from hftransfer.tasks import Task
@@ -101,6 +101,8 @@ def _read_config(
         )
         old_labels = [model_config.id2label[key] for key in sorted(model_config.id2label)]
     _check_modality(model_config, reference, modality, config)
+    check_sizes(model_config.to_dict(), reference.name)
+    check_shards(reference.path, reference.name)
     model_config.id2label = task.id2label
     model_config.label2id = {name: index for index, name in task.id2label.items()}
     model_config.problem_type = task.problem_type
@@ -315,6 +317,8 @@ def _read_processor(reference: Reference, config: ModelConfig, modality: Modalit
     )
     if modality == "text":
         _check_vocabulary(processor, model, reference)
+    else:
+        check_pixels(processor, reference.name)
     return processor
 
 
@@ -388,7 +392,9 @@ def _readable(reference: Reference) -> Iterator[None]:
             f"{reference.weights or reference.name} is a pickle that holds more than tensors, which could run code "
             "when opened. Save the weights alone: safetensors.torch.save_file(model.state_dict(), FILE)."
         ) from None
-    except (OSError, ValueError, ImportError, SafetensorError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers raises nothing narrower, and a foreign config can lead anywhere
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"{reference.name} needs Python code from its own repository. Read that code first; then allow it with "

@@ -17,6 +17,8 @@ from hftransfer.settings import Settings
 from hftransfer.strategies import CHOICES, AnyStrategy, ProbeStrategy
 from hftransfer.strategies.head import HeadConfig
 
+MOST_SHOWN = 200  # characters of a wrong value
+
 
 class TrainingConfig(Settings):
     """How to train, in the words of `transformers.TrainingArguments`; `extra` passes any other argument on.
@@ -106,7 +108,12 @@ SHORT_FOR = {"strategy": "type", "model": "name", "data": "train", "push_to_hub"
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 5e-4 as the number that it is (YAML 1.1 takes it for a string)."""
+    """Safe YAML that reads 5e-4 as the number that it is (YAML 1.1 takes it for a string), without aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):  # a few lines of them can stand for billions of values
+            raise yaml.YAMLError("aliases (*name) are not read here")
+        return super().compose_node(parent, index)
 
 
 _Loader.add_implicit_resolver(
@@ -114,10 +121,18 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _parse(text: str) -> Any:
+    """YAML as plain values. Raises `yaml.YAMLError`, also for what PyYAML itself stumbles over (2024-99-99, deep nesting)."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
+        raise yaml.YAMLError(str(error) or type(error).__name__) from None
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file with a mapping in it. Raises `UserError` with the line where it is broken."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        values = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"Cannot read the configuration {path}: {error.strerror}.") from None
     except UnicodeDecodeError:
@@ -137,7 +152,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         if not equals or not re.fullmatch(r"[a-z0-9_]+(\.[A-Za-z0-9_]+)*", key):
             raise UserError(f"Expected key=value such as training.learning_rate=1e-3, found {pair!r}.")
         try:
-            overrides[key] = value if value in ("|", ">") else yaml.load(value, Loader=_Loader)  # a separator, no block
+            overrides[key] = value if value in ("|", ">") else _parse(value)  # a separator, no block
         except yaml.YAMLError:
             raise UserError(f"The value of {key} is no valid YAML: {value!r}.") from None
     return overrides
@@ -186,7 +201,9 @@ def _explain(problem: Mapping[str, Any]) -> str:
         return f"Unknown strategy {found!r}.{did_you_mean(found, CHOICES)}"
     if problem["type"] == "missing":
         return f"{name} is missing: set it in the configuration or as {name}=… on the command line."
-    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {problem['input']!r}."
+    found = repr(problem["input"])
+    found = found if len(found) <= MOST_SHOWN else f"{found[:MOST_SHOWN]}…"
+    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {found}."
 
 
 def _fields_at(location: list[str]) -> list[str]:

@@ -1,9 +1,12 @@
 """Opening images: every file a user may have, as an upright RGB picture, or an error that names the file."""
 
+import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +18,9 @@ from hftransfer.errors import UserError
 SUFFIXES = frozenset(
     ".avif .bmp .gif .jfif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp".split()
 )
+
+# Pillow knows more, some of which starts other programs (PostScript): the content, not the suffix, decides what is tried.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 
 # Pillow's plugins raise whatever the broken bytes lead them to.
 _DECODING_ERRORS = (
@@ -38,10 +44,36 @@ class UnreadableImage(UserError):
 def opened(source: str | Path | bytes) -> Iterator[Image.Image]:
     """A Pillow image that is not decoded yet; whatever fails while it is used is raised as `UnreadableImage`."""
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+        if not isinstance(source, bytes):
+            _require_file(source)
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
             yield image
     except _DECODING_ERRORS as error:
         raise UnreadableImage(_name(source), _reason(error)) from error
+
+
+def read_file(path: str | Path) -> bytes:
+    """The content of an image's file. Raises `UnreadableImage`."""
+    try:
+        _require_file(path)
+        return Path(path).read_bytes()
+    except _DECODING_ERRORS as error:
+        raise UnreadableImage(_name(path), _reason(error)) from error
+
+
+def _require_file(path: str | Path) -> None:
+    """A pipe or a device would never come to its end."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError
+    if not stat.S_ISREG(mode):
+        raise OSError("it is no file but a pipe or a device")
+
+
+@cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def open_image(source: str | Path | bytes | Image.Image, at_least: int | None = None) -> Image.Image:

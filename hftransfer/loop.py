@@ -166,7 +166,8 @@ class PlanTrainer(Trainer):
             return super(PlanTrainer, self).evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
         size = self.args.per_device_eval_batch_size
-        return with_less(size, attempt, "evaluation", least=1 if self.args.world_size == 1 else size)
+        with torch.random.fork_rng([]):  # a loader draws a number: a second attempt must not change the training
+            return with_less(size, attempt, "evaluation", least=1 if self.args.world_size == 1 else size)
 
 
 def parameter_groups(plan: Plan, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:

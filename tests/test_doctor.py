@@ -286,6 +286,18 @@ def leak_measured(path):
     return {finding.id: finding for finding in examine(run.data, run, measure=True)}
 
 
+def duplicate_neighbour(path):
+    """Two texts in scripts that the tokenizer does not know: to the model they are the same row of unknown tokens."""
+    texts = [
+        *sentences(60),
+        "\u03b1\u03b2\u03b3 \u03b4\u03b5\u03b6 \u03b7\u03b8\u03b9",
+        "\u0436\u0437\u0438 \u0439\u043a\u043b \u043c\u043d\u043e",
+    ]
+    data = save(path / "t.csv", pd.DataFrame({"text": texts, "label": ["good", "bad"] * 31}))
+    run = text_run(path, data=data)
+    return {finding.id: finding for finding in examine(run.data, run, measure=True)}
+
+
 def text_run(path: Path, **settings):
     from hftransfer.config import checked
     from tests import tiny
@@ -339,6 +351,7 @@ BROKEN = {
     ),
     "duplicate": (duplicate, "Rows with an equal input elsewhere: 6 (groups: 3)."),
     "duplicate-near": (duplicate_near, "Rows with a near copy: 2 of 51 (groups: 1)."),
+    "duplicate-neighbour": (duplicate_neighbour, "Pairs that the model sees as nearly the same, not found by their content: "),
     "leak": (leak, "In the training part too: 4 of 24 test rows."),
     "leak-near": (leak_near, "With a near copy in the training part: 4 of 24 test rows."),
     "leak-pair": (leak_pair, "Sharing a text with the training part: 10 of 10 test pairs."),
@@ -460,6 +473,26 @@ def test_what_a_random_split_would_have_reported():
     )
     independent = compare(features, rows.assign(group=None), Task("single_label", ("a", "b")), 0.2)
     assert independent.grouped == independent.random and independent.spread == 0
+
+
+def test_pairs_that_lie_much_closer_than_neighbours_do():
+    from hftransfer.doctor.honesty import nearest_pairs
+
+    features = np.random.default_rng(0).normal(size=(50, 8))
+    features[7] = features[30] + 0.01
+    features[4] = features[30] - 0.03
+    assert nearest_pairs(features) == [(7, 30), (4, 30), (4, 7)]
+    assert nearest_pairs(features[31:]) == []
+
+
+def test_folders_in_a_table_of_paths_can_tell_the_label(tmp_path):
+    from tests import tiny
+
+    tiny.image_folder(tmp_path / "images", ("red", "green"), per_class=30)
+    paths = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    table = save(tmp_path / "t.csv", frame(path=paths, label=[path.split("/")[1] for path in paths]))
+    message = found(train=table)["label-in-metadata"].message
+    assert message == "The folder of the file alone tells the class in 100% of the cases (chance: 50%)."
 
 
 def test_names_of_classes_in_their_texts_are_named(tmp_path):

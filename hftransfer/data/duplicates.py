@@ -17,6 +17,7 @@ SMALL_PICTURE = 64
 SMALL_CORRELATION = 0.95
 SHINGLE = 5
 MINHASHES, BANDS = 64, 16
+MOST_CHARACTERS = 1_000_000  # of a text that are compared
 JACCARD = 0.8
 NO_PAIRS = np.empty((0, 2), dtype=int)
 
@@ -59,7 +60,7 @@ def similar_texts(texts: list[str]) -> np.ndarray:
     """
     if len(texts) < 2:
         return NO_PAIRS
-    shingles = [_shingles(plain(text)) for text in texts]
+    shingles = [_shingles(plain(text[:MOST_CHARACTERS])) for text in texts]
     candidates = _banded_candidates(_minhashes(shingles))
     return np.array([pair for pair in candidates if _jaccard(shingles, *pair) >= JACCARD], dtype=int).reshape(-1, 2)
 
@@ -72,7 +73,8 @@ def components(count: int, pairs: np.ndarray) -> np.ndarray:
 
 def plain(text: str) -> str:
     """Lower-case words of letters and digits with single blanks between them; a text without any stays as it is."""
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())) or text
+    visible = text if text.isascii() else "".join(c for c in text if unicodedata.category(c) != "Cf")
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", visible).casefold())) or text
 
 
 def _close_pairs(first: np.ndarray, second: np.ndarray, small: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import pandas as pd
 from hftransfer.data.sources import SPLIT_WORDS, Source, counts_in_words
 from hftransfer.errors import UserError
 from hftransfer.images import is_image_name
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,8 @@ def _images(folder: Path, root: Path, allow_outside: bool, seen: set[str]) -> It
     for entry in os.scandir(folder):
         if entry.name.startswith(".") or entry.name == "__MACOSX":
             continue
+        if not entry.name.isprintable() and _SURROGATE.search(entry.name):
+            raise UserError(f"The name {os.fsencode(entry.path)!r} is no valid Unicode: rename it.")
         if entry.is_symlink():
             _refuse_outside(Path(entry.path), root, allow_outside)
         if entry.is_dir():

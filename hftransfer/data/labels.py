@@ -3,7 +3,7 @@
 import logging
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
@@ -51,11 +51,16 @@ def read_labels(
         return _declared(column, declared)
     type_, separator = _task_type(column, wanted, separator)
     if type_ == "regression":
-        labels = column.map(_numbers_or_none)
+        labels = _each(_numbers_or_none, column)
         _check_numbers(column, labels)
         return _regression_task(labels, str(column.name)), labels
-    labels = column.map(lambda value: _names(value, separator) if type_ == "multi_label" else _name_or_none(value))
+    labels = _each(lambda value: _names(value, separator) if type_ == "multi_label" else _name_or_none(value), column)
     return _class_task(type_, labels), labels
+
+
+def _each(function: Callable[[Any], Any], column: pd.Series) -> pd.Series:
+    """`column.map` that keeps None: pandas makes NaN of it where all others are strings or numbers."""
+    return pd.Series([function(value) for value in column], index=column.index, name=column.name, dtype=object)
 
 
 def _several_columns(values: pd.DataFrame, wanted: TaskType | None) -> tuple[Task, pd.Series]:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from hftransfer.data.config import Modality
-from hftransfer.images import UnreadableImage, decode, opened
+from hftransfer.images import UnreadableImage, decode, opened, read_file
 
 _MANY = 500
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -66,7 +65,7 @@ def look_at_text(text: str, pair: str | None = None) -> Look:
 def look_at_image(source: str | bytes) -> Look:
     """Decode an image from its path or bytes; a broken one comes back with its fault."""
     try:
-        content = source if isinstance(source, bytes) else _read(source)
+        content = source if isinstance(source, bytes) else read_file(source)
         with opened(content) as image:
             # Taken now: draft mode, used to decode faster, changes size and mode.
             stored = {"format": image.format or "", "mode": image.mode, "size": image.size}
@@ -108,11 +107,3 @@ def _each(function: Callable, items: list, what: str) -> list:
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         return list(tqdm(pool.map(function, items), total=len(items), desc=what, disable=len(items) < _MANY))
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError:
-        with opened(path):  # says why, in the same words as everywhere
-            raise

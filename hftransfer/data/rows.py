@@ -65,6 +65,8 @@ def image_input(value: Any, root: Path | None, allow_outside: bool) -> str | byt
 
 
 def _refuse_outside(path: str, root: Path) -> None:
+    if "\0" in path:
+        raise UserError(f"The image path {path!r} holds a NUL: it cannot be read.")
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise UserError(
             f"The image {path} lies outside of the data folder {root}. If that is meant: data.allow_outside=true."

@@ -80,6 +80,9 @@ def _read_csv(path: Path, delimiter: str | None = None) -> tuple[pd.DataFrame, d
     text = decode_utf8(path)
     if not text.strip():
         raise UserError(f"{path} is empty.")
+    if "\0" in text:  # pandas would end the value there
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise UserError(f"{path} holds a NUL byte (line {line}): it is no table of text, or a damaged one.")
     delimiter = delimiter or _delimiter(text, path)
     try:
         with warnings.catch_warnings():
@@ -139,7 +142,7 @@ def _read_json(path: Path) -> tuple[pd.DataFrame, dict, frozenset]:
 def _parse_json(text: str, place: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of too many digits is a plain ValueError
         raise UserError(f"{place} is not valid JSON: {error}.") from error
 
 
@@ -162,9 +165,9 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]], froze
     try:
         # From a buffer: a path would make pyarrow look for partitions in folder names such as `label=1`.
         table = pq.read_table(pa.BufferReader(path.read_bytes()))
-    except (pa.ArrowInvalid, OSError) as error:
+        features = _stored_features(table)
+    except (pa.ArrowException, OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path} cannot be read as Parquet: {error}") from error
-    features = _stored_features(table)
     class_names = {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
     images = frozenset(name for name, kind in features.items() if kind.get("_type") == "Image")
     return _frame(table.to_pylist()), class_names, images

@@ -164,6 +164,12 @@ KINDS = {
         "share four fifths of their pieces.",
         "data.split.group=auto keeps them on one side of the split.",
     ),
+    "duplicate-neighbour": Kind(
+        "note",
+        "Inputs that the model sees as nearly the same (four times closer than nearest neighbours usually are) although "
+        "their content did not show it: other cuts of one photo, rewordings, or classes that the model cannot tell apart.",
+        "Look at the pairs: remove second copies, and name what they share with data.split.group=COLUMN.",
+    ),
     "leak": Kind(
         "error",
         "Test or validation inputs that stand in the training part too: the score counts what was learned by heart.",

@@ -105,6 +105,9 @@ def _file_names(facts: Facts, rows: np.ndarray, target: np.ndarray) -> Iterator[
     if all(isinstance(path, str) for path in paths):
         names = [Path(path).stem for path in paths]
         yield from _told_by("label-in-metadata", "The file name (without its folder)", names, target)
+        if facts.read is None or facts.read.sources[0].kind != "image folder":  # where the folder is the label itself
+            folders = [Path(path).parent.name for path in paths]
+            yield from _told_by("label-in-metadata", "The folder of the file", folders, target)
 
 
 def _label_in_text(facts: Facts) -> Iterator[Finding]:

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from hftransfer.convex import make_folds, solve_head
-from hftransfer.data import LabelledData, load_data
+from hftransfer.data import DataConfig, LabelledData, load_data
+from hftransfer.data.duplicates import components
 from hftransfer.data.splits import divide
+from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
 from hftransfer.evaluation.metrics import compute_metrics
 from hftransfer.tasks import Task
@@ -25,6 +27,7 @@ METRIC = {"single_label": "accuracy", "multi_label": "macro_f1", "regression": "
 SEEDS = 5
 FOLDS = 5
 MOST_ROWS = 4000
+NEIGHBOURS, NEAR = 5, 0.25
 
 
 @dataclass(frozen=True)
@@ -49,16 +52,42 @@ class Honesty:
 
 
 def measure_honesty(run: "RunConfig", dataset: Any = None) -> Iterator[Finding]:
-    """Split the data of `run` both ways, fit a probe on each, and compare; nothing where no rows belong together.
+    """Pairs that only the model sees; then, where rows belong together, a probe on splits of either kind, compared.
 
     Groups are those of `data.split.group`, else found as by "auto"; given splits are left aside. Of more than 4,000 rows
     whole groups are drawn. The features are computed once and kept in the feature store.
     """
     split = run.data.split.model_copy(update={"group": run.data.split.group or "auto", "file": None})
     data = _fewer(load_data(run.data.model_copy(update={"split": split, "on_error": "skip"}), dataset))
+    features = probed(run, data)[1].features
+    yield from _neighbours(features, data)
     if data.frame["group"].notna().any():
-        features = probed(run, data)[1].features
         yield Finding("leak-measured", compare(features, data.frame, data.task, split.test or 0.2).in_words())
+
+
+def _neighbours(features: np.ndarray, data: LabelledData) -> Iterator[Finding]:
+    facts = Facts(data.frame.assign(where=data.frame["id"]), data.modality, data.task, data.looks, DataConfig())
+    known = components(len(features), np.concatenate(list(facts.links.values())))
+    pairs = [pair for pair in nearest_pairs(features) if known[pair[0]] != known[pair[1]]]
+    if pairs:
+        message = f"Pairs that the model sees as nearly the same, not found by their content: {len(pairs)}."
+        yield Finding("duplicate-neighbour", message, facts.pairs_in_words(np.array(pairs)))
+
+
+def nearest_pairs(features: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs i < j, the nearest first, that lie closer than `NEAR` of the median distance to the nearest neighbour."""
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(features) - 1)).fit(features)
+    distances, others = search.kneighbors()
+    limit = NEAR * np.median(distances[:, 0])
+    found = {
+        (min(i, j), max(i, j)): d
+        for i, row in enumerate(others)
+        for j, d in zip(row, distances[i], strict=True)
+        if d < limit
+    }
+    return sorted(found, key=found.get)
 
 
 def compare(features: np.ndarray, frame: pd.DataFrame, task: Task, share: float) -> Honesty:

@@ -86,6 +86,9 @@ def _lengths(facts: Facts, tokens: np.ndarray, limit: int, how: str) -> Iterator
 
 
 def _token_counts(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> np.ndarray:
+    from hftransfer.modalities.text import readable  # torch, which a tokenizer is not without
+
+    texts = [text[: readable(max(LENGTHS))] for text in texts]
     encoded = tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]
     return np.array([len(ids) for ids in encoded])
 

@@ -11,6 +11,13 @@ from hftransfer.features import content_key
 
 log = logging.getLogger(__name__)
 
+CHARACTERS_PER_TOKEN = 100  # far more than any tokenizer needs
+
+
+def readable(tokens: int) -> int:
+    """How many characters of a text are worth tokenising where `tokens` are read: a gigabyte would fill the memory."""
+    return CHARACTERS_PER_TOKEN * tokens
+
 
 class Text:
     name = "text"
@@ -22,7 +29,8 @@ class Text:
         self.truncated_share = 0.0
 
     def encode(self, frame: pd.DataFrame) -> list[dict[str, list[int]]]:
-        columns = [frame[name].tolist() for name in ("input", "input_pair") if name in frame]
+        most = readable(self.max_length)
+        columns = [[text[:most] for text in frame[name]] for name in ("input", "input_pair") if name in frame]
         encoded = self.tokenizer(*columns, truncation=True, max_length=self.max_length, padding=False)
         self._report_cut([bool(encoding.overflowing) for encoding in encoded.encodings])
         return [dict(zip(encoded.keys(), values, strict=True)) for values in zip(*encoded.values(), strict=True)]
