@@ -30,9 +30,7 @@ def check_repeats(config: RunConfig) -> None:
         named = "data.train_examples" if config.data.train_examples else "data.test"
         raise UserError(f"evaluation.folds divides all rows anew: leave {named} out, or evaluation.folds.")
     if (config.evaluation.folds or config.evaluation.seeds > 1) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "evaluation.folds and evaluation.seeds repeat a run in one process: leave them out of a launch."
-        )
+        raise UserError("evaluation.folds and evaluation.seeds repeat a run in one process: leave them out of a launch.")
 
 
 def repeat(config: RunConfig, once: Once) -> dict[str, dict[str, Any]]:
@@ -64,9 +62,7 @@ def _cross_validated(config: RunConfig, once: Once) -> dict[str, Any]:
         log.info("Fold %d of %d", number, len(folds))
         split = np.full(len(rows), "train", dtype=object)
         split[held_out] = "test"
-        inner = make_folds(
-            task, targets[train], None if groups is None else groups[train], VALIDATION_FOLDS, config.seed
-        )
+        inner = make_folds(task, targets[train], None if groups is None else groups[train], VALIDATION_FOLDS, config.seed)
         split[train[inner[0][1]]] = "validation"
         scores.append(_again(config, once, rows=rows.assign(split=split)))
     sizes = len(rows) - len(rows) // len(folds), len(rows) // len(folds)
