@@ -117,7 +117,8 @@ def _finished(config: RunConfig) -> Run | None:
     folder = config.output_folder
     if not (folder / run_folder.COMPLETE).is_file():
         return None
-    if RunConfig.from_yaml(folder / "config.yaml") != config:
+    modality = run_folder.read_json(folder / run_folder.COMPLETE)["modality"]
+    if RunConfig.from_yaml(folder / "config.yaml") != config.settled(modality):
         raise UserError(f"{folder} is whole, and was made with another configuration: choose another --output.")
     log.info("Nothing to resume: %s is whole", folder)
     world = compute.launched_world()
