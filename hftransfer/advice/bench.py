@@ -25,6 +25,7 @@ from hftransfer.config import RunConfig
 from hftransfer.convex import make_folds, mean_loss
 from hftransfer.data import LabelledData, load_data
 from hftransfer.data.splits import take_examples
+from hftransfer.interruption import Stop
 from hftransfer.ladder import Ladder
 from hftransfer.probe import Rows, candidates, sample, solve_readouts
 from hftransfer.readout import Readout
@@ -210,7 +211,7 @@ class Bench:
                 started = time.perf_counter()
                 trained = loop.train(
                     plan, config.strategy.defaults(data.modality), data.task, work.modality, examples, positions,
-                    config.training, work.machine, Path(folder), config.seed, False,
+                    config.training, work.machine, Path(folder), config.seed, Stop(),
                 )  # fmt: skip
                 training = time.perf_counter() - started
                 found = network_predictions(work, plan, examples).of_split(data.frame, "test")
