@@ -71,7 +71,7 @@ class Work:
         A validation part that was merely cut off has nothing to choose where only a head is solved: its rows train too.
         Not so where it was given, or where the number of training rows was.
         """
-        given = self.config.data.validation or self.config.data.train_examples
+        given = "validation" in self.data.given or self.config.data.train_examples
         return self.positions("train") if self.trains or given else self.positions("train", "validation")
 
     def frozen(self, ladder: Ladder) -> FrozenPass:

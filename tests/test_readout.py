@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hftransfer.checkpoints import ModelConfig, load_checkpoint
-from hftransfer.config import parse_overrides, with_overrides
+from hftransfer.config import parse_overrides, read_yaml, with_overrides
 from hftransfer.errors import UserError
 from hftransfer.ladder import Ladder
 from hftransfer.predictor import load
@@ -117,6 +117,17 @@ def test_a_number_of_training_rows_is_kept_to(tmp_path):
         predictions = pd.read_parquet(folder / "predictions.parquet").set_index("id")
         assert set(predictions.index) == set(splits["id"])
         assert set(predictions.index[predictions["out_of_fold"]]) == set(oof["id"])
+
+
+def test_a_validation_part_that_was_given_is_not_fitted_on(tmp_path):
+    first = probe_run(tmp_path, "text")
+    table = pd.read_csv(read_yaml(first / "config.yaml")["data"]["train"])
+    table["split"] = ["validation" if row % 5 == 0 else "test" if row % 5 == 1 else "train" for row in range(len(table))]
+    table.to_csv(tmp_path / "divided.csv", index=False)
+    folder = probe_run(tmp_path, "text", f"data.train={tmp_path / 'divided.csv'}", f"output={tmp_path / 'given'}")
+    splits = pd.read_parquet(folder / "splits.parquet").set_index("id")["split"]
+    assert set(splits[pd.read_parquet(folder / "oof.parquet")["id"]]) == {"train"}
+    assert (splits == "validation").sum() == (table["split"] == "validation").sum()
 
 
 def test_features_of_another_fresh_layer_are_other_features(tmp_path):
