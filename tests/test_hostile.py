@@ -10,7 +10,9 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from collections import UserDict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -474,7 +476,9 @@ def test_a_regex_that_backtracks_is_given_little_to_work_on(tmp_path):
 
         def __call__(self, texts, **settings):
             seen.extend(texts)
-            return {"input_ids": [[1]] * len(texts)}
+            found = UserDict(input_ids=[[1]] * len(texts))
+            found.encodings = [SimpleNamespace(overflowing=[]) for _ in texts]
+            return found
 
     tokenizer = Words()
     Text(tokenizer).encode(pd.DataFrame({"input": ["a" * 10**6, "short"]}))
