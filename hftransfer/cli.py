@@ -172,12 +172,20 @@ def predict(
     output: Annotated[Path | None, typer.Option(help="write a CSV, JSON or Parquet file in place of a table")] = None,
     column: Annotated[list[str] | None, typer.Option(help="input column(s) of a table")] = None,
     views: Annotated[int, typer.Option(help="average this many augmented views of each image")] = 0,
+    explain: Annotated[Path | None, typer.Option(help="folder to write heat maps, or weights of words, into")] = None,
     as_json: Json = False,
 ) -> None:
     """Predict labels or values for new inputs."""
     from hftransfer.predictor import load
 
-    table = load(run).predict(inputs, column, views)
+    predictor = load(run)
+    frame = predictor.frame(inputs, column)
+    table = predictor.table(frame, views)
+    if explain is not None:
+        from hftransfer.explain import explain as explained
+        from hftransfer.explain import write_explanations
+
+        write_explanations(explained(predictor, frame), table["id"].tolist(), explain)
     if output is not None:
         return _write_table(table, output)
     if as_json:
@@ -433,7 +441,8 @@ def _show_predictions(table: Any) -> None:
     shown = Table("input", "prediction", "score")
     for row in table.to_dict("records"):
         best = max(row[column] for column in scores)
-        shown.add_row(str(row["id"])[:60], str(row["prediction"]), f"{best:.3f}")
+        answer = f"{row['answer']} (nearest: {row['prediction']})" if row.get("unknown") else str(row["prediction"])
+        shown.add_row(str(row["id"])[:60], answer, f"{best:.3f}")
     Console().print(shown)
 
 

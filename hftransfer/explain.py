@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 from tqdm.auto import tqdm
 
+from hftransfer import run_folder
 from hftransfer.errors import UserError
-from hftransfer.evaluation.recorded import RecordedRun
+from hftransfer.evaluation.recorded import RecordedRun, file_name
 from hftransfer.ladder import Ladder
 from hftransfer.predictor import Predictor, load
 from hftransfer.report.gallery import shown_outputs
@@ -91,7 +92,7 @@ def explain(predictor: Predictor, frame: pd.DataFrame, outputs: Sequence[int] | 
         ]
 
 
-def explain_run(folder: Path) -> None:
+def explain_run(folder: Path, use_cpu: bool = False) -> None:
     """Writes the explanations of the rows that a run's report shows, where `RecordedRun.explanation` looks for them.
 
     A run without such rows, and a model that cannot be explained, gets a line in the log and no folder.
@@ -103,16 +104,24 @@ def explain_run(folder: Path) -> None:
         log.info("Explanations: none, as no shown row has its input at hand")
         return
     try:
-        found = explain(load(folder), rows, [chosen[row] for row in rows["id"]])
+        found = explain(load(folder, use_cpu), rows, [chosen[row] for row in rows["id"]])
     except NoExplanation as error:
         log.info("Explanations: none. %s", error)
         return
-    begun = folder / "explanations.incomplete"
-    begun.mkdir(exist_ok=True)
-    for row, explanation in zip(rows["id"], found, strict=True):
-        explanation.write(begun / run.explanation(row, "").name)
-    os.replace(begun, folder / "explanations")
+    write_explanations(found, rows["id"].tolist(), folder / "explanations")
     log.info("Explanations: %d rows of the report", len(found))
+
+
+def write_explanations(found: Sequence[Explanation], ids: Sequence[str], folder: Path) -> None:
+    """A file for each row, named by its id, in a new folder. Raises `UserError` when the folder exists or cannot be made."""
+    begun = run_folder.incomplete(folder)
+    try:
+        begun.mkdir(parents=True, exist_ok=True)
+        for row, explanation in zip(ids, found, strict=True):
+            explanation.write(begun / file_name(row))
+        os.replace(begun, folder)
+    except OSError as error:
+        raise UserError(f"Cannot write the explanations to {folder}: {error.strerror}.") from None
 
 
 @contextmanager

@@ -16,9 +16,11 @@ from hftransfer.data import LabelledData
 from hftransfer.data.patch import in_words
 from hftransfer.data.sources import SPLITS
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
+from hftransfer.heads import final_linear
 from hftransfer.predictions import Predictions, prediction_table
 from hftransfer.probe import Probe
 from hftransfer.receipt import Sizes, receipt
+from hftransfer.repeats import cross_validate_head
 from hftransfer.strategies import Plan
 from hftransfer.strategies.base import rates_by_rung
 from hftransfer.tasks import Task
@@ -138,6 +140,11 @@ def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictio
     test = predictions.of_split(data.frame, "test")
     metrics = measured(data, predictions, work.targets, config.evaluation)
     metrics |= trust_metrics(data.task, trust, test, work.targets[test.positions])
+    if config.evaluation.folds and not work.trains and not config.head.views:
+        metrics["cross_validation"] = cross_validate_head(
+            data.task, record.probe.tried, work.targets, work.groups, config.head,
+            final_linear(model).bias is not None, config.evaluation, config.seed,
+        )  # fmt: skip
     if record.interruption:
         metrics["notes"]["training"] = f"ended early ({record.interruption}); these are the best weights until then"
     run_folder.write_json(folder / "metrics.json", metrics)

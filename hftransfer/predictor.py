@@ -21,6 +21,7 @@ from hftransfer.trust import Trust, answers
 
 log = logging.getLogger(__name__)
 
+NONE_OF_THESE = "none of these"
 TASK_TYPES = {
     "single_label_classification": "single_label",
     "multi_label_classification": "multi_label",
@@ -58,19 +59,32 @@ class Predictor:
     def predict(self, inputs: str | Sequence[str], columns: list[str] | None = None, views: int = 0) -> pd.DataFrame:
         """One row per input: id, prediction, and a `score:` and `logit:` column per name.
 
-        A run folder of a classifier adds what the run knows of its limits (`Trust.columns`): the prediction `set`,
-        whether the input is `unknown`, and its `distance` to the training rows.
+        A run folder of a classifier adds what the run knows of its limits: the `answer`, which is "none of these" for an
+        input that is unknown and else the prediction, and `Trust.columns` (the prediction `set`, whether the input is
+        `unknown`, and the `distance` that says so).
 
         `inputs` are files, folders, globs, a table (`columns` names its inputs), or texts. Raises `UserError`.
         """
-        sources = [inputs] if isinstance(inputs, str) else list(inputs)
-        frame = load_inputs(sources, self.modality.name, columns)
+        return self.table(self.frame(inputs, columns), views)
+
+    def frame(self, inputs: str | Sequence[str], columns: list[str] | None = None) -> pd.DataFrame:
+        """The rows (`id`, `input`, and for pairs `input_pair`) that `inputs` stand for. Raises `UserError`."""
+        return load_inputs([inputs] if isinstance(inputs, str) else list(inputs), self.modality.name, columns)
+
+    def table(self, frame: pd.DataFrame, views: int = 0) -> pd.DataFrame:
+        """The answers to the rows of `frame`, as `predict` gives them."""
         logits, features = self.read(frame)
         if views:
             logits = self.logits(frame, views)
         table = prediction_table(frame["id"].tolist(), self.task, logits)
-        limits = self.trust.columns(self.task, logits, features) if self.trust else {}
-        for place, (name, values) in enumerate(limits.items(), start=2):
+        if self.trust is None:
+            return table
+        limits = self.trust.columns(self.task, logits, features)
+        answer = [
+            NONE_OF_THESE if unknown else "|".join([prediction] if isinstance(prediction, str) else prediction)
+            for unknown, prediction in zip(limits["unknown"], table["prediction"], strict=True)
+        ]
+        for place, (name, values) in enumerate(({"answer": answer} | limits).items(), start=2):
             table.insert(place, name, values)
         return table
 

@@ -49,14 +49,15 @@ class Rows:
 class Probe:
     """The head that was folded in, what it reads, and the cross-validated loss of each readout that was tried.
 
-    `features` (N, D) belong to all rows, `head.out_of_fold` (F, C) to those it was fitted on. Modules at the paths
-    `constant` express the readout and must never train.
+    `features` (N, D) belong to all rows, `head.out_of_fold` (F, C) to those it was fitted on, `tried` holds the features of
+    every readout. Modules at the paths `constant` express the readout and must never train.
     """
 
     head: ConvexHead
     readout: Readout
     losses: dict[str, float]
     features: np.ndarray
+    tried: list[np.ndarray]
     constant: tuple[str, ...] = ()
 
     @property
@@ -133,7 +134,8 @@ def solve_probe(frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, 
         final = _deployed_features(frozen, final)
         head = solved.problem.solve(final, best)
     fold_in(model, head)
-    return Probe(head, best, {r.name: heads[r].loss for r in wanted}, final, constant)
+    tried = [final if readout == best else features[readout] for readout in wanted]
+    return Probe(head, best, {r.name: heads[r].loss for r in wanted}, final, tried, constant)
 
 
 def plain_features(frozen: FrozenPass, items: Sequence[Any], keys: Sequence[str]) -> np.ndarray:

@@ -23,7 +23,7 @@ from hftransfer.ladder import Ladder
 from hftransfer.outputs import Record, write_pages, write_run
 from hftransfer.probe import Probe
 from hftransfer.receipt import Sizes, check_frozen, tensor_hashes
-from hftransfer.repeats import check_repeats, repeat
+from hftransfer.repeats import check_repeats, offer_folds, repeat
 from hftransfer.strategies import AutoStrategy, Plan
 from hftransfer.work import (
     Work,
@@ -89,7 +89,7 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
                 made.metrics.update(repeated)
                 run_folder.write_json(made.folder / "metrics.json", made.metrics)
             if config.evaluation.explanations and {"test", "validation"} & made.metrics.keys():
-                explain_run(made.folder)
+                explain_run(made.folder, config.use_cpu)
             write_pages(made.folder)
             if config.push_to_hub.repo_id and not made.interruption:
                 push_as_configured(made.folder, config.push_to_hub)
@@ -144,6 +144,7 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
             for finding in examine_loaded(data):
                 if finding.severity != "note":
                     log.warning(finding.as_text(3))
+            offer_folds(config, len(data.frame), data.given)
         config = config.settled(data.modality)
         with seconds("checkpoint"):
             _seed(config.seed)

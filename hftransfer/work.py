@@ -15,7 +15,7 @@ from hftransfer.boundary import Boundary
 from hftransfer.checkpoints import Checkpoint, load_checkpoint, weights_hash
 from hftransfer.config import RunConfig
 from hftransfer.data import LabelledData
-from hftransfer.evaluation.calibration import fit_temperature
+from hftransfer.evaluation.calibration import MIN_ROWS_FOR_TEMPERATURE, fit_temperature
 from hftransfer.features import Features, FeatureStore, content_key
 from hftransfer.frozen_pass import FrozenPass, replayed_batch
 from hftransfer.heads import final_linear
@@ -29,8 +29,6 @@ from hftransfer.strategies import Plan, ProbeStrategy
 from hftransfer.tasks import Task
 
 log = logging.getLogger(__name__)
-
-MIN_ROWS_FOR_TEMPERATURE = 30
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -19,7 +20,9 @@ from tests.test_matrix import configuration
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    return {kind: run(configuration("probe", kind, folder)).folder for kind in ("image", "text", "pair", "text-regression")}
+    return {
+        kind: run(configuration("probe", kind, folder)).folder for kind in ("image", "text", "pair", "text-regression")
+    }
 
 
 def call(monkeypatch, capsys, *arguments):
@@ -44,14 +47,27 @@ def test_help_answers_within_half_a_second():
 @pytest.mark.parametrize("command", ["--help", "train --help", "report --help", "compare --help"])
 def test_no_help_imports_torch(command):
     code = f"import sys; sys.argv = ['hftransfer', *'{command}'.split()]\nfrom hftransfer.cli import main\n"
-    code += "try: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    code += (
+        "try: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
 def test_train_evaluate_predict(monkeypatch, capsys, tmp_path):
     model = tiny.TEXT_FAMILIES["bert"](tmp_path / "bert")
     table = tiny.text_table(tmp_path / "texts.csv", rows=60)
-    arguments = ["train", table, "--model", model, "--strategy", "probe", "--output", tmp_path / "run", "--json", "seed=1"]
+    arguments = [
+        "train",
+        table,
+        "--model",
+        model,
+        "--strategy",
+        "probe",
+        "--output",
+        tmp_path / "run",
+        "--json",
+        "seed=1",
+    ]
     code, out, err = call(monkeypatch, capsys, *arguments)
     assert code == 0, err
     metrics = json.loads(out)
@@ -89,12 +105,44 @@ def test_predictions_are_written_whole(monkeypatch, capsys, runs, tmp_path, endi
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_an_unknown_input_is_answered_none_of_these(monkeypatch, capsys, runs, tmp_path):
+    shutil.copytree(runs["text"], tmp_path / "run")
+    _, out, _ = call(monkeypatch, capsys, "predict", tmp_path / "run", "goal match team", "--json")
+    (usual,) = json.loads(out)
+    limits = json.loads((tmp_path / "run" / "trust.json").read_text())
+    for unknown, distance in ((False, 9.0), (True, 0.0)):
+        limits["unknown"]["distance"] = distance
+        (tmp_path / "run" / "trust.json").write_text(json.dumps(limits))
+        _, out, _ = call(monkeypatch, capsys, "predict", tmp_path / "run", "goal match team", "--json")
+        (row,) = json.loads(out)
+        assert row["unknown"] is unknown and row["prediction"] == usual["prediction"]
+        assert row["answer"] == ("none of these" if unknown else usual["prediction"])
+        _, out, _ = call(monkeypatch, capsys, "predict", tmp_path / "run", "goal match team")
+        assert (f"none of these (nearest: {usual['prediction']})" in " ".join(out.split())) == unknown
+        call(monkeypatch, capsys, "predict", tmp_path / "run", "goal match team", "--output", tmp_path / "p.csv")
+        assert pd.read_csv(tmp_path / "p.csv")["answer"].tolist() == [row["answer"]]
+
+
+def test_predictions_are_explained_into_a_folder(monkeypatch, capsys, runs, tmp_path):
+    folder = tiny.image_folder(tmp_path / "new", classes=("red",), per_class=2)
+    code, _, err = call(monkeypatch, capsys, "predict", runs["image"], folder, "--explain", tmp_path / "maps", "--json")
+    assert code == 0, err
+    assert len(list((tmp_path / "maps").glob("*000.png.png"))) == 1 and len(list((tmp_path / "maps").iterdir())) == 2
+    call(monkeypatch, capsys, "predict", runs["text"], "goal match team", "--explain", tmp_path / "words", "--json")
+    (file,) = (tmp_path / "words").iterdir()
+    assert [token["text"] for token in json.loads(file.read_text())["tokens"]] == ["goal", " ", "match", " ", "team"]
+    code, _, err = call(monkeypatch, capsys, "predict", runs["text"], "goal", "--explain", tmp_path / "words")
+    assert code == 2 and "Cannot write the explanations" in err
+
+
 def test_a_glob_one_file_pairs_and_views(monkeypatch, capsys, runs, tmp_path):
     folder = tiny.image_folder(tmp_path / "new", per_class=2)
     _, out, _ = call(monkeypatch, capsys, "predict", runs["image"], f"{folder}/red/*.png", "--json")
     assert len(json.loads(out)) == 2
     _, plain, _ = call(monkeypatch, capsys, "predict", runs["image"], folder / "red" / "000.png", "--json")
-    _, viewed, _ = call(monkeypatch, capsys, "predict", runs["image"], folder / "red" / "000.png", "--json", "--views", 4)
+    _, viewed, _ = call(
+        monkeypatch, capsys, "predict", runs["image"], folder / "red" / "000.png", "--json", "--views", 4
+    )
     assert json.loads(plain)[0]["score:red"] != json.loads(viewed)[0]["score:red"]
     pairs = tiny.text_table(tmp_path / "pairs.csv", pairs=True, rows=6)
     arguments = ["predict", runs["pair"], pairs, "--column", "first", "--column", "second", "--json"]
@@ -130,7 +178,12 @@ class Mistakes:
         return ["train", folder / "empty", "--model", "m"], "empty"
 
     def one_class(folder):
-        return ["train", tiny.image_folder(folder / "d", classes=["red"]), "--model", "m"], "Expected at least two classes."
+        return [
+            "train",
+            tiny.image_folder(folder / "d", classes=["red"]),
+            "--model",
+            "m",
+        ], "Expected at least two classes."
 
     def class_with_one_example(folder):
         tiny.image_folder(folder / "d")
@@ -148,15 +201,33 @@ class Mistakes:
 
     def unknown_field(folder):
         table = tiny.text_table(folder / "t.csv")
-        return ["train", table, "--model", "m", "traning.max_steps=3"], "Unknown field traning. Did you mean 'training'?"
+        return [
+            "train",
+            table,
+            "--model",
+            "m",
+            "traning.max_steps=3",
+        ], "Unknown field traning. Did you mean 'training'?"
 
     def unknown_model(folder):
-        return ["train", tiny.text_table(folder / "t.csv"), "--model", "starter/minilmm"], "Did you mean 'starter/minilm'?"
+        return [
+            "train",
+            tiny.text_table(folder / "t.csv"),
+            "--model",
+            "starter/minilmm",
+        ], "Did you mean 'starter/minilm'?"
 
     def output_exists(folder):
         (folder / "run").mkdir()
         model = tiny.TEXT_FAMILIES["bert"](folder / "bert")
-        return ["train", tiny.text_table(folder / "t.csv"), "--model", model, "--output", folder / "run"], "exists already"
+        return [
+            "train",
+            tiny.text_table(folder / "t.csv"),
+            "--model",
+            model,
+            "--output",
+            folder / "run",
+        ], "exists already"
 
     def interrupted_run(folder):
         checkpoint = folder / "run.incomplete" / "checkpoints" / "checkpoint-1"
@@ -197,7 +268,6 @@ class Mistakes:
         return ["evaluate", folder], "is no run folder: expected run.json and model/ in it."
 
 
-
 @pytest.mark.parametrize("mistake", [name for name in vars(Mistakes) if not name.startswith("_")])
 def test_a_mistake_ends_in_one_message_and_exit_code_2(monkeypatch, capsys, tmp_path, mistake):
     arguments, words = getattr(Mistakes, mistake)(tmp_path)
@@ -230,6 +300,8 @@ def test_no_permission_as_the_system_says_it(monkeypatch, capsys, tmp_path):
 
 
 def test_the_command_is_quiet_about_libraries(runs, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "hftransfer", "predict", str(runs["text"]), "goal"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "hftransfer", "predict", str(runs["text"]), "goal"], capture_output=True, text=True
+    )
     assert done.returncode == 0
     assert "Loading weights" not in done.stderr and "Writing model shards" not in done.stderr

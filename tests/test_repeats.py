@@ -2,13 +2,17 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from hftransfer import repeats
+from hftransfer import repeats, run_folder
 from hftransfer.config import parse_overrides, with_overrides
 from hftransfer.errors import UserError
+from hftransfer.evaluation import EvaluationConfig
 from hftransfer.evaluation.resampling import corrected_t_interval, spread
+from hftransfer.strategies.head import HeadConfig
+from hftransfer.tasks import Task
 from hftransfer.train import run
 from tests.test_matrix import configuration
 
@@ -17,8 +21,8 @@ def changed(config, *overrides):
     return with_overrides(config.model_dump(mode="json"), parse_overrides(overrides))
 
 
-def test_folds_test_every_row_once_and_carry_the_corrected_interval(tmp_path, monkeypatch):
-    config = changed(configuration("probe", "text", tmp_path), "evaluation.folds=3")
+def test_folds_of_a_run_test_every_row_once_and_carry_the_corrected_interval(tmp_path, monkeypatch):
+    config = changed(configuration("scratch", "text", tmp_path, max_steps=1), "evaluation.folds=3")
     tested, scores = [], []
     again = repeats._again
 
@@ -32,12 +36,80 @@ def test_folds_test_every_row_once_and_carry_the_corrected_interval(tmp_path, mo
     finished = run(config)
     splits = pd.read_parquet(finished.folder / "splits.parquet")
     assert sorted(tested) == sorted(splits["id"])
-    values = [found["accuracy"]["value"] for found in scores]
+    values = [found["log_loss"]["value"] for found in scores]
     expected = corrected_t_interval(values, 40, 20)
-    stored = json.loads((finished.folder / "metrics.json").read_text())["cross_validation"]["accuracy"]
+    stored = json.loads((finished.folder / "metrics.json").read_text())["cross_validation"]["log_loss"]
     assert (stored["value"], stored["low"], stored["high"], stored["n"]) == pytest.approx(
         (expected.value, expected.low, expected.high, 3)
     )
+
+
+@pytest.mark.parametrize("kind", ["text", "image-regression"])
+def test_folds_of_a_head_are_those_of_whole_runs_without_running_them(kind, tmp_path, monkeypatch):
+    """The quick way and a run for each fold agree; the quick way never runs the network."""
+    config = changed(configuration("probe", kind, tmp_path), "evaluation.folds=3", "evaluation.repeats=1")
+    with monkeypatch.context() as patched:
+        patched.setattr(repeats, "_again", None)
+        quick = run(config).metrics["cross_validation"]
+    monkeypatch.setattr("hftransfer.outputs.cross_validate_head", lambda *rest: None)
+    monkeypatch.setattr(repeats, "run_folder", _WithoutFolds)
+    slow = run(changed(config, f"output={tmp_path / 'slow'}")).metrics["cross_validation"]
+    assert quick.keys() == slow.keys()
+    for name in quick:
+        assert [quick[name][key] for key in ("value", "low", "high", "n")] == pytest.approx(
+            [slow[name][key] for key in ("value", "low", "high", "n")], abs=2e-3
+        )
+
+
+class _WithoutFolds:
+    """Reads run folders as if no cross-validation had been measured in them."""
+
+    @staticmethod
+    def read_json(path):
+        found = run_folder.read_json(path)
+        return (
+            {name: value for name, value in found.items() if name != "cross_validation"} if "test" in found else found
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "count"), [({}, 20), ({"repeats": 2}, 10), ({"folds": 10}, 20), ({"folds": 40}, 40)]
+)
+def test_a_head_is_divided_until_there_are_twenty_scores(options, count):
+    rng, task = np.random.default_rng(0), Task("single_label", ("a", "b"))
+    targets = np.tile([0, 1], 40)
+    features = rng.normal(size=(80, 3)) + targets[:, None]
+    config = EvaluationConfig(**({"folds": 5} | options))
+    found = repeats.cross_validate_head(task, [features], targets, None, HeadConfig(folds=2), True, config, 0)
+    assert found["accuracy"]["n"] == count and 0.6 < found["accuracy"]["value"] < 1
+
+
+def test_divisions_differ_and_keep_groups_together(caplog):
+    caplog.set_level("INFO", "hftransfer")
+    task, targets = Task("single_label", ("a", "b")), np.tile([0, 1], 30)
+    groups = np.array([f"g{row // 4}" for row in range(60)])
+    found = repeats.divisions(task, targets, groups, 5, 3, seed=0)
+    assert len(found) == 15 and len({held_out.tobytes() for _, held_out in found}) == 15
+    for start in (0, 5, 10):
+        assert sorted(np.concatenate([held_out for _, held_out in found[start : start + 5]])) == list(range(60))
+    assert all(not set(groups[train]) & set(groups[held_out]) for train, held_out in found)
+    assert "divisions" not in caplog.text
+    two = np.repeat(["left", "right"], 30)
+    assert len(repeats.divisions(task, targets, two, 2, 3, seed=0)) == 2
+    assert "the groups allow 1 different divisions of the 3 asked for" in caplog.text
+
+
+def test_few_rows_are_offered_folds(tmp_path, caplog):
+    caplog.set_level("INFO", "hftransfer")
+    config = configuration("probe", "text", tmp_path)
+    run(config)
+    assert "Only 60 labelled rows: evaluation.folds=5 tests the model on every one of them in turn." in caplog.text
+    caplog.clear()
+    for option in ("evaluation.folds=2", "data.train_examples=30", "data.split.file=runs/x"):
+        repeats.offer_folds(changed(config, option), 60, given=())
+    repeats.offer_folds(config, 1000, given=())
+    repeats.offer_folds(config, 60, given=("train", "test"))
+    assert not caplog.text
 
 
 def test_seeds_show_their_spread(tmp_path):
@@ -51,7 +123,9 @@ def test_seeds_show_their_spread(tmp_path):
 @pytest.mark.parametrize("option", ["data.train_examples=20", "data.test=other.csv"])
 def test_folds_need_all_rows(tmp_path, option):
     config = changed(configuration("probe", "text", tmp_path), "evaluation.folds=3", option)
-    with pytest.raises(UserError, match="evaluation.folds divides all rows anew: leave data..* out, or evaluation.folds."):
+    with pytest.raises(
+        UserError, match="evaluation.folds divides all rows anew: leave data..* out, or evaluation.folds."
+    ):
         run(config)
 
 

@@ -1,5 +1,7 @@
 """The page about a run: whole, self-contained, escaped; and what the diagnosis says of recorded runs of each kind."""
 
+import base64
+import io
 import json
 import re
 import subprocess
@@ -17,7 +19,7 @@ from hftransfer.errors import UserError
 from hftransfer.evaluation.recorded import RecordedRun
 from hftransfer.report import write_report
 from hftransfer.report.diagnosis import Evidence, diagnose, gather
-from hftransfer.report.gallery import confident_errors, label_errors, shown_outputs
+from hftransfer.report.gallery import confident_errors, label_errors, shown_outputs, thumbnail
 from hftransfer.report.sections import number
 from hftransfer.tasks import Task
 from tests.run_folders import MULTI, VALUES, learning_curve, make_run
@@ -170,6 +172,28 @@ def test_pictures_are_thumbnails_and_missing_ones_are_said(tmp_path):
     assert "image not at hand" in page_of(run).text
 
 
+def test_repeated_measurements_are_shown(tmp_path):
+    folder = make_run(tmp_path / "run")
+    assert "cross-validated" not in page_of(folder).text
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["cross_validation"] = {"accuracy": {"value": 0.8123, "low": 0.7, "high": 0.9, "n": 20}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    text = page_of(folder).text
+    assert "cross-validated (20 folds)" in text and "0.812" in text
+
+
+def test_a_thumbnail_of_a_turned_photo_stands_upright(tmp_path):
+    photo, turned = Image.new("RGB", (300, 200)), Image.Exif()
+    turned[0x0112] = 6  # as phones write it: a quarter to the right
+    photo.paste("red", (0, 0, 150, 200))
+    photo.save(tmp_path / "a.jpg", exif=turned)
+    shown = Image.open(io.BytesIO(base64.b64decode(thumbnail(str(tmp_path / "a.jpg")).split(",")[1])))
+    assert shown.width < shown.height
+    assert (
+        shown.getpixel((shown.width // 2, 10))[0] > 200 > 50 > shown.getpixel((shown.width // 2, shown.height - 10))[0]
+    )
+
+
 def test_explanations_are_shown_where_there_are_some(tmp_path):
     run = RecordedRun.open(make_run(tmp_path / "run", signal=1.0, rows=80))
     row = next(iter(shown_outputs(run)))
@@ -177,19 +201,24 @@ def test_explanations_are_shown_where_there_are_some(tmp_path):
     tokens = [{"text": "goal ", "weight": 0.8}, {"text": "of", "weight": 0.0}, {"text": " vote", "weight": -0.5}]
     run.explanation(row, ".json").write_text(json.dumps({"tokens": tokens}))
     page = page_of(run.folder)
-    assert "rgba(var(--for), 0.60)" in page.source and "rgba(var(--against), 0.38)" in page.source
+    assert "rgba(var(--for), 0.48)" in page.source and "rgba(var(--against), 0.30)" in page.source
+    assert "integrated gradients" in page.text and "Grad-CAM" not in page.text
 
     image = RecordedRun.open(make_run(tmp_path / "image", modality="image", signal=1.0, rows=80))
     before = page_of(image.folder).tags.count("img")
+    assert "Grad-CAM" not in page_of(image.folder).text
     path = image.explanation(confident_errors(image).part.ids[confident_errors(image).rows[0]], ".png")
     path.parent.mkdir()
     Image.new("RGB", (40, 40)).save(path)
-    assert page_of(image.folder).tags.count("img") > before
+    assert page_of(image.folder).tags.count("img") > before and "Grad-CAM" in page_of(image.folder).text
 
 
 def test_an_id_that_is_a_path_has_one_explanation_file(tmp_path):
     run = RecordedRun(tmp_path)
     assert run.explanation("red/001.png", ".png") == tmp_path / "explanations" / "red%2F001.png.png"
+    long = ["猫" * 100 + end for end in "ab"]  # quoted, nine bytes a character: longer than a file's name can be
+    paths = {run.explanation(row, ".png") for row in long}
+    assert len(paths) == 2 and all(len(path.name) < 255 for path in paths)
 
 
 def test_errors_are_sorted_by_confidence_and_all_wrong(tmp_path):

@@ -107,10 +107,12 @@ def test_a_run_of_texts_measures_and_predicts_with_its_limits(tmp_path):
 
     inputs = pd.read_parquet(folder / "splits.parquet").query("split == 'test'")["input"].tolist()
     table = load(folder, use_cpu=True).predict(inputs)
-    assert list(table.columns[:5]) == ["id", "prediction", "set", "unknown", "distance"]
+    assert list(table.columns[:6]) == ["id", "prediction", "answer", "set", "unknown", "distance"]
     assert all(row.prediction in row.set.split("|") for row in table.itertuples())
     assert table["unknown"].mean() < 0.3
     strange = load(folder, use_cpu=True).predict(["xq zz vv " * 8, "ww yy kk jj " * 8, "qqq " * 20])
+    assert (strange["answer"] == np.where(strange["unknown"], "none of these", strange["prediction"])).all()
+    assert (table["answer"] == "none of these").sum() == table["unknown"].sum()
     assert strange["unknown"].any() and strange["distance"].median() > table["distance"].median()
 
 

@@ -17,6 +17,7 @@ from hftransfer.tasks import Task
 
 logger = logging.getLogger(__name__)
 
+MIN_ROWS_FOR_TEMPERATURE = 30
 _ROWS_PER_BIN = 20
 _MOST_BINS = 15
 _COLDEST, _HOTTEST = 0.05, 20.0

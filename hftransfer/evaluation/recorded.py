@@ -1,5 +1,6 @@
 """A finished run as it lies on disk, for everything that looks back at it: no model, no torch."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,8 @@ import yaml
 from hftransfer.errors import UserError
 from hftransfer.run_folder import open_run, read_json
 from hftransfer.tasks import Task
+
+LONGEST_NAME = 200  # bytes; file systems take 255, and suffixes follow
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class RecordedRun:
 
     def explanation(self, row: str, suffix: str) -> Path:
         """Where the explanation of one row lies, if there is one: `.png` over an image, `.json` with weights of tokens."""
-        return self.folder / "explanations" / f"{quote(row, safe='')}{suffix}"
+        return self.folder / "explanations" / f"{file_name(row)}{suffix}"
 
     @property
     def judged(self) -> str:
@@ -155,6 +158,12 @@ class RecordedRun:
         labels = [plain_label(label) for label in rows["label"]]
         scores = rows[[f"score:{name}" for name in self.task.names]].to_numpy(dtype=np.float64)
         return Part(rows.assign(label=labels), self.task.encode_all(labels), scores)
+
+
+def file_name(row: str) -> str:
+    """A name for a file about one row: its id where that makes a name, shortened and with a hash where it is too long."""
+    name = quote(row, safe="")
+    return name if len(name) <= LONGEST_NAME else f"{name[:100]}-{hashlib.sha256(row.encode()).hexdigest()[:16]}"
 
 
 def plain_label(label: Any) -> Any:

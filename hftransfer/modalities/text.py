@@ -32,8 +32,15 @@ class Text:
         most = readable(self.max_length)
         columns = [[text[:most] for text in frame[name]] for name in ("input", "input_pair") if name in frame]
         encoded = self.tokenizer(*columns, truncation=True, max_length=self.max_length, padding=False)
-        self._report_cut([bool(encoding.overflowing) for encoding in encoded.encodings])
+        self._report_cut(self._cut(columns, encoded))
         return [dict(zip(encoded.keys(), values, strict=True)) for values in zip(*encoded.values(), strict=True)]
+
+    def _cut(self, columns: list[list[str]], encoded: Any) -> list[bool]:
+        """Whether each text lost its end. Tokenizers written in Python (ESM's) keep no record of it: they run again."""
+        if encoded.encodings is not None:
+            return [bool(encoding.overflowing) for encoding in encoded.encodings]
+        whole = self.tokenizer(*columns, truncation=False, padding=False, verbose=False)["input_ids"]
+        return [len(ids) > self.max_length for ids in whole]
 
     def _report_cut(self, cut: list[bool]) -> None:
         """Say which share of the texts lost its end (transformers truncates without a word)."""

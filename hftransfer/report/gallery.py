@@ -36,6 +36,10 @@ class Card:
     explained_image: str | None
     words: list[tuple[str, float]]
 
+    @property
+    def explained(self) -> bool:
+        return self.explained_image is not None or any(weight for _, weight in self.words)
+
 
 @dataclass(frozen=True)
 class Picked:

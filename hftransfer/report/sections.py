@@ -60,9 +60,19 @@ def metrics(run: RecordedRun) -> dict[str, Any]:
         "figure": plots.metrics_plot(splits) if drawn else "",
         "splits": list(splits),
         "rows": [(_titled(name), [found.get(name) for found in splits.values()]) for name in names],
+        "repeated": _repeated(run.metrics),
         "sizes": [max(entry["n"] for entry in found.values()) for found in splits.values()],
         "notes": run.metrics.get("notes", {}),
     }
+
+
+def _repeated(metrics: dict[str, Any]) -> list[tuple[str, list]]:
+    """What was measured more than once: a title, and metrics with their `Measured`."""
+    titles = {"cross_validation": "cross-validated ({} folds)", "seeds": "{} seeds, same test rows"}
+    measured = [(title, list(metrics[key].items())) for key, title in titles.items() if metrics.get(key)]
+    return [
+        (title.format(found[0][1]["n"]), [(_titled(name), value) for name, value in found]) for title, found in measured
+    ]
 
 
 def _titled(name: str) -> str:
