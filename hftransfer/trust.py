@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from hftransfer.convex import make_folds
 from hftransfer.evaluation.calibration import calibration_report
 from hftransfer.evaluation.conformal import fit_thresholds, measure_sets, prediction_sets
 from hftransfer.evaluation.unknown import energy, knn_distance, unknown_threshold
@@ -32,7 +31,6 @@ from hftransfer.work import Work, judged_rows
 log = logging.getLogger(__name__)
 
 MOST_ROWS = 5000  # of the reference: beyond, the search costs more than the further rows tell
-FOLDS = 5
 THRESHOLDS, REFERENCE = "trust.json", "reference.safetensors"
 
 
@@ -42,7 +40,7 @@ class Trust:
 
     `thresholds` (C,) are the probabilities at which a class enters the prediction set of `level`. An input is unknown
     when its distance to the `reference` (M, D) lies above `distance`, or without a reference its energy above `energy`.
-    `ids` (M,) say which training rows the reference is.
+    `ids` (M,) say which training rows the reference is; the distance is that to the `neighbours`-th of them.
     """
 
     level: float
@@ -51,6 +49,7 @@ class Trust:
     energy: float
     reference: np.ndarray | None = None
     ids: Sequence[str] = ()
+    neighbours: int = 10
 
     @classmethod
     def fit(
@@ -61,13 +60,19 @@ class Trust:
         targets: np.ndarray,
         distances: np.ndarray,
         reference: np.ndarray,
+        neighbours: int = 10,
     ) -> "Trust":
         """From calibrated logits (N, C), targets, and distances (M,) to the reference of rows that are not in it.
 
         All three belong to rows that the weights were not fitted on.
         """
         thresholds = fit_thresholds(task, task.probabilities(logits), targets, level)
-        return cls(level, thresholds, unknown_threshold(distances), unknown_threshold(energy(logits)), reference)
+        limits = unknown_threshold(distances), unknown_threshold(energy(logits))
+        return cls(level, thresholds, *limits, reference, neighbours=neighbours)
+
+    def strangeness(self, features: np.ndarray) -> np.ndarray:
+        """The distance (N,) to the reference."""
+        return distance(features, self.reference, self.neighbours)
 
     def columns(self, task: Task, logits: np.ndarray, features: np.ndarray) -> dict[str, Sequence[Any]]:
         """`set` (names joined by "|"), `unknown`, and the `distance` (or `energy`) that decided it, of each row."""
@@ -76,7 +81,7 @@ class Trust:
         if self.reference is None:
             strangeness, limit, measure = energy(logits), self.energy, "energy"
         else:
-            strangeness, limit, measure = distance(features, self.reference), self.distance, "distance"
+            strangeness, limit, measure = self.strangeness(features), self.distance, "distance"
         return {"set": names, "unknown": strangeness > limit, measure: strangeness}
 
     def nearest(self, features: np.ndarray, count: int) -> list[str]:
@@ -97,7 +102,7 @@ class Trust:
             save_file({"features": self.reference.astype(np.float16)}, temporary, metadata=about)
             os.replace(temporary, folder / REFERENCE)
         thresholds = dict(zip(task.names, self.thresholds.tolist(), strict=True))
-        unknown = {"distance": self.distance, "energy": self.energy}
+        unknown = {"distance": self.distance, "energy": self.energy, "neighbours": self.neighbours}
         write_json(folder / THRESHOLDS, {"level": self.level, "thresholds": thresholds, "unknown": unknown})
 
     @classmethod
@@ -107,8 +112,9 @@ class Trust:
             return None
         found = read_json(folder / THRESHOLDS)
         thresholds = np.array([found["thresholds"][name] for name in task.names])
-        limits = found["unknown"]["distance"], found["unknown"]["energy"]
-        return cls(found["level"], thresholds, *limits, *_read_reference(folder / REFERENCE))
+        unknown, (reference, ids) = found["unknown"], _read_reference(folder / REFERENCE)
+        neighbours = unknown.get("neighbours", cls.neighbours)  # runs of earlier versions name none
+        return cls(found["level"], thresholds, unknown["distance"], unknown["energy"], reference, ids, neighbours)
 
 
 def _read_reference(file: Path) -> tuple[np.ndarray | None, Sequence[str]]:
@@ -150,12 +156,15 @@ def fit_trust(work: Work, model: nn.Module, predictions: Predictions, probe: Pro
         return None
     positions = predictions.positions[judged]
     rows = _some(work, work.positions("train") if work.trains else work.fitted)
+    neighbours = neighbours_of(task, work.targets[rows])
     if work.trains:
-        reference, distances = _trained(work, model, rows, positions)
+        reference, distances = _trained(work, model, rows, positions, neighbours)
     else:
-        reference, distances = _frozen(work, probe, rows)
+        reference, distances = _frozen(work, probe, rows, neighbours)
     level = work.config.evaluation.conformal_level
-    trust = Trust.fit(task, level, predictions.logits[judged], work.targets[positions], distances, reference)
+    trust = Trust.fit(
+        task, level, predictions.logits[judged], work.targets[positions], distances, reference, neighbours
+    )
     log.info("Prediction sets at %.0f %%; unknown: farther than %.3g from %d training rows",
              100 * level, trust.distance, len(reference))  # fmt: skip
     if not work.config.evaluation.reference:
@@ -164,24 +173,30 @@ def fit_trust(work: Work, model: nn.Module, predictions: Predictions, probe: Pro
     return replace(trust, ids=work.data.frame["id"].iloc[rows].tolist())
 
 
-def _frozen(work: Work, probe: Probe, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features of fitted rows, and the distance of each to those of the other folds (groups kept together)."""
+def neighbours_of(task: Task, targets: np.ndarray) -> int:
+    """Which neighbour is measured: a tenth of the rows of the middle class, from 1 to 10.
+
+    The tenth nearest of a class of ten rows is one of another class, and says nothing of this one (docs/unknowns.md).
+    """
+    counts = np.bincount(targets) if task.type == "single_label" else targets.sum(0)
+    return int(np.clip(np.median(counts[counts > 0]) // 10, 1, 10))
+
+
+def _frozen(work: Work, probe: Probe, rows: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features of fitted rows, and the distance of each to all others, those of its own group left out."""
     features, groups = unit(probe.features[rows]), work.groups
-    folds = make_folds(
-        work.data.task, work.targets[rows], None if groups is None else groups[rows], FOLDS, work.config.seed
-    )
-    distances = np.empty(len(rows))
-    for others, held_out in folds:
-        distances[held_out] = distance(features[held_out], features[others])
-    return features, distances
+    apart = np.arange(len(rows)) if groups is None else np.unique(groups[rows].astype(str), return_inverse=True)[1]
+    return features, distance(features, features, neighbours, apart)
 
 
-def _trained(work: Work, model: nn.Module, rows: np.ndarray, held_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _trained(
+    work: Work, model: nn.Module, rows: np.ndarray, held_out: np.ndarray, neighbours: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Features of training rows, and the distance of the held-out rows to them."""
     wanted = np.concatenate([rows, held_out])
     _, features = answers(model, work.modality, [work.items[row] for row in wanted], work.machine)
     reference = unit(features[: len(rows)])
-    return reference, distance(features[len(rows) :], reference)
+    return reference, distance(features[len(rows) :], reference, neighbours)
 
 
 def _some(work: Work, rows: np.ndarray) -> np.ndarray:
@@ -190,14 +205,16 @@ def _some(work: Work, rows: np.ndarray) -> np.ndarray:
     return np.sort(np.random.default_rng(work.config.seed).choice(rows, MOST_ROWS, replace=False))
 
 
-def distance(features: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def distance(
+    features: np.ndarray, reference: np.ndarray, neighbours: int = 10, groups: np.ndarray | None = None
+) -> np.ndarray:
     """`knn_distance` (N,) of features (N, D) to a reference of length 1, both seen from the middle of the reference.
 
     Pooled activations are positive and share one large direction, beside which the differences are small. What this
     gains and loses is in docs/unknowns.md.
     """
     middle = reference.mean(0)
-    return knn_distance(unit(features) - middle, reference - middle)
+    return knn_distance(unit(features) - middle, reference - middle, neighbours, groups)
 
 
 def unit(features: np.ndarray) -> np.ndarray:

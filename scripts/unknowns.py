@@ -4,7 +4,8 @@
 
 A folder of texts holds `train.csv` and `test.csv` (columns text, label), one of images `labels.csv` (path, label, split).
 For each seed other classes are drawn. The probe strategy is trained on the others; known test rows are then set against
-test rows of the classes that were held back.
+test rows of the classes that were held back, and against rows of another set: BBC articles to the texts, MNIST digits to
+the images.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hftransfer import starter
 from hftransfer.config import checked
 from hftransfer.evaluation.intervals import Measured
 from hftransfer.evaluation.unknown import energy, separation
@@ -25,7 +27,9 @@ from hftransfer.train import run
 from hftransfer.trust import distance
 
 MODELS = {"text": "starter/minilm", "image": "starter/efficientnet-lite0"}
-HEADING = "| set | classes held back | score | AUROC | FPR at 95 % | unknown flagged | known flagged |"
+FAR = {"text": "bbc", "image": "digits"}
+FAR_ROWS = 300
+HEADING = "| set | unknown | score | AUROC | FPR at 95 % | unknown flagged | known flagged |"
 
 
 @dataclass(frozen=True)
@@ -53,22 +57,33 @@ def read_images(folder: Path) -> Labelled:
     return Labelled(folder.name, "image", table[table["split"] == "train"], table[table["split"] == "test"])
 
 
+def far_rows(modality: str) -> pd.DataFrame:
+    """Rows of a set that has nothing to do with the one at hand."""
+    place = starter.load(f"starter/{FAR[modality]}")
+    files = pd.read_csv(place)["text"] if modality == "text" else sorted(map(str, place.rglob("*.png")))
+    return pd.DataFrame({"input": files}).sample(FAR_ROWS, random_state=0)
+
+
 def measure(data: Labelled, count: int, seed: int, train_examples: int | None) -> Iterator[tuple[str, ...]]:
-    """Cells of the table, one row a score."""
+    """Cells of the table, one row for each kind of unknown rows and each score."""
     held_back = set(np.random.default_rng(seed).choice(data.classes, count, replace=False))
     known, unknown = (data.test[data.test["label"].isin(held_back) == side] for side in (False, True))
+    kinds = {f"{count} of {len(data.classes)} classes, seed {seed}": unknown}
+    kinds |= {f"{FAR[data.modality]}, seed {seed}": far_rows(data.modality)}
     with tempfile.TemporaryDirectory() as place:
         predictor = load(train(data, held_back, seed, train_examples, Path(place)))
-        (logits, features), (strange_logits, strange) = predictor.read(known), predictor.read(unknown)
+        usual, kinds = predictor.read(known), {kind: predictor.read(rows) for kind, rows in kinds.items()}
     trust = predictor.trust
     scores = {
-        "kNN distance": (*(distance(rows, trust.reference) for rows in (features, strange)), trust.distance),
-        "energy": (energy(logits), energy(strange_logits), trust.energy),
+        "distance": (lambda read: trust.strangeness(read[1]), trust.distance),
+        "distance to the 10th": (lambda read: distance(read[1], trust.reference, 10), None),
+        "energy": (lambda read: energy(read[0]), trust.energy),
     }
-    for name, (usual, odd, limit) in scores.items():
-        found = separation(usual, odd)
-        shares = [f"{(values > limit).mean():.1%}" for values in (odd, usual)]
-        yield data.name, f"{count} of {len(data.classes)}, seed {seed}", name, *map(shown, found.values()), *shares
+    for kind, odd in kinds.items():
+        for name, (score, limit) in scores.items():
+            found = separation(score(usual), score(odd))
+            shares = [f"{(score(read) > limit).mean():.1%}" if limit is not None else "" for read in (odd, usual)]
+            yield data.name, kind, name, *map(shown, found.values()), *shares
 
 
 def train(data: Labelled, held_back: set[str], seed: int, train_examples: int | None, place: Path) -> Path:
@@ -78,6 +93,7 @@ def train(data: Labelled, held_back: set[str], seed: int, train_examples: int | 
     source = {"train": str(place / "train.csv"), "test": str(place / "test.csv"), "input": "input", "label": "label"}
     source |= {"modality": data.modality, "allow_outside": True, "train_examples": train_examples}
     values = {"data": source, "model": MODELS[data.modality], "strategy": "probe", "output": str(place / "run")}
+    values |= {"evaluation": {"explanations": False}}
     return run(checked(values | {"seed": seed})).folder
 
 

@@ -11,11 +11,11 @@ from scipy import stats
 from hftransfer.config import checked
 from hftransfer.errors import UserError
 from hftransfer.evaluation.conformal import measure_sets, prediction_sets
-from hftransfer.evaluation.unknown import knn_distance
+from hftransfer.evaluation.unknown import knn_distance, unknown_threshold
 from hftransfer.predictor import load
 from hftransfer.tasks import Task
 from hftransfer.train import run
-from hftransfer.trust import REFERENCE, THRESHOLDS, Trust, distance, unit
+from hftransfer.trust import REFERENCE, THRESHOLDS, Trust, distance, neighbours_of, unit
 from tests import tiny
 from tests.test_matrix import configuration, image_table
 
@@ -86,6 +86,37 @@ def test_the_distance_is_that_to_the_tenth_neighbour_seen_from_the_middle():
         [np.linalg.norm(unit(row[None] - middle) - unit(r[None] - middle)) for r in reference] for row in unit(rows)
     ]
     assert np.allclose(distance(rows, reference), np.sort(gaps, axis=1)[:, 9])
+
+
+def test_a_training_row_is_measured_by_all_rows_of_other_groups():
+    rng = np.random.default_rng(0)
+    rows = unit(blobs(rng, 40)[0])
+    groups = np.arange(40) // 2
+    found = distance(rows, rows, 3, groups)
+    middle = rows.mean(0)
+    for row in (0, 17, 39):
+        others = rows[groups != groups[row]]
+        gaps = np.linalg.norm(unit(rows[row : row + 1] - middle) - unit(others - middle), axis=1)
+        assert found[row] == pytest.approx(np.sort(gaps)[2])
+
+
+def test_small_classes_are_measured_by_nearer_neighbours():
+    assert neighbours_of(TASK, np.repeat([0, 1, 2], [10, 10, 300])) == 1
+    assert neighbours_of(TASK, np.repeat([0, 1, 2], [60, 70, 80])) == 7
+    assert neighbours_of(TASK, np.repeat([0, 1, 2], 900)) == 10
+    assert neighbours_of(replace(TASK, type="multi_label"), np.ones((40, 3), np.float32)) == 4
+
+
+@pytest.mark.parametrize("per_class", [12, 200])
+def test_about_as_many_known_rows_are_flagged_as_asked_for(per_class):
+    """The threshold is fitted on the reference itself, row by row: it holds for new rows at any size."""
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(20):
+        reference = unit(blobs(rng, 3 * per_class)[0])
+        limit = unknown_threshold(distance(reference, reference, 2, np.arange(len(reference))))
+        shares.append((distance(blobs(rng, 1000)[0], reference, 2) > limit).mean())
+    assert 0.03 < np.mean(shares) < 0.07
 
 
 def test_an_empty_folder_has_no_trust(tmp_path):

@@ -11,7 +11,9 @@ from hftransfer.evaluation.intervals import Measured, measure_auroc, wilson
 _CHUNK = 4_000_000  # similarities held at one time
 
 
-def knn_distance(features: np.ndarray, training: np.ndarray, k: int = 10) -> np.ndarray:
+def knn_distance(
+    features: np.ndarray, training: np.ndarray, k: int = 10, groups: np.ndarray | None = None
+) -> np.ndarray:
     """Distance (N,) to the k-th nearest training row on the unit sphere.
 
     Sun et al. 2022, "Out-of-distribution detection with deep nearest neighbors", sec. 3.
@@ -19,17 +21,18 @@ def knn_distance(features: np.ndarray, training: np.ndarray, k: int = 10) -> np.
     Args:
         features: (N, D).
         training: (M, D) of training rows; with fewer than k the farthest one counts.
+        groups: (N,) when `features` are the training rows themselves: each is measured against those of other groups.
     """
     rows, known = _unit(features), _unit(training)
-    nearest = min(k, len(known))
     step = max(1, _CHUNK // len(known))
-    similarity = np.concatenate(
-        [
-            np.partition(rows[start : start + step] @ known.T, len(known) - nearest, axis=1)[:, len(known) - nearest]
-            for start in range(0, len(rows), step)
-        ]
-    )
-    return np.sqrt(np.maximum(2 - 2 * similarity, 0))
+    found = []
+    for start in range(0, len(rows), step):
+        similarity = rows[start : start + step] @ known.T
+        if groups is not None:
+            similarity[groups[start : start + step, None] == groups] = -1  # as far as can be
+        nearest = min(k, len(known))
+        found.append(np.partition(similarity, len(known) - nearest, axis=1)[:, len(known) - nearest])
+    return np.sqrt(np.maximum(2 - 2 * np.concatenate(found), 0))
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
