@@ -134,7 +134,7 @@ def solve_probe(frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, 
         final = _deployed_features(frozen, final)
         head = solved.problem.solve(final, best)
     fold_in(model, head)
-    tried = [final if readout == best else features[readout] for readout in wanted]
+    tried = [final if readout == best else solved.features[readout] for readout in wanted]
     return Probe(head, best, {r.name: heads[r].loss for r in wanted}, final, tried, constant)
 
 
