@@ -97,6 +97,8 @@ def explain_run(folder: Path, use_cpu: bool = False) -> None:
 
     A run without such rows, and a model that cannot be explained, gets a line in the log and no folder.
     """
+    if (folder / "explanations").exists():
+        return  # a whole run that is resumed
     run = RecordedRun.open(folder)
     chosen = shown_outputs(run)
     rows = run.splits[run.splits["id"].isin(chosen) & (run.splits["input"] != "")]

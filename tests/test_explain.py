@@ -217,6 +217,7 @@ def test_a_run_explains_the_rows_of_its_report(kind, suffix, tmp_path, caplog):
     assert shown and all(finished.explanation(row, suffix).is_file() for row in shown)
     assert len(list((finished.folder / "explanations").iterdir())) == len(shown)
     assert f"Explanations: {len(shown)} rows of the report" in caplog.text
+    explain_run(finished.folder)  # a second time changes nothing
     page = (finished.folder / "report.html").read_text(encoding="utf-8")
     assert ("where the model looked" if kind == "image" else "<mark") in page
     if suffix == ".json":
