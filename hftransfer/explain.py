@@ -85,9 +85,10 @@ def explain(predictor: Predictor, frame: pd.DataFrame, outputs: Sequence[int] | 
     no map can be found, and `UserError` for an unreadable input.
     """
     make = {"image": _heat_map, "text": _attributions}[predictor.modality.name]
+    items = predictor.modality.encode(frame)
     with _undisturbed(predictor.model), torch.enable_grad():
         return [
-            make(predictor, frame.iloc[[row]], None if outputs is None else outputs[row])
+            make(predictor, frame.iloc[[row]], items[row], None if outputs is None else outputs[row])
             for row in tqdm(range(len(frame)), desc="explain", unit="row", disable=len(frame) < 2 or None, leave=False)
         ]
 
@@ -138,8 +139,8 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _batch(predictor: Predictor, row: pd.DataFrame) -> dict[str, Tensor]:
-    return predictor.machine.place(predictor.modality.collate(predictor.modality.encode(row)))
+def _batch(predictor: Predictor, item: Any) -> dict[str, Tensor]:
+    return predictor.machine.place(predictor.modality.collate([item]))
 
 
 @torch.no_grad()
@@ -152,9 +153,9 @@ def _largest(predictor: Predictor, batch: dict[str, Tensor]) -> int:
 Activations = list[tuple[nn.Module, Tensor]]  # in the order in which the modules finished
 
 
-def _heat_map(predictor: Predictor, row: pd.DataFrame, output: int | None) -> Explanation:
+def _heat_map(predictor: Predictor, row: pd.DataFrame, item: Any, output: int | None) -> Explanation:
     """Gradient times activation, summed over the channels; what speaks against the answer is left out (as in Grad-CAM)."""
-    model, batch = predictor.model, _batch(predictor, row)
+    model, batch = predictor.model, _batch(predictor, item)
     output = _largest(predictor, batch) if output is None else output
     batch["pixel_values"].requires_grad_()  # so that there is a graph where every weight is frozen
     with _noting(model) as activations:
@@ -252,9 +253,9 @@ def _as_seen(pixels: Tensor, settings: Any) -> Image.Image:
 # --- texts -----------------------------------------------------------------------------------------------------------
 
 
-def _attributions(predictor: Predictor, row: pd.DataFrame, output: int | None) -> Explanation:
+def _attributions(predictor: Predictor, row: pd.DataFrame, item: Any, output: int | None) -> Explanation:
     """Integrated gradients from a text of mask tokens (padding where there is none) to the text at hand."""
-    batch = _batch(predictor, row)
+    batch = _batch(predictor, item)
     output = _largest(predictor, batch) if output is None else output
     texts = [row[name].iloc[0] for name in ("input", "input_pair") if name in row]
     spans = _word_spans(predictor.modality.tokenizer, texts, predictor.modality.max_length)

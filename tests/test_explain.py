@@ -177,7 +177,7 @@ def test_the_heat_lies_on_the_corner_that_decides(family, tmp_path):
     values = {
         "data": {"train": str(tmp_path / "data")}, "model": str(model), "output": str(tmp_path / "run"),
         "strategy": "full", "augmentation": {"level": "none"}, "evaluation": {"resamples": 100, "explanations": False},
-        "training": {"max_steps": 60, "learning_rate": 3e-3, "bf16": False, "evaluations": 1},
+        "training": {"max_steps": 150, "learning_rate": 3e-3, "bf16": False, "evaluations": 1},
     }  # fmt: skip
     predictor = load(run(with_overrides(values, {})).folder, use_cpu=True)
     peaks, shares = [], []
@@ -188,9 +188,7 @@ def test_the_heat_lies_on_the_corner_that_decides(family, tmp_path):
         heat = np.asarray(Image.fromarray(found.heat).resize((64, 64), Image.Resampling.NEAREST))
         shares.append(heat[:32, :32].sum() / heat.sum())
         peaks.append(max(np.unravel_index(found.heat.argmax(), found.heat.shape)) < len(found.heat) / 2)
-    assert (
-        np.mean(peaks) >= 0.5 and np.mean(shares) > 0.35
-    )  # by chance a quarter; one class may be told by what is not there
+    assert np.mean(peaks) >= 0.8 and np.mean(shares) > 0.4  # by chance a quarter
 
 
 def test_the_word_that_decides_stands_out(tmp_path):
