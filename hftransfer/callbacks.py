@@ -74,10 +74,11 @@ class Ending(TrainerCallback):
         self.stop, self.machine = stop, machine
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        self.stop.reason = self.machine.largest(self.stop.reason)
-        if self.stop.reason:
+        agreed = self.machine.largest(self.stop.reason)
+        if agreed:  # a signal that came while the processes waited for each other counts at the next step
+            self.stop.reason = agreed
             control.should_training_stop = True
-            control.should_evaluate = control.should_save = self.stop.reason != LOSS
+            control.should_evaluate = control.should_save = agreed != LOSS
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """The newest checkpoint and the best are enough."""

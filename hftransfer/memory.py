@@ -15,7 +15,8 @@ WORDS = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_
 
 def is_lack_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on a device or in the machine."""
-    if isinstance(error, MemoryError):
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in WORDS)
 

@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerControl
 
 from hftransfer import callbacks, interruption, loop, outputs, run_folder, shards
 from hftransfer import train as training
+from hftransfer.callbacks import Ending
 from hftransfer.errors import UserError
-from hftransfer.interruption import Interruption, listening
+from hftransfer.interruption import Interruption, Stop, listening
 from hftransfer.memory import is_lack_of_memory, smaller, with_less
 from hftransfer.predictor import load
 from hftransfer.train import run
@@ -348,6 +350,21 @@ def test_a_signal_to_one_of_two_processes_ends_both(tmp_path):
     assert finished(processes[0]) == 143 and finished(processes[1]) == 143
     assert about(Path(config.output))["interrupted"].startswith("SIGTERM at step")
     assert is_servable(Path(config.output))
+
+
+def test_a_signal_while_the_processes_wait_for_each_other_is_not_lost():
+    stop, control = Stop(), TrainerControl()
+
+    class Waiting:
+        def largest(self, value):
+            stop.reason = signal.SIGTERM  # what the handler does
+            return value
+
+    ending = Ending(stop, Waiting())
+    ending.on_step_end(None, None, control)
+    assert stop.reason == signal.SIGTERM and not control.should_training_stop
+    ending.on_step_end(None, None, control)
+    assert control.should_training_stop and control.should_evaluate and control.should_save
 
 
 def test_the_command_exits_as_a_shell_expects(tmp_path, monkeypatch, capsys):
