@@ -85,6 +85,7 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
             made = (_finished(config) if resume else None) or _once(config, dataset, resume, stop)
         repeated = {} if made.interruption else repeat(config, lambda other: _again(other, dataset))
         if made.metrics:
+            _say(made)
             if repeated:
                 made.metrics.update(repeated)
                 run_folder.write_json(made.folder / "metrics.json", made.metrics)
@@ -94,6 +95,15 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
             if config.push_to_hub.repo_id and not made.interruption:
                 push_as_configured(made.folder, config.push_to_hub)
         return made
+
+
+def _say(made: Run) -> None:
+    """The first metric, before explanations and pages, which take some seconds more."""
+    split = next((split for split in ("test", "validation") if split in made.metrics), None)
+    if split:
+        name, found = next(iter(made.metrics[split].items()))
+        log.info("%s is whole: %s %s %.4f (%.4f to %.4f); its report follows", made.folder, split,
+                 name.replace("_", " "), found["value"], found["low"], found["high"])  # fmt: skip
 
 
 def _chosen(config: RunConfig, dataset: Any, resume: bool) -> tuple[RunConfig, Run]:

@@ -17,6 +17,7 @@ from hftransfer.run_folder import read_json
 logger = logging.getLogger(__name__)
 
 SHOWN = 12
+EXPLAINED = 6  # of each list, the first: a text costs half a second on two cores
 _SIDE = 240  # pixels of a thumbnail's longer side
 _CHARACTERS = 420
 
@@ -128,9 +129,13 @@ def joined(parts: Sequence[Part]) -> Part:
 
 
 def shown_outputs(run: RecordedRun) -> dict[str, int]:
-    """The rows of the gallery by their id, each with the output that it shows as the answer: what is worth explaining."""
+    """The first rows of each list by their id, each with the output that is shown as the answer: what is explained."""
     picked = [choice for choice in (confident_errors(run), label_errors(run)) if choice]
-    return {choice.part.ids[row]: int(choice.part.scores[row].argmax()) for choice in picked for row in choice.rows}
+    return {
+        choice.part.ids[row]: int(choice.part.scores[row].argmax())
+        for choice in picked
+        for row in choice.rows[:EXPLAINED]
+    }
 
 
 def cards(run: RecordedRun, picked: Picked) -> list[Card]:
