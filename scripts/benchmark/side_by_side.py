@@ -73,7 +73,7 @@ def _plot(sets: dict[str, list[dict]], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
     figure, panels = plt.subplots(1, len(sets), figsize=(5.6 * len(sets), 6.4), squeeze=False, layout="constrained")
     for panel, (name, rows) in zip(panels[0], sets.items(), strict=True):
@@ -88,6 +88,8 @@ def _plot(sets: dict[str, list[dict]], path: Path) -> None:
                 panel.annotate(str(number), point, color="white", fontsize=8, ha="center", va="center")
         panel.legend(loc="upper left", bbox_to_anchor=(0, -0.14), frameon=False, fontsize=8)
         panel.set(xscale="log", xlabel="seconds, whole process (log scale)", ylabel="test accuracy", title=name)
+        panel.xaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3))  # plain seconds, also where they span no decade
+        panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_major_formatter(ScalarFormatter())
         panel.margins(0.08, 0.08)
         panel.grid(alpha=0.25)
