@@ -1,7 +1,7 @@
 """The Space folder started alone, in an environment made from its own requirements.txt, and asked through Gradio's client.
 
-    hftransfer push RUN me/model --dry-run /tmp/pushed --space me/demo
-    python scripts/try_space.py /tmp/pushed/space "a text to ask" [--environment FOLDER] [--keep] [--pypi-alone]
+    hftransfer push RUN me/model --dry-run pushed --space me/demo
+    python scripts/try_space.py pushed/space "a text to ask" [--environment FOLDER] [--keep] [--pypi-alone]
 
 For an image give its path. The environment takes some 5 GB and minutes; it is removed in the end unless --keep is given.
 """
