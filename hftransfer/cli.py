@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hftransfer.errors import UserError, did_you_mean
+from hftransfer.terminal import show_metrics, show_predictions, show_store, write_table
 
 app = typer.Typer(
     name="hftransfer",
@@ -71,7 +72,7 @@ def train(
 
     finished = run(config, resume=resume)
     if finished.metrics:
-        _show_metrics(finished.metrics, finished.folder, as_json)
+        show_metrics(finished.metrics, finished.folder, as_json)
         if finished.interruption:
             print(f"Training ended early: {finished.interruption.in_words()}", file=sys.stderr)
             raise typer.Exit(finished.interruption.exit_code)
@@ -140,13 +141,13 @@ def evaluate(
 
     folder = run_folder.open_run(run)
     if data is None:
-        return _show_metrics(run_folder.read_json(folder / "metrics.json"), folder, as_json)
+        return show_metrics(run_folder.read_json(folder / "metrics.json"), folder, as_json)
     from hftransfer.evaluation import EvaluationConfig
     from hftransfer.predictor import evaluate as evaluate_on
 
     columns = {name: value for name, value in (("input", _one(input)), ("label", _one(label))) if value}
     found = evaluate_on(folder, data, columns, EvaluationConfig())
-    _show_metrics({data: found["metrics"], "per_class": {data: found["per_class"]}}, folder, as_json)
+    show_metrics({data: found["metrics"], "per_class": {data: found["per_class"]}}, folder, as_json)
 
 
 def _named_models(models: list[str], rest: list[str], candidates: str | None) -> tuple[list[str], list[str]]:
@@ -187,26 +188,10 @@ def predict(
 
         write_explanations(explained(predictor, frame), table["id"].tolist(), explain)
     if output is not None:
-        return _write_table(table, output)
+        return write_table(table, output)
     if as_json:
         return print(table.to_json(orient="records", force_ascii=False))
-    _show_predictions(table)
-
-
-def _write_table(table: Any, output: Path, what: str = "predictions") -> None:
-    writers = {".csv": "to_csv", ".json": "to_json", ".jsonl": "to_json", ".parquet": "to_parquet"}
-    if output.suffix not in writers:
-        raise UserError(f"Cannot write {output}: expected a name ending in {', '.join(writers)}.")
-    options = {".json": {"orient": "records"}, ".jsonl": {"orient": "records", "lines": True}}.get(
-        output.suffix, {"index": False}
-    )
-    temporary = output.with_name(f".{output.name}")
-    try:
-        getattr(table, writers[output.suffix])(temporary, **options)
-        os.replace(temporary, output)
-    except OSError as error:
-        raise UserError(f"Cannot write {output}: {error.strerror}.") from None
-    print(f"{len(table)} {what} in {output}")
+    show_predictions(table)
 
 
 @app.command()
@@ -236,7 +221,7 @@ def cache(
         return print(f"{store.clear(space) / 2**20:.1f} MiB freed in {store.folder}")
     if as_json:
         return print(json.dumps([asdict(entry) for entry in store.summary()]))
-    _show_store(store)
+    show_store(store)
 
 
 @app.command()
@@ -342,7 +327,7 @@ def next_to_label(
 
     found = choose_next(pool, count, run, model, column, seed)
     if output is not None:
-        return _write_table(found, output, "rows to label")
+        return write_table(found, output, "rows to label")
     show(found, as_json)
 
 
@@ -411,48 +396,3 @@ def push(
     pushed = push_run(run, repo_id, private, update, adapter, dry_run, space)
     if pushed:
         print("\n".join(filter(None, (pushed.url, pushed.space))))
-
-
-# --- what the terminal shows ------------------------------------------------------------------------------------------
-
-
-def _show_metrics(metrics: dict[str, Any], folder: Path, as_json: bool) -> None:
-    if as_json:
-        return print(json.dumps({"run": str(folder)} | metrics, ensure_ascii=False))
-    from rich.console import Console
-    from rich.table import Table
-
-    for split, found in metrics.items():
-        if split in ("per_class", "notes", "calibration", "conformal", "unknown"):
-            continue
-        note = metrics.get("notes", {}).get(split)
-        table = Table("metric", "value", "95 % interval", title=f"{folder.name}: {split}", caption=note)
-        for name, measured in found.items():
-            table.add_row(name, f"{measured['value']:.4f}", f"{measured['low']:.4f} to {measured['high']:.4f}")
-        Console().print(table)
-    print(f"Run folder: {folder}")
-
-
-def _show_predictions(table: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    scores = [column for column in table.columns if column.startswith("score:")]
-    shown = Table("input", "prediction", "score")
-    for row in table.to_dict("records"):
-        best = max(row[column] for column in scores)
-        answer = f"{row['answer']} (nearest: {row['prediction']})" if row.get("unknown") else str(row["prediction"])
-        shown.add_row(str(row["id"])[:60], answer, f"{best:.3f}")
-    Console().print(shown)
-
-
-def _show_store(store: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    entries = store.summary()
-    total = sum(entry.bytes for entry in entries)
-    table = Table("space", "what", "rows", "MiB", title=f"{store.folder}: {total / 2**20:.1f} MiB")
-    for entry in entries:
-        table.add_row(entry.space[:12], entry.about, str(entry.rows), f"{entry.bytes / 2**20:.1f}")
-    Console().print(table)

@@ -365,7 +365,7 @@ REFUSED = {
     "a YAML mapping of mappings": (yaml_file("? {a: b}\n: c\n"), "is no valid YAML"),
     # the demo
     "a zip with ../": (archive([("../evil.png", b"x")]), "points outside of the archive"),
-    "a zip with an absolute path": (archive([("/tmp/evil.png", b"x")]), "points outside of the archive"),
+    "a zip with an absolute path": (archive([("/evil.png", b"x")]), "points outside of the archive"),
     "a zip with a link": (archive([link_member("/etc/passwd")]), "link|outside|no image"),
     "a zip bomb": (archive([("zeros.png", bytes(501 * 2**20))]), "larger than 500 MB when unpacked"),
     "a zip of 10,000 texts": (archive([(f"{n}.txt", "x") for n in range(10_000)], "text"), "the limit is 2,000"),

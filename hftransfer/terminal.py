@@ -1,0 +1,66 @@
+"""What the terminal shows of results, and the tables that go into files instead."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from hftransfer.errors import UserError
+
+
+def show_metrics(metrics: dict[str, Any], folder: Path, as_json: bool) -> None:
+    if as_json:
+        return print(json.dumps({"run": str(folder)} | metrics, ensure_ascii=False))
+    from rich.console import Console
+    from rich.table import Table
+
+    for split, found in metrics.items():
+        if split in ("per_class", "notes", "calibration", "conformal", "unknown"):
+            continue
+        note = metrics.get("notes", {}).get(split)
+        table = Table("metric", "value", "95 % interval", title=f"{folder.name}: {split}", caption=note)
+        for name, measured in found.items():
+            table.add_row(name, f"{measured['value']:.4f}", f"{measured['low']:.4f} to {measured['high']:.4f}")
+        Console().print(table)
+    print(f"Run folder: {folder}")
+
+
+def show_predictions(table: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    scores = [column for column in table.columns if column.startswith("score:")]
+    shown = Table("input", "prediction", "score")
+    for row in table.to_dict("records"):
+        best = max(row[column] for column in scores)
+        answer = f"{row['answer']} (nearest: {row['prediction']})" if row.get("unknown") else str(row["prediction"])
+        shown.add_row(str(row["id"])[:60], answer, f"{best:.3f}")
+    Console().print(shown)
+
+
+def show_store(store: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    entries = store.summary()
+    total = sum(entry.bytes for entry in entries)
+    table = Table("space", "what", "rows", "MiB", title=f"{store.folder}: {total / 2**20:.1f} MiB")
+    for entry in entries:
+        table.add_row(entry.space[:12], entry.about, str(entry.rows), f"{entry.bytes / 2**20:.1f}")
+    Console().print(table)
+
+
+def write_table(table: Any, output: Path, what: str = "predictions") -> None:
+    writers = {".csv": "to_csv", ".json": "to_json", ".jsonl": "to_json", ".parquet": "to_parquet"}
+    if output.suffix not in writers:
+        raise UserError(f"Cannot write {output}: expected a name ending in {', '.join(writers)}.")
+    options = {".json": {"orient": "records"}, ".jsonl": {"orient": "records", "lines": True}}.get(
+        output.suffix, {"index": False}
+    )
+    temporary = output.with_name(f".{output.name}")
+    try:
+        getattr(table, writers[output.suffix])(temporary, **options)
+        os.replace(temporary, output)
+    except OSError as error:
+        raise UserError(f"Cannot write {output}: {error.strerror}.") from None
+    print(f"{len(table)} {what} in {output}")
