@@ -1,6 +1,7 @@
 """Every strategy on every set: the table of docs/results.md.
 
     python scripts/results.py --data-root DATA --out results.jsonl [--jobs 4] [--sets bbc flowers5] [--strategies probe full]
+    python scripts/results.py --out results.jsonl --keep runs/results      # the run folders stay: compare and calibrate them
     python scripts/results.py --render results.jsonl > table.md
 
 A run is what the command in its line does; the line holds the test metric with its interval, the seconds and the share of
@@ -14,6 +15,7 @@ import multiprocessing
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,12 +75,14 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES))
     parser.add_argument("--extra", nargs="*", default=[], help="further key=value arguments of every run")
     parser.add_argument("--model", help="another checkpoint than the set's own")
+    parser.add_argument("--keep", help="a folder for the run folders, each SET-STRATEGY; default: they are not kept")
     parser.add_argument("--render", type=Path)
     asked = parser.parse_args()
     if asked.render:
         return print(render([json.loads(line) for line in asked.render.read_text().splitlines()]))
     jobs = [(name, strategy) for strategy in asked.strategies for name in asked.sets]
-    write_lines([(*job, asked.data_root, asked.extra, asked.model) for job in jobs], asked.out, asked.jobs)
+    further = (asked.data_root, asked.extra, asked.model, asked.keep)
+    write_lines([(*job, *further) for job in jobs], asked.out, asked.jobs)
 
 
 def write_lines(jobs: list[tuple], out: Path, processes: int) -> None:
@@ -91,7 +95,9 @@ def write_lines(jobs: list[tuple], out: Path, processes: int) -> None:
             print(line["set"], line["strategy"], *line["extra"], line.get("metric", line.get("error")), file=sys.stderr)
 
 
-def one_run(name: str, strategy: str, root: str, extra: list[str], model: str | None) -> dict:
+def one_run(
+    name: str, strategy: str, root: str, extra: list[str], model: str | None = None, keep: str | None = None
+) -> dict:
     """Train once; returns the line for the table. Seconds are those of the run, without Python's imports."""
     from hftransfer.config import parse_overrides, with_overrides
     from hftransfer.train import run
@@ -100,7 +106,7 @@ def one_run(name: str, strategy: str, root: str, extra: list[str], model: str | 
     shown = ["hftransfer", "train", *SETS[name].arguments.split(), "--model", model or SETS[name].model, *extra]
     line = {"set": name, "strategy": strategy, "extra": extra}
     line |= {"command": " ".join([*shown, "--strategy", strategy]).replace("{root}/", "")}
-    with tempfile.TemporaryDirectory() as folder:
+    with nullcontext(keep) if keep else tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / f"{name}-{strategy}"
         values = {"data": {"train": data}, "model": model or SETS[name].model, "strategy": strategy, "output": str(output)}
         try:

@@ -43,7 +43,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.render:
         return print(render([json.loads(line) for line in asked.render.read_text().splitlines()]))
-    write_lines([(name, s, asked.data_root, extra, None) for name, s, extra in jobs(asked.sets)], asked.out, asked.jobs)
+    write_lines([(name, s, asked.data_root, extra) for name, s, extra in jobs(asked.sets)], asked.out, asked.jobs)
 
 
 def jobs(sets: list[str]) -> list[tuple[str, str, list[str]]]:

@@ -35,6 +35,7 @@ from tests.run_folders import make_run
 from tests.test_matrix import configuration
 
 NEAR = {"pipeline": 1e-4, "demo": 1e-3}  # the demo shows values with four digits
+NEAR_VALUES = 1e-3  # of a score that is no probability and as large as the labels are
 TABLES = {
     "pairs": ("single_label", True),
     "multi-label": ("multi_label", False),
@@ -96,7 +97,8 @@ def test_saved_model_answers_as_it_was_measured(kind, runs, here):
     stages = {stage["name"]: stage for stage in certificate["stages"]}
     assert list(stages) == ["pipeline", "demo"] and certificate["rows"] >= 5
     for stage in stages.values():
-        assert stage["max_difference"] < NEAR[stage["name"]] and stage["label_agreement"] == 1.0
+        near = NEAR_VALUES if kind == "regression" else NEAR[stage["name"]]
+        assert stage["max_difference"] < near and stage["label_agreement"] == 1.0
         assert stage["seconds_per_input"] > 0 and stage["bytes"] > 10_000
     assert json.loads((runs(kind) / "certificate.json").read_text())["rows"] == certificate["rows"]
     check(certificate)

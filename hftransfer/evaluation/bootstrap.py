@@ -155,8 +155,12 @@ def _mean_defined(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
 def _matthews(hit: np.ndarray, guessed: np.ndarray, present: np.ndarray, total: np.ndarray) -> np.ndarray:
     """Matthews' correlation for any number of classes (Gorodkin 2004, eq. 8); 0 where scikit-learn has 0."""
     covariance = hit.sum(1) * total - (guessed * present).sum(1)
-    spread = (total**2 - (guessed**2).sum(1)) * (total**2 - (present**2).sum(1))
-    return np.nan_to_num(_ratio(covariance, np.sqrt(spread)))
+    return np.nan_to_num(_ratio(covariance, np.sqrt(_variety(guessed, total) * _variety(present, total))))
+
+
+def _variety(counts: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """total² - sum of counts², (R,): 0 where one class has all; rounding of float32 must not take it below."""
+    return np.maximum(total**2 - (counts**2).sum(1), 0)
 
 
 def _spread(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
