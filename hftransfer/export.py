@@ -186,7 +186,9 @@ def _calibration(run: RecordedRun, predictor: Predictor) -> Iterator[dict[str, n
     train = run.splits[run.splits["split"] == "train"]
     chosen = readable(train, predictor.modality.name, CALIBRATION_ROWS)
     if not len(chosen):
-        raise UserError(f"None of the training inputs of {run.folder} can be read again: 8 bits are calibrated on them.")
+        raise UserError(
+            f"None of the training inputs of {run.folder} can be read again: 8 bits are calibrated on them."
+        )
     items = predictor.modality.encode(train.iloc[chosen].reset_index(drop=True))
     for start in range(0, len(items), BATCH):
         yield {name: value.numpy() for name, value in predictor.modality.collate(items[start : start + BATCH]).items()}

@@ -17,8 +17,6 @@ from hftransfer.config import RunConfig
 from hftransfer.convex import make_folds, solve_head
 from hftransfer.errors import UserError
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
-from hftransfer.evaluation.calibration import MIN_ROWS_FOR_TEMPERATURE, fit_temperature
-from hftransfer.evaluation.resampling import corrected_t_interval, spread
 from hftransfer.strategies.head import HeadConfig
 from hftransfer.tasks import Task
 
@@ -55,13 +53,15 @@ def repeat(config: RunConfig, once: Once) -> dict[str, dict[str, Any]]:
     """
     if not config.evaluation.folds and config.evaluation.seeds == 1:
         return {}
+    from hftransfer.evaluation.resampling import spread
+
     found = {}
     metrics = run_folder.read_json(config.output_folder / "metrics.json")
     if config.evaluation.folds and "cross_validation" not in metrics:
         found["cross_validation"] = _cross_validated(config, once)
     if config.evaluation.seeds > 1:
         runs = [_again(config, once, seed=config.seed + 1 + k) for k in range(config.evaluation.seeds - 1)]
-        found["seeds"] = _together([metrics["test"], *runs], lambda scores: spread(scores))
+        found["seeds"] = _together([metrics["test"], *runs], spread)
     return found
 
 
@@ -74,6 +74,8 @@ def cross_validate_head(
     Args:
         features: (N, D) of all rows by each readout that a fold may choose.
     """
+    from hftransfer.evaluation.calibration import MIN_ROWS_FOR_TEMPERATURE, fit_temperature
+
     scores = []
     divided = divisions(task, targets, groups, config.folds, config.repeats or _repeats(config.folds), seed)
     for train, held_out in tqdm(divided, desc="cross-validation", unit="fold", disable=None, leave=False):
@@ -134,6 +136,8 @@ def _cross_validated(config: RunConfig, once: Once) -> dict[str, Any]:
 
 
 def _over_folds(scores: list[dict[str, Any]], rows: int, folds: int) -> dict[str, Any]:
+    from hftransfer.evaluation.resampling import corrected_t_interval
+
     sizes = rows - rows // folds, rows // folds
     return _together(scores, lambda values: corrected_t_interval(values, *sizes))
 

@@ -16,11 +16,9 @@ from hftransfer.config import RunConfig
 from hftransfer.data import load_data
 from hftransfer.doctor import examine_loaded
 from hftransfer.errors import UserError
-from hftransfer.explain import explain_run
 from hftransfer.faults import explained
 from hftransfer.interruption import Interruption, Stop, listening
 from hftransfer.ladder import Ladder
-from hftransfer.outputs import Record, write_pages, write_run
 from hftransfer.probe import Probe
 from hftransfer.receipt import Sizes, check_frozen, tensor_hashes
 from hftransfer.repeats import check_repeats, offer_folds, repeat
@@ -89,12 +87,25 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
             if repeated:
                 made.metrics.update(repeated)
                 run_folder.write_json(made.folder / "metrics.json", made.metrics)
-            if config.evaluation.explanations and {"test", "validation"} & made.metrics.keys():
-                explain_run(made.folder, config.use_cpu)
-            write_pages(made.folder)
+            _explain(config, made)
+            _write_pages(made.folder)
             if config.push_to_hub.repo_id and not made.interruption:
                 push_as_configured(made.folder, config.push_to_hub)
         return made
+
+
+def _explain(config: RunConfig, made: Run) -> None:
+    """What led to the answers that the report shows, where there are any."""
+    if config.evaluation.explanations and {"test", "validation"} & made.metrics.keys():
+        from hftransfer.explain import explain_run
+
+        explain_run(made.folder, config.use_cpu)
+
+
+def _write_pages(folder: Path) -> None:
+    from hftransfer.outputs import write_pages  # scikit-learn and scipy.stats: not before the first batch
+
+    write_pages(folder)
 
 
 def _say(made: Run) -> None:
@@ -115,7 +126,7 @@ def _chosen(config: RunConfig, dataset: Any, resume: bool) -> tuple[RunConfig, R
 
     def once(other: RunConfig) -> dict[str, Any]:
         metrics = _again(other, dataset)
-        write_pages(other.output_folder)
+        _write_pages(other.output_folder)
         return metrics
 
     config, metrics = keep_the_best(config, dataset, once)
@@ -169,6 +180,8 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
         predictions, trained = _adapt(work, plan, probe, folder, stop, seconds)
         check_frozen(plan, before)
         if world.rank == 0:
+            from hftransfer.outputs import Record, write_run
+
             with seconds("writing"):
                 predictions = settle(work, predictions)
                 if plan.save_adapter:
@@ -190,7 +203,7 @@ def _join(world: compute.World, device: torch.device) -> None:
 
 def _seed(seed: int) -> None:
     """Before the head is made: it is the first thing drawn at random."""
-    from transformers import set_seed
+    from accelerate.utils import set_seed
 
     set_seed(seed)
 

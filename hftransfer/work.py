@@ -15,7 +15,6 @@ from hftransfer.boundary import Boundary
 from hftransfer.checkpoints import Checkpoint, load_checkpoint, weights_hash
 from hftransfer.config import RunConfig
 from hftransfer.data import LabelledData
-from hftransfer.evaluation.calibration import MIN_ROWS_FOR_TEMPERATURE, fit_temperature
 from hftransfer.features import Features, FeatureStore, content_key
 from hftransfer.frozen_pass import FrozenPass, replayed_batch
 from hftransfer.heads import final_linear
@@ -118,7 +117,7 @@ def prepare(
 
 def probed(config: RunConfig, data: LabelledData) -> tuple[Work, Probe]:
     """One pass of the frozen checkpoint over `data` and the convex head on it; nothing is written but the store."""
-    from transformers import set_seed
+    from accelerate.utils import set_seed
 
     set_seed(config.seed)
     config = config.model_copy(update={"strategy": ProbeStrategy()})
@@ -268,6 +267,8 @@ def judged_rows(work: Work, predictions: Predictions) -> np.ndarray:
 
 def _temperature(work: Work, predictions: Predictions) -> float:
     """From rows that no weight was fitted on; 1 where there are too few of them to tell."""
+    from hftransfer.evaluation.calibration import MIN_ROWS_FOR_TEMPERATURE, fit_temperature
+
     judged = judged_rows(work, predictions)
     if judged.sum() < MIN_ROWS_FOR_TEMPERATURE:
         return 1.0

@@ -108,7 +108,12 @@ def one_run(
     line |= {"command": " ".join([*shown, "--strategy", strategy]).replace("{root}/", "")}
     with nullcontext(keep) if keep else tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / f"{name}-{strategy}"
-        values = {"data": {"train": data}, "model": model or SETS[name].model, "strategy": strategy, "output": str(output)}
+        values = {
+            "data": {"train": data},
+            "model": model or SETS[name].model,
+            "strategy": strategy,
+            "output": str(output),
+        }
         try:
             metrics = run(with_overrides(values, parse_overrides([*overrides, *extra]))).metrics
         except Exception as error:  # one broken run must not end the table; it is shown as such
@@ -117,7 +122,11 @@ def one_run(
         share = json.loads((output / "receipt.json").read_text())["trainable_share"]
     metric = SETS[name].metric
     line |= {"metric": metrics["test"][metric], "validation": metrics["validation"][metric], "trainable": share}
-    return line | {"seconds": sum(about["seconds"].values()), "phases": about["seconds"], "device": about["hardware"]["device"]}
+    return line | {
+        "seconds": sum(about["seconds"].values()),
+        "phases": about["seconds"],
+        "device": about["hardware"]["device"],
+    }
 
 
 def render(lines: list[dict]) -> str:

@@ -53,6 +53,31 @@ def test_no_help_imports_torch(command):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+FIRST_BATCH = """
+import logging, sys
+from hftransfer import compute
+from hftransfer.cli import main
+class Reached(Exception): pass
+def stop(*_): raise Reached
+compute.thread_plan = stop
+sys.argv = ["hftransfer", *sys.argv[1:]]
+try: main()
+except Reached: print(*(name for name in ("sklearn", "scipy.stats", "peft", "timm") if name in sys.modules))
+"""
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_no_run_waits_for_packages_that_its_first_batch_does_not_need(kind, tmp_path):
+    family = {"text": tiny.TEXT_FAMILIES["bert"], "image": tiny.VISION_FAMILIES["vit"]}[kind]
+    data = tiny.text_table(tmp_path / "t.csv", rows=60) if kind == "text" else tiny.image_folder(tmp_path / "data")
+    command = ["train", str(data), "--model", str(family(tmp_path / "model")), "--output", str(tmp_path / "run")]
+    environment = os.environ | {"HFTRANSFER_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_BATCH, *command], capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
 def test_train_evaluate_predict(monkeypatch, capsys, tmp_path):
     model = tiny.TEXT_FAMILIES["bert"](tmp_path / "bert")
     table = tiny.text_table(tmp_path / "texts.csv", rows=60)

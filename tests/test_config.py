@@ -13,7 +13,9 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
 
 
 def test_yaml_round_trip(tmp_path):
-    config = with_overrides(dict(MINIMAL), {"strategy.type": "lora", "strategy.r": 4, "training.extra": {"adam_beta2": 0.9}})
+    config = with_overrides(
+        dict(MINIMAL), {"strategy.type": "lora", "strategy.r": 4, "training.extra": {"adam_beta2": 0.9}}
+    )
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert RunConfig.from_yaml(tmp_path / "config.yaml") == config
     assert config.strategy.r == 4
@@ -59,7 +61,9 @@ def test_wrong_fields_are_named_with_the_right_ones(overrides, message):
 
 
 def test_missing_model():
-    with pytest.raises(UserError, match="^model is missing: set it in the configuration or as model=… on the command line."):
+    with pytest.raises(
+        UserError, match="^model is missing: set it in the configuration or as model=… on the command line."
+    ):
         checked({"data": "x"})
 
 

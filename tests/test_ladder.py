@@ -82,5 +82,3 @@ def test_a_network_without_blocks_is_refused():
 
     with pytest.raises(UserError, match="Flat has no list of blocks, so there is no depth to freeze by."):
         Ladder.of(Flat())
-
-

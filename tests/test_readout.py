@@ -122,7 +122,9 @@ def test_a_number_of_training_rows_is_kept_to(tmp_path):
 def test_a_validation_part_that_was_given_is_not_fitted_on(tmp_path):
     first = probe_run(tmp_path, "text")
     table = pd.read_csv(read_yaml(first / "config.yaml")["data"]["train"])
-    table["split"] = ["validation" if row % 5 == 0 else "test" if row % 5 == 1 else "train" for row in range(len(table))]
+    table["split"] = [
+        "validation" if row % 5 == 0 else "test" if row % 5 == 1 else "train" for row in range(len(table))
+    ]
     table.to_csv(tmp_path / "divided.csv", index=False)
     folder = probe_run(tmp_path, "text", f"data.train={tmp_path / 'divided.csv'}", f"output={tmp_path / 'given'}")
     splits = pd.read_parquet(folder / "splits.parquet").set_index("id")["split"]

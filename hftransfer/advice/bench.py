@@ -290,7 +290,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _work(config: RunConfig, data: LabelledData, scratch: Path) -> Work:
-    from transformers import set_seed
+    from accelerate.utils import set_seed
 
     world = compute.launched_world()
     set_seed(config.seed)

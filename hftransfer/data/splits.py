@@ -95,9 +95,7 @@ def take_examples(
     # The first row of every class or label comes first of all.
     firsts = {int(np.where(column > 0, ranks, np.inf).argmin()) for column in strata.T if column.any()}
     if count < len(firsts):
-        raise UserError(
-            f"{option}{count} cannot hold one example of each class; at least {len(firsts)} are needed."
-        )
+        raise UserError(f"{option}{count} cannot hold one example of each class; at least {len(firsts)} are needed.")
     # A row's place inside of its stratum, as a share: taking the smallest shares takes from all strata alike.
     stratum = strata.argmax(1)
     place = pd.Series(ranks).groupby(stratum).rank(method="first").to_numpy()

@@ -22,12 +22,16 @@ class EvaluationConfig(Settings):
 
     metrics: list[str] = Field([], description="further metrics of the evaluate library, by name or local path")
     folds: int | None = Field(None, ge=2, description="cross-validate with this many folds beside the one split")
-    repeats: int | None = Field(None, ge=1, description="divide into folds so often; None: 20 scores of a head, else once")
+    repeats: int | None = Field(
+        None, ge=1, description="divide into folds so often; None: 20 scores of a head, else once"
+    )
     seeds: int = Field(1, ge=1, description="train this many times and report the spread")
     conformal_level: float = Field(0.9, gt=0, lt=1, description="share of prediction sets that shall hold the truth")
     reference: bool = Field(True, description="keep the features of training rows beside the model, for the distance")
     resamples: int = Field(2000, ge=100, description="bootstrap resamples behind each interval")
-    explanations: bool = Field(True, description="show in the report which places or words led to its examples' answers")
+    explanations: bool = Field(
+        True, description="show in the report which places or words led to its examples' answers"
+    )
 
 
 def evaluate_predictions(

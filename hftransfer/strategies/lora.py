@@ -51,7 +51,9 @@ class LoraStrategy(Strategy):
     def readable(self, head: HeadConfig) -> HeadConfig:
         """The adapter must fit the checkpoint as it was published: no block may be taken off or put on."""
         if head.layer != "last" or head.pooling == "mean":
-            raise UserError("strategy lora reads head.layer=last and head.pooling=head or auto: its adapter would fit no other.")
+            raise UserError(
+                "strategy lora reads head.layer=last and head.pooling=head or auto: its adapter would fit no other."
+            )
         return head.model_copy(update={"pooling": "head"})
 
     def defaults(self, modality: str) -> Defaults:
