@@ -105,5 +105,6 @@ def _taken(exif: Image.Exif) -> tuple[str, str] | None:
 def _each(function: Callable, items: list, what: str) -> list:
     """`function` of every item, in order, by one thread per core; a progress bar is shown when there are many."""
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    hidden = len(items) < _MANY or None  # None: hidden where nobody watches, as in a log file
     with ThreadPoolExecutor(workers) as pool:
-        return list(tqdm(pool.map(function, items), total=len(items), desc=what, disable=len(items) < _MANY))
+        return list(tqdm(pool.map(function, items), total=len(items), desc=what, leave=False, disable=hidden))
