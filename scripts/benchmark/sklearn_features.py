@@ -13,11 +13,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 
 def image_features(paths: list[str], options) -> np.ndarray:
     from PIL import Image
 
-    model = AutoModel.from_pretrained(options.weights).eval()
+    model = AutoModel.from_pretrained(options.weights).to(DEVICE).eval()
     processor = AutoImageProcessor.from_pretrained(options.weights)
     config = getattr(processor, "data_config", None) or {"mean": processor.image_mean, "std": processor.image_std}
     mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
@@ -27,14 +29,14 @@ def image_features(paths: list[str], options) -> np.ndarray:
         for begin in range(0, len(paths), 16):
             images = [Image.open(path).convert("RGB").resize(size) for path in paths[begin : begin + 16]]
             pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255 for image in images])
-            output = model((pixels - mean) / std)
+            output = model(((pixels - mean) / std).to(DEVICE))
             pooled = output.pooler_output if output.pooler_output is not None else output.last_hidden_state[:, 0]
             features.append(pooled.flatten(1))
-    return torch.cat(features).numpy()
+    return torch.cat(features).cpu().numpy()
 
 
 def text_features(texts: list[str], options) -> np.ndarray:
-    model = AutoModel.from_pretrained(options.weights).eval()
+    model = AutoModel.from_pretrained(options.weights).to(DEVICE).eval()
     tokenizer = AutoTokenizer.from_pretrained(options.weights)
     features = []
     with torch.inference_mode():
@@ -45,10 +47,10 @@ def text_features(texts: list[str], options) -> np.ndarray:
                 truncation=True,
                 max_length=options.max_length,
                 return_tensors="pt",
-            )
+            ).to(DEVICE)
             mask = batch["attention_mask"][..., None]
             features.append((model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1))
-    return torch.cat(features).numpy()
+    return torch.cat(features).cpu().numpy()
 
 
 def main() -> None:
