@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from hftransfer import run_folder
 from hftransfer.errors import UserError
-from hftransfer.evaluation.recorded import RecordedRun, file_name
+from hftransfer.evaluation.recorded import PAIR_MARK, RecordedRun, file_name
 from hftransfer.ladder import Ladder
 from hftransfer.predictor import Predictor, load
 from hftransfer.report.gallery import shown_outputs
@@ -34,7 +34,6 @@ from hftransfer.report.gallery import shown_outputs
 log = logging.getLogger(__name__)
 
 STEPS = 16  # points of the Gauss-Legendre rule along the path
-PAIR_MARK = " ⏐ "
 
 
 @dataclass(frozen=True)

@@ -171,14 +171,20 @@ class PlanTrainer(Trainer):
 
 
 def parameter_groups(plan: Plan, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-    """One group for each pair of rate and decay. Rates are set as `lr`: torch's schedulers ignore timm's `lr_scale`."""
+    """One group for each pair of rate and decay, the highest rate first: it is the one that the Trainer's log shows.
+
+    Rates are set as `lr`: torch's schedulers ignore timm's `lr_scale`.
+    """
     spared = _not_decayed(plan.model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in plan.model.named_parameters():
         if name in plan.rate_factors:
             decay = 0.0 if parameter.ndim <= 1 or any(part in name for part in spared) else weight_decay
             groups.setdefault((learning_rate * plan.rate_factors[name], decay), []).append(parameter)
-    return [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in groups.items()]
+    return [
+        {"params": found, "lr": rate, "weight_decay": decay}
+        for (rate, decay), found in sorted(groups.items(), reverse=True)
+    ]
 
 
 def _not_decayed(model: nn.Module) -> tuple[str, ...]:

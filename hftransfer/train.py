@@ -231,7 +231,7 @@ def _adapt(work: Work, plan: Plan, probe: Probe | None, folder: Path, stop: Stop
     with boundary.replaying() if boundary else nullcontext():
         with seconds("training"):
             trained = loop.train(
-                plan, work.config.strategy.defaults(work.data.modality), work.data.task, work.modality, examples,
+                plan, work.config.strategy.defaults_for(work.data.modality, work.model), work.data.task, work.modality, examples,
                 {split: work.positions(split) for split in ("train", "validation")}, work.config.training,
                 work.machine, folder, work.config.seed, stop,
             )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
+from hftransfer.evaluation.recorded import PAIR_MARK
 from hftransfer.explain import Explanation, NoExplanation
 from hftransfer.report.gallery import thumbnail, words
 from hftransfer.serving import Served
@@ -63,6 +64,6 @@ def _example(model: Served, row: dict[str, Any]) -> str:
             return ""
         shown = f'<img alt="" src="{picture}">'
     else:
-        text = " ⏐ ".join(row[name] for name in ("input", "input_pair") if row.get(name))
+        text = PAIR_MARK.join(row[name] for name in ("input", "input_pair") if row.get(name))
         shown = f"<p>{html.escape(text if len(text) <= CHARACTERS else text[:CHARACTERS] + '…')}</p>"
     return f"<figure>{shown}<figcaption>labelled <b>{html.escape(words(row['label']))}</b></figcaption></figure>"

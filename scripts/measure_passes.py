@@ -167,7 +167,9 @@ def _padded(what: SimpleNamespace) -> None:
     work, tokenizer = what.work, what.work.checkpoint.processor
     device = work.machine.device
     for start in range(0, len(what.items), BATCH):
-        batch = tokenizer.pad(what.items[start : start + BATCH], padding="max_length", max_length=256, return_tensors="pt")
+        batch = tokenizer.pad(
+            what.items[start : start + BATCH], padding="max_length", max_length=256, return_tensors="pt"
+        )
         with torch.autocast(device.type, what.dtype or torch.bfloat16, enabled=what.dtype is not None):
             work.model(**work.machine.place(dict(batch)))
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from hftransfer.advice import rungs
 from hftransfer.advice.bench import Curve, Fold, Trial
@@ -158,7 +159,7 @@ class FakeBench:
             1e-6,
             40,
         )
-        self.work = SimpleNamespace(fitted=np.arange(200))
+        self.work = SimpleNamespace(fitted=np.arange(200), model=torch.nn.Linear(1, 1))
 
     def readouts(self, head):
         return [Readout(3)] if head.layer == "last" else [Readout(1), Readout(2), Readout(3)]

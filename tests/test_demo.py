@@ -266,7 +266,7 @@ def test_why_shows_what_spoke_for_the_answer_and_rows_like_it(runs, kind):
         assert "data:image/png;base64," in page
     else:
         words = re.search(r'<div class="words">(.*?)</div>', page, flags=re.S)[1]
-        assert html.unescape(re.sub("<[^>]+>", "", words)) == " ⏐ ".join(
+        assert html.unescape(re.sub("<[^>]+>", "", words)) == " ‖ ".join(
             row[c] for c in ("input", "input_pair") if c in row
         )
     assert page.count("<figcaption>labelled") == (0 if kind == "image-regression" else 3)

@@ -295,6 +295,35 @@ def test_each_finding_is_a_sentence_and_a_command_that_changes_something():
             )
 
 
+def interval(value, reach, n=100):
+    return {"value": value, "low": value - reach, "high": value + reach, "n": n}
+
+
+def test_test_rows_from_elsewhere_are_told_from_chance():
+    seen = {"accuracy": interval(0.64, 0.03)}
+    (found,) = diagnose(Evidence(run="runs/cells", validation=seen, test={"accuracy": interval(0.2, 0.04)}))
+    assert found.kind == "test rows differ" and found.command == "hftransfer doctor runs/cells/config.yaml"
+    assert found.sentence.startswith("The accuracy is 0.640 on validation rows and 0.200 on test rows")
+    assert diagnose(Evidence(run="r", validation=seen, test={"accuracy": interval(0.56, 0.04)})) == []
+    assert diagnose(Evidence(run="r", validation=seen, test={"accuracy": interval(0.7, 0.04)})) == []
+
+
+def test_folds_are_not_advised_where_the_test_part_was_given():
+    few = {"accuracy": interval(0.8, 0.1)}
+    (found,) = diagnose(Evidence(run="runs/a", test=few, test_given=True))
+    assert (found.kind, found.command) == ("too few test rows", "hftransfer compare runs/a RUN")
+    assert diagnose(Evidence(run="runs/a", test=few))[0].command.endswith("evaluation.folds=5")
+
+
+def test_a_hump_that_mended_is_no_rate_too_high():
+    ended = {"rate too high": 1.2, "": 0.2}
+    for kind, last in ended.items():
+        losses = [1.4, 2.5, 2.6, 2.4, 1.9, *np.linspace(1.5, last, 10), *[last] * 5]
+        history = [{"step": step, "loss": loss} for step, loss in enumerate(losses)]
+        found = diagnose(Evidence(run="r", guess=1.4, history=history))
+        assert [finding.kind for finding in found][:1] == [kind][: len(kind)]
+
+
 def test_the_rate_is_changed_the_right_way():
     for kind, direction in (("rate too high", -1), ("rate too low", 1), ("never learned", 1)):
         evidence = Evidence(**RECORDED[kind])

@@ -21,7 +21,7 @@ from hftransfer.errors import UserError
 from hftransfer.ladder import Ladder
 from hftransfer.loop import Loss, Stillness, balanced_weights, parameter_groups, training_order
 from hftransfer.receipt import FrozenMoved, check_frozen, tensor_hashes
-from hftransfer.strategies import FrozenStrategy, FullStrategy, GradualStrategy, LoraStrategy
+from hftransfer.strategies import FrozenStrategy, FullStrategy, GradualStrategy, LoraStrategy, ProbeStrategy
 from hftransfer.tasks import Task
 from hftransfer.train import run
 from tests import tiny
@@ -60,6 +60,13 @@ class TestGroups:
             expected = 1e-2 if rung == 4 else 1e-3 * 0.5 ** (3 - rung)
             assert rate[id(parameter)] == pytest.approx(expected), name
 
+    def test_the_highest_rate_comes_first_since_the_log_shows_the_first(self, tmp_path):
+        model = checkpoint_of("bert", tmp_path).model
+        plan = FullStrategy(layer_decay=0.5).prepare(model, Ladder.of(model))
+        assert parameter_groups(plan, 1e-3, 0.01)[0]["lr"] == pytest.approx(
+            1e-2
+        )  # the head's, which lies last in the model
+
     @pytest.mark.parametrize(
         "family", ["timm-resnet", "resnet", "vit", "timm-vit", "dinov2", "convnext", "bert", "swin"]
     )
@@ -81,6 +88,36 @@ class TestGroups:
         held = {id(p) for group in parameter_groups(plan, 1e-3, 0.01) for p in group["params"]}
         frozen = [p for name, p in model.named_parameters() if plan.ladder.depth[name] < 3]
         assert frozen and not any(id(parameter) in held for parameter in frozen)
+
+
+class TestDefaultRates:
+    """Image networks without BatchNorm do not bear the rates of those that have it (docs/results.md)."""
+
+    @pytest.mark.parametrize(
+        "strategy, factor", [("frozen", 0.1), ("full", 0.1), ("gradual", 0.1), ("lora", 0.25), ("scratch", 0.1)]
+    )
+    def test_are_lower_for_image_networks_without_batchnorm(self, tmp_path, strategy, factor):
+        chosen = with_overrides({"data": "d", "model": "m"}, {"strategy.type": strategy}).strategy
+        usual = chosen.defaults("image").learning_rate
+        rate = {family: chosen.defaults_for("image", checkpoint_of(family, tmp_path / family).model).learning_rate
+                for family in ("vit", "dinov2", "swin", "convnext", "timm-vgg", "resnet", "timm-efficientnet")}  # fmt: skip
+        lower, same = pytest.approx(usual * factor), pytest.approx(usual)
+        assert rate == {"vit": lower, "dinov2": lower, "swin": lower, "convnext": lower, "timm-vgg": lower,
+                        "resnet": same, "timm-efficientnet": same}  # fmt: skip
+
+    def test_of_texts_are_as_the_strategy_says(self, tmp_path):
+        model = checkpoint_of("bert", tmp_path).model
+        assert FullStrategy().defaults_for("text", model) == FullStrategy().defaults("text")
+        assert ProbeStrategy().defaults_for("image", model) is None
+
+    def test_reach_the_training_and_the_log(self, tmp_path, caplog):
+        caplog.set_level("INFO")
+        model = tiny.VISION_FAMILIES["vit"](tmp_path / "vit")
+        config = changed(configuration("full", "image", tmp_path), f"model={model}", f"output={tmp_path / 'run'}")
+        folder = run(config).folder
+        rates = [rung["learning_rate"] for rung in json.loads((folder / "receipt.json").read_text())["rungs"]]
+        assert max(rates) == pytest.approx(5e-4)  # ten times 5e-5: the head begins at random
+        assert "No BatchNorm in this image network: the default rate is 5e-05, not 0.0005" in caplog.text
 
 
 class TestStillness:

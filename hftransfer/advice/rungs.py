@@ -185,7 +185,7 @@ class Climb:
         if named or self.bench.rows_to_choose_on < ROWS_TO_CHOOSE_A_RATE or rung.fold_seconds > seconds or steps < 16:
             return
         begin = time.perf_counter()
-        own = rung.config.strategy.defaults(self.bench.data.modality).learning_rate
+        own = rung.config.strategy.defaults_for(self.bench.data.modality, self.bench.work.model).learning_rate
         rate = halve([own * factor for factor in RATES], steps // 8, lambda *how: self._short(rung, *how))
         rung.config = self._config({"strategy.type": rung.name, "training.learning_rate": rate})
         rung.spent += time.perf_counter() - begin

@@ -16,6 +16,7 @@ from hftransfer.errors import UserError
 from hftransfer.run_folder import open_run, read_json
 from hftransfer.tasks import Task
 
+PAIR_MARK = " ‖ "  # between two texts that are read as one; a sign that common fonts have
 LONGEST_NAME = 200  # bytes; file systems take 255, and suffixes follow
 
 

@@ -30,9 +30,9 @@ class Evidence:
     """The facts that the rules look at. Shares are by class name, over the test rows.
 
     `run` is the folder and `history` the Trainer's log; `guess` is the loss of equal probabilities (of the mean, for
-    regression); `softened` tells that mixed inputs or smoothed labels keep the training loss up; `test` holds the test
-    metrics of `metrics.json`; `train_rows` the training rows of each class; `truncated` the share of texts that lost their
-    end, None where it was not measured.
+    regression); `softened` tells that mixed inputs or smoothed labels keep the training loss up; `test` and `validation`
+    hold the metrics of `metrics.json`; `test_given` tells that the test part was not cut off from the rows; `train_rows`
+    has the training rows of each class; `truncated` the share of texts that lost their end, None where not measured.
     """
 
     run: str
@@ -41,6 +41,8 @@ class Evidence:
     headline: str = "accuracy"
     history: Sequence[dict[str, Any]] = ()
     test: dict[str, dict] = field(default_factory=dict)
+    validation: dict[str, dict] = field(default_factory=dict)
+    test_given: bool = False
     per_class: Sequence[dict] = ()
     actual: dict[str, float] = field(default_factory=dict)
     predicted: dict[str, float] = field(default_factory=dict)
@@ -75,6 +77,8 @@ def gather(run: RecordedRun) -> Evidence:
         headline={"single_label": "accuracy", "multi_label": "micro_f1", "regression": "r2"}[task.type],
         history=run.history,
         test=run.metrics[run.judged],
+        validation=run.metrics.get("validation", {}) if run.judged == "test" else {},
+        test_given="test" in run.about["data"].get("given", ()),
         per_class=run.metrics["per_class"][run.judged] if task.type != "regression" else (),
         actual=actual,
         predicted=predicted,
@@ -97,18 +101,22 @@ def diagnose(evidence: Evidence) -> list[Finding]:
         _diverged, _never_learned, _by_heart, _rate_too_low, _collapsed, _overfit, _underfit, _transform_gap,
     )  # fmt: skip
     first = next((finding for rule in learning if (finding := rule(evidence))), None)
-    others = (rule(evidence) for rule in (_truncated, _starving, _too_few_test_rows))
+    others = (rule(evidence) for rule in (_rows_differ, _truncated, _starving, _too_few_test_rows))
     return [finding for finding in (first, *others) if finding]
 
 
 def _diverged(evidence: Evidence) -> Finding | None:
-    """The rate is too high: the training loss shoots far above guessing, ends above its start, or is no number."""
+    """The rate is too high: the training loss shoots far above guessing, ends above its start, or is no number.
+
+    A hump from which the loss came down to well below its start is none: warm-up of a random head looks so.
+    """
     _, loss = evidence.curve("loss")
     if len(loss) < 5:
         return None
     first, last = _ends(loss)
     shot_up = (loss > 1.5 * max(loss[0], evidence.guess)).mean() > 0.04  # one bad batch may
-    if np.isfinite(loss).all() and not shot_up and last < max(1.5 * first, first + 0.1):
+    mended = last < 0.5 * min(first, evidence.guess)
+    if np.isfinite(loss).all() and (not shot_up or mended) and last < max(1.5 * first, first + 0.1):
         return None
     how = f"rose from {loss[0]:.3g} to {np.nanmax(loss):.3g}" if np.isfinite(loss).all() else "became infinite"
     return Finding(
@@ -235,6 +243,21 @@ def _transform_gap(evidence: Evidence) -> Finding | None:
     )
 
 
+def _rows_differ(evidence: Evidence) -> Finding | None:
+    """Validation rows, which no weight saw, go far better than test rows: those come from elsewhere."""
+    name = evidence.headline
+    test, validation = evidence.test.get(name), evidence.validation.get(name)
+    if not test or not validation or validation["low"] - test["high"] < 0.05:
+        return None
+    return Finding(
+        "test rows differ",
+        f"The {name} is {validation['value']:.3f} on validation rows and {test['value']:.3f} on test rows, further apart than "
+        "chance allows: the test rows are not like the training rows (another place, device, author or time). "
+        "Label some that are, and look for what differs.",
+        f"hftransfer doctor {shlex.quote(f'{evidence.run}/config.yaml')}",
+    )
+
+
 def _truncated(evidence: Evidence) -> Finding | None:
     if evidence.truncated is None or evidence.truncated < 0.05:
         return None
@@ -270,11 +293,14 @@ def _too_few_test_rows(evidence: Evidence) -> Finding | None:
     found = evidence.test.get(evidence.headline)
     if found is None or found["high"] - found["low"] < 0.1:
         return None
+    beside = f"hftransfer compare {shlex.quote(evidence.run)} RUN"  # it says how many rows a difference asks for
     return Finding(
         "too few test rows",
         f"With {found['n']} test rows the {evidence.headline} lies between {found['low']:.1%} and {found['high']:.1%}: "
         "differences of a few points between models are noise.",
-        evidence.again("evaluation.folds=5"),
+        beside
+        if evidence.test_given
+        else evidence.again("evaluation.folds=5"),  # folds would divide the given test part
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hftransfer.errors import UserError
-from hftransfer.evaluation.recorded import Part, RecordedRun
+from hftransfer.evaluation.recorded import PAIR_MARK, Part, RecordedRun
 from hftransfer.images import open_image
 from hftransfer.run_folder import read_json
 
@@ -184,5 +184,5 @@ def _highlighted(run: RecordedRun, row: dict[str, Any]) -> list[tuple[str, float
     path = run.explanation(row["id"], ".json")
     if path.is_file():
         return [(token["text"], float(np.clip(token["weight"], -1, 1))) for token in read_json(path)["tokens"]]
-    text = " ⏐ ".join(str(row[name]) for name in ("input", "input_pair") if row.get(name))
+    text = PAIR_MARK.join(str(row[name]) for name in ("input", "input_pair") if row.get(name))
     return [(text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}…", 0.0)]

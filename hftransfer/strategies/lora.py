@@ -5,7 +5,7 @@ memory and disk, not time: gradients still run through all blocks. Learning rate
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -20,6 +20,7 @@ class LoraStrategy(Strategy):
     """`r`: rank; `alpha`: scale (the paper's alpha / r = 2); `top`: adapt the last blocks alone (count or share)."""
 
     type: Literal["lora"] = "lora"
+    without_batchnorm: ClassVar[float] = 0.25
     r: int = 8
     alpha: float = 16
     dropout: float = 0.0
