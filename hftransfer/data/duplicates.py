@@ -73,7 +73,9 @@ def components(count: int, pairs: np.ndarray) -> np.ndarray:
 
 def plain(text: str) -> str:
     """Lower-case words of letters and digits with single blanks between them; a text without any stays as it is."""
-    visible = text if text.isascii() else "".join(c for c in text if unicodedata.category(c) != "Cf")
+    visible = text
+    for sign in () if text.isascii() else {c for c in set(text) if unicodedata.category(c) == "Cf"}:
+        visible = visible.replace(sign, "")
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", visible).casefold())) or text
 
 

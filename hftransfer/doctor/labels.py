@@ -98,9 +98,9 @@ def _near_equal(facts: Facts) -> Iterator[Finding]:
 def _conflicts(facts: Facts) -> Iterator[Finding]:
     """Equal inputs with different labels; of near copies images, and texts that are the same but for punctuation."""
     near = facts.links["nearly equal"]
-    if facts.modality == "text":
-        texts = [plain(text) for text in pair_texts(facts.frame)]
-        near = near[[texts[i] == texts[j] for i, j in near]] if len(near) else near
+    if facts.modality == "text" and len(near):
+        texts = list(pair_texts(facts.frame))
+        near = near[[plain(texts[i]) == plain(texts[j]) for i, j in near]]
     pairs = np.unique(np.concatenate([facts.links["equal"], near]), axis=0)
     spread = _spread(facts)
     against = np.array([pair for pair in pairs if _differ(facts.frame["label"], pair, spread)], dtype=int).reshape(
