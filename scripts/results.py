@@ -130,7 +130,7 @@ def one_run(
 
 
 def render(lines: list[dict]) -> str:
-    """One table: a row per set, a column per strategy, each cell the metric with its interval and the seconds."""
+    """One table: a row per set, a column per strategy, each cell the metric with its interval and the seconds; † on a GPU."""
     found = {(line["set"], line["strategy"]): line for line in lines}
     rows = ["| set | metric | " + " | ".join(STRATEGIES) + " |", "|" + "---|" * (2 + len(STRATEGIES))]
     for name, described in SETS.items():
@@ -145,7 +145,10 @@ def _cell(line: dict | None) -> str:
         return "–"
     metric = line["metric"]
     share = f"{100 * line['trainable']:.2g} %"
-    return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f}) · {line['seconds']:.0f} s · {share}"
+    mark = " †" if "NVIDIA" in line["device"] else ""
+    return (
+        f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f}) · {line['seconds']:.0f} s · {share}{mark}"
+    )
 
 
 if __name__ == "__main__":
