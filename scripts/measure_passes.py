@@ -5,9 +5,9 @@
 
 Training (`full`, batches of 32): a run of 20 steps and one of 20 + `--steps` differ by the steps alone, so the difference of
 their seconds holds neither imports nor the first step. All run in one process, so the Trainer has our allocator's settings
-too. The bare loop repeats one batch that lies on the device: nothing is read, cut to length or evaluated. Prediction: a pass over the texts in batches of like
-length against the same network over batches padded to 256 tokens. Store: `frozen` from stored activations and without.
-Medians of the rounds, which take turns.
+too. The bare loop repeats one batch that lies on the device: nothing is read, cut to length or evaluated. Prediction: a pass
+over the texts in batches of like length against the same network over batches padded to 256 tokens. Store: `frozen` from
+stored activations and without. Medians of the rounds, which take turns.
 """
 
 import argparse
