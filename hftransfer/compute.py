@@ -76,8 +76,17 @@ class World:
 def launched_world() -> World:
     """The processes that were started, read from the environment that `torchrun`, `accelerate launch` or MPI set.
 
-    Raises `UserError` when `accelerate launch` was asked for several and started one, as it does without GPU and MPI.
+    Raises `UserError` when `accelerate launch` was asked for several and started one, as it does without GPU and MPI, and
+    when it was told to divide the network among the processes.
     """
+    for name, switch in {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}.items():
+        if os.environ.get(switch, "").lower() == "true":
+            raise UserError(
+                f"This launch divides the network among its processes ({name}). hftransfer needs it whole in each: it "
+                f"hashes what must not move, and stores features. Answer no to {name} in `accelerate config`, or start with "
+                "`accelerate launch --multi_gpu --num_processes N ...`; for less memory take strategy lora, or "
+                "training.gradient_checkpointing=true."
+            )
     size = _first_number("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", default=0)
     # accelerate's launcher of a single process sets MASTER_PORT only when it was asked for more than one.
     if not size and "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:

@@ -96,6 +96,21 @@ def test_world_of_mpi(monkeypatch):
     assert compute.launched_world() == World(1, 2, 1, 2)
 
 
+@pytest.mark.parametrize("switch, name", [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")])
+def test_a_launch_that_divides_the_network_is_refused(monkeypatch, switch, name):
+    monkeypatch.setenv(switch, "false")
+    compute.launched_world()
+    monkeypatch.setenv(switch, "true")
+    with pytest.raises(UserError) as caught:
+        compute.launched_world()
+    assert str(caught.value) == (
+        f"This launch divides the network among its processes ({name}). hftransfer needs it whole in each: it "
+        f"hashes what must not move, and stores features. Answer no to {name} in `accelerate config`, or start with "
+        "`accelerate launch --multi_gpu --num_processes N ...`; for less memory take strategy lora, or "
+        "training.gradient_checkpointing=true."
+    )
+
+
 def test_fewer_processes_than_asked_for_is_an_error(monkeypatch):
     # What `accelerate launch --cpu --num_processes 2` leaves in the environment of the one process it starts.
     for name, value in {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}.items():
