@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from hftransfer import run_folder
 from hftransfer.certificate import EIGHT_BITS, NEAR_VALUE, readable, readable_rows
 from hftransfer.errors import UserError, did_you_mean
+from hftransfer.evaluation.comparison import HEADLINE
 from hftransfer.evaluation.intervals import Measured, measure, wilson
 from hftransfer.evaluation.recorded import Part, RecordedRun
 from hftransfer.ladder import Ladder
@@ -42,7 +43,6 @@ BATCH = 16
 CALIBRATION_ROWS = 128  # training inputs that tell the ranges inside a convolutional net
 TOLERANCE = 1e-4  # of float32 logits, relative to the largest where that is above 1
 SHAPES_KNOWN = {"onnx.quant.pre_process": "onnxruntime.quant"}  # or the quantiser warns, on the root logger
-HEADLINE = {"single_label": "accuracy", "multi_label": "subset_accuracy", "regression": "rmse"}
 
 
 def export(run: str | Path, format: Format, output: str | Path | None = None) -> Path:
