@@ -293,14 +293,13 @@ def _too_few_test_rows(evidence: Evidence) -> Finding | None:
     found = evidence.test.get(evidence.headline)
     if found is None or found["high"] - found["low"] < 0.1:
         return None
-    beside = f"hftransfer compare {shlex.quote(evidence.run)} RUN"  # it says how many rows a difference asks for
+    # Folds would divide a test part that was given; a comparison says how many rows a difference asks for.
+    comparison = f"hftransfer compare {shlex.quote(evidence.run)} RUN"
     return Finding(
         "too few test rows",
         f"With {found['n']} test rows the {evidence.headline} lies between {found['low']:.1%} and {found['high']:.1%}: "
         "differences of a few points between models are noise.",
-        beside
-        if evidence.test_given
-        else evidence.again("evaluation.folds=5"),  # folds would divide the given test part
+        comparison if evidence.test_given else evidence.again("evaluation.folds=5"),
     )
 
 
