@@ -144,7 +144,7 @@ def _cell(line: dict | None) -> str:
     if line is None or "metric" not in line:
         return "–"
     metric = line["metric"]
-    share = f"{100 * line['trainable']:.2g} %"
+    share = f"{100 * line['trainable']:.2g} %" if line["trainable"] < 0.995 else "100 %"
     mark = " †" if "NVIDIA" in line["device"] else ""
     return (
         f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f}) · {line['seconds']:.0f} s · {share}{mark}"
