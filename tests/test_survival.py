@@ -149,7 +149,7 @@ def test_a_run_killed_while_it_was_written_loses_no_training(tmp_path, monkeypat
     config = configuration("full", "text", tmp_path, max_steps=13, evaluations=13)
     expected = weights(run(changed(config, f"output={tmp_path / 'whole'}")).folder)
     with monkeypatch.context() as broken:
-        broken.setattr(training, "write_run", stops(RuntimeError("killed")))
+        broken.setattr(outputs, "write_run", stops(RuntimeError("killed")))
         with pytest.raises(RuntimeError):
             run(config)
     moved = changed(config, f"output={tmp_path / 'moved'}")  # as on another machine
@@ -285,10 +285,12 @@ def test_a_ctrl_c_that_a_launcher_passes_on_counts_once():
         assert ended.value.code == 143
 
 
-@pytest.mark.parametrize("place", ["load_data", "solve_head", "write_run"])
-def test_outside_of_training_a_signal_stops_at_once(tmp_path, monkeypatch, place):
+@pytest.mark.parametrize(
+    ("owner", "place"), [(training, "load_data"), (training, "solve_head"), (outputs, "write_run")]
+)
+def test_outside_of_training_a_signal_stops_at_once(tmp_path, monkeypatch, owner, place):
     config = configuration("probe", "text", tmp_path)
-    monkeypatch.setattr(training, place, lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(owner, place, lambda *args: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as ended:
         run(config)
     assert ended.value.code == 143
@@ -550,7 +552,7 @@ WRITERS = {
     "checkpoint": (loop.PlanTrainer, "_save_optimizer_and_scheduler", False),
     "splits": (outputs, "split_table", True),
     "model": (outputs, "save_model", True),
-    "report": (training, "write_pages", True),
+    "report": (outputs, "write_pages", True),
     "features": (shards.Path, "write_bytes", False),
 }
 
