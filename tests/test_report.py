@@ -308,6 +308,13 @@ def test_test_rows_from_elsewhere_are_told_from_chance():
     assert diagnose(Evidence(run="r", validation=seen, test={"accuracy": interval(0.7, 0.04)})) == []
 
 
+def test_what_validation_rows_show_was_learned():
+    chance = {"accuracy": interval(0.2, 0.04), "mcc": interval(0.0, 0.1)}
+    seen = {"accuracy": interval(0.9, 0.03), "mcc": interval(0.8, 0.05)}
+    assert [found.kind for found in diagnose(Evidence(run="r", test=chance, validation=seen))] == ["test rows differ"]
+    assert [found.kind for found in diagnose(Evidence(run="r", test=chance, validation=chance))] == ["never learned"]
+
+
 def test_folds_are_not_advised_where_the_test_part_was_given():
     few = {"accuracy": interval(0.8, 0.1)}
     (found,) = diagnose(Evidence(run="runs/a", test=few, test_given=True))

@@ -127,10 +127,15 @@ def _diverged(evidence: Evidence) -> Finding | None:
 
 
 def _never_learned(evidence: Evidence) -> Finding | None:
-    """The test score cannot be told from chance, and the training loss, if there is one, stayed near that of guessing."""
+    """The test score cannot be told from chance, and the training loss, if there is one, stayed near that of guessing.
+
+    Not so where validation rows are answered: then the test rows are others (see `_rows_differ`).
+    """
     name = next((name for name in ("mcc", "r2") if name in evidence.test), None)
     _, loss = evidence.curve("loss")
     if name is None or evidence.test[name]["low"] > 0 or (len(loss) and _ends(loss)[1] < 0.9 * evidence.guess):
+        return None
+    if evidence.validation.get(name, {"low": 0})["low"] > 0:
         return None
     value = evidence.test[name]["value"]
     change = f"training.learning_rate={_scaled(evidence, 10)}" if evidence.learning_rate else "strategy.type=full"
