@@ -158,8 +158,8 @@ def run(key: str, contest: Contest, options: argparse.Namespace, seed: int) -> d
 def _environment(scratch: str, options: argparse.Namespace) -> dict[str, str]:
     offline = {"HF_HUB_OFFLINE": "1", "HFTRANSFER_CACHE": scratch, "OMP_NUM_THREADS": str(options.threads)}
     tunables = {"GLIBC_TUNABLES": KEEP_MEMORY} if options.keep_memory else {}
-    paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | offline | tunables | {"PYTHONPATH": os.pathsep.join(paths)}
+    ours = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    return os.environ | offline | tunables | {"PYTHONPATH": ours}
 
 
 def _accuracy(method: Method, done: subprocess.CompletedProcess, output: Path) -> dict:

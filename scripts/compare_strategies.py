@@ -8,7 +8,6 @@ paired bootstrap, Holm over the pairs): the best, those that cannot be told from
 """
 
 import argparse
-from collections import defaultdict
 from pathlib import Path
 
 from results import SETS, STRATEGIES
@@ -33,11 +32,10 @@ def _strategy(run: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="a folder of run folders SET-STRATEGY")
-    root, found = parser.parse_args().runs, defaultdict(list)
-    for name in SETS:
-        found[name] = [root / f"{name}-{s}" for s in STRATEGIES if (root / f"{name}-{s}").is_dir()]
+    root = parser.parse_args().runs
     print("| set | metric | test rows | best | not told from it | behind it, points |\n|---|---|---|---|---|---|")
-    for name, folders in found.items():
+    for name in SETS:
+        folders = [root / f"{name}-{s}" for s in STRATEGIES if (root / f"{name}-{s}").is_dir()]
         if len(folders) > 1:
             print(row(SETS[name].title.split(",")[0], compare(folders, SETS[name].metric)))
 

@@ -65,10 +65,8 @@ def _train(root, kind):
         for format in ("onnx", "onnx-int8", "safetensors-merged"):
             export(folder, format)
         return folder
-    options = {
-        "output": str(root / "run"),
-        "training.bf16": False,
-    }  # left to a trial, the rounding would differ by luck
+    # bf16 left to a trial would make the rounding differ by luck.
+    options = {"output": str(root / "run"), "training.bf16": False}
     if kind == "images":
         data = tiny.image_folder(root / "data")
         model = tiny.VISION_FAMILIES["timm-resnet"](root / "model")

@@ -54,7 +54,7 @@ def test_no_help_imports_torch(command):
 
 
 FIRST_BATCH = """
-import logging, sys
+import sys
 from hftransfer import compute
 from hftransfer.cli import main
 class Reached(Exception): pass
