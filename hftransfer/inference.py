@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how forward passes run: decided once a run (see `compute.py`) and said in the log."""
+    """Where and how forward passes run: decided once a run (`compute`, `trials`) and said in the log."""
 
     device: torch.device
     autocast: torch.dtype | None = None  # of passes without gradients; None computes in float32

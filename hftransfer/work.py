@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hftransfer import compute
+from hftransfer import compute, trials
 from hftransfer.boundary import Boundary
 from hftransfer.checkpoints import Checkpoint, load_checkpoint, weights_hash
 from hftransfer.config import RunConfig
@@ -161,20 +161,20 @@ def _machine(
         return {name: value.to(device) for name, value in modality.collate(chosen).items()}
 
     def inference() -> dict[str, Any]:
-        precision = compute.measure_precision(model, make_batch(16), device)
-        size = compute.batch_size_for_inference(model, make_batch, device, precision)
+        precision = trials.measure_precision(model, make_batch(16), device)
+        size = trials.batch_size_for_inference(model, make_batch, device, precision)
         return {"precision": precision, "batch_size": size}
 
     def training() -> dict[str, Any]:
-        return {"precision": compute.measure_precision(model, make_batch(16), device, training=True)}
+        return {"precision": trials.measure_precision(model, make_batch(16), device, training=True)}
 
     key = f"{checkpoint.weights_hash}-{compute.device_name(device)}-{threads.threads}-{modality.settings()}"
-    found = compute.remembered(f"inference-{key}", inference)
+    found = trials.remembered(f"inference-{key}", inference)
     wanted = config.training.bf16
     forward_bf16 = found["precision"] == "bf16" if wanted is None else wanted
     trains = config.strategy.defaults(modality.name) is not None
     if wanted is None and trains:
-        wanted = compute.remembered(f"training-{key}", training)["precision"] == "bf16"
+        wanted = trials.remembered(f"training-{key}", training)["precision"] == "bf16"
     return Machine(
         device, torch.bfloat16 if forward_bf16 else None, bool(wanted), threads.workers, found["batch_size"],
         world.rank, world.size,

@@ -94,7 +94,8 @@ def test_head_is_new_and_backbone_is_the_stored_one(family, folders, caplog):
     model, head = checkpoint.model, head_parameters(checkpoint.model)
     assert backbone_values(model) <= values(stored_tensors(folder))
     linear = final_linear(model)
-    assert linear.out_features == 3 and torch.isfinite(linear.weight).all() and 0.005 < linear.weight.std() < 0.05
+    assert linear.out_features == 3 and torch.isfinite(linear.weight).all()
+    assert 0.25 < linear.weight.std() / getattr(model.config, "initializer_range", 0.02) < 2.5
     assert checkpoint.new_parameters == frozenset(head)
     assert model.config.id2label == dict(enumerate(TASK.names)) and model.config.num_labels == 3
     assert model.config.problem_type == "single_label_classification"

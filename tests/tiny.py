@@ -232,7 +232,9 @@ def _esm_tokenizer(folder: Path):
     return transformers.EsmTokenizer(str(file), model_max_length=64)
 
 
-_ENCODER = {
+# The usual 0.02 is for widths of hundreds: at 32 the first token hardly sees the others, and heads on it are all rounding.
+_SPREAD = {"initializer_range": 0.1}
+_ENCODER = _SPREAD | {
     "hidden_size": 32,
     "num_hidden_layers": 3,
     "num_attention_heads": 2,
@@ -263,7 +265,7 @@ TEXT_FAMILIES: dict[str, Callable[[Path], Path]] = {
     "roberta": _text("Roberta", _ENCODER | {"max_position_embeddings": 66, "type_vocab_size": 1}, _roberta_tokenizer),
     "distilbert": _text(
         "DistilBert",
-        {"dim": 32, "n_layers": 3, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 64},
+        _SPREAD | {"dim": 32, "n_layers": 3, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 64},
         _bert_tokenizer,
     ),
     "albert": _text("Albert", _ENCODER | {"embedding_size": 16}, _albert_tokenizer),
@@ -279,7 +281,7 @@ TEXT_FAMILIES: dict[str, Callable[[Path], Path]] = {
         _ENCODER | {"local_attention": 16, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
         _modernbert_tokenizer,
     ),
-    "gpt2": _text("GPT2", {"n_embd": 32, "n_layer": 3, "n_head": 2, "n_positions": 64}, _gpt2_tokenizer),
+    "gpt2": _text("GPT2", _SPREAD | {"n_embd": 32, "n_layer": 3, "n_head": 2, "n_positions": 64}, _gpt2_tokenizer),
     "esm": _text(
         "Esm",
         _ENCODER | {"position_embedding_type": "rotary", "token_dropout": False, "mask_token_id": 32},

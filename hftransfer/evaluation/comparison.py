@@ -317,7 +317,7 @@ def _run_table(comparison: Comparison):
     for run in comparison.runs:
         shown = [_span(run.metrics[name]) if name in run.metrics else "" for name in (comparison.metric, *others)]
         size = f"{run.model_bytes / 1e6:,.1f} MB"
-        table.add_row(run.name, run.strategy, *shown, f"{run.seconds:,.1f}", f"{run.trainable_share:.2%}", size)
+        table.add_row(run.name, run.strategy, *shown, f"{run.seconds:,.1f}", f"{100 * run.trainable_share:.3g}%", size)
     return table
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from tqdm.auto import tqdm
 
-from hftransfer import compute
+from hftransfer import compute, trials
 from hftransfer.config import RunConfig
 from hftransfer.data import LabelledData, load_data
 from hftransfer.data.splits import take_examples
@@ -177,4 +177,4 @@ def _milliseconds(work: Work) -> float:
         with torch.inference_mode(), machine.context():
             work.model(**batch)
 
-    return 1000 * compute.best_seconds(step, machine.device) / len(items)
+    return 1000 * trials.best_seconds(step, machine.device) / len(items)

@@ -43,7 +43,7 @@ def overview(run: RecordedRun) -> dict[str, Any]:
         "sentence": f"{about['checkpoint']['source']}, adapted by the strategy “{about['strategy']}” to {len(task.names)} "
         f"{outputs} of {kinds}: {training} training, {validation} validation and {test} test rows.",
         "tiles": [
-            ("trained share of the weights", f"{run.trainable_share:.2%}"),
+            ("trained share of the weights", f"{100 * run.trainable_share:.3g}%"),
             ("seconds in all", f"{run.seconds:,.1f}"),
             ("size of the model", size(run.model_bytes)),
             ("peak memory", size(about.get("peak_memory_bytes") or 0)),
