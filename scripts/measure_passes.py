@@ -179,7 +179,7 @@ def _padded(what: SimpleNamespace) -> None:
 
 def stored(name: str, epochs: int = 10) -> dict[str, float]:
     """Seconds of features and training together, of `frozen` with the store, without it, and of `full`."""
-    same = [f"training.num_train_epochs={epochs}", "data.train_examples=500"]
+    same = [f"training.num_train_epochs={epochs}", "data.train_examples=500", "data.split.test=0.1"]
     found = {}
     live = patch.object(Boundary, "is_exact", lambda *_: False)  # as for a network that cannot be run from a boundary
     for title, strategy, how in [

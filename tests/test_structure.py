@@ -17,7 +17,7 @@ LEVELS = [
     {"__init__"},
     {"errors", "settings", "memory", "interruption"},
     {"tasks", "terminal", "heads", "images", "compute", "run_folder", "starter"},
-    {"ladder", "processors", "shards", "theme", "faults", "training_state", "limits"},
+    {"ladder", "processors", "shards", "theme", "trials", "faults", "training_state", "limits"},
     {"features", "boundary", "references"},
     {"modalities", "strategies", "convex"},
     {"data", "checkpoints", "readout", "receipt"},
