@@ -467,8 +467,8 @@ def test_evaluation_and_passes_get_along_with_fewer_rows(tmp_path, monkeypatch, 
             return step(self, model, inputs, *rest, **settings)
 
         monkeypatch.setattr(loop.PlanTrainer, "prediction_step", prediction_step)
-    # Other batches round otherwise, and weights of hundreds on a random network show it; a row that is lost moves more.
-    assert np.allclose(scores(expected), scores(run(config).folder), atol=2e-2)
+    # Other batches round otherwise, and the out-of-fold scores are a search's; rows that change places would move by 1.
+    assert np.allclose(scores(expected), scores(run(config).folder), atol=0.1)
 
 
 def test_smaller_sizes_divide_the_larger_ones():
