@@ -5,8 +5,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from hftransfer.compute import cache_folder, device_name
@@ -78,8 +79,9 @@ def _bf16_difference(model: Any, batch: Mapping[str, Any], device: Any) -> float
 def _bf16_gain(model: Any, batch: Mapping[str, Any], device: Any, training: bool) -> float:
     one_pass = _forward_and_back if training else _forward
     with _unchanged(model):
-        fp32 = best_seconds(lambda: one_pass(model, batch, device, "fp32"), device)
-        return fp32 / best_seconds(lambda: one_pass(model, batch, device, "bf16"), device)
+        passes = [partial(one_pass, model, batch, device, precision) for precision in ("fp32", "bf16")]
+        fp32, bf16 = best_seconds(passes, device)
+    return fp32 / bf16
 
 
 def _forward_and_back(model: Any, batch: Mapping[str, Any], device: Any, precision: Precision) -> None:
@@ -110,16 +112,24 @@ def _unchanged(model: "torch.nn.Module") -> Iterator[None]:
             buffer.copy_(before)
 
 
-def best_seconds(step: Callable[[], Any], device: "torch.device") -> float:
-    """The least time of a step among as many as fit into `TRIAL_SECONDS`: what disturbs, as at the first, only adds."""
-    times: list[float] = []
-    while sum(times) < TRIAL_SECONDS or (len(times) == 1 and times[0] < 1):
-        _wait(device)
-        begin = time.perf_counter()
-        step()
-        _wait(device)
-        times.append(time.perf_counter() - begin)
-    return min(times)
+def best_seconds(steps: Sequence[Callable[[], Any]], device: "torch.device") -> list[float]:
+    """The least time of each step among as many as fit into `TRIAL_SECONDS`: what disturbs, as at the first, only adds.
+
+    Several steps take turns, so that a disturbance of a second meets all of them and not one alone.
+    """
+    times: list[list[float]] = [[] for _ in steps]
+    while any(sum(taken) < TRIAL_SECONDS or (len(taken) == 1 and taken[0] < 1) for taken in times):
+        for step, taken in zip(steps, times, strict=True):
+            taken.append(_seconds(step, device))
+    return [min(taken) for taken in times]
+
+
+def _seconds(step: Callable[[], Any], device: "torch.device") -> float:
+    _wait(device)
+    begin = time.perf_counter()
+    step()
+    _wait(device)
+    return time.perf_counter() - begin
 
 
 def _wait(device: "torch.device") -> None:
@@ -162,7 +172,7 @@ def _seconds_or_none(model: Any, make_batch: Any, size: int, device: Any, precis
     try:
         batch = make_batch(size)
         with _unchanged(model):
-            return best_seconds(lambda: _forward(model, batch, device, precision), device)
+            return best_seconds([partial(_forward, model, batch, device, precision)], device)[0]
     except (RuntimeError, MemoryError) as error:
         if not is_lack_of_memory(error):
             raise

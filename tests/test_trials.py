@@ -45,6 +45,22 @@ def test_bf16_is_taken_where_it_is_faster_and_right(network, expected):
     assert trials.measure_precision(network, {"x": torch.randn(6, 4)}, CPU) == expected
 
 
+def test_a_disturbance_meets_both_precisions(monkeypatch):
+    """Another program takes the machine for a while in the middle of the trial: one precision alone must not pay for it."""
+    monkeypatch.setattr(trials, "TRIAL_SECONDS", 0.1)
+
+    class Disturbed(Timed):
+        passes = 0
+
+        def forward(self, x):
+            self.passes += 1
+            if 25 < self.passes < 90:
+                time.sleep(0.02)
+            return super().forward(x)
+
+    assert trials.measure_precision(Disturbed(fp32=0.004), {"x": torch.randn(6, 4)}, CPU) == "bf16"
+
+
 def test_precision_of_training_is_measured_with_the_way_back():
     class SlowBack(torch.autograd.Function):
         @staticmethod

@@ -177,4 +177,4 @@ def _milliseconds(work: Work) -> float:
         with torch.inference_mode(), machine.context():
             work.model(**batch)
 
-    return 1000 * trials.best_seconds(step, machine.device) / len(items)
+    return 1000 * trials.best_seconds([step], machine.device)[0] / len(items)
