@@ -25,6 +25,7 @@ from hftransfer.inference import Machine
 from hftransfer.interruption import LOSS, Interruption, Stop
 from hftransfer.memory import with_less
 from hftransfer.modalities import Modality
+from hftransfer.quick_ops import quick_operations
 from hftransfer.run_folder import remove
 from hftransfer.strategies import Defaults, Plan
 from hftransfer.tasks import Task
@@ -247,7 +248,7 @@ def train(
         log.info("Training: %d steps of %d examples, %d at a time, learning rate %.3g, weight decay %.3g, %s",
                  arguments.max_steps, _global_batch(tried, machine), size, arguments.learning_rate,
                  arguments.weight_decay, "bf16 autocast" if arguments.bf16 else "float32")  # fmt: skip
-        with quiet_transformers(), stop.gently():
+        with quiet_transformers(), stop.gently(), quick_operations(machine.device):
             _train(trainer, last_whole(folder / "checkpoints", machine.world_size))
         return Trained(
             trainer.state.log_history, arguments.learning_rate, trainer.state.global_step, size,

@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
 
 from hftransfer.compute import cache_folder, device_name
 from hftransfer.errors import UserError
 from hftransfer.memory import is_lack_of_memory, release
-
-if TYPE_CHECKING:
-    import torch
+from hftransfer.quick_ops import quick_operations
 
 logger = logging.getLogger(__name__)
 
@@ -27,16 +28,14 @@ TRIAL_ROWS, TRIAL_SECONDS = 8, 0.3  # of each thing that is timed
 
 
 @contextmanager
-def forward_context(precision: Precision, device: "torch.device") -> Iterator[None]:
+def forward_context(precision: Precision, device: torch.device) -> Iterator[None]:
     """For passes without gradients: inference mode, and autocast to bfloat16 where `precision` says so."""
-    import torch
-
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         yield
 
 
 def measure_precision(
-    model: "torch.nn.Module", batch: Mapping[str, "torch.Tensor"], device: "torch.device", training: bool = False
+    model: nn.Module, batch: Mapping[str, Tensor], device: torch.device, training: bool = False
 ) -> Precision:
     """bf16 where a trial on this model and the first rows of `batch` shows that it is faster and right.
 
@@ -45,8 +44,6 @@ def measure_precision(
     part shared by all rows hides nothing. `batch` holds the model's inputs, on the device, without labels. `training`
     times a pass forward and back (EfficientNet on a CPU gains 1.65x forward, loses with it) and bears 50 %.
     """
-    import torch
-
     phase = "training" if training else "inference"
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         logger.info("Precision of %s: fp32 (%s does not compute in bf16)", phase, device_name(device))
@@ -64,7 +61,7 @@ def measure_precision(
     return taken
 
 
-def _forward(model: Any, batch: Mapping[str, Any], device: Any, precision: Precision) -> "torch.Tensor":
+def _forward(model: Any, batch: Mapping[str, Any], device: Any, precision: Precision) -> Tensor:
     with forward_context(precision, device):
         return model(**batch)[0]
 
@@ -85,20 +82,17 @@ def _bf16_gain(model: Any, batch: Mapping[str, Any], device: Any, training: bool
 
 
 def _forward_and_back(model: Any, batch: Mapping[str, Any], device: Any, precision: Precision) -> None:
-    import torch
-
     model.train()
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        outputs = model(**batch)[0]
-    outputs.float().square().mean().backward()
+    with quick_operations(device):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            outputs = model(**batch)[0]
+        outputs.float().square().mean().backward()
     model.zero_grad()
 
 
 @contextmanager
-def _unchanged(model: "torch.nn.Module") -> Iterator[None]:
+def _unchanged(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while, and afterwards everything as it was: modes, statistics of norms, random numbers."""
-    import torch
-
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     model.eval()
@@ -112,7 +106,7 @@ def _unchanged(model: "torch.nn.Module") -> Iterator[None]:
             buffer.copy_(before)
 
 
-def best_seconds(steps: Sequence[Callable[[], Any]], device: "torch.device") -> list[float]:
+def best_seconds(steps: Sequence[Callable[[], Any]], device: torch.device) -> list[float]:
     """The least time of each step among as many as fit into `TRIAL_SECONDS`: what disturbs, as at the first, only adds.
 
     Several steps take turns, so that a disturbance of a second meets all of them and not one alone.
@@ -124,7 +118,7 @@ def best_seconds(steps: Sequence[Callable[[], Any]], device: "torch.device") -> 
     return [min(taken) for taken in times]
 
 
-def _seconds(step: Callable[[], Any], device: "torch.device") -> float:
+def _seconds(step: Callable[[], Any], device: torch.device) -> float:
     _wait(device)
     begin = time.perf_counter()
     step()
@@ -132,17 +126,15 @@ def _seconds(step: Callable[[], Any], device: "torch.device") -> float:
     return time.perf_counter() - begin
 
 
-def _wait(device: "torch.device") -> None:
-    import torch
-
+def _wait(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 def batch_size_for_inference(
-    model: "torch.nn.Module",
-    make_batch: Callable[[int], Mapping[str, "torch.Tensor"]],
-    device: "torch.device",
+    model: nn.Module,
+    make_batch: Callable[[int], Mapping[str, Tensor]],
+    device: torch.device,
     precision: Precision = "fp32",
 ) -> int:
     """Rows per forward pass by trial: 8, 16 or 32 on a CPU; on a GPU doubling from 32 for as long as it fits and gains.

@@ -174,7 +174,7 @@ def _machine(
     forward_bf16 = found["precision"] == "bf16" if wanted is None else wanted
     trains = config.strategy.defaults(modality.name) is not None
     if wanted is None and trains:
-        wanted = trials.remembered(f"training-{key}", training)["precision"] == "bf16"
+        wanted = trials.remembered(f"training-quick-{key}", training)["precision"] == "bf16"
     return Machine(
         device, torch.bfloat16 if forward_bf16 else None, bool(wanted), threads.workers, found["batch_size"],
         world.rank, world.size,

@@ -138,8 +138,11 @@ def _wait(device: torch.device) -> None:
 
 
 def training(name: str, steps: int) -> dict[str, float]:
+    with patch("hftransfer.loop.quick_operations", lambda device: nullcontext()):
+        torchs_own = ours(name, steps)
     return {
         "train: hftransfer full": ours(name, steps),
+        "train: hftransfer full, torch's own dropout and attention": torchs_own,
         "train: Trainer, its defaults": trainer(name, steps),
         "train: bare loop, float32": bare(name, steps, bf16=False),
         "train: bare loop, bf16, channels last": bare(name, steps, bf16=True),

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "hftransfer"
 LEVELS = [
     {"__init__"},
     {"errors", "settings", "memory", "interruption"},
-    {"tasks", "terminal", "heads", "images", "compute", "run_folder", "starter"},
+    {"tasks", "terminal", "heads", "images", "compute", "quick_ops", "run_folder", "starter"},
     {"ladder", "processors", "shards", "theme", "trials", "faults", "training_state", "limits"},
     {"features", "boundary", "references"},
     {"modalities", "strategies", "convex"},
