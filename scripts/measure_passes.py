@@ -3,7 +3,7 @@
     python scripts/measure_passes.py [--what train predict store] [--sets digits bbc] [--rounds 3]
     python scripts/measure_passes.py --what predict --sets banking77 --data-root DATA
 
-Training (`full`, batches of 32): a run of 20 steps and one of 20 + `--steps` differ by the steps alone, so the difference of
+Training (`full`, batches of 32): a run of 5 steps and one of 5 + `--steps` differ by the steps alone, so the difference of
 their seconds holds neither imports nor the first step. All run in one process, so the Trainer has our allocator's settings
 too. The bare loop repeats one batch that lies on the device: nothing is read, cut to length or evaluated. Prediction: a pass
 over the texts in batches of like length against the same network over batches padded to 256 tokens. Store: `frozen` from
@@ -29,10 +29,10 @@ from hftransfer.boundary import Boundary
 from hftransfer.config import RunConfig, parse_overrides, with_overrides
 from hftransfer.train import run
 
-BATCH, FIRST = 32, 20
+BATCH, FIRST = 32, 5
 SETS = {
     "digits": ("image", "starter/digits", "starter/efficientnet-lite0", "model.image_size=128"),
-    "bbc": ("text", "starter/bbc", "starter/minilm", "model.max_length=256"),
+    "bbc": ("text", "starter/bbc", "starter/minilm", "model.max_length=128"),
     "banking77": ("text", "{root}/banking77/test.csv", "starter/minilm", "model.max_length=256"),
 }
 QUIET = ["evaluation.explanations=false", "evaluation.resamples=100", "augmentation.level=none", "data.split.test=0.5",
@@ -85,11 +85,12 @@ def _trained(name: str, steps: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         work = prepared(name, folder)
         processor, frame = work.checkpoint.processor, work.data.frame
+        limit = int(SETS[name][3].rpartition("=")[2])  # pixels or tokens
         labels = [list(work.data.task.names).index(label) for label in frame["label"]]
         if SETS[name][0] == "image":
-            data, collator = Images(list(frame["input"]), labels, processor, 128, False), DefaultDataCollator()
+            data, collator = Images(list(frame["input"]), labels, processor, limit, False), DefaultDataCollator()
         else:
-            data, collator = Texts(list(frame["input"]), labels, processor, 256), DataCollatorWithPadding(processor)
+            data, collator = Texts(list(frame["input"]), labels, processor, limit), DataCollatorWithPadding(processor)
         settings = TrainingArguments(output_dir=folder, max_steps=steps, per_device_train_batch_size=BATCH,
                                      save_strategy="no", report_to="none", disable_tqdm=True,
                                      remove_unused_columns=False)  # fmt: skip
