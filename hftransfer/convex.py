@@ -207,11 +207,12 @@ def _cross_validated(
 
 
 def mean_loss(task: Task, logits: np.ndarray, targets: np.ndarray) -> float:
-    """Log-loss (single- and multi-label) or squared error, the mean over rows and outputs."""
+    """Log-loss (single- and multi-label, with the task's weights) or squared error, the mean over rows and outputs."""
     if task.type == "single_label":
-        return float(-log_softmax(logits, axis=1)[np.arange(len(targets)), targets].mean())
+        losses = -log_softmax(logits, axis=1)[np.arange(len(targets)), targets]
+        return float((task.importance(targets) * losses).mean())
     if task.type == "multi_label":
-        return float((np.logaddexp(0, logits) - targets * logits).mean())
+        return float((task.importance(targets) * (np.logaddexp(0, logits) - targets * logits)).mean())
     return float(((logits - targets) ** 2).mean())
 
 
@@ -222,7 +223,7 @@ def _solve(
     if solver == "ridge":
         return _ridge(features, targets, penalty, intercept)
     if solver in ("lda", "prototype"):
-        return _lda(features, targets, task.head_size, shrinkage="auto" if solver == "lda" else 1.0)
+        return _lda(features, targets, task, shrinkage="auto" if solver == "lda" else 1.0)
     return _logistic(features, targets, task, penalty, intercept, tolerance, start)
 
 
@@ -235,14 +236,22 @@ def _ridge(features: np.ndarray, targets: np.ndarray, penalty: float, intercept:
     return Fit(weight, bias - weight @ centre)
 
 
-def _lda(features: np.ndarray, targets: np.ndarray, classes: int, shrinkage: str | float) -> Fit:
-    """Shrunk linear discriminants (Ledoit & Wolf 2004); full shrinkage compares with the class means alone."""
+def _lda(features: np.ndarray, targets: np.ndarray, task: Task, shrinkage: str | float) -> Fit:
+    """Shrunk linear discriminants (Ledoit & Wolf 2004); full shrinkage compares with the class means alone.
+
+    A task that balances its classes takes all of them for equally likely beforehand.
+    """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "only one sample": a class of one has no spread to add
-        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(features, targets)
-    weight, bias = np.zeros((classes, features.shape[1])), np.full(classes, -1e3)  # absent classes: never chosen
+        present = len(np.unique(targets))
+        priors = np.full(present, 1 / present) if task.weights else None
+        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=priors).fit(features, targets)
+    weight, bias = (
+        np.zeros((task.head_size, features.shape[1])),
+        np.full(task.head_size, -1e3),
+    )  # absent classes: never chosen
     if len(model.classes_) == 2:  # scikit-learn keeps the difference of the two alone
         low, high = model.classes_
         weight[high], bias[high], bias[low] = model.coef_[0], model.intercept_[0], 0.0
@@ -263,6 +272,7 @@ def _logistic(
     rows, width = features.shape
     classes, dtype = task.head_size, features.dtype
     wanted = np.eye(classes)[targets] if task.type == "single_label" else targets.astype(np.float64)
+    importance = np.reshape(task.importance(targets), (-1, 1) if task.type == "single_label" else None)
     frequency = wanted.mean(0)
     curvature = np.einsum("nd,nd->d", features, features) / rows * (frequency * (1 - frequency)).mean()
     scale = 1 / np.sqrt(curvature + penalty)  # (D,)
@@ -271,7 +281,7 @@ def _logistic(
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weight, bias = flat[: classes * width].reshape(classes, width), flat[classes * width :]
         logits = (scaled @ weight.T.astype(dtype)).astype(np.float64) + bias
-        loss, error = _loss_and_error(task, logits, wanted)
+        loss, error = _loss_and_error(task, logits, wanted, importance)
         shrunk = penalty * weight * scale**2
         gradient = (error.T.astype(dtype) @ scaled) / rows + shrunk
         bias_gradient = error.mean(0) * intercept
@@ -283,10 +293,13 @@ def _logistic(
     return Fit(solution[: classes * width].reshape(classes, width) * scale, solution[classes * width :])
 
 
-def _loss_and_error(task: Task, logits: np.ndarray, wanted: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean loss, and probabilities minus what was wanted, (N, C)."""
+def _loss_and_error(
+    task: Task, logits: np.ndarray, wanted: np.ndarray, importance: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """The mean loss, and its derivative by the logits times N: probabilities minus what was wanted, weighted, (N, C)."""
     if task.type == "single_label":
         logged = log_softmax(logits, axis=1)
-        return float(-(wanted * logged).sum(1).mean()), np.exp(logged) - wanted
-    loss = (np.logaddexp(0, logits) - wanted * logits).sum(1).mean()
-    return float(loss), 0.5 * (1 + np.tanh(0.5 * logits)) - wanted
+        losses, error = -wanted * logged, np.exp(logged) - wanted
+    else:
+        losses, error = np.logaddexp(0, logits) - wanted * logits, 0.5 * (1 + np.tanh(0.5 * logits)) - wanted
+    return float((importance * losses).sum(1).mean()), importance * error

@@ -102,10 +102,9 @@ class Collator:
 
 @dataclass(frozen=True)
 class Loss:
-    """The task's loss with class weights and label smoothing, normalised over the whole (accumulated) batch."""
+    """The task's loss with its weights and label smoothing, normalised over the whole (accumulated) batch."""
 
     task: Task
-    weights: Tensor | None = None
     smoothing: float = 0.0
 
     def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
@@ -118,25 +117,13 @@ class Loss:
         return per_item.sum() * counted / num_items_in_batch
 
     def _per_item(self, logits: Tensor, labels: Tensor) -> Tensor:
-        weights = self.weights.to(logits.device) if self.weights is not None else None
+        weights = torch.tensor(self.task.weights, device=logits.device) if self.task.weights else None
         if self.task.type == "single_label":
             return cross_entropy(logits, labels, weight=weights, label_smoothing=self.smoothing, reduction="none")
         if self.task.type == "multi_label":
             smooth = labels * (1 - self.smoothing) + 0.5 * self.smoothing
             return binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights, reduction="none")
         return mse_loss(logits, labels, reduction="none")
-
-
-def balanced_weights(task: Task, targets: np.ndarray) -> Tensor | None:
-    """Weights that make every class (or the two sides of every label) count alike; None for regression."""
-    if task.type == "regression":
-        return None
-    counts = np.bincount(targets, minlength=task.head_size) if task.type == "single_label" else targets.sum(0)
-    counts = np.maximum(counts, 1)
-    weights = len(targets) / (task.head_size * counts)
-    if task.type == "multi_label":
-        weights = np.clip((len(targets) - counts) / counts, 1, 100)
-    return torch.tensor(weights, dtype=torch.float32)
 
 
 class PlanTrainer(Trainer):
@@ -216,8 +203,7 @@ def train(
     that do not exist, and when the loss is no number before there is anything to keep.
     """
     plan.freeze()  # what opens later enters the optimizer (and DDP) now; Stillness closes it until its time
-    weights = balanced_weights(task, examples.targets[positions["train"]]) if config.imbalance == "balanced" else None
-    loss = Loss(task, weights, config.label_smoothing_factor)
+    loss = Loss(task, config.label_smoothing_factor)
     lengths = np.array(modality.lengths(examples.items))
     train, validation = positions["train"], positions["validation"]
     collator = Collator(examples, modality, task)

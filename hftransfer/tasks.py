@@ -20,12 +20,15 @@ class Task:
 
     `names` are class names, label names, or the names of the target columns. `mean` and `std` of the training targets
     are kept for regression: the network is trained on standardised targets and the scale is folded into its head.
+    `weights`, where there are any, are what a row of each class (single-label) or a label that is on (multi-label) counts in
+    the loss, against 1 otherwise.
     """
 
     type: TaskType
     names: tuple[str, ...]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
 
     @property
     def problem_type(self) -> str:
@@ -53,6 +56,26 @@ class Task:
         return replace(
             self, mean=tuple(map(float, targets.mean(0))), std=tuple(map(float, np.where(std > 0, std, 1.0)))
         )
+
+    def with_balance(self, targets: np.ndarray) -> "Task":
+        """The same task with weights that make every class, or the two sides of each label, count alike in `targets`.
+
+        Those of labels lie between 1 and 100. Regression has no classes: it stays as it is.
+        """
+        if self.type == "regression":
+            return self
+        single = self.type == "single_label"
+        counts = np.bincount(targets, minlength=self.head_size) if single else targets.sum(0)
+        counts = np.maximum(counts, 1)
+        weights = len(targets) / (self.head_size * counts) if single else (len(targets) - counts) / counts
+        return replace(self, weights=tuple(map(float, weights if single else np.clip(weights, 1, 100))))
+
+    def importance(self, targets: np.ndarray) -> np.ndarray | float:
+        """What the loss of each row, (N,), or of each of its labels, (N, C), is multiplied by."""
+        if not self.weights:
+            return 1.0
+        weights = np.array(self.weights)
+        return weights[targets] if self.type == "single_label" else 1 + targets * (weights - 1)
 
     def standardised(self, targets: np.ndarray) -> np.ndarray:
         """Targets as the loss sees them: zero mean and unit spread for regression, unchanged otherwise."""

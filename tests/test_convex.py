@@ -1,5 +1,7 @@
 """The convex head against scikit-learn, and the folds it is chosen by."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -45,6 +47,42 @@ def test_multi_label_is_one_logistic_per_label():
     head = solve_head(features, labels, task, make_folds(task, labels, None, 5, 0))
     single = LogisticRegression(C=1 / (head.penalty * len(features)), tol=1e-10, max_iter=10000)
     expected = OneVsRestClassifier(single).fit(standardised(features), labels).predict_proba(standardised(features))
+    assert np.abs(task.probabilities(head.logits(features)) - expected).max() < 1e-5
+
+
+def with_a_rare_class():
+    features, targets = problem(rows=180)
+    kept = (targets != 2) | (np.arange(len(targets)) % 4 == 0)
+    return features[kept], targets[kept]
+
+
+@pytest.mark.parametrize("kind", ["single_label", "multi_label"])
+def test_balanced_classes_are_scikit_learns(kind):
+    features, targets = with_a_rare_class()
+    if kind == "multi_label":
+        targets = np.stack([targets == 2, targets != 1], 1).astype(np.float32)
+    task = task_of(kind, 3 if kind == "single_label" else 2).with_balance(targets)
+    assert len({*task.weights}) > 1
+    head = solve_head(features, targets, task, make_folds(task, targets, None, 4, 0))
+    settings = {"C": 1 / (head.penalty * len(features)), "tol": 1e-10, "max_iter": 10000}
+    if kind == "single_label":
+        reference = LogisticRegression(class_weight="balanced", **settings).fit(standardised(features), targets)
+        expected = reference.predict_proba(standardised(features))
+    else:
+        fits = [LogisticRegression(class_weight={0: 1, 1: weight}, **settings) for weight in task.weights]
+        expected = np.stack([fit.fit(standardised(features), on).predict_proba(standardised(features))[:, 1]
+                             for fit, on in zip(fits, targets.T, strict=True)], 1)  # fmt: skip
+    assert np.abs(task.probabilities(head.logits(features)) - expected).max() < 1e-5
+    plain = solve_head(features, targets, replace(task, weights=()), make_folds(task, targets, None, 4, 0))
+    assert np.abs(task.probabilities(plain.logits(features)) - expected).max() > 0.01
+
+
+def test_balanced_lda_takes_classes_for_equally_likely():
+    features, targets = with_a_rare_class()
+    task = task_of("single_label").with_balance(targets)
+    head = solve_head(features, targets, task, make_folds(task, targets, None, 4, 0), solver="lda")
+    reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[1 / 3] * 3)
+    expected = reference.fit(_span(features), targets).predict_proba(_span(features))
     assert np.abs(task.probabilities(head.logits(features)) - expected).max() < 1e-5
 
 

@@ -331,6 +331,17 @@ def test_a_hump_that_mended_is_no_rate_too_high():
         assert [finding.kind for finding in found][:1] == [kind][: len(kind)]
 
 
+def test_what_is_weighed_up_already_is_not_advised_again():
+    for kind, command in (("one-class collapse", "strategy.type=probe"), ("class starving", "hftransfer next POOL")):
+        evidence = RECORDED[kind]
+        plain, balanced = (
+            next(found for found in diagnose(Evidence(**evidence, balanced=balanced)) if found.kind == kind)
+            for balanced in (False, True)
+        )
+        assert "training.imbalance=balanced" in plain.command
+        assert "imbalance" not in balanced.command and command in balanced.command and "weigh" not in balanced.sentence
+
+
 def test_the_rate_is_changed_the_right_way():
     for kind, direction in (("rate too high", -1), ("rate too low", 1), ("never learned", 1)):
         evidence = Evidence(**RECORDED[kind])

@@ -19,7 +19,7 @@ from hftransfer.checkpoints import ModelConfig, load_checkpoint
 from hftransfer.config import parse_overrides, with_overrides
 from hftransfer.errors import UserError
 from hftransfer.ladder import Ladder
-from hftransfer.loop import Loss, Stillness, balanced_weights, parameter_groups, training_order
+from hftransfer.loop import Loss, Stillness, parameter_groups, training_order
 from hftransfer.receipt import FrozenMoved, check_frozen, tensor_hashes
 from hftransfer.strategies import FrozenStrategy, FullStrategy, GradualStrategy, LoraStrategy, ProbeStrategy
 from hftransfer.tasks import Task
@@ -232,11 +232,16 @@ class TestLoss:
         soft = nn.functional.one_hot(labels, 3).float()  # what mixup makes of labels: counted once a row
         assert loss(self.outputs(), soft, num_items_in_batch=6) == pytest.approx(whole.item())
 
-    def test_balanced_weights_make_classes_count_alike(self):
+    def test_balanced_classes_count_alike(self):
         targets = np.array([0] * 8 + [1] * 2 + [2] * 2)
-        weights = balanced_weights(TASK, targets)
-        assert torch.allclose(weights * torch.bincount(torch.tensor(targets)), torch.full((3,), 4.0))
-        assert balanced_weights(Task("regression", ("y",)), targets) is None
+        balanced = TASK.with_balance(targets)
+        assert np.array(balanced.weights) * np.bincount(targets) == pytest.approx(4.0)
+        assert Task("regression", ("y",)).with_balance(targets) == Task("regression", ("y",))
+        loss, logits = Loss(balanced), torch.zeros(12, 3)
+        assert loss(type("Outputs", (), {"logits": logits})(), torch.from_numpy(targets)).item() == pytest.approx(
+            np.log(3)
+        )
+        assert Loss(TASK) != loss
 
 
 @pytest.fixture(scope="module")
@@ -297,8 +302,9 @@ def test_frozen_from_the_store_equals_frozen_without_it(tmp_path, monkeypatch):
     assert same(stored, live, 1e-5)
 
 
-def test_balanced_training_changes_the_weights_of_unbalanced_data(tmp_path):
-    config = configuration("full", "text", tmp_path, evaluations=1)
+@pytest.mark.parametrize("strategy", ["probe", "full"])
+def test_balanced_training_changes_the_weights_of_unbalanced_data(tmp_path, strategy):
+    config = configuration(strategy, "text", tmp_path)
     table = pd.read_csv(config.data.train)
     table = pd.concat([table[table["label"] != "topic0"], table[table["label"] == "topic0"].head(8)])
     table.to_csv(config.data.train, index=False)

@@ -32,7 +32,8 @@ class Evidence:
     `run` is the folder and `history` the Trainer's log; `guess` is the loss of equal probabilities (of the mean, for
     regression); `softened` tells that mixed inputs or smoothed labels keep the training loss up; `test` and `validation`
     hold the metrics of `metrics.json`; `test_given` tells that the test part was not cut off from the rows; `train_rows`
-    has the training rows of each class; `truncated` the share of texts that lost their end, None where not measured.
+    has the training rows of each class, and `balanced` tells that classes counted alike already; `truncated` is the share
+    of texts that lost their end, None where not measured.
     """
 
     run: str
@@ -47,6 +48,7 @@ class Evidence:
     actual: dict[str, float] = field(default_factory=dict)
     predicted: dict[str, float] = field(default_factory=dict)
     train_rows: dict[str, int] = field(default_factory=dict)
+    balanced: bool = False
     truncated: float | None = None
     learning_rate: float | None = None
 
@@ -83,6 +85,7 @@ def gather(run: RecordedRun) -> Evidence:
         actual=actual,
         predicted=predicted,
         train_rows=run.train_rows,
+        balanced=settings.get("training", {}).get("imbalance") == "balanced",
         truncated=run.about.get("truncated_share"),
         learning_rate=run.about.get("learning_rate")
         or settings.get("training", {}).get("learning_rate")
@@ -190,7 +193,7 @@ def _collapsed(evidence: Evidence) -> Finding | None:
         "one-class collapse",
         f"The model answers {name!r} for {share:.0%} of the test rows, of which {evidence.actual[name]:.0%} are: "
         "it has fallen back on one class.",
-        evidence.again("training.imbalance=balanced"),
+        evidence.again("strategy.type=probe" if evidence.balanced else "training.imbalance=balanced"),
     )
 
 
@@ -288,8 +291,10 @@ def _starving(evidence: Evidence) -> Finding | None:
     return Finding(
         "class starving",
         f"Of {worst['name']!r}{others} {worst['recall']['value']:.0%} are found, with {rows} training rows where the "
-        f"classes typically have {typical:.0f}: label more of it, or weigh it up.",
-        evidence.again("training.imbalance=balanced"),
+        f"classes typically have {typical:.0f}: label more of it{'' if evidence.balanced else ', or weigh it up'}.",
+        f"hftransfer next POOL --run {shlex.quote(evidence.run)}"
+        if evidence.balanced
+        else evidence.again("training.imbalance=balanced"),
     )
 
 
