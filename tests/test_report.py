@@ -331,6 +331,26 @@ def test_a_hump_that_mended_is_no_rate_too_high():
         assert [finding.kind for finding in found][:1] == [kind][: len(kind)]
 
 
+def test_labels_that_are_never_answered_are_counted():
+    def label(name, precision):
+        return {
+            "name": name,
+            "n": 20,
+            "recall": interval(0.1, 0.1),
+            "precision": precision and interval(precision, 0.1),
+        }
+
+    labels = [label("joy", 0.8), label("grief", None), label("pride", None), label("relief", 0.5)]
+    evidence = {"run": "runs/a", "headline": "micro_f1", "per_class": labels, "train_rows": {"grief": 2, "joy": 90}}
+    (found,) = diagnose(Evidence(**evidence))
+    assert found.sentence.startswith("2 of 4 labels are never answered ('grief', 'pride'): none of their scores")
+    assert found.command.endswith("training.imbalance=balanced")
+    (found,) = diagnose(Evidence(**evidence, balanced=True))
+    assert found.command == "hftransfer predict runs/a INPUT --output scores.csv" and "Weigh" not in found.sentence
+    assert diagnose(Evidence(**evidence | {"headline": "accuracy", "train_rows": {}})) == []
+    assert diagnose(Evidence(**evidence | {"per_class": [label("joy", 0.8)] * 3, "train_rows": {}})) == []
+
+
 def test_what_is_weighed_up_already_is_not_advised_again():
     for kind, command in (("one-class collapse", "strategy.type=probe"), ("class starving", "hftransfer next POOL")):
         evidence = RECORDED[kind]

@@ -104,7 +104,8 @@ def diagnose(evidence: Evidence) -> list[Finding]:
         _diverged, _never_learned, _by_heart, _rate_too_low, _collapsed, _overfit, _underfit, _transform_gap,
     )  # fmt: skip
     first = next((finding for rule in learning if (finding := rule(evidence))), None)
-    others = (rule(evidence) for rule in (_rows_differ, _truncated, _starving, _too_few_test_rows))
+    starved = _silent(evidence) or _starving(evidence)
+    others = (_rows_differ(evidence), _truncated(evidence), starved, _too_few_test_rows(evidence))
     return [finding for finding in (first, *others) if finding]
 
 
@@ -273,6 +274,24 @@ def _truncated(evidence: Evidence) -> Finding | None:
         "truncation",
         f"{evidence.truncated:.0%} of the texts lost their end: the model never saw it.",
         evidence.again("model.max_length=512"),
+    )
+
+
+def _silent(evidence: Evidence) -> Finding | None:
+    """Several labels: a third of them or more stand in the test rows and in no answer, as rare ones seldom reach one half."""
+    if evidence.headline != "micro_f1" or not evidence.per_class:
+        return None
+    silent = [entry["name"] for entry in evidence.per_class if entry["recall"] and not entry["precision"]]
+    if len(silent) < max(2, len(evidence.per_class) / 3):
+        return None
+    named = ", ".join(map(repr, silent[:3])) + (", …" if len(silent) > 3 else "")
+    return Finding(
+        "labels never answered",
+        f"{len(silent)} of {len(evidence.per_class)} labels are never answered ({named}): none of their scores reaches one half. "
+        f"{'Choose' if evidence.balanced else 'Weigh rare ones up, or choose'} from the scores, which `predict` writes for each.",
+        f"hftransfer predict {shlex.quote(evidence.run)} INPUT --output scores.csv"
+        if evidence.balanced
+        else evidence.again("training.imbalance=balanced"),
     )
 
 
