@@ -12,7 +12,7 @@ import torch
 
 from hftransfer import compute, run_folder
 from hftransfer.checkpoints import load_checkpoint
-from hftransfer.config import RunConfig
+from hftransfer.config import RunConfig, TrainingConfig
 from hftransfer.data import load_data
 from hftransfer.doctor import examine_loaded
 from hftransfer.errors import UserError
@@ -34,6 +34,8 @@ from hftransfer.work import (
 )
 
 log = logging.getLogger(__name__)
+
+USED_BY_HEADS = {"imbalance", "bf16"}  # of the training's settings: what a convex head, too, is made with
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
         with seconds("features"):
             probe = solve_head(work)
         plan = _plan(work, probe)
+        _say_without_effect(work)
         before, sizes = tensor_hashes(plan.model, plan.ladder), Sizes.of(plan)
         predictions, trained = _adapt(work, plan, probe, folder, stop, seconds)
         check_frozen(plan, before)
@@ -217,6 +220,18 @@ def _plan(work: Work, probe: Probe | None) -> Plan:
              sum(sizes.trainable.values()), sum(sizes.all.values()), 100 * sizes.trainable_share,
              ladder.rung_name(plan.lowest_rung))  # fmt: skip
     return plan
+
+
+def _say_without_effect(work: Work) -> None:
+    """Settings of the training where nothing trains: who named them should not take the result for theirs."""
+    settings, default = work.config.training, TrainingConfig()
+    named = [
+        f"training.{name}" for name in TrainingConfig.model_fields
+        if name not in USED_BY_HEADS and getattr(settings, name) != getattr(default, name)
+    ]  # fmt: skip
+    if named and not work.trains:
+        log.warning("Without effect: %s (strategy %s solves a head, and nothing is trained step by step)",
+                    ", ".join(named), work.config.strategy.type)  # fmt: skip
 
 
 def _adapt(work: Work, plan: Plan, probe: Probe | None, folder: Path, stop: Stop, seconds: Seconds) -> tuple[Any, Any]:

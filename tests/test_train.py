@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hftransfer.checkpoints import ModelConfig, load_checkpoint
-from hftransfer.config import parse_overrides, with_overrides
+from hftransfer.config import TrainingConfig, parse_overrides, with_overrides
 from hftransfer.errors import UserError
 from hftransfer.ladder import Ladder
 from hftransfer.loop import Loss, Stillness, parameter_groups, training_order
@@ -311,6 +311,17 @@ def test_balanced_training_changes_the_weights_of_unbalanced_data(tmp_path, stra
     first = weights(run(config).folder)
     second = weights(run(changed(config, "training.imbalance=balanced", f"output={tmp_path / 'b'}")).folder)
     assert not same(first, second)
+
+
+def test_a_head_that_is_solved_says_which_settings_it_does_not_use(tmp_path, caplog):
+    config = configuration("probe", "text", tmp_path)
+    plain = config.model_copy(update={"training": TrainingConfig(imbalance="balanced", bf16=False)})
+    named = changed(config, "training.learning_rate=1e-3", "training.max_steps=7", f"output={tmp_path / 'named'}")
+    with caplog.at_level("WARNING", "hftransfer"):
+        run(plain)
+        assert "Without effect" not in caplog.text
+        run(named)
+    assert "Without effect: training.learning_rate, training.max_steps" in caplog.text
 
 
 def test_every_row_trains_once_an_epoch_with_rows_of_like_length():
