@@ -107,12 +107,12 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
 
 
 def best_seconds(steps: Sequence[Callable[[], Any]], device: torch.device) -> list[float]:
-    """The least time of each step among as many as fit into `TRIAL_SECONDS`: what disturbs, as at the first, only adds.
+    """The least time of each step among as many as fit into `TRIAL_SECONDS` a step: what disturbs, as at first, only adds.
 
     Several steps take turns, so that a disturbance of a second meets all of them and not one alone.
     """
     times: list[list[float]] = [[] for _ in steps]
-    while any(sum(taken) < TRIAL_SECONDS or (len(taken) == 1 and taken[0] < 1) for taken in times):
+    while sum(map(sum, times)) < TRIAL_SECONDS * len(steps) or any(len(taken) == 1 and taken[0] < 1 for taken in times):
         for step, taken in zip(steps, times, strict=True):
             taken.append(_seconds(step, device))
     return [min(taken) for taken in times]
