@@ -272,7 +272,8 @@ def _logistic(
     rows, width = features.shape
     classes, dtype = task.head_size, features.dtype
     wanted = np.eye(classes)[targets] if task.type == "single_label" else targets.astype(np.float64)
-    importance = np.reshape(task.importance(targets), (-1, 1) if task.type == "single_label" else None)
+    importance = np.asarray(task.importance(targets))
+    importance = importance[..., None] if task.type == "single_label" else importance  # (N, 1), (N, C), or one for all
     frequency = wanted.mean(0)
     curvature = np.einsum("nd,nd->d", features, features) / rows * (frequency * (1 - frequency)).mean()
     scale = 1 / np.sqrt(curvature + penalty)  # (D,)
