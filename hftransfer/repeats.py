@@ -79,7 +79,7 @@ def cross_validate_head(
     scores = []
     divided = divisions(task, targets, groups, config.folds, config.repeats or _repeats(config.folds), seed)
     for train, held_out in tqdm(divided, desc="cross-validation", unit="fold", disable=None, leave=False):
-        fitted = task.with_scale(targets[train])
+        fitted = (task.with_balance(targets[train]) if task.weights else task).with_scale(targets[train])
         inner = make_folds(task, targets[train], None if groups is None else groups[train], head.folds, seed)
         wanted = fitted.standardised(targets[train])
         found = [solve_head(rows[train], wanted, task, inner, head.solver, intercept) for rows in features]

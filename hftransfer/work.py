@@ -111,10 +111,11 @@ def prepare(
     open_head(model, checkpoint.new_parameters, sample)
     machine = _machine(config, checkpoint, modality, items, device, world)
     targets = data.task.encode_all(list(data.frame["label"]))
-    if config.training.imbalance == "balanced":
-        data = replace(data, task=data.task.with_balance(targets[data.frame["split"] == "train"]))
     store = FeatureStore() if config.store else FeatureStore(scratch)
-    return Work(config, data, checkpoint, modality, machine, store, items, targets)
+    work = Work(config, data, checkpoint, modality, machine, store, items, targets)
+    if config.training.imbalance == "balanced":
+        return replace(work, data=replace(data, task=data.task.with_balance(targets[work.fitted])))
+    return work
 
 
 def probed(config: RunConfig, data: LabelledData) -> tuple[Work, Probe]:
