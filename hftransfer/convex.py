@@ -248,10 +248,8 @@ def _lda(features: np.ndarray, targets: np.ndarray, task: Task, shrinkage: str |
         present = len(np.unique(targets))
         priors = np.full(present, 1 / present) if task.weights else None
         model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=priors).fit(features, targets)
-    weight, bias = (
-        np.zeros((task.head_size, features.shape[1])),
-        np.full(task.head_size, -1e3),
-    )  # absent classes: never chosen
+    weight = np.zeros((task.head_size, features.shape[1]))
+    bias = np.full(task.head_size, -1e3)  # absent classes: never chosen
     if len(model.classes_) == 2:  # scikit-learn keeps the difference of the two alone
         low, high = model.classes_
         weight[high], bias[high], bias[low] = model.coef_[0], model.intercept_[0], 0.0
