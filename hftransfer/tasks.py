@@ -45,8 +45,8 @@ class Task:
 
     @property
     def selection_metric(self) -> str:
-        """The validation metric that early stopping and the best checkpoint look at (see `higher_is_better`)."""
-        return {"single_label": "log_loss", "multi_label": "log_loss", "regression": "rmse"}[self.type]
+        """What early stopping and the best checkpoint look at on validation rows; the lower, the better."""
+        return "rmse" if self.type == "regression" else "calibrated_log_loss"
 
     def with_scale(self, targets: np.ndarray) -> "Task":
         """The same task knowing mean and spread of the training `targets` (regression; unchanged otherwise)."""

@@ -8,12 +8,14 @@ from sklearn.neighbors import NearestNeighbors
 from hftransfer.evaluation.calibration import (
     apply_temperature,
     brier,
+    calibrated_log_loss,
     calibration_report,
     expected_calibration_error,
     fit_temperature,
     reliability,
 )
 from hftransfer.evaluation.conformal import fit_thresholds, measure_sets, prediction_sets
+from hftransfer.evaluation.metrics import compute_metrics
 from hftransfer.evaluation.unknown import energy, knn_distance, separation, unknown_threshold
 from hftransfer.tasks import Task
 
@@ -37,6 +39,24 @@ def calibrated(rows, seed=0, task=SINGLE, prior=None):
 def test_the_temperature_finds_the_factor_that_was_put_in(task, factor):
     logits, targets = calibrated(20_000, task=task)
     assert fit_temperature(task, factor * logits, targets) == pytest.approx(factor, rel=0.05)
+
+
+@pytest.mark.parametrize("task", [SINGLE, MULTI], ids=lambda task: task.type)
+def test_what_chooses_a_step_does_not_see_confidence(task):
+    logits, targets = calibrated(1000, task=task)
+    truth = compute_metrics(task, targets, task.probabilities(logits))["log_loss"]
+    for factor in (0.3, 1.0, 5.0):
+        assert calibrated_log_loss(task, factor * logits, targets) == pytest.approx(truth, rel=0.01)
+    blurred = logits + np.random.default_rng(1).normal(size=logits.shape)  # less sure, and less often right
+    plain = [compute_metrics(task, targets, task.probabilities(found))["log_loss"] for found in (blurred, 5 * logits)]
+    assert plain[0] < plain[1]
+    assert calibrated_log_loss(task, blurred, targets) > calibrated_log_loss(task, 5 * logits, targets)
+
+
+def test_with_few_rows_the_log_loss_stays_as_it_is():
+    logits, targets = calibrated(20)
+    expected = compute_metrics(SINGLE, targets, SINGLE.probabilities(5 * logits))["log_loss"]
+    assert calibrated_log_loss(SINGLE, 5 * logits, targets) == pytest.approx(expected)
 
 
 def test_the_order_of_classes_stays_and_log_loss_falls():

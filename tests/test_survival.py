@@ -241,7 +241,7 @@ def test_a_signal_ends_in_a_whole_run_with_the_best_weights_so_far(tmp_path, mon
 def test_an_earlier_checkpoint_that_is_better_is_what_an_interrupted_run_keeps(tmp_path, monkeypatch):
     config = configuration("full", "text", tmp_path, max_steps=40, evaluations=20)
     worse = iter([0.9] + [0.1] * 40)
-    monkeypatch.setattr(loop, "compute_metrics", lambda *args: {"log_loss": -next(worse), "accuracy": next(worse)})
+    monkeypatch.setattr(loop, "calibrated_log_loss", lambda *args: -next(worse))
     kept = {}
     saved = callbacks.Ending.on_save
 

@@ -210,7 +210,7 @@ class Bench:
             with boundary.replaying() if boundary else nullcontext():
                 started = time.perf_counter()
                 trained = loop.train(
-                    plan, config.strategy.defaults_for(data.modality, work.model), data.task, work.modality, examples,
+                    plan, config.strategy.defaults_for(data.modality, work.model), work.data.task, work.modality, examples,
                     positions, config.training, work.machine, Path(folder), config.seed, Stop(),
                 )  # fmt: skip
                 training = time.perf_counter() - started

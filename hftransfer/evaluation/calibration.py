@@ -35,7 +35,26 @@ def fit_temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> floa
     """
     if task.type == "regression":
         return 1.0
+    temperature = _best_temperature(task, logits, targets)
+    if not _COLDEST * 1.01 < temperature < _HOTTEST / 1.01:
+        logger.warning(
+            "The temperature ends at its limit, %.3g: %d rows do not determine it.", temperature, len(logits)
+        )
+    return temperature
 
+
+def calibrated_log_loss(task: Task, logits: np.ndarray, targets: np.ndarray) -> float:
+    """The mean log-loss that is left at the best temperature; with too few rows for one, the log-loss as it is.
+
+    What chooses the step of a training: networks grow too sure long before their answers stop getting better, and a
+    temperature mends the former afterwards (Berta et al. 2025, arXiv 2501.19195, their refinement error by temperature).
+    """
+    enough = len(logits) >= MIN_ROWS_FOR_TEMPERATURE
+    temperature = _best_temperature(task, logits, targets) if enough else 1.0
+    return float(row_losses(task, targets, apply_temperature(task, logits, temperature)).mean())
+
+
+def _best_temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> float:
     doubt = 1 / (len(logits) + 2)
 
     def loss(log_temperature: float) -> float:
@@ -43,12 +62,7 @@ def fit_temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> floa
         return (1 - doubt) * row_losses(task, targets, scores).mean() + doubt * _indifferent_loss(task, scores)
 
     found = minimize_scalar(loss, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
-    temperature = float(np.exp(found.x))
-    if not _COLDEST * 1.01 < temperature < _HOTTEST / 1.01:
-        logger.warning(
-            "The temperature ends at its limit, %.3g: %d rows do not determine it.", temperature, len(logits)
-        )
-    return temperature
+    return float(np.exp(found.x))
 
 
 def _indifferent_loss(task: Task, scores: np.ndarray) -> float:

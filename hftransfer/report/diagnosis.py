@@ -199,8 +199,10 @@ def _collapsed(evidence: Evidence) -> Finding | None:
 
 
 def _overfit(evidence: Evidence) -> Finding | None:
-    """The validation loss turned upwards while the training loss went on down."""
-    steps, validation = evidence.curve("eval_loss")
+    """The validation loss turned upwards while the training loss went on down: the one that chose the best step."""
+    steps, validation = evidence.curve("eval_calibrated_log_loss")
+    if not len(validation):
+        steps, validation = evidence.curve("eval_loss")
     _, loss = evidence.curve("loss")
     if len(validation) < 3 or len(loss) < 5:
         return None
