@@ -145,7 +145,7 @@ def test_fresh_process(name, runs):
     found = _in_process(_job(recorded, part, form), form)
     assert found["alone"] == (name not in ("adapter on its base", "demo")) and found["seconds"] > 0
     scores = [[row[label] for label in recorded.task.names] for row in found["answers"]]
-    assert np.allclose(scores, part.scores, atol=1e-3 if name == "onnx-int8" else 1e-5)
+    assert np.allclose(scores, part.scores, atol=5e-3 if name == "onnx-int8" else 1e-5)
 
 
 def turned_round(tensors):
