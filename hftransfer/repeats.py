@@ -82,7 +82,7 @@ def cross_validate_head(
         fitted = (task.with_balance(targets[train]) if task.weights else task).with_scale(targets[train])
         inner = make_folds(task, targets[train], None if groups is None else groups[train], head.folds, seed)
         wanted = fitted.standardised(targets[train])
-        found = [solve_head(rows[train], wanted, task, inner, head.solver, intercept) for rows in features]
+        found = [solve_head(rows[train], wanted, fitted, inner, head.solver, intercept) for rows in features]
         best, rows = min(zip(found, features, strict=True), key=lambda pair: pair[0].loss)
         logits = fitted.in_units(best.logits(rows[held_out]))
         if task.type != "regression" and len(train) >= MIN_ROWS_FOR_TEMPERATURE:
