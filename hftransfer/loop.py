@@ -19,7 +19,7 @@ from hftransfer.checkpoints import quiet_transformers
 from hftransfer.config import TrainingConfig
 from hftransfer.errors import UserError, did_you_mean
 from hftransfer.evaluation.calibration import calibrated_log_loss
-from hftransfer.evaluation.metrics import compute_metrics
+from hftransfer.evaluation.metrics import compute_metrics, higher_is_better
 from hftransfer.features import Features
 from hftransfer.frozen_pass import replayed_batch
 from hftransfer.inference import Machine
@@ -303,7 +303,7 @@ def _metrics(task: Task) -> Callable[[Any], dict[str, float]]:
             return {task.selection_metric: float("nan")}
         found = compute_metrics(task, targets, task.probabilities(logits))
         if task.type != "regression":
-            found["calibrated_log_loss"] = calibrated_log_loss(task, logits, targets)
+            found[task.selection_metric] = calibrated_log_loss(task, logits, targets)
         return found
 
     return compute
@@ -330,7 +330,7 @@ def _arguments(
         use_cpu=machine.device.type == "cpu",
         eval_strategy="steps", eval_steps=every, save_strategy="steps", save_steps=every,
         load_best_model_at_end=True, metric_for_best_model=task.selection_metric,
-        greater_is_better=False,  # of every task: a loss or an error
+        greater_is_better=higher_is_better(task.selection_metric),
         logging_steps=max(1, steps // 50), report_to=config.report_to, disable_tqdm=True,
         remove_unused_columns=False, label_names=["labels"], seed=seed, data_seed=seed,
         dataloader_num_workers=machine.workers, dataloader_persistent_workers=machine.workers > 0,

@@ -17,8 +17,7 @@ from torch.nn import functional
 LEVELS = 2**16  # of a random number: a rate is kept to within 1 in 131,072
 FEW_SCORES = 2**24  # rows x heads x tokens x tokens; with more, the fused attention's small memory is worth its time
 
-
-TORCHS_OWN = functional.dropout, functional.scaled_dot_product_attention
+_torchs_dropout, _torchs_attention = functional.dropout, functional.scaled_dot_product_attention
 
 
 @contextmanager
@@ -49,7 +48,7 @@ def mask(like: Tensor, rate: float) -> Tensor:
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     if not training or not 0 < p < 1:
-        return TORCHS_OWN[0](input, p, training, inplace)
+        return _torchs_dropout(input, p, training, inplace)
     drawn = mask(input, p)
     return input.mul_(drawn) if inplace else input * drawn
 
@@ -62,7 +61,7 @@ def _attention(
     few = query[..., 0].numel() * key.shape[-2] <= FEW_SCORES
     slow_way_back = query.requires_grad and query.dtype == torch.bfloat16 and few
     if enable_gqa or not (0 < dropout_p < 1 or slow_way_back):
-        return TORCHS_OWN[1](query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        return _torchs_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()

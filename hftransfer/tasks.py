@@ -45,7 +45,7 @@ class Task:
 
     @property
     def selection_metric(self) -> str:
-        """What early stopping and the best checkpoint look at on validation rows; the lower, the better."""
+        """The validation metric that early stopping and the best checkpoint look at (see `higher_is_better`)."""
         return "rmse" if self.type == "regression" else "calibrated_log_loss"
 
     def with_scale(self, targets: np.ndarray) -> "Task":

@@ -12,7 +12,7 @@ import torch
 
 from hftransfer import compute, run_folder
 from hftransfer.checkpoints import load_checkpoint
-from hftransfer.config import RunConfig, TrainingConfig
+from hftransfer.config import RunConfig
 from hftransfer.data import load_data
 from hftransfer.doctor import examine_loaded
 from hftransfer.errors import UserError
@@ -224,11 +224,8 @@ def _plan(work: Work, probe: Probe | None) -> Plan:
 
 def _say_without_effect(work: Work) -> None:
     """Settings of the training where nothing trains: who named them should not take the result for theirs."""
-    settings, default = work.config.training, TrainingConfig()
-    named = [
-        f"training.{name}" for name in TrainingConfig.model_fields
-        if name not in USED_BY_HEADS and getattr(settings, name) != getattr(default, name)
-    ]  # fmt: skip
+    changed = work.config.training.model_dump(exclude_defaults=True)
+    named = [f"training.{name}" for name in changed if name not in USED_BY_HEADS]
     if named and not work.trains:
         log.warning("Without effect: %s (strategy %s solves a head, and nothing is trained step by step)",
                     ", ".join(named), work.config.strategy.type)  # fmt: skip

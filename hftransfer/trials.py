@@ -114,11 +114,12 @@ def best_seconds(steps: Sequence[Callable[[], Any]], device: torch.device) -> li
     times: list[list[float]] = [[] for _ in steps]
     while sum(map(sum, times)) < TRIAL_SECONDS * len(steps) or any(len(taken) == 1 and taken[0] < 1 for taken in times):
         for step, taken in zip(steps, times, strict=True):
-            taken.append(_seconds(step, device))
+            taken.append(seconds_of(step, device))
     return [min(taken) for taken in times]
 
 
-def _seconds(step: Callable[[], Any], device: torch.device) -> float:
+def seconds_of(step: Callable[[], Any], device: torch.device) -> float:
+    """Of one call, with what it left for the device to do."""
     _wait(device)
     begin = time.perf_counter()
     step()

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent / "benchmark"))
 from hftransfer.boundary import Boundary
 from hftransfer.config import RunConfig, parse_overrides, with_overrides
 from hftransfer.train import run
+from hftransfer.trials import seconds_of
 
 BATCH, FIRST = 32, 5
 SETS = {
@@ -124,18 +125,9 @@ def bare(name: str, steps: int, bf16: bool) -> float:
 
 def _seconds(step: Any, count: int, device: torch.device) -> float:
     """Of so many steps, after three to warm up."""
-    for number in range(3 + count):
-        if number == 3:
-            _wait(device)
-            begin = time.perf_counter()
+    for _ in range(3):
         step()
-    _wait(device)
-    return time.perf_counter() - begin
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    return seconds_of(lambda: [step() for _ in range(count)], device)
 
 
 def training(name: str, steps: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ import pytest
 
 from hftransfer.errors import UserError
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
-from hftransfer.evaluation.metrics import compute_metrics, higher_is_better
+from hftransfer.evaluation.metrics import HIGHER_IS_BETTER, compute_metrics, higher_is_better
 from hftransfer.tasks import Task
 
 SINGLE = Task("single_label", ("a", "b", "c"))
@@ -67,6 +67,11 @@ def test_the_direction_agrees_with_the_numbers(world):
     for name in good:
         assert (good[name] > bad[name]) == higher_is_better(name), name
         assert higher_is_better(f"eval_{name}") == higher_is_better(name)
+
+
+def test_the_metric_that_selects_has_a_direction():
+    for task in (SINGLE, MULTI, VALUES):
+        assert task.selection_metric in HIGHER_IS_BETTER
 
 
 def test_an_unknown_metric_is_named_with_the_nearest():

@@ -19,6 +19,7 @@ HIGHER_IS_BETTER = {
     "balanced_accuracy": True,
     "macro_f1": True,
     "log_loss": False,
+    "calibrated_log_loss": False,  # of validation rows, in the log of a training
     "auroc": True,
     "mcc": True,
     "micro_f1": True,

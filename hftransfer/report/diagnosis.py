@@ -62,6 +62,10 @@ class Evidence:
         """The command that trains once more, beside the first run, with one change."""
         return f"hftransfer train {shlex.quote(f'{self.run}/config.yaml')} --output {shlex.quote(f'{self.run}-2')} {change}"
 
+    def weighed_up(self, otherwise: str) -> str:
+        """The command that makes rare classes count as much as common ones; `otherwise` where they did."""
+        return otherwise if self.balanced else self.again("training.imbalance=balanced")
+
 
 def gather(run: RecordedRun) -> Evidence:
     """The evidence of a finished run."""
@@ -194,7 +198,7 @@ def _collapsed(evidence: Evidence) -> Finding | None:
         "one-class collapse",
         f"The model answers {name!r} for {share:.0%} of the test rows, of which {evidence.actual[name]:.0%} are: "
         "it has fallen back on one class.",
-        evidence.again("strategy.type=probe" if evidence.balanced else "training.imbalance=balanced"),
+        evidence.weighed_up(otherwise=evidence.again("strategy.type=probe")),
     )
 
 
@@ -291,9 +295,7 @@ def _silent(evidence: Evidence) -> Finding | None:
         "labels never answered",
         f"{len(silent)} of {len(evidence.per_class)} labels are never answered ({named}): none of their scores reaches one half. "
         f"{'Choose' if evidence.balanced else 'Weigh rare ones up, or choose'} from the scores, which `predict` writes for each.",
-        f"hftransfer predict {shlex.quote(evidence.run)} INPUT --output scores.csv"
-        if evidence.balanced
-        else evidence.again("training.imbalance=balanced"),
+        evidence.weighed_up(otherwise=f"hftransfer predict {shlex.quote(evidence.run)} INPUT --output scores.csv"),
     )
 
 
@@ -313,9 +315,7 @@ def _starving(evidence: Evidence) -> Finding | None:
         "class starving",
         f"Of {worst['name']!r}{others} {worst['recall']['value']:.0%} are found, with {rows} training rows where the "
         f"classes typically have {typical:.0f}: label more of it{'' if evidence.balanced else ', or weigh it up'}.",
-        f"hftransfer next POOL --run {shlex.quote(evidence.run)}"
-        if evidence.balanced
-        else evidence.again("training.imbalance=balanced"),
+        evidence.weighed_up(otherwise=f"hftransfer next POOL --run {shlex.quote(evidence.run)}"),
     )
 
 

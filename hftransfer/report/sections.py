@@ -81,7 +81,7 @@ def _titled(name: str) -> str:
 
 
 def curves(run: RecordedRun) -> list[str]:
-    """Loss, the metric that chose the checkpoint, and the learning rate over the steps; none for a solved head."""
+    """Loss, the validation score and the learning rate over the steps; none for a solved head."""
     loss = {"training": _curve(run, "loss"), "validation": _curve(run, "eval_loss")}
     figures = [({name: points for name, points in loss.items() if len(points[0])}, "loss")]
     score = next(
