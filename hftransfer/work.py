@@ -23,6 +23,7 @@ from hftransfer.ladder import Ladder
 from hftransfer.modalities import Modality, make_modality
 from hftransfer.predictions import Predictions
 from hftransfer.probe import Probe, Rows, fold_scale, fold_temperature, solve_probe
+from hftransfer.quick_ops import REPLACED
 from hftransfer.readout import open_head
 from hftransfer.strategies import Plan, ProbeStrategy
 from hftransfer.tasks import Task
@@ -177,7 +178,7 @@ def _machine(
     forward_bf16 = found["precision"] == "bf16" if wanted is None else wanted
     trains = config.strategy.defaults(modality.name) is not None
     if wanted is None and trains:
-        wanted = trials.remembered(f"training-quick-{key}", training)["precision"] == "bf16"
+        wanted = trials.remembered(f"training-{REPLACED}-{key}", training)["precision"] == "bf16"
     return Machine(
         device, torch.bfloat16 if forward_bf16 else None, bool(wanted), threads.workers, found["batch_size"],
         world.rank, world.size,

@@ -106,6 +106,65 @@ def test_attention_without_dropout_is_torchs_own_elsewhere(dtype, gradient, few,
         assert torch.equal(functional.scaled_dot_product_attention(q, k, v), own)
 
 
+def convolved(x, weight, bias, **settings):
+    """Output and gradients of input, weight and bias, with weights of the task that differ from place to place."""
+    y = functional.conv2d(x, weight, bias, **settings)
+    places = torch.linspace(-1, 1, y.numel()).view(y.shape)
+    return y, *torch.autograd.grad((y.float() * places).sum(), [x, weight, *([] if bias is None else [bias])])
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (7, 7), (2, 5), (1, 4)])
+@pytest.mark.parametrize("stride", [1, 2, (2, 1)])
+@pytest.mark.parametrize("padding", [0, 2, (1, 3)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_depthwise_convolution_in_bfloat16_is_torchs(kernel, stride, padding, bias):
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 6, 11, 14, requires_grad=True), torch.randn(6, 1, *kernel, requires_grad=True)
+    given = (x, weight, torch.randn(6, requires_grad=True) if bias else None)
+    settings = {"stride": stride, "padding": padding, "groups": 6}
+    exact = convolved(*given, **settings)
+    with torch.autocast("cpu", torch.bfloat16):
+        own = convolved(*given, **settings)
+        with quick_operations(CPU):
+            found = convolved(*given, **settings)
+    for ours, torchs, float32 in zip(found, own, exact, strict=True):
+        assert ours.dtype == torchs.dtype and ours.shape == torchs.shape
+        scale = float32.abs().max()
+        assert (ours - float32).abs().max() <= 0.02 * scale and (ours - torchs).abs().max() <= 0.02 * scale
+
+
+SLOW_BACK = {"weight": (6, 1, 5, 5), "padding": 2, "groups": 6}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"dtype": torch.float32}, {"weight": (6, 6, 5, 5), "groups": 1}, {"weight": (12, 1, 5, 5)}, {"dilation": 2},
+     {"padding": "same"}, {"weight": (6, 1, 3, 3)}, {"shape": (6, 12, 12)}],
+    ids=str,
+)  # fmt: skip
+def test_other_convolutions_are_torchs_own(other):
+    def made(shape=(2, 6, 12, 12), dtype=torch.bfloat16, weight=(), **settings):
+        torch.manual_seed(0)
+        return functional.conv2d(
+            torch.randn(shape).to(dtype), torch.randn(weight).to(dtype).requires_grad_(), **settings
+        )
+
+    own = made(**SLOW_BACK | other)
+    with quick_operations(CPU):
+        assert type(made(**SLOW_BACK).grad_fn).__name__ == "_DepthwiseBackward"
+        found = made(**SLOW_BACK | other)
+    assert torch.equal(found, own) and type(found.grad_fn) is type(own.grad_fn)
+
+
+def test_a_frozen_convolution_has_no_gradient_and_passes_its_inputs():
+    x, weight = torch.randn(2, 6, 8, 8, requires_grad=True), torch.randn(6, 1, 5, 5)
+    with quick_operations(CPU), torch.autocast("cpu", torch.bfloat16):
+        functional.conv2d(x, weight, groups=6).float().sum().backward()
+    assert x.grad is not None and weight.grad is None
+    with quick_operations(CPU), torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert not functional.conv2d(x, weight, groups=6).requires_grad
+
+
 def test_on_another_device_nothing_is_replaced():
     torch.manual_seed(0)
     expected = functional.dropout(torch.ones(50), 0.5)
