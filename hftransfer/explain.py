@@ -29,6 +29,7 @@ from hftransfer.errors import UserError
 from hftransfer.evaluation.recorded import PAIR_MARK, RecordedRun, file_name
 from hftransfer.ladder import Ladder
 from hftransfer.predictor import Predictor, load
+from hftransfer.quick_ops import quick_operations
 from hftransfer.report.gallery import shown_outputs
 
 log = logging.getLogger(__name__)
@@ -281,10 +282,13 @@ def _integrated_gradients(
     with torch.no_grad():
         text, base = embed(ids), embed(base_ids)
     path = (base + along * (text - base)).requires_grad_()
-    with embed.register_forward_hook(lambda module, args, out: path.clone()):
+    machine = predictor.machine
+    with quick_operations(machine.device), embed.register_forward_hook(lambda module, args, out: path.clone()):
         rows = {name: value.expand(len(path), *value.shape[1:]) for name, value in batch.items()}
-        evidence = predictor.task.evidence(model(**rows).logits, output)
-    (gradient,) = torch.autograd.grad(evidence.sum(), path)
+        with machine.context():
+            logits = model(**rows).logits.float()
+        evidence = predictor.task.evidence(logits, output)
+        (gradient,) = torch.autograd.grad(evidence.sum(), path)
     weight = torch.tensor([0, 0, *shares / 2], dtype=torch.float32, device=ids.device).view(-1, 1, 1)
     attributed = ((gradient * weight).sum(0) * (text - base)[0]).sum(1)
     return attributed.double().cpu().numpy(), evidence[:2].detach().double().cpu().numpy()
