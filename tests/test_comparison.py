@@ -187,6 +187,15 @@ def test_the_table_shows_the_verdict_and_json_is_plain(tmp_path):
     assert json.loads(json.dumps(found.to_dict()))["level_with_best"] == ["b", "a"]
 
 
+def test_on_eighty_columns_names_and_numbers_stay_whole(tmp_path):
+    a, b = two_runs(tmp_path, 100, gained=5, lost=1)
+    shutil.copytree(b, long := tmp_path / "clothes-gradual-unfreezing-again")
+    Console(file=(out := io.StringIO()), width=80).print(as_table(compare([a, long])))
+    runs = out.getvalue().split("accuracy of")[0]
+    assert "…" not in runs and max(map(len, runs.splitlines())) <= 80
+    assert {"0.800", "0.840", "seconds", "trained", "clothes-gradua"} <= set(runs.split())
+
+
 def test_two_folders_of_one_name_are_told_apart(tmp_path):
     a, b = two_runs(tmp_path, 100, gained=5, lost=1)
     shutil.copytree(a, tmp_path / "other" / "a")

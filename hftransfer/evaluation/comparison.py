@@ -311,13 +311,14 @@ def _run_table(comparison: Comparison):
 
     table = Table(title=f"{comparison.rows} test rows, 95 % intervals", title_justify="left")
     others = [name for name in ("log_loss", "r2") if name in comparison.runs[0].metrics and name != comparison.metric]
-    for column in ("run", "strategy", comparison.metric, *others, "seconds", "trained", "size"):
-        words = column in ("run", "strategy")
-        table.add_column(column, justify="left" if words else "right", no_wrap=not words)
+    for column in ("run, strategy", comparison.metric, *others, "seconds", "trained", "size"):
+        first, interval = column.startswith("run"), column in (comparison.metric, *others)  # these two may break
+        side, least = ("left", 12) if first else ("right", None)
+        table.add_column(column, justify=side, no_wrap=not (first or interval), min_width=least, overflow="fold")
     for run in comparison.runs:
         shown = [_span(run.metrics[name]) if name in run.metrics else "" for name in (comparison.metric, *others)]
-        size = f"{run.model_bytes / 1e6:,.1f} MB"
-        table.add_row(run.name, run.strategy, *shown, f"{run.seconds:,.1f}", f"{100 * run.trainable_share:.3g}%", size)
+        size, share = f"{run.model_bytes / 1e6:,.1f} MB", f"{100 * run.trainable_share:.3g}%"
+        table.add_row(f"{run.name}, {run.strategy}", *shown, f"{run.seconds:,.1f}", share, size)
     return table
 
 
@@ -327,7 +328,7 @@ def _pair_table(comparison: Comparison):
     title = f"{comparison.metric} of {comparison.runs[0].name} less that of each other run"
     table = Table(title=title, title_justify="left")
     for column in ("against", "difference", "95 % interval", "p (Holm)", "separated", "rows needed"):
-        table.add_column(column, justify="left" if column == "against" else "right")
+        table.add_column(column, justify="left" if column == "against" else "right", overflow="fold")
     for pair in comparison.pairs_of_best:
         needed = f"{pair.rows_needed:,}" if pair.rows_needed else ""
         interval, answer = f"{pair.low:+.4f} … {pair.high:+.4f}", "yes" if pair.separated else "no"
