@@ -25,7 +25,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE / "benchmark")]
 WEIGHTS = {"image": "starter/efficientnet-lite0", "text": "starter/minilm"}
 # glibc's tunables, for peers too when --keep-memory is given: hftransfer sets the same by itself.
 KEEP_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=2147483647:glibc.malloc.top_pad=268435456"
-PACKAGES = {"fastai": ["fastai", "timm"], "setfit": ["setfit"], "autogluon": ["autogluon.multimodal"]}
+PACKAGES = {"fastai": ["fastai", "timm"], "setfit": ["setfit", "transformers<5"], "autogluon": ["autogluon.multimodal"]}
 
 
 @dataclass(frozen=True)
