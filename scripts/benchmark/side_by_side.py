@@ -75,8 +75,11 @@ def _plot(sets: dict[str, list[dict]], path: Path) -> None:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
-    figure, panels = plt.subplots(1, len(sets), figsize=(5.6 * len(sets), 6.4), squeeze=False, layout="constrained")
-    for panel, (name, rows) in zip(panels[0], sets.items(), strict=True):
+    across, down = min(2, len(sets)), -(-len(sets) // 2)
+    figure, panels = plt.subplots(down, across, figsize=(5.6 * across, 6.4 * down), squeeze=False, layout="constrained")
+    for panel in panels.flat[len(sets) :]:
+        panel.set_axis_off()
+    for panel, (name, rows) in zip(panels.flat, sets.items(), strict=False):
         for number, row in enumerate(rows, start=1):
             if "accuracy" in row:
                 color = OURS if row["title"].startswith("hftransfer") else PEERS
