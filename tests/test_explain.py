@@ -209,7 +209,7 @@ def test_the_word_that_decides_stands_out(tmp_path):
     pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
     config = configuration("full", "text", tmp_path)
     finished = trained(
-        config, f"data.train={tmp_path / 'table.csv'}", "training.max_steps=80", "training.learning_rate=3e-3",
+        config, f"data.train={tmp_path / 'table.csv'}", "training.max_steps=200", "training.learning_rate=3e-3",
     )  # fmt: skip
     (found,) = explain(load(finished.folder), pd.DataFrame({"input": ["the goal of senate coach was team"]}))
     assert found.answer == "yes"
