@@ -135,7 +135,7 @@ def training(name: str, steps: int) -> dict[str, float]:
         torchs_own = ours(name, steps)
     return {
         "train: hftransfer full": ours(name, steps),
-        "train: hftransfer full, torch's own dropout and attention": torchs_own,
+        "train: hftransfer full, torch's own operations": torchs_own,
         "train: Trainer, its defaults": trainer(name, steps),
         "train: bare loop, float32": bare(name, steps, bf16=False),
         "train: bare loop, bf16, channels last": bare(name, steps, bf16=True),
