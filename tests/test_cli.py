@@ -53,6 +53,13 @@ def test_no_help_imports_torch(command):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+def test_garbage_is_looked_for_seldom_and_not_at_the_end():
+    code = "import atexit, gc, sys; sys.argv = ['hftransfer', 'schema']\nfrom hftransfer.cli import main\n"
+    code += "atexit.register(lambda: print('', gc.get_threshold()[0], gc.get_freeze_count() > 0))\nmain()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == " 100000 True", done.stderr
+
+
 FIRST_BATCH = """
 import sys
 from hftransfer import compute
