@@ -5,27 +5,16 @@ a weights file, or alone for its weights on the Hub), or `starter/…`. Whatever
 class, in float32, that `transformers.pipeline` loads again once `save_model` has written it.
 """
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import Any
 
-import torch
 import transformers
-from safetensors.torch import load_file
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from hftransfer.errors import UserError
 from hftransfer.heads import describe_head, head_parameters, reorder_head, reset_head
@@ -33,15 +22,11 @@ from hftransfer.limits import check_pixels, check_shards, check_sizes
 from hftransfer.processors import is_timm_config, limit_length, resize, save_processor
 from hftransfer.references import ModelConfig, Reference, find
 from hftransfer.tasks import Task
+from hftransfer.weights import AUTO_CLASS, Modality, check_finite, pretrained_model, random_model, weights_hash
 
 log = logging.getLogger(__name__)
 
-Modality = Literal["image", "text"]
-AUTO_CLASS = {"image": AutoModelForImageClassification, "text": AutoModelForSequenceClassification}
 EXAMPLES = {"image": "google/vit-base-patch16-224 or timm/resnet50.a1_in1k", "text": "bert-base-uncased"}
-
-# Tensors inside a backbone that a checkpoint for another purpose may lack, or have too many, without harm.
-OPTIONAL = ("pooler", "mask_token", "position_ids")
 
 
 @dataclass(frozen=True)
@@ -66,16 +51,16 @@ def load_checkpoint(config: ModelConfig, modality: Modality, task: Task, random_
     with quiet_transformers(), _readable(reference):
         model_config, old_labels = _read_config(reference, config, modality, task)
         if random_weights:
-            model = _random_model(model_config, modality, config)
+            model = random_model(model_config, modality, config)
             new = frozenset(model.state_dict())
         else:
-            model, new = _pretrained_model(reference, model_config, modality, config)
+            model, new = pretrained_model(reference, model_config, modality, config)
         processor = _read_processor(reference, config, modality, model)
     if config.keep_head:
         _keep_head(model, new, old_labels, task)
     else:
         new = new | _replace_head(model, new, model_config)
-    _check_finite(model, reference)
+    check_finite(model, reference)
     if config.image_size:
         model, processor = resize(model, processor, config.image_size)
     if modality == "text":
@@ -143,129 +128,6 @@ def _check_modality(
             f"{reference.name} is a {model_config.model_type} checkpoint, which cannot classify {modality}s. "
             f"Take one made for {modality}s, such as {EXAMPLES[modality]}."
         )
-
-
-# --- the weights -----------------------------------------------------------------------------------------------------
-
-
-def _pretrained_model(
-    reference: Reference, model_config: PreTrainedConfig, modality: Modality, config: ModelConfig
-) -> tuple[PreTrainedModel, frozenset[str]]:
-    """The model with the checkpoint's tensors, and the names of those that the checkpoint did not fill."""
-    if reference.architecture:
-        return _from_weights_file(reference, model_config)
-    model, report = AUTO_CLASS[modality].from_pretrained(
-        reference.path,
-        config=model_config,
-        revision=reference.revision,
-        trust_remote_code=config.trust_remote_code,
-        dtype=torch.float32,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
-    reshaped = {row[0] for row in report["mismatched_keys"]}
-    missing = frozenset(report["missing_keys"]) | reshaped
-    _check_tensors(model, missing, set(report["unexpected_keys"]), reference)
-    return model, missing
-
-
-def _check_tensors(model: PreTrainedModel, missing: frozenset[str], unexpected: set[str], reference: Reference) -> None:
-    """A backbone with holes would train from random weights without a word; one with left-overs is another one."""
-    head = head_parameters(model)
-    holes = [name for name in missing if name not in head and not _optional(name)]
-    prefix = f"{model.base_model_prefix}."
-    surplus = [name for name in unexpected if name.startswith(prefix) and name not in head and not _optional(name)]
-    if holes or surplus:
-        raise UserError(
-            f"The weights of {reference.name} do not fit its architecture ({type(model).__name__}): "
-            f"{len(holes)} tensors are missing or of another shape{_few(holes)}, {len(surplus)} are left over"
-            f"{_few(surplus)}. Check that config.json and the weights belong together."
-        )
-
-
-def _optional(name: str) -> bool:
-    return any(part in OPTIONAL for part in name.split("."))
-
-
-def _few(names: list[str]) -> str:
-    return f" ({', '.join(sorted(names)[:3])}{', …' if len(names) > 3 else ''})" if names else ""
-
-
-def _from_weights_file(reference: Reference, model_config: PreTrainedConfig) -> tuple[PreTrainedModel, frozenset[str]]:
-    model = _random_timm(model_config)
-    head = head_parameters(model)
-    own = {name: tensor for name, tensor in model.state_dict().items() if name not in head}
-    stored = {f"timm_model.{name}": tensor for name, tensor in read_weights(reference.weights).items()}
-    if not own.keys() <= stored.keys():
-        stored = _matched_by_order(own, stored, reference)
-    model.load_state_dict({name: stored[name] for name in own}, strict=False)
-    return model, frozenset(head)
-
-
-def read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a weights file, without the wrappers that training scripts put around them.
-
-    A pickle is read with `weights_only`, which refuses everything but tensors and plain containers.
-    """
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    stored = torch.load(file, map_location="cpu", weights_only=True)
-    for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
-        if isinstance(stored.get(wrapper), dict):
-            stored = stored[wrapper]
-    return {name.removeprefix("module."): tensor for name, tensor in stored.items() if torch.is_tensor(tensor)}
-
-
-def _matched_by_order(
-    own: dict[str, torch.Tensor], stored: dict[str, torch.Tensor], reference: Reference
-) -> dict[str, torch.Tensor]:
-    """The stored tensors under the model's names, when both come in the same order with the same shapes.
-
-    The counters of batch norm are left out on both sides (older files lack them), and so is what follows the backbone
-    in the file, the old head. A safetensors file is sorted by name, so that its order says nothing.
-    """
-    names = [name for name in own if not name.endswith("num_batches_tracked")]
-    tensors = [tensor for name, tensor in stored.items() if not name.endswith("num_batches_tracked")]
-    fits = len(tensors) >= len(names) and all(own[n].shape == t.shape for n, t in zip(names, tensors, strict=False))
-    if not fits or reference.weights.suffix == ".safetensors":
-        absent = [name.removeprefix("timm_model.") for name in own if name not in stored]
-        raise UserError(
-            f"{reference.weights} does not hold the weights of {reference.architecture}: {len(absent)} of {len(own)} "
-            f"tensors are missing or of another shape{_few(absent)}."
-        )
-    log.info("%s: tensor names differ from timm's, matched by order (same shapes)", reference.weights.name)
-    counters = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
-    return dict(zip(names, tensors, strict=False)) | counters
-
-
-def _random_model(model_config: PreTrainedConfig, modality: Modality, config: ModelConfig) -> PreTrainedModel:
-    if is_timm_config(model_config):
-        return _random_timm(model_config)
-    model = AUTO_CLASS[modality].from_config(
-        model_config, trust_remote_code=config.trust_remote_code, dtype=torch.float32
-    )
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.reset_parameters()  # EfficientNet's start draws the scales around 0, and no signal gets through
-    return model
-
-
-def _random_timm(model_config: PreTrainedConfig) -> PreTrainedModel:
-    import timm
-    from transformers import TimmWrapperForImageClassification
-
-    model = TimmWrapperForImageClassification(model_config)
-    # the wrapper starts every layer from a normal of 0.02, a poor start for deep conv nets: back to timm's own
-    arguments = model_config.model_args or {}
-    model.timm_model = timm.create_model(model_config.architecture, num_classes=model_config.num_labels, **arguments)
-    return model.float()
-
-
-def _check_finite(model: PreTrainedModel, reference: Reference) -> None:
-    # The sum of finite numbers is finite but for overflow, and takes a fraction of the time of looking at each.
-    bad = [n for n, tensor in model.named_parameters() if not (tensor.sum().isfinite() or tensor.isfinite().all())]
-    if bad:
-        raise UserError(f"The weights of {reference.name} hold values that are not finite{_few(bad)}.")
 
 
 # --- the head --------------------------------------------------------------------------------------------------------
@@ -345,7 +207,7 @@ def _ensure_padding(model: PreTrainedModel, tokenizer: Any) -> None:
     model.config.pad_token_id = tokenizer.pad_token_id
 
 
-# --- saving and identity ---------------------------------------------------------------------------------------------
+# --- saving ----------------------------------------------------------------------------------------------------------
 
 
 def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
@@ -353,16 +215,6 @@ def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
     with quiet_transformers():
         model.save_pretrained(folder)
         save_processor(processor, model, Path(folder))
-
-
-def weights_hash(model: torch.nn.Module, leave_out: frozenset[str] = frozenset()) -> str:
-    """A hash of the names and raw bytes of all tensors but those named in `leave_out`; equal on every machine."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        if name not in leave_out:
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 # --- words instead of reports and tracebacks -------------------------------------------------------------------------

@@ -93,7 +93,8 @@ def load(path: str | Path, use_cpu: bool = False, batch_size: int = 16) -> Predi
     """The model of a run folder, or of a model folder in the layout of transformers. Raises `UserError`."""
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
-    from hftransfer.checkpoints import AUTO_CLASS, quiet_transformers
+    from hftransfer.checkpoints import quiet_transformers
+    from hftransfer.weights import AUTO_CLASS
 
     folder = model_folder(path)
     config = AutoConfig.from_pretrained(folder)

@@ -12,7 +12,7 @@ from torch import nn
 
 from hftransfer import compute, trials
 from hftransfer.boundary import Boundary
-from hftransfer.checkpoints import Checkpoint, load_checkpoint, weights_hash
+from hftransfer.checkpoints import Checkpoint, load_checkpoint
 from hftransfer.config import RunConfig
 from hftransfer.data import LabelledData
 from hftransfer.features import Features, FeatureStore, content_key
@@ -27,6 +27,7 @@ from hftransfer.quick_ops import REPLACED
 from hftransfer.readout import open_head
 from hftransfer.strategies import Plan, ProbeStrategy
 from hftransfer.tasks import Task
+from hftransfer.weights import weights_hash
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,12 @@ import timm
 import torch
 import transformers
 
-from hftransfer.checkpoints import ModelConfig, load_checkpoint, read_weights, save_model, weights_hash
+from hftransfer.checkpoints import ModelConfig, load_checkpoint, save_model
 from hftransfer.errors import UserError
 from hftransfer.heads import final_linear, head_of, head_parameters
 from hftransfer.processors import image_settings
 from hftransfer.tasks import Task
+from hftransfer.weights import read_weights, weights_hash
 from tests import tiny
 
 TASK = Task("single_label", ("red", "green", "blue"))

@@ -99,8 +99,8 @@ def test_efficientnet_lite0_knows_a_photo(caplog):
     import torch
     from sklearn.datasets import load_sample_image
 
-    from hftransfer.checkpoints import read_weights
     from hftransfer.heads import final_linear
+    from hftransfer.weights import read_weights
 
     imagenet = Task("single_label", tuple(str(index) for index in range(1000)))
     with caplog.at_level(logging.INFO, "hftransfer"):

@@ -19,7 +19,7 @@ LEVELS = [
     {"tasks", "terminal", "heads", "images", "compute", "quick_ops", "run_folder", "starter"},
     {"ladder", "processors", "shards", "theme", "trials", "faults", "training_state", "limits"},
     {"features", "boundary", "references"},
-    {"modalities", "strategies", "convex"},
+    {"modalities", "strategies", "convex", "weights"},
     {"data", "checkpoints", "readout", "receipt"},
     {"evaluation"},
     {"config", "inference", "predictions"},
