@@ -303,6 +303,14 @@ def test_the_rows_that_are_left_of_the_budget_go_to_rungs_that_may_change_the_ch
     assert climb.measured["frozen"].folds == 1 and climb.measured["lora"].folds == climb.measured["full"].folds == 5
 
 
+def test_the_rung_of_the_highest_estimate_is_measured_further_first():
+    climb = climbed({"probe": 140, "frozen": 142, "lora": 144, "full": 150, "scratch": 100})
+    whole = [name for name, steps, _ in climb.bench.asked if steps is None]
+    assert whole[:4] == ["frozen", "lora", "full", "full"]
+    climb = climbed({"probe": 140, "frozen": 142, "lora": 150, "full": 144, "scratch": 100})
+    assert [name for name, steps, _ in climb.bench.asked if steps is None][3] == "lora"
+
+
 # --- the folder -------------------------------------------------------------------------------------------------------
 
 

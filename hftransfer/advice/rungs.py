@@ -218,7 +218,7 @@ class Climb:
         )  # fmt: skip
 
     def _more_folds(self) -> None:
-        """Time that is left goes to rungs that may still change the choice, evenly."""
+        """Time that is left goes to rungs that may still change the choice, the nearest to it first."""
         while True:
             rung = self._unsettled()
             if rung is None:
@@ -229,15 +229,18 @@ class Climb:
             self._add_fold(rung)
 
     def _unsettled(self) -> Trained | None:
-        """The rung with the fewest folds among the chosen one and those that are not clearly worse than it."""
+        """The rung of the highest estimate that may still change the choice; the chosen one where it has no more folds.
+
+        In made-up climbs this lost less than folds shared out evenly (`scripts/simulate_advice.py`).
+        """
         chosen = self.chosen
-        open_ones = [
-            rung
-            for rung in self._trained.values()
-            if len(rung.trials) < len(self.bench.folds)
-            and (rung.name == chosen.name or not self.judge.difference(self.measured[rung.name], chosen).is_worse)
-        ]
-        return min(open_ones, key=lambda rung: len(rung.trials), default=None)
+        open_ones = {name: rung for name, rung in self._trained.items() if len(rung.trials) < len(self.bench.folds)}
+        own = open_ones.pop(chosen.name, None)
+        rivals = [r for r in open_ones.values() if not self.judge.difference(self.measured[r.name], chosen).is_worse]
+        if not rivals:
+            return own
+        nearest = max(rivals, key=lambda rung: self.judge.gain(self.measured[rung.name], chosen))
+        return own if own and len(own.trials) <= len(nearest.trials) else nearest
 
     # --- the run folder -----------------------------------------------------------------------------------------------
 
