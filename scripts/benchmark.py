@@ -1,6 +1,6 @@
 """hftransfer and its peers side by side: same weights, same split, same machine, whole processes by the clock.
 
-    python scripts/benchmark.py --make-environments fastai setfit      # once; each peer gets a virtual environment
+    python scripts/benchmark.py --make-environments fastai setfit autogluon    # once; each peer gets a virtual environment
     python scripts/benchmark.py                                        # the starter sets, every method that can run
     python scripts/benchmark.py --data fashion=data/fashion --train 500 --test 1000 --image-size 128
     python scripts/benchmark.py --report                               # only write docs/benchmark.md again
