@@ -1,7 +1,5 @@
 """The command line. Heavy imports stand inside the commands, so that `--help` answers at once."""
 
-import atexit
-import gc
 import json
 import logging
 import os
@@ -31,7 +29,6 @@ RunFolder = Annotated[str, typer.Argument(help="a run folder, such as runs/pets-
 def main() -> None:
     """Entry point: a user's mistake ends in one message and exit code 2, never in a traceback."""
     _quiet()
-    _collect_seldom()
     try:
         app()
     except UserError as error:
@@ -44,9 +41,10 @@ def main() -> None:
 
 def _quiet() -> None:
     """Our own log is what the user reads; libraries speak up when something is wrong."""
-    from hftransfer.compute import wait_briefly
+    from hftransfer import compute
 
-    wait_briefly()  # before torch is imported
+    compute.wait_briefly()  # before torch is imported
+    compute.collect_seldom()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loaders fork
@@ -55,16 +53,6 @@ def _quiet() -> None:
     root = logging.getLogger("hftransfer")
     root.handlers = [handler]
     root.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
-
-
-def _collect_seldom() -> None:
-    """Looks for garbage in cycles a hundred times less often, and not once more at the end.
-
-    The half million objects of torch and transformers live as long as the process. To go through them again and again
-    while they are made, and once more when everything ends, took 2 s of a command (`scripts/measure_startup.py`).
-    """
-    gc.set_threshold(100_000, 20, 100)
-    atexit.register(gc.freeze)
 
 
 @app.command()
@@ -161,18 +149,6 @@ def evaluate(
     columns = {name: value for name, value in (("input", _one(input)), ("label", _one(label))) if value}
     found = evaluate_on(folder, data, columns, EvaluationConfig())
     show_metrics({data: found["metrics"], "per_class": {data: found["per_class"]}}, folder, as_json)
-
-
-def _named_models(models: list[str], rest: list[str], candidates: str | None) -> tuple[list[str], list[str]]:
-    """Checkpoints and overrides. In `--models A B C key=value` what follows A and is no key=value is a name too."""
-    if candidates not in (None, "auto"):
-        raise UserError(f"--candidates takes auto, found {candidates!r}. Name checkpoints with --models.")
-    if bool(models) == bool(candidates):
-        raise UserError(
-            "Name the checkpoints with --models A B C, or let --candidates auto choose them: one of the two."
-        )
-    names = [word for word in rest if "=" not in word] if models else []
-    return [*models, *names] or ["auto"], [word for word in rest if word not in names]
 
 
 def _one(values: list[str] | None) -> str | list[str] | None:
@@ -297,9 +273,10 @@ def rank(
     as_json: Json = False,
 ) -> None:
     """Rank checkpoints for the data at hand: cross-validated probes on the same rows, and what each costs."""
+    from hftransfer.ranking.command import named_models
     from hftransfer.ranking.command import rank as rank_checkpoints
 
-    names, overrides = _named_models(models or [], overrides or [], candidates)
+    names, overrides = named_models(models or [], overrides or [], candidates)
     config = _config(data_or_config, overrides, None, names[0], "probe", None)
     rank_checkpoints(config, names, rows, metric, plot, as_json)
 

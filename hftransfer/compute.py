@@ -1,9 +1,11 @@
-"""Where the arithmetic runs: device, processes, threads, memory layout, allocator.
+"""Where the arithmetic runs: device, processes, threads, memory layout, allocator, garbage.
 
 Taken from the machine and said once in the log; what takes a trial on the network stands in `trials`.
 """
 
+import atexit
 import ctypes
+import gc
 import logging
 import os
 import platform
@@ -49,6 +51,16 @@ def wait_briefly() -> bool:
     os.environ["GOMP_SPINCOUNT"] = "10000"
     logger.info("Idle threads give their core away early (GOMP_SPINCOUNT=10000)")
     return True
+
+
+def collect_seldom() -> None:
+    """Looks for garbage in cycles a hundred times less often, and not once more at the end; call it before torch is imported.
+
+    The half million objects of torch and transformers live as long as the process. To go through them again and again
+    while they are made, and once more when everything ends, took 2 s of a command (`scripts/measure_startup.py`).
+    """
+    gc.set_threshold(100_000, 20, 100)
+    atexit.register(gc.freeze)
 
 
 @dataclass(frozen=True)

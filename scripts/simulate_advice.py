@@ -15,6 +15,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from hftransfer.advice.rungs import next_to_measure
+
 FOLDS, SHARED = 5, 0.5  # folds of the rows; the correlation of two rungs' luck with a row
 SECONDS = {"frozen": 10, "lora": 24, "full": 30}  # a fold of each, as on 50 to 200 digits and one core
 TRUTHS = {
@@ -63,11 +65,8 @@ def evenly(climb: Climb, open_ones: list[str]) -> str:
 
 def nearest_first(climb: Climb, open_ones: list[str]) -> str:
     chosen = climb.chosen
-    rivals = [rung for rung in open_ones if rung != chosen]
-    if not rivals:
-        return chosen
-    nearest = max(rivals, key=lambda rung: climb.difference(rung, chosen)[0])
-    return chosen if chosen in open_ones and climb.folds[chosen] <= climb.folds[nearest] else nearest
+    gains = {rung: climb.difference(rung, chosen)[0] for rung in open_ones if rung != chosen}
+    return next_to_measure(chosen, gains, climb.folds, FOLDS)
 
 
 def choice(truth: dict[str, float], rows: int, seconds: float, spend: Callable, seed: int) -> str:

@@ -52,6 +52,15 @@ def test_the_hub_is_asked_once_and_briefly(monkeypatch):
     assert asked == [reach.SECONDS]
 
 
+def test_a_hub_that_does_not_listen_does_not_answer_and_a_mistake_of_ours_is_not_hidden(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert not reach.hub_answers()
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: None)
+    with pytest.raises(AttributeError):
+        reach.hub_answers()
+
+
 def test_a_checkpoint_in_the_cache_is_read_from_there(tmp_path, monkeypatch):
     for name, files in {"whole": ("config.json", "model.safetensors"), "half": ("config.json",)}.items():
         (tmp_path / name).mkdir()

@@ -229,18 +229,16 @@ class Climb:
             self._add_fold(rung)
 
     def _unsettled(self) -> Trained | None:
-        """The rung of the highest estimate that may still change the choice; the chosen one where it has no more folds.
-
-        In made-up climbs this lost less than folds shared out evenly (`scripts/simulate_advice.py`).
-        """
-        chosen = self.chosen
-        open_ones = {name: rung for name, rung in self._trained.items() if len(rung.trials) < len(self.bench.folds)}
-        own = open_ones.pop(chosen.name, None)
-        rivals = [r for r in open_ones.values() if not self.judge.difference(self.measured[r.name], chosen).is_worse]
-        if not rivals:
-            return own
-        nearest = max(rivals, key=lambda rung: self.judge.gain(self.measured[rung.name], chosen))
-        return own if own and len(own.trials) <= len(nearest.trials) else nearest
+        """The rung that gets the next fold; none where no rung with folds left may change the choice."""
+        chosen, folds = self.chosen, {name: len(rung.trials) for name, rung in self._trained.items()}
+        others = [name for name in folds if name != chosen.name and folds[name] < len(self.bench.folds)]
+        gains = {
+            name: self.judge.gain(self.measured[name], chosen)
+            for name in others
+            if not self.judge.difference(self.measured[name], chosen).is_worse
+        }
+        name = next_to_measure(chosen.name, gains, folds, len(self.bench.folds))
+        return self._trained[name] if name else None
 
     # --- the run folder -----------------------------------------------------------------------------------------------
 
@@ -296,6 +294,17 @@ class Climb:
         """Said of what is left out for lack of time, which is then why the climb ended."""
         self.ended = SPENT
         return f"it needs about {seconds:.0f} s, {max(0, math.floor(self.clock.left))} s of the budget are left"
+
+
+def next_to_measure(chosen: str, gains: dict[str, float], folds: dict[str, int], most: int) -> str | None:
+    """The rival of the highest gain over the chosen rung, or this rung itself where it has no more folds than that.
+
+    `gains` holds the rungs that may still change the choice, `folds` how many each has been trained on, `most` at most. In
+    made-up climbs this lost less than folds shared out evenly (`scripts/simulate_advice.py`).
+    """
+    nearest = max(gains, key=gains.__getitem__, default=None)
+    behind = folds.get(chosen, most) <= (most - 1 if nearest is None else folds[nearest])
+    return chosen if behind else nearest
 
 
 def halve(rates: Sequence[float], steps: int, loss: Callable[[float, int], float]) -> float:

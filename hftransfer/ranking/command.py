@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hftransfer.errors import UserError
 from hftransfer.evaluation.intervals import Measured
 from hftransfer.ranking.ranking import Ranked, Ranking
 from hftransfer.ranking.ranking import rank as ranked_checkpoints
@@ -14,6 +15,21 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from hftransfer.config import RunConfig
+
+
+def named_models(models: list[str], rest: list[str], candidates: str | None) -> tuple[list[str], list[str]]:
+    """Checkpoints and overrides. In `--models A B C key=value` what follows A and is no key=value is a name too.
+
+    Raises `UserError` where both or neither are named.
+    """
+    if candidates not in (None, "auto"):
+        raise UserError(f"--candidates takes auto, found {candidates!r}. Name checkpoints with --models.")
+    if bool(models) == bool(candidates):
+        raise UserError(
+            "Name the checkpoints with --models A B C, or let --candidates auto choose them: one of the two."
+        )
+    names = [word for word in rest if "=" not in word] if models else []
+    return [*models, *names] or ["auto"], [word for word in rest if word not in names]
 
 
 def rank(

@@ -60,10 +60,12 @@ def hub_answers() -> bool:
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
+    from hftransfer.hub import TransportError
+
     if constants.HF_HUB_OFFLINE:
         return False
     try:
         get_session().head(constants.ENDPOINT, timeout=SECONDS)
-    except Exception:  # whatever the session's library raises without a network
+    except (TransportError, OSError):  # httpx's own, and those of sockets and of the Hub's offline mode
         return False
     return True
