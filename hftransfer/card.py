@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from hftransfer.evaluation.recorded import Part, RecordedRun
+from hftransfer.terminal import percent
 
 PAPERS = {
     "probe": "Kornblith et al. 2019, arXiv:1805.08974",
@@ -43,7 +44,7 @@ def render_card(run: RecordedRun, repo_id: str | None = None, adapter: bool = Fa
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
-    environment.filters |= {"cell": table_cell, "number": _number, "span": _span, "percent": _percent}
+    environment.filters |= {"cell": table_cell, "number": _number, "span": _span, "percent": percent}
     template = resources.files("hftransfer").joinpath("card.md.j2").read_text(encoding="utf-8")
     facts = card_facts(run) | {"repo": repo_id or "MODEL_FOLDER", "adapter": adapter}
     metadata = yaml.safe_dump(card_metadata(run, facts, adapter), sort_keys=False, allow_unicode=True)
@@ -253,7 +254,3 @@ def _number(value: float) -> str:
 
 def _span(found: dict[str, Any]) -> str:
     return f"{_number(found['low'])} to {_number(found['high'])}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"

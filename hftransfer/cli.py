@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hftransfer.errors import UserError, did_you_mean
-from hftransfer.terminal import show_metrics, show_predictions, show_store, write_table
+from hftransfer.terminal import as_store_table, show, show_metrics, show_predictions, write_table
 
 app = typer.Typer(
     name="hftransfer",
@@ -122,11 +122,7 @@ def advise(
         from hftransfer.advice.command import advise as measure
 
         found = as_dict(measure(config))
-    if as_json:
-        return print(json.dumps(found, ensure_ascii=False))
-    from rich.console import Console
-
-    Console().print(as_table(found))
+    show(found, lambda: as_table(found), as_json)
 
 
 @app.command()
@@ -208,9 +204,7 @@ def cache(
         if space and space not in known:
             raise UserError(f"There is no space {space!r} in {store.folder}.{did_you_mean(space, known)}")
         return print(f"{store.clear(space) / 2**20:.1f} MiB freed in {store.folder}")
-    if as_json:
-        return print(json.dumps([asdict(entry) for entry in store.summary()]))
-    show_store(store)
+    show([asdict(entry) for entry in store.summary()], lambda: as_store_table(store), as_json)
 
 
 @app.command()
@@ -232,11 +226,7 @@ def compare(
     from hftransfer.evaluation.comparison import compare as compare_runs
 
     comparison = compare_runs(runs, metric)
-    if as_json:
-        return print(json.dumps(comparison.to_dict(), ensure_ascii=False))
-    from rich.console import Console
-
-    Console().print(as_table(comparison))
+    show(comparison.to_dict(), lambda: as_table(comparison), as_json)
 
 
 @app.command()
@@ -312,13 +302,13 @@ def next_to_label(
     as_json: Json = False,
 ) -> None:
     """Choose which inputs to label next: where the model is unsure, and unlike each other."""
+    from hftransfer.labelling.pool import as_table
     from hftransfer.labelling.pool import next_to_label as choose_next
-    from hftransfer.labelling.pool import show
 
     found = choose_next(pool, count, run, model, column, seed)
     if output is not None:
         return write_table(found, output, "rows to label")
-    show(found, as_json)
+    show(found.to_dict("records"), lambda: as_table(found), as_json)
 
 
 @app.command()

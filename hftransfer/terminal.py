@@ -2,10 +2,25 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hftransfer.errors import UserError
+
+
+def show(values: Any, as_table: Callable[[], Any], as_json: bool) -> None:
+    """One line of JSON, or the table that is made for it."""
+    if as_json:
+        return print(json.dumps(values, ensure_ascii=False, default=float))
+    from rich.console import Console
+
+    Console().print(as_table())
+
+
+def percent(share: float) -> str:
+    """A share to three digits, such as that of the weights that train: `0.378 %`."""
+    return f"{100 * share:.3g} %"
 
 
 def show_metrics(metrics: dict[str, Any], folder: Path, as_json: bool) -> None:
@@ -38,8 +53,7 @@ def show_predictions(table: Any) -> None:
     Console().print(shown)
 
 
-def show_store(store: Any) -> None:
-    from rich.console import Console
+def as_store_table(store: Any) -> Any:
     from rich.table import Table
 
     entries = store.summary()
@@ -47,7 +61,7 @@ def show_store(store: Any) -> None:
     table = Table("space", "what", "rows", "MiB", title=f"{store.folder}: {total / 2**20:.1f} MiB")
     for entry in entries:
         table.add_row(entry.space[:12], entry.about, str(entry.rows), f"{entry.bytes / 2**20:.1f}")
-    Console().print(table)
+    return table
 
 
 def write_table(table: Any, output: Path, what: str = "predictions") -> None:

@@ -23,6 +23,7 @@ from hftransfer.probe import Probe
 from hftransfer.receipt import Sizes, check_frozen, tensor_hashes
 from hftransfer.repeats import check_repeats, offer_folds, repeat
 from hftransfer.strategies import AutoStrategy, Plan
+from hftransfer.terminal import percent
 from hftransfer.work import (
     Work,
     network_predictions,
@@ -216,8 +217,8 @@ def _plan(work: Work, probe: Probe | None) -> Plan:
     ladder = Ladder.of(work.model, probe.constant if probe else ())
     plan = work.config.strategy.prepare(work.model, ladder)
     sizes = Sizes.of(plan)
-    log.info("Strategy: %s, %d of %d parameters train (%.2f %%), the lowest in %s", work.config.strategy.type,
-             sum(sizes.trainable.values()), sum(sizes.all.values()), 100 * sizes.trainable_share,
+    log.info("Strategy: %s, %d of %d parameters train (%s), the lowest in %s", work.config.strategy.type,
+             sum(sizes.trainable.values()), sum(sizes.all.values()), percent(sizes.trainable_share),
              ladder.rung_name(plan.lowest_rung))  # fmt: skip
     return plan
 

@@ -1,7 +1,7 @@
 """Is the advice any good? The choice of `auto` against every strategy trained in full, on test parts it never saw.
 
     python scripts/advice.py --data-root DATA --out advice.jsonl --cells digits:20:0 sick:100:0 [--budget 120s] [--steps 100]
-    python scripts/advice.py --render advice.jsonl [--plot docs/advice.png]
+    python scripts/advice.py --render advice.jsonl [--plot docs/advice.svg]
 
 A cell is set:labels a class:seed. Its training rows are drawn by the seed from the set's own training part; the test part (at
 most 1,000 rows of it, the same for all seeds) is used for nothing else. Every strategy is then trained once on all the
@@ -13,7 +13,10 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
+from itertools import groupby
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 import pandas as pd
@@ -26,8 +29,21 @@ SETS = {
     "bbc": ("BBC News, 64 tokens", TEXT, ["model.max_length=64"]),
     "banking20": ("Banking77, 20 of its intents", TEXT, ["model.max_length=48"]),
     "sick": ("SICK entailment, sentence pairs", TEXT, ["model.max_length=64", "data.input=[text_a,text_b]"]),
+    "stsb": ("STS benchmark, scores of pairs", TEXT, ["model.max_length=64", "data.input=[text_a,text_b]"]),
+    "goemotions": ("GoEmotions, several of 28 labels", TEXT, ["model.max_length=48", "data.separator=|"]),
     "clothing10": ("Clothing photos, 96 px", IMAGE, ["model.image_size=96", "data.input=path"]),
+    "flowers5": (
+        "Flower photos, 128 px",
+        IMAGE,
+        ["model.image_size=128", "data.input=path", "data.split.group=author"],
+    ),
+    "tiles": ("Magnetic tile defects, 128 px", IMAGE, ["model.image_size=128", "data.input=path"]),
+    "wbc": ("Blood cells, another laboratory, 96 px", IMAGE, ["model.image_size=96", "data.input=path"]),
 }
+# What has no classes to draw from is given so many rows for each "label a class": labels, and steps of the score.
+ROWS = {"stsb": 5, "goemotions": 28}
+# What decides: the metric of the advice, but for numbers one of which more is better (R2, in which it ranks alike).
+METRIC = {"accuracy": "accuracy", "micro_f1": "micro_f1", "rmse": "r2"}
 RUNGS = {
     "probe": {"strategy.type": "probe"},
     "best-layer": {"strategy.type": "probe", "head.layer": "best"},
@@ -45,6 +61,7 @@ def main() -> None:
     parser.add_argument("--cells", nargs="*", default=[f"{name}:20:0" for name in SETS])
     parser.add_argument("--budget", default="120s")
     parser.add_argument("--steps", type=int, help="length of every training; default: the strategy's own")
+    parser.add_argument("--rungs", nargs="*", default=list(RUNGS), choices=RUNGS, help="trained beside the chosen one")
     parser.add_argument("--render", type=Path)
     parser.add_argument("--plot", type=Path)
     asked = parser.parse_args()
@@ -54,13 +71,13 @@ def main() -> None:
         return plot(lines, asked.plot) if asked.plot else None
     for cell in asked.cells:
         name, labels, seed = cell.split(":")
-        line = measure(name, int(labels), int(seed), asked.data_root, asked.budget, asked.steps)
+        line = measure(name, int(labels), int(seed), asked)
         with asked.out.open("a") as file:
             print(json.dumps(line), file=file)
         print(cell, line["chosen"], {rung: found.get("value") for rung, found in line["runs"].items()}, file=sys.stderr)
 
 
-def measure(name: str, labels: int, seed: int, root: Path, budget: str, steps: int | None) -> dict[str, Any]:
+def measure(name: str, labels: int, seed: int, asked: argparse.Namespace) -> dict[str, Any]:
     """Advice on one draw of the labels, and every strategy trained on them."""
     from hftransfer.advice.command import advise
     from hftransfer.advice.words import as_dict
@@ -69,7 +86,7 @@ def measure(name: str, labels: int, seed: int, root: Path, budget: str, steps: i
     title, model, arguments = SETS[name]
     with tempfile.TemporaryDirectory() as place:
         table = Path(place) / "rows.csv"
-        draw(name, root, labels, seed).to_csv(table, index=False)
+        draw(name, asked.data_root, labels, seed).to_csv(table, index=False)
         further = [
             *arguments,
             "data.label=label",
@@ -77,23 +94,37 @@ def measure(name: str, labels: int, seed: int, root: Path, budget: str, steps: i
             "evaluation.resamples=200",
             f"seed={seed}",
         ]
-        further += [f"training.max_steps={steps}"] if steps else []
+        further += [f"training.max_steps={asked.steps}"] if asked.steps else []
         base = {"data": {"train": str(table)}, "model": model} | {"output": str(Path(place) / "run")}
         values = with_overrides(base, parse_overrides(further)).model_dump(mode="json")
         begin = time.perf_counter()
-        climb = advise(with_overrides(dict(values), {"strategy.type": "auto", "strategy.budget": budget}))
+        climb = advise(with_overrides(dict(values), {"strategy.type": "auto", "strategy.budget": asked.budget}))
         found = as_dict(climb)
-        line = {"set": name, "title": title, "labels": labels, "seed": seed, "budget": budget, "steps": steps}
+        line = {
+            "set": name,
+            "title": title,
+            "labels": labels,
+            "seed": seed,
+            "budget": asked.budget,
+            "steps": asked.steps,
+        }
         line |= {"chosen": found["chosen"], "seconds": time.perf_counter() - begin, "advice": found}
         line["by_accuracy"] = climb.judge.choose(climb.deployable, "accuracy").name
         changes = RUNGS | {rung["name"]: rung["changes"] for rung in found["rungs"] if rung["changes"]}
-        return line | {"runs": {rung: one_run(values, change, place) for rung, change in changes.items()}}
+        wanted = {*asked.rungs, line["chosen"], line["by_accuracy"]}
+        runs = {
+            rung: one_run(values, change, place, METRIC[found["metric"]])
+            for rung, change in changes.items()
+            if rung in wanted
+        }
+        return line | {"runs": runs}
 
 
 def draw(name: str, root: Path, labels: int, seed: int) -> pd.DataFrame:
-    """So many rows of each class by the seed, and the test rows, told apart by the column `split`."""
+    """So many rows of each class by the seed (all, where a class has fewer), and the test rows; `split` tells them apart."""
     train, test = PARTS[name](root)
-    drawn = train.groupby("label").sample(n=labels, random_state=seed)
+    train = train.sample(frac=1, random_state=seed)
+    drawn = train.head(ROWS[name] * labels) if name in ROWS else train.groupby("label").head(labels)
     test = test.sample(n=min(TEST_ROWS, len(test)), random_state=0)
     return pd.concat([drawn.assign(split="train"), test.assign(split="test")])
 
@@ -127,19 +158,56 @@ def _sick(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return tuple(part[["text_a", "text_b", "label"]] for part in (train, test))
 
 
+def _stsb(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    train, test = (pd.read_csv(root / "stsb_en_de" / f"en_{part}.csv") for part in ("train", "test"))
+    return tuple(part.rename(columns={"score": "label"}) for part in (train, test))
+
+
+def _goemotions(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    train, test = (pd.read_csv(root / "goemotions_multilabel" / f"{part}.csv") for part in ("train", "test"))
+    return tuple(part[["text", "labels"]].rename(columns={"labels": "label"}) for part in (train, test))
+
+
 def _clothing10(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    table = pd.read_csv(root / "clothing10" / "labels.csv")
-    table["path"] = [str((root / "clothing10" / path).resolve()) for path in table["path"]]
+    table = _pictures(root / "clothing10")
     return tuple(table.loc[table["split"] == part, ["path", "label"]] for part in ("train", "test"))
 
 
+def _flowers5(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return _by_group(_pictures(root / "flowers5"), "author")
+
+
+def _tiles(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    train, test = _by_group(_pictures(root / "magnetic_tile"), "near_dup_group")
+    return train.groupby("near_dup_group").head(1), test  # near-duplicates would be on both sides of a fold
+
+
+def _wbc(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    table = _pictures(root / "wbc").query("label != 'basophil'")  # one picture in the first laboratory
+    return tuple(table.loc[table["domain"] == part, ["path", "label"]] for part in ("dataset1", "dataset2"))
+
+
+def _pictures(folder: Path) -> pd.DataFrame:
+    table = pd.read_csv(folder / "labels.csv")
+    return table.assign(path=[str((folder / path).resolve()) for path in table["path"]])
+
+
+def _by_group(table: pd.DataFrame, group: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training and test rows (0.4) of different authors, or of different near-duplicates."""
+    from sklearn.model_selection import GroupShuffleSplit
+
+    (train, test), *_ = GroupShuffleSplit(1, test_size=0.4, random_state=0).split(table, groups=table[group])
+    return tuple(table.iloc[rows][["path", "label", group]] for rows in (train, test))
+
+
 PARTS = {
-    "digits": _starter_digits, "bbc": _starter_bbc, "banking20": _banking20, "sick": _sick, "clothing10": _clothing10,
+    "digits": _starter_digits, "bbc": _starter_bbc, "banking20": _banking20, "sick": _sick, "stsb": _stsb,
+    "goemotions": _goemotions, "clothing10": _clothing10, "flowers5": _flowers5, "tiles": _tiles, "wbc": _wbc,
 }  # fmt: skip
 
 
-def one_run(values: dict[str, Any], changes: dict[str, Any], place: str) -> dict[str, Any]:
-    """The test accuracy of one strategy on all the labelled rows, and what the run took."""
+def one_run(values: dict[str, Any], changes: dict[str, Any], place: str, metric: str) -> dict[str, Any]:
+    """What one strategy reached on the test part with all the labelled rows, and what the run took."""
     from hftransfer.config import with_overrides
     from hftransfer.train import run
 
@@ -149,10 +217,14 @@ def one_run(values: dict[str, Any], changes: dict[str, Any], place: str) -> dict
             metrics = run(with_overrides(json.loads(json.dumps(values)), {"output": f"{folder}/run"} | changes)).metrics
         except Exception as error:  # one broken run must not end the table; it is shown as such
             return {"error": repr(error)[-400:]}
-        return metrics["test"]["accuracy"] | {"seconds": time.perf_counter() - begin}
+        return metrics["test"][metric] | {"seconds": time.perf_counter() - begin}
 
 
 # --- the table and the plot -------------------------------------------------------------------------------------------
+
+
+RULES = {"auto": "o", "auto, accuracy": "D", "always probe": "s", "always frozen": "v", "always full": "^"}
+Lines = list[dict[str, Any]]
 
 
 def reached(line: dict[str, Any]) -> dict[str, float]:
@@ -160,58 +232,87 @@ def reached(line: dict[str, Any]) -> dict[str, float]:
 
 
 def regrets(line: dict[str, Any]) -> dict[str, float]:
-    """Points that each rule to choose by loses to the best strategy in hindsight."""
+    """Points that each of `RULES` loses to the best strategy in hindsight."""
     found = reached(line)
-    rules = {
-        "auto": line["chosen"],
-        "auto, accuracy": line["by_accuracy"],
-        "always probe": "probe",
-        "always full": "full",
-    }
-    return {rule: 100 * (max(found.values()) - found[rung]) for rule, rung in rules.items() if rung in found}
+    chosen = {"auto": line["chosen"], "auto, accuracy": line["by_accuracy"]}
+    taken = {rule: chosen.get(rule, rule.removeprefix("always ")) for rule in RULES}
+    return {rule: 100 * (max(found.values()) - found[rung]) for rule, rung in taken.items()}
 
 
-def render(lines: list[dict[str, Any]]) -> str:
-    """A row a cell, and the mean regret of every rule."""
+def by_kind(lines: Lines) -> dict[tuple[str, int], Lines]:
+    """The seeds of each set and number of labels a class, in the order of `SETS`."""
+    order = list(SETS)
+    ordered = sorted(lines, key=lambda line: (order.index(line["set"]), line["labels"], line["seed"]))
+    return {kind: list(seeds) for kind, seeds in groupby(ordered, key=lambda line: (line["title"], line["labels"]))}
+
+
+def render(lines: Lines) -> str:
+    """What the strategies reached and what the rules lost, a row for each set and number of labels, the mean over seeds."""
+    return "\n\n".join([_reached_table(lines), _regret_table(lines), _summary(lines)])
+
+
+def _reached_table(lines: Lines) -> str:
     rows = [
-        "| set | a class | seed | probe | best in hindsight | auto's choice | its regret | by accuracy | advice, s | all, s |"
+        f"| set | a class | seeds | {' | '.join(RUNGS)} | all trained, s |",
+        "|---|---|---|" + "---|" * (len(RUNGS) + 1),
     ]
-    rows.append("|---|---|---|---|---|---|---|---|---|---|")
-    for line in lines:
-        found, lost = reached(line), regrets(line)
-        best = max(found, key=found.__getitem__)
-        seconds = sum(run.get("seconds", 0) for run in line["runs"].values())
-        rows.append(
-            f"| {line['title']} | {line['labels']} | {line['seed']} | {found['probe']:.3f} | {best} {found[best]:.3f} | "
-            f"{line['chosen']} {found[line['chosen']]:.3f} | {lost['auto']:.1f} | "
-            f"{line['by_accuracy']} {lost['auto, accuracy']:.1f} | {line['seconds']:.0f} | {seconds:.0f} |"
-        )
-    rows += ["", f"Mean regret in points over {len(lines)} cells, and the worst:", ""]
-    for rule in regrets(lines[0]):
-        lost = [regrets(line)[rule] for line in lines if rule in regrets(line)]
-        rows.append(f"- {rule}: {sum(lost) / len(lost):.1f}, at worst {max(lost):.1f}")
+    for (title, labels), seeds in by_kind(lines).items():
+        found = [[reached(line)[rung] for line in seeds if rung in reached(line)] for rung in RUNGS]
+        means = " | ".join(f"{mean(values):.3f}" if values else "" for values in found)
+        seconds = mean(sum(run.get("seconds", 0) for run in line["runs"].values()) for line in seeds)
+        rows.append(f"| {title} | {labels} | {len(seeds)} | {means} | {seconds:.0f} |")
     return "\n".join(rows)
 
 
-def plot(lines: list[dict[str, Any]], path: Path) -> None:
-    """Regret of each rule, a line a cell."""
+def _regret_table(lines: Lines) -> str:
+    rows = [
+        f"| set | a class | auto chose | {' | '.join(RULES)} | advice, s |",
+        "|---|---|---|" + "---|" * (len(RULES) + 1),
+    ]
+    for (title, labels), seeds in by_kind(lines).items():
+        chosen = Counter(line["chosen"] for line in seeds).most_common()
+        lost = " | ".join(f"{mean(regrets(line)[rule] for line in seeds):.1f}" for rule in RULES)
+        words = ", ".join(f"{rung} {count}" for rung, count in chosen)
+        rows.append(f"| {title} | {labels} | {words} | {lost} | {mean(line['seconds'] for line in seeds):.0f} |")
+    return "\n".join(rows)
+
+
+def _summary(lines: Lines) -> str:
+    rows = [
+        f"Points lost over all {len(lines)} cells:",
+        "",
+        "| rule | mean | median | worst | more than 5 |",
+        "|---|---|---|---|---|",
+    ]
+    for rule in RULES:
+        lost = [regrets(line)[rule] for line in lines]
+        many = sum(points > 5 for points in lost)
+        rows.append(f"| {rule} | {mean(lost):.1f} | {median(lost):.1f} | {max(lost):.1f} | {many} of {len(lost)} |")
+    return "\n".join(rows)
+
+
+def plot(lines: Lines, path: Path) -> None:
+    """Points that each rule lost: the mean over seeds as a mark, from the least to the most as a line."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.45 * len(lines)), layout="constrained")
-    for offset, (rule, marker) in enumerate(
-        {"auto": "o", "auto, accuracy": "D", "always probe": "s", "always full": "^"}.items()
-    ):
-        lost = [regrets(line).get(rule) for line in lines]
-        axes.plot(lost, [row + 0.16 * (offset - 1.5) for row in range(len(lines))], marker, label=rule, markersize=6)
-    axes.set_yticks(range(len(lines)), [f"{line['title']}, {line['labels']} a class" for line in lines])
-    axes.set_xlabel("points lost to the best strategy in hindsight")
+    kinds = by_kind(lines)
+    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.5 * len(kinds)), layout="constrained")
+    for number, (rule, marker) in enumerate(RULES.items()):
+        lost = [[regrets(line)[rule] for line in seeds] for seeds in kinds.values()]
+        heights = [row + 0.15 * (number - (len(RULES) - 1) / 2) for row in range(len(kinds))]
+        axes.plot([mean(points) for points in lost], heights, marker, label=rule, markersize=5, color=f"C{number}")
+        axes.hlines(
+            heights, [min(points) for points in lost], [max(points) for points in lost], f"C{number}", alpha=0.4
+        )
+    axes.set_yticks(range(len(kinds)), [f"{title}, {labels} a class" for title, labels in kinds])
+    axes.set_xlabel("points lost to the best strategy in hindsight (mean and range over seeds)")
     axes.grid(axis="x", alpha=0.3)
-    axes.set_ylim(len(lines) - 0.5, -0.5)
-    figure.legend(loc="outside upper center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=120)
+    axes.set_ylim(len(kinds) - 0.5, -0.5)
+    figure.legend(loc="outside upper center", ncols=len(RULES), frameon=False)
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from statistics import NormalDist
 import numpy as np
 
 from hftransfer.advice.rungs import next_to_measure
+from hftransfer.evaluation.comparison import paired_shares
 
 FOLDS, SHARED = 5, 0.5  # folds of the rows; the correlation of two rungs' luck with a row
 SECONDS = {"frozen": 10, "lora": 24, "full": 30}  # a fold of each, as on 50 to 200 digits and one core
@@ -43,8 +44,7 @@ class Climb:
         seen = self.fold_of_row < min(self.folds[new], self.folds[old])
         gained, lost = (self.right[a] & ~self.right[b] & seen for a, b in ((new, old), (old, new)))
         gained, lost, rows = gained.sum(), lost.sum(), seen.sum()
-        error = np.sqrt(gained + lost + 1 - (gained - lost) ** 2 / (rows + 2)) / (rows + 2)
-        middle = (gained - lost) / (rows + 2)
+        middle, error = paired_shares(gained, lost, rows)
         return (gained - lost) / rows, middle - 1.96 * error, middle + 1.96 * error
 
     @property

@@ -261,6 +261,15 @@ def test_nothing_is_tried_where_the_rows_could_not_show_that_it_is_better():
     climb = climbed(LORA | {"probe": 198, "random": 197})
     assert set(climb.skipped) == {"frozen", "lora", "full", "scratch"} and not climb.bench.asked
     assert "even a faultless rung could not be told from the probe on these 200 rows" in climb.skipped["full"]
+
+
+def test_where_accuracy_is_preferred_all_is_tried_that_could_be_better():
+    """Two errors in 200 rows: nothing can be told from the probe, but one that makes none is taken."""
+    climb = climbed(LORA | {"probe": 198, "random": 197, "lora": 200}, prefer="accuracy")
+    assert climb.chosen.name == "lora" and "full" in climb.measured
+    climb = climbed(LORA | {"probe": 200, "random": 197}, prefer="accuracy")
+    assert "even a faultless rung could not be better than the probe on these 200 rows" in climb.skipped["full"]
+    assert not climb.bench.asked
     assert any("the task is so easy" in sentence for sentence in evidence(climb))
 
 

@@ -193,7 +193,14 @@ def test_never_more_than_the_pool_and_never_a_row_twice(count):
 def test_doubt():
     single = choice.doubt(THREE, np.array([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.4, 0.3, 0.3]]))
     assert single == pytest.approx([1.0, 0.0, 0.9])
-    assert choice.doubt(Task("multi_label", ("p", "q")), np.array([[0.5, 0.5], [0.0, 0.5]])) == pytest.approx(
-        [1.0, 0.5]
-    )
     assert (choice.doubt(Task("regression", ("y",)), np.zeros((2, 1))) == 1).all()
+
+
+def test_doubt_of_several_labels_lies_at_the_number_that_is_expected():
+    """Sure of two, of none or of all is no doubt, and what is between is."""
+    labels = Task("multi_label", ("p", "q", "r"))
+    sure = choice.doubt(labels, np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))
+    assert sure == pytest.approx([0, 0, 0])
+    unsure = choice.doubt(labels, np.array([[1.0, 0.5, 0.4], [0.3, 0.1, 0.0], [0.9, 0.9, 0.8], [0.5, 0.5, 0.0]]))
+    assert unsure == pytest.approx([0.9, 0.3, 0.2, 1.0])
+    assert choice.doubt(Task("multi_label", ("p",)), np.array([[0.1], [0.9], [0.6]])) == pytest.approx([0.1, 0.1, 0.4])

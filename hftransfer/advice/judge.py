@@ -14,6 +14,8 @@ from hftransfer.evaluation.recorded import Part
 from hftransfer.evaluation.resampling import corrected_t_interval
 from hftransfer.tasks import Task
 
+Preference = Literal["simplicity", "accuracy"]
+
 
 @dataclass(frozen=True, eq=False)
 class Answers:
@@ -115,17 +117,18 @@ class Judge:
         change = self.value(new, rows) - self.value(old, rows)
         return change if higher_is_better(self.metric) else -change
 
-    def choose(self, rungs: Sequence[Answers], prefer: Literal["simplicity", "accuracy"] = "simplicity") -> Answers:
+    def choose(self, rungs: Sequence[Answers], prefer: Preference = "simplicity") -> Answers:
         """The simplest rung that cannot be told from the best one (or the best one); `rungs` from simple to dear."""
         best = self.best(rungs)
         if prefer == "accuracy":
             return best
         return next(rung for rung in rungs if rung is best or not self.difference(best, rung).is_better)
 
-    def could_be_beaten(self, answers: Answers) -> bool:
-        """Whether these rows could show that something is better: whether even a faultless rung would be separated."""
+    def could_be_beaten(self, answers: Answers, prefer: Preference = "simplicity") -> bool:
+        """Whether something else could be chosen: a faultless rung would be separated, or for accuracy just be better."""
         if self.task.type == "regression":
             return True
         targets = self.targets[answers.rows]
         faultless = targets if self.task.type == "multi_label" else np.eye(self.task.head_size)[targets]
-        return self.difference(Answers("faultless", answers.rows, faultless.astype(float)), answers).is_better
+        gain = self.difference(Answers("faultless", answers.rows, faultless.astype(float)), answers)
+        return gain.is_better if prefer == "simplicity" else gain.value > 0

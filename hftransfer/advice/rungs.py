@@ -152,10 +152,9 @@ class Climb:
 
     def _not_worth(self, name: str) -> str | None:
         chosen = self.chosen
-        if chosen.folds == len(self.bench.folds) and not self.judge.could_be_beaten(chosen):
-            return (
-                f"even a faultless rung could not be told from {TITLES[chosen.name]} on these {len(chosen.rows)} rows"
-            )
+        if chosen.folds == len(self.bench.folds) and not self.judge.could_be_beaten(chosen, self.wishes.prefer):
+            what = "be told from" if self.wishes.prefer == "simplicity" else "be better than"
+            return f"even a faultless rung could not {what} {TITLES[chosen.name]} on these {len(chosen.rows)} rows"
         gain = self.transfer_gain
         if name == "scratch" and gain is not None and gain.is_better:
             return "pretrained features are better than random ones here"

@@ -8,6 +8,7 @@ import numpy as np
 from hftransfer.advice.judge import Answers, Difference
 from hftransfer.advice.rungs import TITLES, TRAINED, Climb
 from hftransfer.evaluation.metrics import higher_is_better
+from hftransfer.terminal import percent
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -236,6 +237,6 @@ def _cells(rung: dict[str, Any], higher: bool) -> list[str]:
     return [
         TITLES[rung["name"]], f"{score['value']:.3f} ({score['low']:.3f}–{score['high']:.3f})",
         f"{over['value'] if higher else -over['value']:+.2f} ({low:+.2f} to {high:+.2f})" if over else "",
-        f"{rung['seconds']:.1f} x {rung['folds']}", f"{100 * rung['trainable_share']:.2g} %",
+        f"{rung['seconds']:.1f} x {rung['folds']}", percent(rung['trainable_share']),
         f"{rung['predict_milliseconds']:.2g}",
     ]  # fmt: skip

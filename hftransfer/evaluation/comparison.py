@@ -21,6 +21,7 @@ from hftransfer.evaluation.intervals import Draws, Measured, measure
 from hftransfer.evaluation.metrics import higher_is_better
 from hftransfer.evaluation.recorded import Part, RecordedRun, open_all
 from hftransfer.tasks import Task
+from hftransfer.terminal import percent
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -217,6 +218,15 @@ def value_of(task: Task, part: Part, metric: str) -> float:
     return float(bootstrap.statistics(task, part.targets, part.scores)(every_row_once)[metric][0])
 
 
+def paired_shares(gained: int, lost: int, rows: int) -> tuple[float, float]:
+    """Middle and standard error of a difference of two shares of the same rows, `gained` by one and `lost` by it.
+
+    Half a row is added to each cell of the 2 x 2 table (Agresti & Min 2005, sec. 2), so that few rows keep their coverage.
+    """
+    error = np.sqrt(gained + lost + 1 - (gained - lost) ** 2 / (rows + 2)) / (rows + 2)
+    return (gained - lost) / (rows + 2), float(error)
+
+
 class _Pairs:
     """All pairs of runs, tested on one metric."""
 
@@ -257,11 +267,10 @@ class _Pairs:
         return difference, error, difference, float(p_value)
 
     def _mcnemar(self, gained: int, lost: int) -> tuple[float, float, float, float]:
-        """The exact test, and the interval of Agresti & Min 2005 that adds half a row to each cell of the 2 x 2 table."""
-        rows, changed = len(self.targets), gained + lost
-        p_value = float(stats.binomtest(gained, changed).pvalue) if changed else 1.0
-        error = np.sqrt(changed + 1 - (gained - lost) ** 2 / (rows + 2)) / (rows + 2)
-        return (gained - lost) / rows, float(error), (gained - lost) / (rows + 2), p_value
+        """The exact test, and the interval of `paired_shares`."""
+        p_value = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+        middle, error = paired_shares(gained, lost, len(self.targets))
+        return (gained - lost) / len(self.targets), error, middle, p_value
 
     def _pair(self, i: int, j: int, difference: float, error: float, middle: float, p: float, p_holm: float) -> Pair:
         reach = stats.t.ppf(1 - _ALPHA / 2, max(1, self.draws.count - 1)) * error
@@ -317,7 +326,7 @@ def _run_table(comparison: Comparison):
         table.add_column(column, justify=side, no_wrap=not (first or interval), min_width=least, overflow="fold")
     for run in comparison.runs:
         shown = [_span(run.metrics[name]) if name in run.metrics else "" for name in (comparison.metric, *others)]
-        size, share = f"{run.model_bytes / 1e6:,.1f} MB", f"{100 * run.trainable_share:.3g}%"
+        size, share = f"{run.model_bytes / 1e6:,.1f} MB", percent(run.trainable_share)
         table.add_row(f"{run.name}, {run.strategy}", *shown, f"{run.seconds:,.1f}", share, size)
     return table
 

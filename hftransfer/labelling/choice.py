@@ -25,16 +25,22 @@ class Choice:
 
 
 def doubt(task: Task, probabilities: np.ndarray) -> np.ndarray:
-    """(N,) from 0 to 1: how near the two likeliest classes are, or the mean over labels of how near each is to one half.
+    """(N,) from 0 to 1: how near the least likely of the expected answers is to the likeliest of the others.
 
-    Regression has no such thing: all rows are equal.
+    That is the margin between two classes (Scheffer et al. 2001), and for several labels the one after as many as are
+    expected. Regression has no such thing: all rows are equal.
     """
     if task.type == "regression":
         return np.ones(len(probabilities))
-    if task.type == "multi_label":
-        return (1 - np.abs(2 * probabilities - 1)).mean(1)
-    first, second = np.sort(probabilities, axis=1)[:, :-3:-1].T
-    return 1 - (first - second)
+    falling = -np.sort(-probabilities, axis=1)
+    bounded = np.pad(falling, ((0, 0), (1, 1)), constant_values=((0, 0), (1, 0)))  # none may be expected, or all
+    rows, count = np.arange(len(probabilities)), expected(probabilities)
+    return 1 - (bounded[rows, count] - bounded[rows, count + 1])
+
+
+def expected(probabilities: np.ndarray) -> np.ndarray:
+    """(N,) how many answers a row is expected to have: one class, or the sum of its labels' probabilities."""
+    return np.rint(probabilities.sum(1)).astype(int)
 
 
 def choose(features: np.ndarray, doubts: np.ndarray, count: int, seed: int = 0) -> Choice:

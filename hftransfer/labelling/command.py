@@ -1,6 +1,5 @@
 """The command `curve`: the forecast as sentences, a table, JSON and a plot."""
 
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from hftransfer.labelling.forecast import Forecast, Gain, forecast
 from hftransfer.report.figures import FIRST, INK, MUTED, SECOND, drawn
 from hftransfer.report.plots import titled
 from hftransfer.run_folder import write_json
+from hftransfer.terminal import show
 from hftransfer.work import probed
 
 if TYPE_CHECKING:
@@ -28,12 +28,7 @@ def curve(config: "RunConfig", more: int | None, classes: int, output: Path | No
         output.mkdir(parents=True, exist_ok=True)
         draw(found, output / "curve.svg")
         write_json(output / "curve.json", found.to_dict())
-    if as_json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False))
-    else:
-        from rich.console import Console
-
-        Console().print(as_table(found))
+    show(found.to_dict(), lambda: as_table(found), as_json)
     return found
 
 

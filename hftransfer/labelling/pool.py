@@ -1,11 +1,11 @@
 """The command `next`: unlabelled inputs in, a table of those to label next out, with the reason for each."""
 
-import json
 import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,14 +17,18 @@ from hftransfer.data import LabelledData, inputs_modality, load_inputs
 from hftransfer.data.looks import digest, look_at_all
 from hftransfer.errors import UserError
 from hftransfer.evaluation.recorded import RecordedRun
-from hftransfer.labelling.choice import Choice, choose, doubt
+from hftransfer.labelling.choice import Choice, choose, doubt, expected
 from hftransfer.ladder import Ladder
 from hftransfer.predictor import load
 from hftransfer.probe import plain_features
 from hftransfer.tasks import Task
 from hftransfer.work import prepare
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 log = logging.getLogger(__name__)
+SHOWN = 20  # rows of the table in a terminal
 
 
 @dataclass(frozen=True)
@@ -144,24 +148,19 @@ def _reason(seen: Seen, row: int, size: int) -> str:
     if seen.task is None or seen.task.type == "regression":
         return alike
     found, names = seen.probabilities[row], seen.task.names
-    if seen.task.type == "single_label":
-        order = np.argsort(-found)[:2]
-        between = " and ".join(f"{names[place]} ({found[place]:.2f})" for place in order)
-        return f"between {between}; {alike}"
-    order = np.argsort(np.abs(found - 0.5))[:2]
-    return f"unsure of {', '.join(f'{names[place]} ({found[place]:.2f})' for place in order)}; {alike}"
+    last = expected(found[None]).item()  # of the answers that are expected, and the first of the others
+    at_issue = [f"{names[place]} ({found[place]:.2f})" for place in np.argsort(-found)[max(0, last - 1) : last + 1]]
+    return f"{'between' if seen.task.type == 'single_label' else 'unsure of'} {' and '.join(at_issue)}; {alike}"
 
 
-def show(found: pd.DataFrame, as_json: bool) -> None:
-    """The table as JSON, or its first rows for a terminal."""
-    if as_json:
-        return print(json.dumps(found.to_dict("records"), ensure_ascii=False, default=float))
-    from rich.console import Console
+def as_table(found: pd.DataFrame) -> "Table":
+    """The first rows, for a terminal."""
     from rich.table import Table
 
-    shown = Table("rank", "id", "reason", "prediction", title=f"{len(found)} to label next", title_justify="left")
-    for row in found.head(20).itertuples():
+    title, more = f"{len(found)} to label next", len(found) - SHOWN
+    caption = f"… and {more} more: write all of them with --output next.csv" if more > 0 else None
+    how = {"title": title, "title_justify": "left", "caption": caption, "caption_justify": "left"}
+    shown = Table("rank", "id", "reason", "prediction", **how)
+    for row in found.head(SHOWN).itertuples():
         shown.add_row(str(row.rank), str(row.id)[:60], row.reason, str(getattr(row, "prediction", "")))
-    Console().print(shown)
-    if len(found) > 20:
-        print(f"… and {len(found) - 20} more: write all of them with --output next.csv")
+    return shown

@@ -1,6 +1,5 @@
 """The command: the ranking as a table, as JSON, and as a plot of score against latency."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from hftransfer.ranking.ranking import Ranked, Ranking
 from hftransfer.ranking.ranking import rank as ranked_checkpoints
 from hftransfer.report.figures import FIRST, INK, MUTED, check_figure_name, drawn, log_x
 from hftransfer.report.plots import titled
+from hftransfer.terminal import show
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -41,12 +41,7 @@ def rank(
     ranking = ranked_checkpoints(config, names, rows, metric)
     if plot:
         draw(ranking, plot)
-    if as_json:
-        print(json.dumps(ranking.to_dict(), ensure_ascii=False))
-    else:
-        from rich.console import Console
-
-        Console().print(as_table(ranking))
+    show(ranking.to_dict(), lambda: as_table(ranking), as_json)
     return ranking
 
 

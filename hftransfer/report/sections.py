@@ -12,6 +12,7 @@ from hftransfer.evaluation.calibration import apply_temperature, calibration_rep
 from hftransfer.evaluation.metrics import HIGHER_IS_BETTER
 from hftransfer.evaluation.recorded import RecordedRun
 from hftransfer.report import plots
+from hftransfer.terminal import percent
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _MOST_PAIRS = 12
@@ -43,7 +44,7 @@ def overview(run: RecordedRun) -> dict[str, Any]:
         "sentence": f"{about['checkpoint']['source']}, adapted by the strategy “{about['strategy']}” to {len(task.names)} "
         f"{outputs} of {kinds}: {training} training, {validation} validation and {test} test rows.",
         "tiles": [
-            ("trained share of the weights", f"{100 * run.trainable_share:.3g}%"),
+            ("trained share of the weights", percent(run.trainable_share)),
             ("seconds in all", f"{run.seconds:,.1f}"),
             ("size of the model", size(run.model_bytes)),
             ("peak memory", size(about.get("peak_memory_bytes") or 0)),
