@@ -234,6 +234,20 @@ def test_the_simpler_of_two_that_are_better_is_taken_though_it_alone_would_not_s
     assert said.endswith("frozen (+5.0 (-0.4 to 10.2) points) is simpler and not distinguishable from it: take frozen.")
 
 
+def test_of_the_two_heads_the_one_of_the_higher_estimate_is_taken():
+    """They cost alike: neither is simpler. More than that needs rows that tell it."""
+    climb = climbed(ALIKE)
+    climb.measured |= {"probe": answers("probe", 150), "best-layer": answers("best-layer", 153)}
+    assert [rung.name for rung in climb.deployable[:3]] == ["best-layer", "probe", "frozen"]
+    assert climb.chosen.name == "best-layer"
+    assert advice(climb) == (
+        "The best-layer probe is +1.5 (-0.5 to 3.4) points over the probe, which these rows cannot tell from nothing, for 0 s more; "
+        "frozen, LoRA and full are not distinguishable from the best-layer probe: take the best-layer probe."
+    )
+    climb.measured["best-layer"] = answers("best-layer", 150)
+    assert climb.chosen.name == "probe"
+
+
 def test_accuracy_is_preferred_where_it_is_asked_for():
     climb = climbed(ALIKE, prefer="accuracy")
     assert climb.chosen.name == "lora"
@@ -489,6 +503,6 @@ def test_training_is_chosen_where_frozen_features_do_not_suffice(tmp_path):
     assert climb.against(climb.chosen.name, "probe").is_better
 
 
-def test_the_probe_is_chosen_where_frozen_features_suffice(tmp_path):
+def test_a_head_is_chosen_where_frozen_features_suffice(tmp_path):
     climb = advise(auto("text", tmp_path))
-    assert climb.chosen.name == "probe" and data_of("text", tmp_path)["task"] == "single_label"
+    assert climb.chosen.name in rungs.HEADS and data_of("text", tmp_path)["task"] == "single_label"

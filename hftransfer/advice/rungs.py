@@ -22,6 +22,7 @@ TITLES = {
     "majority": "the majority", "raw": "raw input", "random": "random weights", "probe": "the probe",
     "best-layer": "the best-layer probe", "frozen": "frozen", "lora": "LoRA", "full": "full", "scratch": "scratch",
 }  # fmt: skip
+HEADS = ("probe", "best-layer")
 TRAINED = ("frozen", "lora", "full", "scratch")
 RATES = (1 / 3, 1.0, 3.0)  # of the strategy's own learning rate
 ROWS_TO_CHOOSE_A_RATE = 30  # on fewer rows, which of three rates is better is chance
@@ -98,8 +99,11 @@ class Climb:
 
     @property
     def deployable(self) -> list[Answers]:
-        """From simple to dear."""
-        return [self.measured[name] for name in TITLES if name in self.measured and self.measured[name].changes]
+        """From simple to dear; of the two heads, which cost alike, the one of the higher estimate first."""
+        heads, trained = (
+            [self.measured[name] for name in names if name in self.measured] for names in (HEADS, TRAINED)
+        )
+        return sorted(heads, key=lambda head: -self.judge.gain(head, heads[0])) + trained
 
     @property
     def chosen(self) -> Answers:

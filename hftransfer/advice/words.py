@@ -57,9 +57,10 @@ def _rung(climb: Climb, answers: Answers) -> dict[str, Any]:
 def advice(climb: Climb) -> str:
     """One sentence: what the chosen rung gains and costs, what cannot be told from it, and what to take."""
     chosen, title = climb.chosen, TITLES[climb.chosen.name]
-    dearer = climb.deployable[[rung.name for rung in climb.deployable].index(chosen.name) + 1 :]
-    worse = [rung for rung in dearer if climb.judge.difference(rung, chosen).is_worse]
-    alike = [rung for rung in dearer if rung not in worse]
+    following = climb.deployable[[rung.name for rung in climb.deployable].index(chosen.name) + 1 :]
+    others = [rung for rung in following if rung.name != "probe"]  # the gain over the probe is said by itself
+    worse = [rung for rung in others if climb.judge.difference(rung, chosen).is_worse]
+    alike = [rung for rung in others if rung not in worse]
     parts, said = _gain_of(climb, chosen) if chosen.name != "probe" else ([], chosen)
     alike = [rung for rung in alike if rung is not said]
     parts += [f"{_are(alike)} not distinguishable from {title}{_leader(climb, alike)}"] if alike else []

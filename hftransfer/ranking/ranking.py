@@ -87,10 +87,11 @@ class Ranking:
         if len(level) == 1:
             return f"{level[0]} is best: {self.metric} separates it from every other checkpoint on {self.rows} rows."
         fastest = min((c for c in self.checkpoints if c.name in level), key=lambda c: c.milliseconds)
-        return (
-            f"A tie: {self.rows} rows do not separate {' and '.join(level)} by {self.metric}. "
-            f"The fastest of them is {fastest.name} ({fastest.milliseconds:.3g} ms a row)."
-        )
+        tie = f"A tie: {self.rows} rows do not separate {' and '.join(level)} by {self.metric}."
+        speed = f"the fastest ({fastest.milliseconds:.3g} ms a row)"
+        if fastest.name == level[0]:
+            return f"{tie} {fastest.name} has the best estimate and is {speed}."
+        return f"{tie} {level[0]} has the best estimate; {fastest.name} is {speed}."
 
     def to_dict(self) -> dict:
         """Plain values for JSON."""
