@@ -209,7 +209,7 @@ def test_every_rung_is_tried_and_the_probe_kept_where_nothing_is_better():
     assert climb.skipped["scratch"] == "pretrained features are better than random ones here"
     assert climb.measured["lora"].folds == 5
     assert advice(climb).endswith("not distinguishable from the probe (LoRA the best of them, +1.0 (-0.7 to 2.7) points, "
-                                  "on 200 rows): take the probe.")  # fmt: skip
+                                  "on 200 rows): take the probe (--prefer accuracy takes LoRA).")  # fmt: skip
 
 
 def test_a_rung_that_is_better_takes_its_place_and_is_said_with_its_interval():
@@ -218,7 +218,9 @@ def test_a_rung_that_is_better_takes_its_place_and_is_said_with_its_interval():
     assert climb.chosen.name == climb.kept == "lora" and [made["strategy.type"] for made in kept] == ["lora"]
     said = advice(climb)
     assert said.startswith("LoRA is +20.0 (14.") and " points over the probe for " in said
-    assert "full is not distinguishable from LoRA" in said and said.endswith("take LoRA.")
+    assert "full is not distinguishable from LoRA" in said and said.endswith(
+        "take LoRA (--prefer accuracy takes full)."
+    )
     assert any(
         "From fold to fold, each trained on other rows, LoRA gains +20.0 (" in found for found in evidence(climb)
     )
@@ -231,7 +233,8 @@ def test_the_simpler_of_two_that_are_better_is_taken_though_it_alone_would_not_s
     climb.measured = {rung.name: rung for rung in found}
     said = advice(climb)
     assert climb.chosen.name == "frozen" and said.startswith("LoRA is +10.0 (2.8 to 16.7) points over the probe for ")
-    assert said.endswith("frozen (+5.0 (-0.4 to 10.2) points) is simpler and not distinguishable from it: take frozen.")
+    assert said.endswith("frozen (+5.0 (-0.4 to 10.2) points) is simpler and not distinguishable from it: take frozen "
+                         "(--prefer accuracy takes LoRA).")  # fmt: skip
 
 
 def test_of_the_two_heads_the_one_of_the_higher_estimate_is_taken():

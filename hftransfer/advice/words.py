@@ -67,7 +67,9 @@ def advice(climb: Climb) -> str:
     parts += [f"{_are(worse)} worse"] if worse else []
     untried = [TITLES[name] for name in TRAINED if climb.skipped.get(name, "").startswith("it needs about")]
     parts += [f"there was no time for {_joined(untried)}"] if untried else []
-    return f"{_capital('; '.join(parts) or 'nothing that trains more was tried')}: take {title}."
+    best = climb.judge.best(climb.deployable)
+    dearer = f" (--prefer accuracy takes {TITLES[best.name]})" if best is not chosen else ""
+    return f"{_capital('; '.join(parts) or 'nothing that trains more was tried')}: take {title}{dearer}."
 
 
 def _are(rungs: list[Answers]) -> str:
