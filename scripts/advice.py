@@ -312,7 +312,9 @@ def plot(lines: Lines, path: Path) -> None:
             heights, [min(points) for points in lost], [max(points) for points in lost], f"C{number}", alpha=0.4
         )
     axes.set_yticks(range(len(kinds)), [f"{title}, {labels} a class" for title, labels in kinds])
-    axes.set_xlabel("points lost to the best strategy in hindsight (mean and range over seeds)")
+    axes.set_xlabel("points lost to the best in hindsight (range: seeds)")
+    for row in range(0, len(kinds), 2):
+        axes.axhspan(row - 0.5, row + 0.5, color="0.95", zorder=0)
     axes.grid(axis="x", alpha=0.3)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     figure.legend(loc="outside upper center", ncols=len(RULES), frameon=False)
