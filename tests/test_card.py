@@ -213,8 +213,8 @@ def test_config_in_the_card_is_valid_yaml(tmp_path):
 @pytest.mark.parametrize(
     ("trainable", "words"),
     [
-        ((0, 0, 0, 300), "12 % of the parameters were trained: those of classifier."),
-        ((0, 700, 700, 300), "71 % of the parameters were trained, from layer.0 to classifier."),
+        ((0, 0, 0, 300), "12.5 % of the parameters were trained: those of classifier."),
+        ((0, 700, 700, 300), "70.8 % of the parameters were trained, from layer.0 to classifier."),
     ],
 )
 def test_what_was_trained_is_read_from_the_receipt(trainable, words, tmp_path):
