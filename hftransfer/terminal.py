@@ -12,7 +12,7 @@ from hftransfer.errors import UserError
 def show(values: Any, as_table: Callable[[], Any], as_json: bool) -> None:
     """One line of JSON, or the table that is made for it."""
     if as_json:
-        return print(json.dumps(values, ensure_ascii=False, default=float))
+        return print(json.dumps(values, ensure_ascii=False, default=lambda scalar: scalar.item()))
     from rich.console import Console
 
     Console().print(as_table())

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from hftransfer.cli import main
+from hftransfer.terminal import percent
 from hftransfer.train import run
 from tests import tiny
 from tests.test_matrix import configuration
@@ -337,3 +338,8 @@ def test_the_command_is_quiet_about_libraries(runs, tmp_path):
     )
     assert done.returncode == 0
     assert "Loading weights" not in done.stderr and "Writing model shards" not in done.stderr
+
+
+def test_a_share_is_written_in_one_way():
+    """In the log, the report, the card, the comparison and the advice alike."""
+    assert [percent(share) for share in (0, 0.00378, 0.125, 1)] == ["0 %", "0.378 %", "12.5 %", "100 %"]
