@@ -40,6 +40,13 @@ def test_next_images_on_the_command_line(monkeypatch, capsys, caplog, tmp_path, 
     assert not found["id"].str.contains("known|broken").any()
 
 
+def test_a_pool_that_is_not_there_is_not_taken_for_a_text(monkeypatch, capsys, tmp_path, runs):
+    code, _, err = call(monkeypatch, capsys, "next", "starter/bbc", "--run", runs["text-multi"])
+    assert code == 2 and err.endswith(
+        "There is no 'starter/bbc': a pool is a folder, a glob, a table, or - for the lines of standard input.\n"
+    )
+
+
 def test_more_than_the_pool_has(monkeypatch, capsys, tmp_path, runs):
     table = tiny.text_table(tmp_path / "new.csv", "multi_label", rows=6, seed=5)
     code, out, err = call(monkeypatch, capsys, "next", table, "--run", runs["text-multi"], "--column", "text", "--json")
