@@ -204,7 +204,8 @@ def cache(
         if space and space not in known:
             raise UserError(f"There is no space {space!r} in {store.folder}.{did_you_mean(space, known)}")
         return print(f"{store.clear(space) / 2**20:.1f} MiB freed in {store.folder}")
-    show([asdict(entry) for entry in store.summary()], lambda: as_store_table(store), as_json)
+    entries = store.summary()
+    show([asdict(entry) for entry in entries], lambda: as_store_table(store.folder, entries), as_json)
 
 
 @app.command()

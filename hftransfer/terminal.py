@@ -53,12 +53,11 @@ def show_predictions(table: Any) -> None:
     Console().print(shown)
 
 
-def as_store_table(store: Any) -> Any:
+def as_store_table(folder: Path, entries: list[Any]) -> Any:
     from rich.table import Table
 
-    entries = store.summary()
     total = sum(entry.bytes for entry in entries)
-    table = Table("space", "what", "rows", "MiB", title=f"{store.folder}: {total / 2**20:.1f} MiB")
+    table = Table("space", "what", "rows", "MiB", title=f"{folder}: {total / 2**20:.1f} MiB")
     for entry in entries:
         table.add_row(entry.space[:12], entry.about, str(entry.rows), f"{entry.bytes / 2**20:.1f}")
     return table

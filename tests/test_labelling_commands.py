@@ -5,6 +5,7 @@ import logging
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from hftransfer.errors import UserError
 from hftransfer.labelling.pool import next_to_label
@@ -45,6 +46,12 @@ def test_a_pool_that_is_not_there_is_not_taken_for_a_text(monkeypatch, capsys, t
     assert code == 2 and err.endswith(
         "There is no 'starter/bbc': a pool is a folder, a glob, a table, or - for the lines of standard input.\n"
     )
+
+
+def test_one_picture_is_a_pool(monkeypatch, capsys, tmp_path, runs):
+    Image.new("RGB", (40, 40), "purple").save(tmp_path / "one.png")
+    code, out, err = call(monkeypatch, capsys, "next", tmp_path / "one.png", "--run", runs["image"], "--json")
+    assert code == 0 and len(json.loads(out)) == 1, err
 
 
 def test_more_than_the_pool_has(monkeypatch, capsys, tmp_path, runs):

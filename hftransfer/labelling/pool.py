@@ -93,7 +93,9 @@ def _labelled(run: str, modality: str) -> set[str]:
 def _new_rows(pool: str, modality: str, columns: list[str] | None, labelled: set[str]) -> pd.DataFrame:
     """Readable rows of the pool, each content once, none with a label already; what is left out is said."""
     frame = load_inputs([pool], modality, columns)
-    if frame["input"].tolist() == [pool]:  # as `predict` reads it, where a text may stand on the command line
+    if (
+        frame["input"].tolist() == [pool] and not Path(pool).expanduser().exists()
+    ):  # as `predict` reads it, where a text may stand on the command line
         raise UserError(
             f"There is no {pool!r}: a pool is a folder, a glob, a table, or - for the lines of standard input."
         )
