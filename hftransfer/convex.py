@@ -1,7 +1,7 @@
 """The convex head: solved, not trained, on frozen features.
 
 L2-regularised multinomial logistic regression (one logistic per label for multi-label, ridge for regression) on
-standardised features, its strength chosen by cross-validation on the loss (Kornblith et al. 2019, arXiv 1805.08974,
+features of like scale, its strength chosen by cross-validation on the loss (Kornblith et al. 2019, arXiv 1805.08974,
 appendix A.3; CLIP, arXiv 2103.00020, appendix A.3). The out-of-fold predictions come with it and are kept.
 
 Shapes: features (N, D), targets as in `tasks`, scores (N, C); a head is weight (C, D) and bias (C,).
@@ -27,7 +27,6 @@ PENALTIES = tuple(10.0**exponent for exponent in (1, 0.5, 0, -0.5, -1, -1.5, -2,
 STRONG_PENALTIES = tuple(10.0**exponent for exponent in (3, 2.5, 2, 1.5))
 SEARCHED = {"logistic": PENALTIES, "ridge": (*STRONG_PENALTIES, *PENALTIES)}
 SEARCH_TOLERANCE = 3e-4  # enough to rank penalties; the final solution is exact
-FEW_PER_CLASS = 5
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,10 @@ def solve_head(
     solver: Literal["auto", "logistic", "lda", "prototype"] = "auto",
     intercept: bool = True,
 ) -> ConvexHead:
-    """The best convex head by cross-validation over `folds` (train and validation row numbers).
+    """The convex head of the penalty that is best in cross-validation over `folds` (train and validation row numbers).
 
-    `auto` tries shrunk LDA beside logistic regression where the median class has at most five examples. `intercept`
-    False is for heads that have no bias (GPT-2). Regression targets are expected standardised (`task.standardised`).
+    `auto` is logistic regression, or ridge for regression. `intercept` False is for heads that have no bias (GPT-2).
+    Regression targets are expected standardised (`task.standardised`).
     """
     from threadpoolctl import threadpool_limits
 
@@ -85,12 +84,8 @@ def _solved(
 ) -> ConvexHead:
     mean, scale = _standardiser(features, intercept)
     standardised, rotation = _rotated((features - mean) / scale)
-    candidates = [
-        _cross_validated(s, standardised, targets, task, folds, intercept)
-        for s in _solvers(solver, task, targets, folds)
-    ]
-    best = min(candidates, key=lambda candidate: candidate[2])
-    name, penalty, loss, out_of_fold = best
+    name = solver if solver != "auto" else "ridge" if task.type == "regression" else "logistic"
+    penalty, loss, out_of_fold = _cross_validated(name, standardised, targets, task, folds, intercept)
     fit = _solve(name, standardised, targets, task, penalty, intercept, tolerance=1e-9)
     log.info("Convex head: %s, penalty %.3g, cross-validated loss %.4f", name, penalty, loss)
     fit = _on_raw(fit, mean, scale, rotation)
@@ -151,23 +146,15 @@ def strata_of(task: Task, targets: np.ndarray) -> np.ndarray:
     return np.where(targets > 0, -frequency, -np.inf).argmax(1)
 
 
-def _solvers(solver: str, task: Task, targets: np.ndarray, folds: list) -> list[Solver]:
-    if task.type == "regression":
-        return ["ridge"]
-    if task.type == "multi_label":
-        return ["logistic"]
-    if solver != "auto":
-        return [solver]
-    few = np.median(np.bincount(targets)) <= FEW_PER_CLASS
-    enough = all(len(train) > len(np.unique(targets[train])) for train, _ in folds)  # LDA needs a spread within classes
-    return ["logistic", "lda"] if few and enough else ["logistic"]
-
-
 def _standardiser(features: np.ndarray, intercept: bool) -> tuple[np.ndarray, np.ndarray]:
+    """What is taken off each feature (D,), and what it is divided by: its spread, but no less than the median one.
+
+    Behind a ReLU most features are 0 on most rows. Where rows are few, one that was not 0 once gets a spread near 0, and
+    divided by that it is a giant on the first new row that has it: digits with five labels a class lost 7 points.
+    """
     mean = features.mean(0) if intercept else np.zeros(features.shape[1])
     spread = features.std(0)
-    floor = 1e-3 * max(float(spread.max(initial=0)), 1e-12)  # a feature that hardly varies must not be blown up
-    return mean, np.maximum(spread, floor)
+    return mean, np.maximum(spread, np.median(spread)) + 1e-12 * spread.max(initial=1)
 
 
 def _rotated(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,10 +172,10 @@ def _rotated(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _cross_validated(
     solver: Solver, features: np.ndarray, targets: np.ndarray, task: Task, folds: list, intercept: bool
-) -> tuple[Solver, float, float, np.ndarray]:
-    """(solver, best penalty, its loss, out-of-fold logits). The search ends when weaker penalties only do worse."""
+) -> tuple[float, float, np.ndarray]:
+    """(best penalty, its loss, out-of-fold logits). The search ends when weaker penalties only do worse."""
     held = np.sort(np.concatenate([held_out for _, held_out in folds]))
-    best = (solver, np.nan, np.inf, np.zeros((len(held), task.head_size)))
+    best = (np.nan, np.inf, np.zeros((len(held), task.head_size)))
     worse = 0
     rough = features.astype(np.float32) if solver == "logistic" else features
     starts: list[Fit | None] = [None] * len(folds)
@@ -202,8 +189,8 @@ def _cross_validated(
             logits[held_out] = features[held_out] @ fit.weight.T + fit.bias
         logits = logits[held]
         loss = mean_loss(task, logits, targets[held])
-        worse = worse + 1 if loss > best[2] else 0
-        best = (solver, penalty, loss, logits) if loss < best[2] else best
+        worse = worse + 1 if loss > best[1] else 0
+        best = (penalty, loss, logits) if loss < best[1] else best
         if worse == 2:
             break
     return best
@@ -226,7 +213,7 @@ def _solve(
     if solver == "ridge":
         return _ridge(features, targets, penalty, intercept)
     if solver in ("lda", "prototype"):
-        return _lda(features, targets, task, shrinkage="auto" if solver == "lda" else 1.0)
+        return _lda(features, targets, task, solver)
     return _logistic(features, targets, task, penalty, intercept, tolerance, start)
 
 
@@ -239,26 +226,36 @@ def _ridge(features: np.ndarray, targets: np.ndarray, penalty: float, intercept:
     return Fit(weight, bias - weight @ centre)
 
 
-def _lda(features: np.ndarray, targets: np.ndarray, task: Task, shrinkage: str | float) -> Fit:
-    """Shrunk linear discriminants (Ledoit & Wolf 2004); full shrinkage compares with the class means alone.
+def _lda(features: np.ndarray, targets: np.ndarray, task: Task, solver: Solver) -> Fit:
+    """Linear discriminants: class means seen through the spread that all classes have around theirs.
 
-    A task that balances its classes takes all of them for equally likely beforehand.
+    That spread is shrunk towards a round one, the less so the more rows tell it (Ledoit & Wolf 2004, sec. 3.3); prototypes
+    take it for round, so that the nearest mean wins. A task that balances its classes takes all of them for equally likely.
     """
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # "only one sample": a class of one has no spread to add
-        present = len(np.unique(targets))
-        priors = np.full(present, 1 / present) if task.weights else None
-        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=priors).fit(features, targets)
+    present, own, counts = np.unique(targets, return_inverse=True, return_counts=True)
+    means = np.stack([features[own == number].mean(0) for number in range(len(present))])
+    deviations = features - means[own]
+    alike = np.abs(deviations).max(initial=0) <= 1e-9 * np.abs(features).max(
+        initial=0
+    )  # one row a class, or its copies
+    spread = _spread(means - means.mean(0) if alike else deviations, solver)
+    priors = np.full(len(present), 1 / len(present)) if task.weights else counts / len(targets)
     weight = np.zeros((task.head_size, features.shape[1]))
     bias = np.full(task.head_size, -1e3)  # absent classes: never chosen
-    if len(model.classes_) == 2:  # scikit-learn keeps the difference of the two alone
-        low, high = model.classes_
-        weight[high], bias[high], bias[low] = model.coef_[0], model.intercept_[0], 0.0
-    else:
-        weight[model.classes_], bias[model.classes_] = model.coef_, model.intercept_
+    weight[present] = np.linalg.solve(spread, means.T).T
+    bias[present] = np.log(priors) - 0.5 * (weight[present] * means).sum(1)
     return Fit(weight, bias)
+
+
+def _spread(deviations: np.ndarray, solver: Solver) -> np.ndarray:
+    """(D, D): shrunk for `lda`, round for `prototype`."""
+    from sklearn.covariance import ledoit_wolf, shrunk_covariance
+
+    if not deviations.any():
+        return np.eye(deviations.shape[1])
+    if solver == "lda":
+        return ledoit_wolf(deviations, assume_centered=True)[0]
+    return shrunk_covariance(deviations.T @ deviations / len(deviations), shrinkage=1.0)
 
 
 def _logistic(

@@ -109,11 +109,25 @@ class Solved:
 def solve_readouts(
     frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, seed: int, wanted: list[Readout]
 ) -> Solved:
-    """A head on each of the readouts `wanted`, from one pass over the rows; the model stays as it is."""
+    """A head on each of the readouts `wanted`, from one pass over the rows; the model stays as it is.
+
+    Raises `UserError` where the solver that was asked for is not one for the task or the network.
+    """
+    _check_solver(config.solver, task, frozen.model)
     read = frozen.readouts(rows.items, rows.keys, wanted)
     features = {readout: _comparable(read, readout, frozen.model, frozen.ladder) for readout in wanted}
     problem = _Problem.of(frozen, rows, task, config, seed, wanted)
     return Solved(features, {readout: problem.solve(features[readout], readout) for readout in wanted}, problem)
+
+
+def _check_solver(solver: str, task: Task, model: nn.Module) -> None:
+    means_of_classes = solver in ("lda", "prototype")
+    if task.type == "regression" and solver != "auto" or task.type == "multi_label" and means_of_classes:
+        raise UserError(f"head.solver={solver} is not one for {task.type} tasks: use head.solver=auto.")
+    if means_of_classes and final_linear(model).bias is None:
+        raise UserError(
+            f"head.solver={solver} needs a bias, and {type(model).__name__} has none: use head.solver=auto."
+        )
 
 
 def solve_probe(frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, seed: int) -> Probe:

@@ -12,8 +12,8 @@ class HeadConfig(Settings):
 
     `layer`: which block's features to read: the last, a number counted from 1, or the best by cross-validation (the
     blocks above are then taken off the saved model). `pooling` (text): what the checkpoint's own head reads, the mean of
-    the tokens, or the better of the two by cross-validation. `solver`: logistic regression; `lda` (shrunk, Ledoit &
-    Wolf) and `prototype` (class means) need fewer examples; `auto` compares them where a class has at most five.
+    the tokens, or the better of the two by cross-validation. `solver`: `auto` is logistic regression, or ridge for
+    scores; `lda` (shrunk, Ledoit & Wolf 2004) and `prototype` (the nearest class mean) are for classes.
     `views`: augmented views of each image that the head is fitted on as well. `folds`: of the cross-validation.
     """
 
