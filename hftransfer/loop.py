@@ -197,7 +197,7 @@ def train(
     plan: Plan, defaults: Defaults, task: Task, modality: Modality, examples: Examples, positions: dict[str, np.ndarray],
     config: TrainingConfig, machine: Machine, folder: Path, seed: int, stop: Stop,
 ) -> Trained:  # fmt: skip
-    """Train the plan's model in place, ending with the weights that did best on the validation part.
+    """Train the plan's model in place, ending with the weights that did best on the validation part, its own among them.
 
     Writes `folder`/checkpoints while it runs and goes on from a whole one that it finds there. Where memory runs out, a
     single process tries again with fewer rows at a time and as many in all. Raises `UserError` for training arguments
@@ -210,7 +210,7 @@ def train(
     collator = Collator(examples, modality, task)
     callbacks = [*_callbacks(plan, config, task), Ending(stop, machine)]
     asked, alone = config.per_device_train_batch_size, machine.world_size == 1
-    start = Snapshot.of(plan.model) if alone else None
+    start = Snapshot.of(plan.model)
 
     def attempt(size: int) -> Trained:
         tried = config.model_copy(update=_same_global_batch(config, size))
@@ -237,6 +237,7 @@ def train(
                  arguments.weight_decay, "bf16 autocast" if arguments.bf16 else "float32")  # fmt: skip
         with quiet_transformers(), stop.gently(), quick_operations(machine.device):
             _train(trainer, last_whole(folder / "checkpoints", machine.world_size))
+        _undo_a_loss(trainer, start)
         return Trained(
             trainer.state.log_history, arguments.learning_rate, trainer.state.global_step, size,
             tried.gradient_accumulation_steps, _interruption(trainer, stop),
@@ -255,6 +256,7 @@ def _same_global_batch(config: TrainingConfig, size: int) -> dict[str, int]:
 def _train(trainer: Trainer, checkpoint: Path | None) -> None:
     """From the beginning, from a checkpoint, or (where the last step was saved already) straight to the best weights."""
     if checkpoint is None:
+        trainer.args.eval_on_start = True
         trainer.train()
         return
     if trainer.is_world_process_zero():
@@ -267,6 +269,23 @@ def _train(trainer: Trainer, checkpoint: Path | None) -> None:
     else:  # the Trainer would take one step more
         trainer.state = state
         trainer._load_best_model()
+
+
+def _undo_a_loss(trainer: Trainer, start: Snapshot) -> None:
+    """Go back to the start where all that was trained is worse: who begins from a solved head must not end below it."""
+    state, metric = trainer.state, f"eval_{trainer.args.metric_for_best_model}"
+    first = next((entry[metric] for entry in state.log_history if entry["step"] == 0 and metric in entry), None)
+    if first is None or state.best_metric is None:
+        return
+    sign = 1 if trainer.args.greater_is_better else -1
+    if sign * first <= sign * state.best_metric:
+        return
+    log.warning(
+        "Training gained nothing: %s of the validation part is %.4f before and %.4f at best after. The start is kept.",
+        trainer.args.metric_for_best_model, first, state.best_metric,
+    )  # fmt: skip
+    start.restore()
+    state.best_metric, state.best_global_step = first, 0
 
 
 def _interruption(trainer: PlanTrainer, stop: Stop) -> Interruption | None:

@@ -230,7 +230,7 @@ def test_a_signal_ends_in_a_whole_run_with_the_best_weights_so_far(tmp_path, mon
     assert is_servable(made.folder)
     assert name in (made.folder / "report.html").read_text() and name in (made.folder / "README.md").read_text()
     history = json.loads((made.folder / "history.json").read_text())
-    assert [entry["step"] for entry in history if "eval_loss" in entry] == [3]  # before the first planned evaluation
+    assert [entry["step"] for entry in history if "eval_loss" in entry] == [0, 3]  # before the first planned evaluation
     monkeypatch.undo()
     three = changed(
         config, f"output={tmp_path / 'three'}", "training.lr_scheduler_type=constant", "training.warmup_steps=0"
@@ -240,7 +240,7 @@ def test_a_signal_ends_in_a_whole_run_with_the_best_weights_so_far(tmp_path, mon
 
 def test_an_earlier_checkpoint_that_is_better_is_what_an_interrupted_run_keeps(tmp_path, monkeypatch):
     config = configuration("full", "text", tmp_path, max_steps=40, evaluations=20)
-    worse = iter([0.9] + [0.1] * 40)
+    worse = iter([0.05, 0.9] + [0.1] * 40)
     monkeypatch.setattr(loop, "calibrated_log_loss", lambda *args: -next(worse))
     kept = {}
     saved = callbacks.Ending.on_save

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from hftransfer import outputs
 from hftransfer.checkpoints import ModelConfig, load_checkpoint
 from hftransfer.config import TrainingConfig, parse_overrides, with_overrides
 from hftransfer.errors import UserError
@@ -265,12 +266,13 @@ def test_every_option_changes_the_weights(plain, option, tmp_path):
     assert not same(before, weights(run(changed(config, *overrides, f"output={tmp_path / 'run'}")).folder))
 
 
-@pytest.mark.parametrize(("modality", "keep_head", "expected"), [
-    ("text", False, "probe"), ("image", False, "random"), ("text", True, "random"),
+@pytest.mark.parametrize(("strategy", "image"), [
+    (FullStrategy, "random"), (GradualStrategy, "random"), (FrozenStrategy, "probe"), (LoraStrategy, "probe"),
 ])  # fmt: skip
-def test_the_beginning_of_the_head_follows_the_modality(modality, keep_head, expected):
-    for strategy in (FullStrategy(), FrozenStrategy(), GradualStrategy(), LoraStrategy()):
-        assert strategy.settled(modality, keep_head).head_init == expected
+def test_the_beginning_of_the_head_is_as_it_was_measured(strategy, image):
+    assert strategy().settled("text").head_init == "probe"
+    assert strategy().settled("image").head_init == image
+    assert {strategy().settled(modality, keep_head=True).head_init for modality in ("text", "image")} == {"random"}
     assert FullStrategy(head_init="random").settled("text").head_init == "random"
     assert FullStrategy(head_init="probe").settled("image").head_init == "probe"
 
@@ -344,6 +346,40 @@ def test_the_order_of_few_rows_is_full_and_even(rows):
     counts = np.bincount(order, minlength=rows)
     assert len(order) == 320
     assert counts.max() - counts.min() <= 2
+
+
+@pytest.mark.parametrize(("strategy", "kind"), [
+    ("frozen", "text"), ("gradual", "text"), ("lora", "text"), ("full", "text"), ("full", "image"), ("full", "text-regression"),
+])  # fmt: skip
+def test_training_that_gains_nothing_is_undone(tmp_path, strategy, kind, caplog):
+    """At a rate that ruins everything the head that was solved is left, as at one that moves nothing."""
+    config = changed(configuration(strategy, kind, tmp_path, max_steps=6, evaluations=2), "strategy.head_init=probe")
+    ruined, still = (
+        run(changed(config, f"training.learning_rate={rate}", f"output={tmp_path / str(rate)}")).folder
+        for rate in (3.0, 1e-12)
+    )
+    assert "Training gained nothing: " in caplog.text and "The start is kept." in caplog.text
+    first, *others = [entry for entry in json.loads((ruined / "history.json").read_text()) if "eval_loss" in entry]
+    assert first["step"] == 0 and others[-1]["step"] == 6
+    scores = [
+        pd.read_parquet(folder / "predictions.parquet").filter(like="score:").to_numpy() for folder in (ruined, still)
+    ]
+    assert np.abs(scores[0] - scores[1]).max() < 1e-4
+
+
+def test_a_start_that_was_best_is_kept_by_a_resumed_run_too(tmp_path, monkeypatch):
+    config = configuration("full", "text", tmp_path, max_steps=6, evaluations=2)
+    config = changed(config, "strategy.head_init=probe", "training.learning_rate=3.0")
+    expected = weights(run(changed(config, f"output={tmp_path / 'whole'}")).folder)
+    with monkeypatch.context() as broken:
+        broken.setattr(outputs, "write_run", fails)
+        with pytest.raises(RuntimeError):
+            run(config)
+    assert same(expected, weights(run(config, resume=True).folder))
+
+
+def fails(*args, **kwargs):
+    raise RuntimeError("killed")
 
 
 def test_early_stopping_ends_before_the_last_step(tmp_path):

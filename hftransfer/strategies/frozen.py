@@ -4,7 +4,7 @@ Yosinski et al. 2014 (arXiv 1411.1792): early layers are general, late ones spec
 (arXiv 2210.11466) give the exception: where the pixels themselves differ (another scanner), early layers must move.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -16,6 +16,7 @@ class FrozenStrategy(Strategy):
     """`top`: how many blocks train, as a count (int) or a share of the depth (float); 0 trains the head by gradient."""
 
     type: Literal["frozen"] = "frozen"
+    solved_first: ClassVar[tuple[str, ...]] = ("text", "image")
     top: int | float = 0.25
     layer_decay: float = 1.0
     batchnorm: Literal["frozen", "adapt"] = "frozen"

@@ -20,6 +20,7 @@ class LoraStrategy(Strategy):
     """`r`: rank; `alpha`: scale (the paper's alpha / r = 2); `top`: adapt the last blocks alone (count or share)."""
 
     type: Literal["lora"] = "lora"
+    solved_first: ClassVar[tuple[str, ...]] = ("text", "image")
     without_batchnorm: ClassVar[float] = 0.25
     r: int = 8
     alpha: float = 16
