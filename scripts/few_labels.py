@@ -47,7 +47,7 @@ def each_by_its_own_spread(problem: Problem, rows: np.ndarray, folds: Folds, tes
         Cs=strengths, cv=folds, max_iter=1000, scoring="neg_log_loss", use_legacy_attributes=False
     )
     classifier = make_pipeline(StandardScaler(), search).fit(problem.features[rows], problem.targets[rows])
-    return classifier.predict_log_proba(problem.features[test])
+    return classifier.decision_function(problem.features[test])
 
 
 HEADS: dict[str, Head] = {

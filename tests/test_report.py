@@ -379,6 +379,23 @@ def test_mixed_inputs_explain_a_high_training_loss():
     assert diagnose(replace(gap, softened=True)) == []
 
 
+def test_a_start_that_was_better_than_all_that_followed_is_no_overfitting():
+    """Which would advise to stop at step 0."""
+    overfit = Evidence(**RECORDED["overfit"])
+    lowest = overfit.curve("eval_loss")[1].min()
+    for before, expected in ((0.9 * lowest, "nothing gained"), (1.1 * lowest, "overfit")):
+        history = [{"eval_loss": before, "step": 0}, *overfit.history]
+        found = diagnose(replace(overfit, history=history))[0]
+        assert found.kind == expected
+    gained = diagnose(replace(overfit, history=[{"eval_loss": 0.01, "step": 0}, *overfit.history]))[0]
+    assert gained.sentence.startswith(
+        f"On validation rows nothing that was trained is better than the start (0.01 before, {lowest:.3g} at best after), "
+        "so the start was kept: a lower rate than "
+    )
+    asked = float(re.search(r"learning_rate=(\S+)", gained.command)[1])
+    assert asked < overfit.learning_rate
+
+
 def test_truncation_is_said_from_five_percent_on():
     assert diagnose(Evidence(run="r", truncated=0.31))[0].sentence.startswith("31% of the texts lost their end")
     assert diagnose(Evidence(run="r", truncated=0.03)) == diagnose(Evidence(run="r", truncated=None)) == []

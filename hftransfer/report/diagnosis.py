@@ -105,7 +105,7 @@ def _shares(task: Task, targets: np.ndarray) -> dict[str, float]:
 def diagnose(evidence: Evidence) -> list[Finding]:
     """Findings, gravest first; one about the learning at the most, for one cause shows in several ways."""
     learning = (
-        _diverged, _never_learned, _by_heart, _rate_too_low, _collapsed, _overfit, _underfit, _transform_gap,
+        _diverged, _never_learned, _by_heart, _rate_too_low, _collapsed, _gained_nothing, _overfit, _underfit, _transform_gap,
     )  # fmt: skip
     first = next((finding for rule in learning if (finding := rule(evidence))), None)
     starved = _silent(evidence) or _starving(evidence)
@@ -202,11 +202,29 @@ def _collapsed(evidence: Evidence) -> Finding | None:
     )
 
 
+def _chosen_by(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, and the validation loss that chose among them."""
+    calibrated = evidence.curve("eval_calibrated_log_loss")
+    return calibrated if len(calibrated[0]) else evidence.curve("eval_loss")
+
+
+def _gained_nothing(evidence: Evidence) -> Finding | None:
+    """The validation loss was lowest before the first step, so that the start was kept."""
+    steps, validation = _chosen_by(evidence)
+    if len(validation) < 2 or steps[0] > 0 or validation[0] > np.nanmin(validation):
+        return None
+    return Finding(
+        "nothing gained",
+        f"On validation rows nothing that was trained is better than the start ({validation[0]:.3g} before, "
+        f"{np.nanmin(validation[1:]):.3g} at best after), so the start was kept: a lower rate than {_rate(evidence)} may help, "
+        "or more labels.",
+        evidence.again(f"training.learning_rate={_scaled(evidence, 0.1)}"),
+    )
+
+
 def _overfit(evidence: Evidence) -> Finding | None:
     """The validation loss turned upwards while the training loss went on down: the one that chose the best step."""
-    steps, validation = evidence.curve("eval_calibrated_log_loss")
-    if not len(validation):
-        steps, validation = evidence.curve("eval_loss")
+    steps, validation = _chosen_by(evidence)
     _, loss = evidence.curve("loss")
     if len(validation) < 3 or len(loss) < 5:
         return None
