@@ -195,9 +195,12 @@ class Trained:
 
 def train(
     plan: Plan, defaults: Defaults, task: Task, modality: Modality, examples: Examples, positions: dict[str, np.ndarray],
-    config: TrainingConfig, machine: Machine, folder: Path, seed: int, stop: Stop,
+    config: TrainingConfig, machine: Machine, folder: Path, seed: int, stop: Stop, begins_trained: bool,
 ) -> Trained:  # fmt: skip
-    """Train the plan's model in place, ending with the weights that did best on the validation part, its own among them.
+    """Train the plan's model in place, ending with the weights that did best on the validation part.
+
+    Those that it has now are among them where it `begins_trained`. With a random head they never are: on a handful of rows
+    its even probabilities can have a smaller loss than answers that are mostly right.
 
     Writes `folder`/checkpoints while it runs and goes on from a whole one that it finds there. Where memory runs out, a
     single process tries again with fewer rows at a time and as many in all. Raises `UserError` for training arguments
@@ -210,7 +213,7 @@ def train(
     collator = Collator(examples, modality, task)
     callbacks = [*_callbacks(plan, config, task), Ending(stop, machine)]
     asked, alone = config.per_device_train_batch_size, machine.world_size == 1
-    start = Snapshot.of(plan.model)
+    start = Snapshot.of(plan.model) if alone or begins_trained else None
 
     def attempt(size: int) -> Trained:
         tried = config.model_copy(update=_same_global_batch(config, size))
@@ -236,8 +239,9 @@ def train(
                  arguments.max_steps, _global_batch(tried, machine), size, arguments.learning_rate,
                  arguments.weight_decay, "bf16 autocast" if arguments.bf16 else "float32")  # fmt: skip
         with quiet_transformers(), stop.gently(), quick_operations(machine.device):
-            _train(trainer, last_whole(folder / "checkpoints", machine.world_size))
-        _undo_a_loss(trainer, start)
+            _train(trainer, last_whole(folder / "checkpoints", machine.world_size), begins_trained)
+        if begins_trained:
+            _undo_a_loss(trainer, start)
         return Trained(
             trainer.state.log_history, arguments.learning_rate, trainer.state.global_step, size,
             tried.gradient_accumulation_steps, _interruption(trainer, stop),
@@ -253,10 +257,10 @@ def _same_global_batch(config: TrainingConfig, size: int) -> dict[str, int]:
     return {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
 
 
-def _train(trainer: Trainer, checkpoint: Path | None) -> None:
+def _train(trainer: Trainer, checkpoint: Path | None, begins_trained: bool) -> None:
     """From the beginning, from a checkpoint, or (where the last step was saved already) straight to the best weights."""
     if checkpoint is None:
-        trainer.args.eval_on_start = True
+        trainer.args.eval_on_start = begins_trained
         trainer.train()
         return
     if trainer.is_world_process_zero():

@@ -246,7 +246,7 @@ def _adapt(work: Work, plan: Plan, probe: Probe | None, folder: Path, stop: Stop
             trained = loop.train(
                 plan, work.config.strategy.defaults_for(work.data.modality, work.model), work.data.task, work.modality, examples,
                 {split: work.positions(split) for split in ("train", "validation")}, work.config.training,
-                work.machine, folder, work.config.seed, stop,
+                work.machine, folder, work.config.seed, stop, work.begins_trained(probe),
             )  # fmt: skip
         with seconds("prediction"):
             return network_predictions(work, plan, examples), trained

@@ -54,6 +54,10 @@ class Work:
         """Whether anything is left to train once the head is made."""
         return self.config.strategy.defaults(self.data.modality) is not None
 
+    def begins_trained(self, probe: Probe | None) -> bool:
+        """Whether the network has answers before its first step: its head was solved, or came with the checkpoint."""
+        return probe is not None or self.config.model.keep_head and not self.config.strategy.from_random_weights
+
     def positions(self, *splits: str) -> np.ndarray:
         return np.flatnonzero(self.data.frame["split"].isin(splits))
 

@@ -211,7 +211,7 @@ class Bench:
                 started = time.perf_counter()
                 trained = loop.train(
                     plan, config.strategy.defaults_for(data.modality, work.model), work.data.task, work.modality, examples,
-                    positions, config.training, work.machine, Path(folder), config.seed, Stop(),
+                    positions, config.training, work.machine, Path(folder), config.seed, Stop(), work.begins_trained(head),
                 )  # fmt: skip
                 training = time.perf_counter() - started
                 found = network_predictions(work, plan, examples).of_split(data.frame, "test")
