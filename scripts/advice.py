@@ -57,6 +57,13 @@ RUNGS = {
     "scratch": {"strategy.type": "scratch"},
 }
 
+# On request by `--rungs`: where the head begins, a table of docs/results.md.
+BEGINNINGS = {
+    f"{strategy}, {head} head": {"strategy.type": strategy, "strategy.head_init": head}
+    for strategy in ("frozen", "lora", "full")
+    for head in ("random", "probe")
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,7 +72,8 @@ def main() -> None:
     parser.add_argument("--cells", nargs="*", default=[f"{name}:20:0" for name in SETS])
     parser.add_argument("--budget", default="120s")
     parser.add_argument("--steps", type=int, help="length of every training; default: the strategy's own")
-    parser.add_argument("--rungs", nargs="*", default=list(RUNGS), choices=RUNGS, help="trained beside the chosen one")
+    rungs = {"nargs": "*", "default": list(RUNGS), "choices": RUNGS | BEGINNINGS}
+    parser.add_argument("--rungs", help="trained beside the chosen one", **rungs)
     parser.add_argument("--render", type=Path)
     parser.add_argument("--plot", type=Path)
     asked = parser.parse_args()
@@ -114,7 +122,7 @@ def measure(name: str, labels: int, seed: int, asked: argparse.Namespace) -> dic
         }
         line |= {"chosen": found["chosen"], "seconds": time.perf_counter() - begin, "advice": found}
         line["by_accuracy"] = climb.judge.choose(climb.deployable, "accuracy").name
-        changes = RUNGS | {rung["name"]: rung["changes"] for rung in found["rungs"] if rung["changes"]}
+        changes = RUNGS | BEGINNINGS | {rung["name"]: rung["changes"] for rung in found["rungs"] if rung["changes"]}
         wanted = {*asked.rungs, line["chosen"], line["by_accuracy"]}
         runs = {
             rung: one_run(values, change, place, METRIC[found["metric"]])
