@@ -147,14 +147,16 @@ def strata_of(task: Task, targets: np.ndarray) -> np.ndarray:
 
 
 def _standardiser(features: np.ndarray, intercept: bool) -> tuple[np.ndarray, np.ndarray]:
-    """What is taken off each feature (D,), and what it is divided by: its spread, but no less than the median one.
+    """What is taken off each feature (D,), and what it is divided by: its spread, but no less than the median one of those
+    that vary.
 
     Behind a ReLU most features are 0 on most rows. Where rows are few, one that was not 0 once gets a spread near 0, and
     divided by that it is a giant on the first new row that has it: digits with five labels a class lost 7 points.
     """
     mean = features.mean(0) if intercept else np.zeros(features.shape[1])
     spread = features.std(0)
-    return mean, np.maximum(spread, np.median(spread)) + 1e-12 * spread.max(initial=1)
+    varying = spread[spread > 1e-9 * spread.max(initial=0)]
+    return mean, np.maximum(spread, np.median(varying) if len(varying) else 1.0)
 
 
 def _rotated(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -235,10 +237,10 @@ def _lda(features: np.ndarray, targets: np.ndarray, task: Task, solver: Solver) 
     present, own, counts = np.unique(targets, return_inverse=True, return_counts=True)
     means = np.stack([features[own == number].mean(0) for number in range(len(present))])
     deviations = features - means[own]
-    alike = np.abs(deviations).max(initial=0) <= 1e-9 * np.abs(features).max(
-        initial=0
-    )  # one row a class, or its copies
-    spread = _spread(means - means.mean(0) if alike else deviations, solver)
+    size = np.abs(features).max(initial=0)
+    if np.abs(deviations).max(initial=0) <= 1e-9 * size:  # one row a class, or copies of one
+        deviations, solver = means - means.mean(0), "prototype"
+    spread = _spread(deviations, solver)
     priors = np.full(len(present), 1 / len(present)) if task.weights else counts / len(targets)
     weight = np.zeros((task.head_size, features.shape[1]))
     bias = np.full(task.head_size, -1e3)  # absent classes: never chosen

@@ -137,12 +137,13 @@ def test_the_nearest_prototype_wins():
     assert np.array_equal(head.logits(features).argmax(1), expected)
 
 
-def behind_a_relu(seed, rows=2050, width=600, classes=10):
-    """Features that are 0 on most rows; each class shows some of them."""
+def behind_a_relu(seed, rows=2050, width=600, classes=10, dead=0):
+    """Features that are 0 on most rows, `dead` ones on all; each class shows some of them."""
     rng = np.random.default_rng(seed)
     targets = np.arange(rows) % classes
     shown = rng.exponential(0.6, width) * (rng.normal(size=(classes, width)) > 1)[targets]
-    return np.maximum(shown + rng.normal(size=(rows, width)) * rng.exponential(1, width) - 1.5, 0), targets
+    features = np.maximum(shown + rng.normal(size=(rows, width)) * rng.exponential(1, width) - 1.5, 0)
+    return np.pad(features, ((0, 0), (0, dead))), targets
 
 
 def right_on_new_rows(head, features, targets):
@@ -161,16 +162,17 @@ def test_held_out_rows_find_lda_as_good_as_new_ones_do():
     assert np.mean(found) > -0.05
 
 
-def test_features_that_few_rows_hardly_show_are_not_blown_up():
+@pytest.mark.parametrize("dead", [0, 900])  # more than half of all: their spread is no measure
+def test_features_that_few_rows_hardly_show_are_not_blown_up(dead):
     """Each divided by its own spread, digits with five labels a class lost 7 points."""
     task, gains = task_of("single_label", 10), []
-    for seed in range(4):
-        features, targets = behind_a_relu(seed)
+    for seed in range(12):
+        features, targets = behind_a_relu(seed, dead=dead)
         head = solve_head(features[:50], targets[:50], task, make_folds(task, targets[:50], None, 5, 0))
         each_by_its_own = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (head.penalty * 50), max_iter=1000))
         score = each_by_its_own.fit(features[:50], targets[:50]).score(features[50:], targets[50:])
         gains.append(right_on_new_rows(head, features, targets) - score)
-    assert np.mean(gains) > 0.04
+    assert np.mean(gains) > 0.03
 
 
 @pytest.mark.parametrize("solver", ["lda", "prototype"])
