@@ -63,6 +63,7 @@ BEGINNINGS = {
     for strategy in ("frozen", "lora", "full")
     for head in ("random", "probe")
 }
+ALL = RUNGS | BEGINNINGS
 
 
 def main() -> None:
@@ -72,8 +73,7 @@ def main() -> None:
     parser.add_argument("--cells", nargs="*", default=[f"{name}:20:0" for name in SETS])
     parser.add_argument("--budget", default="120s")
     parser.add_argument("--steps", type=int, help="length of every training; default: the strategy's own")
-    rungs = {"nargs": "*", "default": list(RUNGS), "choices": RUNGS | BEGINNINGS}
-    parser.add_argument("--rungs", help="trained beside the chosen one", **rungs)
+    parser.add_argument("--rungs", nargs="*", default=list(RUNGS), choices=ALL, help="trained beside the chosen one")
     parser.add_argument("--render", type=Path)
     parser.add_argument("--plot", type=Path)
     asked = parser.parse_args()
@@ -122,7 +122,7 @@ def measure(name: str, labels: int, seed: int, asked: argparse.Namespace) -> dic
         }
         line |= {"chosen": found["chosen"], "seconds": time.perf_counter() - begin, "advice": found}
         line["by_accuracy"] = climb.judge.choose(climb.deployable, "accuracy").name
-        changes = RUNGS | BEGINNINGS | {rung["name"]: rung["changes"] for rung in found["rungs"] if rung["changes"]}
+        changes = ALL | {rung["name"]: rung["changes"] for rung in found["rungs"] if rung["changes"]}
         wanted = {*asked.rungs, line["chosen"], line["by_accuracy"]}
         runs = {
             rung: one_run(values, change, place, METRIC[found["metric"]])

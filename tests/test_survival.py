@@ -164,6 +164,17 @@ def test_a_run_killed_while_it_was_written_loses_no_training(tmp_path, monkeypat
     assert same(expected, weights(run(moved, resume=True).folder))
 
 
+def test_a_start_that_was_best_is_kept_by_a_resumed_run_too(tmp_path, monkeypatch):
+    config = configuration("full", "text", tmp_path, max_steps=6, evaluations=2)
+    config = changed(config, "strategy.head_init=probe", "training.learning_rate=3.0")
+    expected = weights(run(changed(config, f"output={tmp_path / 'whole'}")).folder)
+    with monkeypatch.context() as broken:
+        broken.setattr(outputs, "write_run", stops(RuntimeError("killed")))
+        with pytest.raises(RuntimeError):
+            run(config)
+    assert same(expected, weights(run(config, resume=True).folder))
+
+
 def stops(error):
     def stop(*args, **kwargs):
         raise error
