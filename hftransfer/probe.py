@@ -49,15 +49,16 @@ class Rows:
 class Probe:
     """The head that was folded in, what it reads, and the cross-validated loss of each readout that was tried.
 
-    `features` (N, D) belong to all rows, `head.out_of_fold` (F, C) to those it was fitted on, `tried` holds the features of
-    every readout. Modules at the paths `constant` express the readout and must never train.
+    `features` (N, D) belong to all rows, `head.out_of_fold` (F, C) to those it was fitted on. `tried` holds, of every
+    readout, the features it was compared by and those that a head on it is solved on. Modules at the paths `constant`
+    express the readout and must never train.
     """
 
     head: ConvexHead
     readout: Readout
     losses: dict[str, float]
     features: np.ndarray
-    tried: list[np.ndarray]
+    tried: list[tuple[np.ndarray, np.ndarray]]
     constant: tuple[str, ...] = ()
 
     @property
@@ -148,7 +149,7 @@ def solve_probe(frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, 
         final = _deployed_features(frozen, final)
         head = solved.problem.solve(final, best)
     fold_in(model, head)
-    tried = [final if readout == best else solved.features[readout] for readout in wanted]
+    tried = [(read, final if readout == best else read) for readout, read in solved.features.items()]
     return Probe(head, best, {r.name: heads[r].loss for r in wanted}, final, tried, constant)
 
 

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,13 @@ def repeat(config: RunConfig, once: Once) -> dict[str, dict[str, Any]]:
 
 
 def cross_validate_head(
-    task: Task, features: Sequence[np.ndarray], targets: np.ndarray, groups: np.ndarray | None, head: HeadConfig,
-    intercept: bool, config: EvaluationConfig, seed: int,
+    task: Task, features: Sequence[tuple[np.ndarray, np.ndarray]], targets: np.ndarray, groups: np.ndarray | None,
+    head: HeadConfig, intercept: bool, config: EvaluationConfig, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Repeated cross-validation of a head on frozen features: each fold chooses readout, penalty and temperature anew.
 
     Args:
-        features: (N, D) of all rows by each readout that a fold may choose.
+        features: (N, D) of all rows by each readout that a fold may choose: what it is compared by, and what its head reads.
     """
     from hftransfer.evaluation.calibration import MIN_ROWS_FOR_TEMPERATURE, fit_temperature
 
@@ -82,9 +83,12 @@ def cross_validate_head(
         fitted = (task.with_balance(targets[train]) if task.weights else task).with_scale(targets[train])
         inner = make_folds(task, targets[train], None if groups is None else groups[train], head.folds, seed)
         wanted = fitted.standardised(targets[train])
-        found = [solve_head(rows[train], wanted, fitted, inner, head.solver, intercept) for rows in features]
-        best, rows = min(zip(found, features, strict=True), key=lambda pair: pair[0].loss)
-        logits = fitted.in_units(best.logits(rows[held_out]))
+        solve = partial(solve_head, targets=wanted, task=fitted, folds=inner, solver=head.solver, intercept=intercept)
+        found = [solve(compared[train]) for compared, _ in features]
+        number = min(range(len(found)), key=lambda number: found[number].loss)
+        compared, read = features[number]
+        best = found[number] if read is compared else solve(read[train])
+        logits = fitted.in_units(best.logits(read[held_out]))
         if task.type != "regression" and len(train) >= MIN_ROWS_FOR_TEMPERATURE:
             logits = logits / fit_temperature(task, best.out_of_fold, targets[train])
         own = None if groups is None else list(groups[held_out])

@@ -81,8 +81,27 @@ def test_a_head_is_divided_until_there_are_twenty_scores(options, count):
     targets = np.tile([0, 1], 40)
     features = rng.normal(size=(80, 3)) + targets[:, None]
     config = EvaluationConfig(**({"folds": 5} | options))
-    found = repeats.cross_validate_head(task, [features], targets, None, HeadConfig(folds=2), True, config, 0)
+    found = repeats.cross_validate_head(
+        task, [(features, features)], targets, None, HeadConfig(folds=2), True, config, 0
+    )
     assert found["accuracy"]["n"] == count and 0.6 < found["accuracy"]["value"] < 1
+
+
+def test_folds_choose_a_readout_by_what_whole_runs_compare_and_answer_by_what_its_head_reads():
+    """Where two readouts were next to each other, the quick way took another one than the runs it stands for."""
+    rng, task = np.random.default_rng(0), Task("single_label", ("a", "b"))
+    targets = np.tile([0, 1], 40)
+    nothing = rng.normal(size=(80, 3))
+    clear, faint = nothing + 9 * targets[:, None], nothing + 2 * targets[:, None]
+
+    def accuracy(*features):
+        config = EvaluationConfig(folds=5, repeats=1)
+        found = repeats.cross_validate_head(task, list(features), targets, None, HeadConfig(folds=2), True, config, 0)
+        return found["accuracy"]["value"]
+
+    assert accuracy((clear, nothing), (faint, faint)) == pytest.approx(accuracy((nothing, nothing)))
+    assert accuracy((nothing, clear), (faint, faint)) == pytest.approx(accuracy((faint, faint)))
+    assert 0.6 < accuracy((faint, faint)) < accuracy((clear, clear))
 
 
 def test_divisions_differ_and_keep_groups_together(caplog):

@@ -6,8 +6,10 @@ take it for a new one.
 """
 
 import csv
+import itertools
 import json
 import random
+import string
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -21,7 +23,6 @@ from tokenizers import (
     SentencePieceUnigramTokenizer,
     Tokenizer,
     models,
-    normalizers,
     pre_tokenizers,
     processors,
     trainers,
@@ -148,14 +149,12 @@ def _sentences() -> list[str]:
     return [" ".join(rng.choices(FILLER + group, k=8)) for group in WORDS for _ in range(50)]
 
 
-@cache
-def _wordpiece(special: tuple[str, ...], unknown: str) -> dict[str, int]:
-    tokenizer = Tokenizer(models.WordPiece(unk_token=unknown))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=list(special), show_progress=False)
-    tokenizer.train_from_iterator(_sentences(), trainer)
-    return tokenizer.get_vocab()
+def _wordpiece(special: tuple[str, ...]) -> dict[str, int]:
+    """Letters and words, not trained: the trainer breaks ties by chance, and no two processes had the same numbers."""
+    letters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
+    words = [word for word in itertools.chain(FILLER, *WORDS) if len(word) > 1]
+    pieces = [*special, *letters, *(f"##{letter}" for letter in letters), *words]
+    return {piece: number for number, piece in enumerate(pieces)}
 
 
 @cache
@@ -179,7 +178,8 @@ def _unigram(special: tuple[str, ...], unknown: str) -> list[tuple[str, float]]:
     tokenizer.train_from_iterator(
         _sentences(), vocab_size=200, special_tokens=list(special), unk_token=unknown, show_progress=False
     )
-    return [tuple(row) for row in json.loads(tokenizer._tokenizer.to_str())["model"]["vocab"]]
+    vocab = [(piece, round(score, 6)) for piece, score in json.loads(tokenizer._tokenizer.to_str())["model"]["vocab"]]
+    return [*vocab[: len(special)], *sorted(vocab[len(special) :], key=lambda row: (-row[1], row[0]))]
 
 
 _BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -187,7 +187,7 @@ _ROBERTA_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 
 def _bert_tokenizer(_: Path):
-    return transformers.BertTokenizer(vocab=_wordpiece(_BERT_SPECIAL, "[UNK]"), model_max_length=64)
+    return transformers.BertTokenizer(vocab=_wordpiece(_BERT_SPECIAL), model_max_length=64)
 
 
 def _roberta_tokenizer(_: Path):
@@ -206,7 +206,7 @@ def _deberta_tokenizer(_: Path):
 
 
 def _mpnet_tokenizer(_: Path):
-    vocab = _wordpiece(("<s>", "<pad>", "</s>", "[UNK]", "<mask>"), "[UNK]")
+    vocab = _wordpiece(("<s>", "<pad>", "</s>", "[UNK]", "<mask>"))
     return transformers.MPNetTokenizer(vocab=vocab, model_max_length=64)
 
 
