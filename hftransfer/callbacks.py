@@ -36,6 +36,20 @@ class Stillness(TrainerCallback):
                 module.training = False
 
 
+class Evaluations(TrainerCallback):
+    """Evaluates and saves `count` times, evenly spread, the last time at the last step.
+
+    The Trainer's own fixed interval looked seven times at 14 steps where five were asked for: a fifth of one epoch's seconds.
+    """
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step in {round(state.max_steps * part / self.count) for part in range(1, self.count + 1)}:
+            control.should_evaluate = control.should_save = True
+
+
 class Bar(TrainerCallback):
     """One progress bar that shows the loss and the last validation score."""
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
-from hftransfer.callbacks import Bar, Ending, Stillness
+from hftransfer.callbacks import Bar, Ending, Evaluations, Stillness
 from hftransfer.checkpoints import quiet_transformers
 from hftransfer.config import TrainingConfig
 from hftransfer.errors import UserError, did_you_mean
@@ -314,7 +314,7 @@ def _global_batch(config: TrainingConfig, machine: Machine) -> int:
 
 def _callbacks(plan: Plan, config: TrainingConfig, task: Task) -> list[TrainerCallback]:
     stopping = [EarlyStoppingCallback(config.early_stopping_patience)] if config.early_stopping_patience else []
-    return [Stillness(plan), Bar(task.selection_metric), *stopping]
+    return [Stillness(plan), Evaluations(config.evaluations), Bar(task.selection_metric), *stopping]
 
 
 def _metrics(task: Task) -> Callable[[Any], dict[str, float]]:
@@ -337,7 +337,6 @@ def _arguments(
 ) -> TrainingArguments:
     """The Trainer's arguments: what the user named, else the strategy's defaults."""
     steps = planned_steps(config, defaults, _global_batch(config, machine), examples)
-    every = max(1, steps // config.evaluations)
     values = dict(
         output_dir=str(folder),
         max_steps=steps,
@@ -351,7 +350,7 @@ def _arguments(
         max_grad_norm=config.max_grad_norm,
         bf16=machine.train_in_bf16,
         use_cpu=machine.device.type == "cpu",
-        eval_strategy="steps", eval_steps=every, save_strategy="steps", save_steps=every,
+        eval_strategy="steps", eval_steps=steps, save_strategy="steps", save_steps=steps,  # and see `Evaluations`
         load_best_model_at_end=True, metric_for_best_model=task.selection_metric,
         greater_is_better=higher_is_better(task.selection_metric),
         logging_steps=max(1, steps // 50), report_to=config.report_to, disable_tqdm=True,

@@ -52,6 +52,7 @@ METHODS = {
     "lora": Method("hftransfer lora", strategy="lora"),
     "gradual": Method("hftransfer gradual", strategy="gradual"),
     "trainer-docs": _trainer("as documented: 3 epochs, batch 8, 5e-5"),
+    "trainer-docs-1": _trainer("its defaults, 1 epoch: batch 8, 5e-5", "--epochs=1"),
     "trainer-frozen": _trainer("frozen, 10 epochs", "--frozen", "--epochs=10", "--batch=32", "--rate=1e-3"),
     "trainer-full": _trainer("5 epochs, batch 32, 2e-4", "--epochs=5", "--batch=32", "--rate=2e-4"),
     "trainer-full-1": _trainer("1 epoch, batch 32, 2e-4", "--epochs=1", "--batch=32", "--rate=2e-4"),

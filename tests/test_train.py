@@ -387,6 +387,16 @@ def test_a_head_that_was_kept_is_a_start_to_go_back_to(tmp_path):
     assert torch.equal(kept[name], before[name])
 
 
+@pytest.mark.parametrize(
+    ("steps", "evaluations", "expected"), [(11, 5, [2, 4, 7, 9, 11]), (14, 5, [3, 6, 8, 11, 14]), (3, 5, [1, 2, 3])]
+)
+def test_a_run_is_looked_at_as_often_as_asked_and_at_its_last_step(tmp_path, steps, evaluations, expected):
+    """Five times were asked for, and a fixed interval made seven of them at 14 steps."""
+    config = configuration("full", "text", tmp_path, max_steps=steps, evaluations=evaluations)
+    history = json.loads((run(changed(config, "strategy.head_init=random")).folder / "history.json").read_text())
+    assert [entry["step"] for entry in history if "eval_loss" in entry] == expected
+
+
 def test_early_stopping_ends_before_the_last_step(tmp_path):
     config = configuration("full", "text", tmp_path, max_steps=40, evaluations=20, learning_rate=0.0001)
     config = changed(config, "training.early_stopping_patience=1", "training.learning_rate=1.0")
