@@ -39,7 +39,7 @@ class Stillness(TrainerCallback):
 class Evaluations(TrainerCallback):
     """Evaluates and saves `count` times, evenly spread, the last time at the last step.
 
-    The Trainer's own fixed interval looked seven times at 14 steps where five were asked for: a fifth of one epoch's seconds.
+    The Trainer's own fixed interval looked seven times at 14 steps where five were asked for.
     """
 
     def __init__(self, count: int):
