@@ -314,7 +314,8 @@ def _global_batch(config: TrainingConfig, machine: Machine) -> int:
 
 def _callbacks(plan: Plan, config: TrainingConfig, task: Task) -> list[TrainerCallback]:
     stopping = [EarlyStoppingCallback(config.early_stopping_patience)] if config.early_stopping_patience else []
-    return [Stillness(plan), Evaluations(config.evaluations), Bar(task.selection_metric), *stopping]
+    evaluations = [] if {"eval_strategy", "eval_steps"} & config.extra.keys() else [Evaluations(config.evaluations)]
+    return [Stillness(plan), *evaluations, Bar(task.selection_metric), *stopping]
 
 
 def _metrics(task: Task) -> Callable[[Any], dict[str, float]]:

@@ -85,9 +85,8 @@ def cross_validate_head(
         wanted = fitted.standardised(targets[train])
         solve = partial(solve_head, targets=wanted, task=fitted, folds=inner, solver=head.solver, intercept=intercept)
         found = [solve(compared[train]) for compared, _ in features]
-        number = min(range(len(found)), key=lambda number: found[number].loss)
-        compared, read = features[number]
-        best = found[number] if read is compared else solve(read[train])
+        best, (compared, read) = min(zip(found, features, strict=True), key=lambda pair: pair[0].loss)
+        best = best if read is compared else solve(read[train])
         logits = fitted.in_units(best.logits(read[held_out]))
         if task.type != "regression" and len(train) >= MIN_ROWS_FOR_TEMPERATURE:
             logits = logits / fit_temperature(task, best.out_of_fold, targets[train])

@@ -397,6 +397,13 @@ def test_a_run_is_looked_at_as_often_as_asked_and_at_its_last_step(tmp_path, ste
     assert [entry["step"] for entry in history if "eval_loss" in entry] == expected
 
 
+def test_an_interval_that_the_user_names_is_the_only_one(tmp_path):
+    config = configuration("full", "text", tmp_path, max_steps=8, evaluations=8)
+    config = changed(config, "training.extra={eval_steps: 4, save_steps: 4}", "strategy.head_init=random")
+    history = json.loads((run(config).folder / "history.json").read_text())
+    assert [entry["step"] for entry in history if "eval_loss" in entry] == [4, 8]
+
+
 def test_early_stopping_ends_before_the_last_step(tmp_path):
     config = configuration("full", "text", tmp_path, max_steps=40, evaluations=20, learning_rate=0.0001)
     config = changed(config, "training.early_stopping_patience=1", "training.learning_rate=1.0")
