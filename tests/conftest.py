@@ -13,6 +13,10 @@ os.environ["HFTRANSFER_CACHE"] = tempfile.mkdtemp(prefix="hftransfer-tests-")
 os.environ.pop("HFTRANSFER_MALLOPT", None)
 
 
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["HFTRANSFER_CACHE"], ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def browser():
     """Chromium, where it and playwright are installed."""
