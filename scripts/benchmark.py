@@ -49,6 +49,11 @@ METHODS = {
     "frozen": Method("hftransfer frozen, top quarter", strategy="frozen"),
     "full": Method("hftransfer full", strategy="full"),
     "full-1": Method("hftransfer full, 1 epoch", strategy="full", options=("training.num_train_epochs=1",)),
+    "full-1-once": Method(
+        "hftransfer full, 1 epoch, evaluated once",
+        strategy="full",
+        options=("training.num_train_epochs=1", "training.evaluations=1"),
+    ),
     "lora": Method("hftransfer lora", strategy="lora"),
     "gradual": Method("hftransfer gradual", strategy="gradual"),
     "trainer-docs": _trainer("as documented: 3 epochs, batch 8, 5e-5"),
