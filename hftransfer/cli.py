@@ -157,7 +157,7 @@ def predict(
     inputs: Annotated[list[str], typer.Argument(help="files, folders, globs, a table, texts, or - for standard input")],
     output: Annotated[Path | None, typer.Option(help="write a CSV, JSON or Parquet file in place of a table")] = None,
     column: Annotated[list[str] | None, typer.Option(help="input column(s) of a table")] = None,
-    views: Annotated[int, typer.Option(help="average this many augmented views of each image")] = 0,
+    views: Annotated[int, typer.Option(min=0, help="average this many augmented views of each image")] = 0,
     explain: Annotated[Path | None, typer.Option(help="folder to write heat maps, or weights of words, into")] = None,
     as_json: Json = False,
 ) -> None:
@@ -299,7 +299,7 @@ def next_to_label(
     count: Annotated[int, typer.Option("-n", min=1, help="how many to choose")] = 50,
     output: Annotated[Path | None, typer.Option(help="write a CSV, JSON or Parquet file in place of a table")] = None,
     column: Annotated[list[str] | None, typer.Option(help="input column(s) of a table")] = None,
-    seed: Annotated[int, typer.Option(help="of the clusters")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of the clusters")] = 0,
     as_json: Json = False,
 ) -> None:
     """Choose which inputs to label next: where the model is unsure, and unlike each other."""
@@ -339,7 +339,7 @@ def export(
 def demo(
     runs: Annotated[list[str], typer.Argument(help="a run folder, a model folder or a Hub id; or two, to compare")],
     share: Annotated[bool, typer.Option("--share", help="a public link for a while")] = False,
-    port: Annotated[int | None, typer.Option(help="port on this machine")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="port on this machine")] = None,
 ) -> None:
     """Try a model in the browser."""
     from hftransfer.demo import launch
@@ -351,7 +351,7 @@ def demo(
 def review(
     run: RunFolder,
     share: Annotated[bool, typer.Option("--share", help="a public link for a while")] = False,
-    port: Annotated[int | None, typer.Option(help="port on this machine")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="port on this machine")] = None,
 ) -> None:
     """Look at likely label errors in the browser; what you decide becomes a patch for `train --patch`."""
     from hftransfer.review.page import launch

@@ -6,18 +6,28 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from hftransfer.data import DataConfig
 from hftransfer.errors import UserError, did_you_mean
 from hftransfer.evaluation import EvaluationConfig
 from hftransfer.modalities import AugmentationConfig
 from hftransfer.references import ModelConfig
-from hftransfer.settings import Settings
+from hftransfer.settings import Count, Seed, Settings
 from hftransfer.strategies import CHOICES, AnyStrategy, ProbeStrategy
 from hftransfer.strategies.head import HeadConfig
 
 MOST_SHOWN = 200  # characters of a wrong value
+# Arguments of the Trainer that a run itself depends on, or that would do nothing in it; and what stands for them.
+NOT_FURTHER = {
+    "output_dir": "output", "seed": "seed", "data_seed": "seed", "use_cpu": "use_cpu", "resume_from_checkpoint": "--resume",
+    "push_to_hub": "push_to_hub", "hub_model_id": "push_to_hub", "hub_token": "hf auth login", "hub_private_repo": "push_to_hub",
+    "greater_is_better": "training.metric_for_best_model", "do_train": None, "do_eval": None, "do_predict": None,
+    "remove_unused_columns": None, "label_names": None, "train_sampling_strategy": None, "load_best_model_at_end": None,
+    "auto_find_batch_size": None, "save_total_limit": None, "disable_tqdm": None, "eval_on_start": None,
+    "deepspeed": None, "fsdp": None, "fsdp_config": None,
+}  # fmt: skip
 
 
 class TrainingConfig(Settings):
@@ -26,24 +36,37 @@ class TrainingConfig(Settings):
     What is None is chosen by the strategy and said in the log. `warmup_steps` below 1 is a share of all steps.
     """
 
-    learning_rate: float | None = None
-    num_train_epochs: float | None = None
-    max_steps: int | None = None
-    per_device_train_batch_size: int = 32
-    per_device_eval_batch_size: int = 64
-    gradient_accumulation_steps: int = 1
+    learning_rate: float | None = Field(None, gt=0)
+    num_train_epochs: float | None = Field(None, gt=0)
+    max_steps: Count | None = None
+    per_device_train_batch_size: Count = 32
+    per_device_eval_batch_size: Count = 64
+    gradient_accumulation_steps: Count = 1
     gradient_checkpointing: bool = False
-    weight_decay: float | None = None
-    warmup_steps: float = 0.1
+    weight_decay: float | None = Field(None, ge=0)
+    warmup_steps: float = Field(0.1, ge=0)
     lr_scheduler_type: str = "cosine"
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = Field(1.0, ge=0)
     label_smoothing_factor: float = Field(0.0, ge=0, lt=1)
     imbalance: Literal["none", "balanced"] = "none"
-    early_stopping_patience: int | None = None
-    evaluations: int = Field(5, ge=1, description="how often a run stops to look at the validation part and save")
+    early_stopping_patience: Count | None = None
+    evaluations: Count = Field(5, description="how often a run stops to look at the validation part and save")
     bf16: bool | None = Field(None, description="None: measured on the device at hand")
+    metric_for_best_model: str | None = Field(
+        None, description="what chooses the step that is kept; None: the calibrated log-loss, or rmse"
+    )
     report_to: str = "none"
     extra: dict[str, Any] = {}
+
+    @field_validator("extra")
+    @classmethod
+    def _are_further(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        for name in extra:
+            if name in cls.model_fields or name in NOT_FURTHER:
+                instead = f"training.{name}" if name in cls.model_fields else NOT_FURTHER[name]
+                use = f"use {instead}" if instead else "leave it out"
+                raise PydanticCustomError("further", f"{name} is set by the run itself: {use}")
+        return extra
 
 
 class HubConfig(Settings):
@@ -77,7 +100,7 @@ class RunConfig(Settings):
     evaluation: EvaluationConfig = EvaluationConfig()
     output: str | None = None
     push_to_hub: HubConfig = HubConfig()
-    seed: int = 0
+    seed: Seed = 0
     use_cpu: bool = False
     store: bool = Field(True, description="keep what the frozen part computes, for this run and later ones")
 
@@ -201,6 +224,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
         return f"Unknown strategy {found!r}.{did_you_mean(found, CHOICES)}"
     if problem["type"] == "missing":
         return f"{name} is missing: set it in the configuration or as {name}=… on the command line."
+    if problem["type"] == "further":  # what was given may be a token: not shown
+        return f"{name}: {problem['msg']}."
     found = repr(problem["input"])
     found = found if len(found) <= MOST_SHOWN else f"{found[:MOST_SHOWN]}…"
     return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {found}."

@@ -74,7 +74,7 @@ class Ladder:
         0 trains the head alone. Raises `UserError` for a negative count or more blocks than there are.
         """
         count = math.ceil(top * len(self.blocks)) if isinstance(top, float) and top <= 1 else int(top)
-        if not 0 <= count <= len(self.blocks):
+        if not 0 <= count <= len(self.blocks) or 1 < top != count:
             raise UserError(
                 f"Expected a number of blocks from 0 to {len(self.blocks)} or a fraction of the depth, found {top}."
             )

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 from torch.utils.data import Dataset
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
+from hftransfer.arguments import global_batch, refused_as, selection_metric, training_arguments
 from hftransfer.callbacks import Bar, Ending, Evaluations, Stillness
 from hftransfer.checkpoints import quiet_transformers
 from hftransfer.config import TrainingConfig
-from hftransfer.errors import UserError, did_you_mean
+from hftransfer.errors import UserError
 from hftransfer.evaluation.calibration import calibrated_log_loss
-from hftransfer.evaluation.metrics import compute_metrics, higher_is_better
+from hftransfer.evaluation.metrics import compute_metrics
 from hftransfer.features import Features
 from hftransfer.frozen_pass import replayed_batch
 from hftransfer.inference import Machine
@@ -135,10 +136,10 @@ class PlanTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            settings.pop("lr")
             groups = parameter_groups(self.plan, self.args.learning_rate, self.args.weight_decay)
-            self.optimizer = optimizer_class(groups, lr=self.args.learning_rate, **settings)
+            with refused_as(f"The optimizer ({self.args.optim}, training.extra)"):
+                optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+                self.optimizer = optimizer_class(groups, **settings | {"lr": self.args.learning_rate})
         return self.optimizer
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: Tensor | int | None = None) -> Tensor:
@@ -217,10 +218,12 @@ def train(
 
     def attempt(size: int) -> Trained:
         tried = config.model_copy(update=_same_global_batch(config, size))
-        arguments = _arguments(tried, defaults, task, machine, folder / "checkpoints", seed, len(positions["train"]))
+        arguments = training_arguments(
+            tried, defaults, task, machine, folder / "checkpoints", seed, len(positions["train"])
+        )
         if size != asked:
             start.restore()
-        order = training_order(lengths[train], _global_batch(tried, machine), arguments.max_steps, seed)
+        order = training_order(lengths[train], global_batch(tried, machine), arguments.max_steps, seed)
         trainer = PlanTrainer(
             model=plan.model,
             args=arguments,
@@ -228,7 +231,7 @@ def train(
             eval_dataset=Rows(examples, validation[np.argsort(lengths[validation])], training=False),
             data_collator=collator,
             compute_loss_func=loss,
-            compute_metrics=_metrics(task),
+            compute_metrics=_metrics(task, selection_metric(config, task)),
             callbacks=callbacks,
         )
         trainer.plan, trainer.stop = plan, stop
@@ -236,7 +239,7 @@ def train(
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
         log.info("Training: %d steps of %d examples, %d at a time, learning rate %.3g, weight decay %.3g, %s",
-                 arguments.max_steps, _global_batch(tried, machine), size, arguments.learning_rate,
+                 arguments.max_steps, global_batch(tried, machine), size, arguments.learning_rate,
                  arguments.weight_decay, "bf16 autocast" if arguments.bf16 else "float32")  # fmt: skip
         with quiet_transformers(), stop.gently(), quick_operations(machine.device):
             _train(trainer, last_whole(folder / "checkpoints", machine.world_size), begins_trained)
@@ -279,7 +282,7 @@ def _undo_a_loss(trainer: Trainer, start: Snapshot) -> None:
     """Go back to the start where all that was trained is worse: who begins from a solved head must not end below it."""
     state, metric = trainer.state, f"eval_{trainer.args.metric_for_best_model}"
     first = next((entry[metric] for entry in state.log_history if entry["step"] == 0 and metric in entry), None)
-    if first is None or state.best_metric is None:
+    if first is None or np.isnan(first) or state.best_metric is None:
         return
     sign = 1 if trainer.args.greater_is_better else -1
     if sign * first <= sign * state.best_metric:
@@ -308,72 +311,22 @@ def _interruption(trainer: PlanTrainer, stop: Stop) -> Interruption | None:
     return found
 
 
-def _global_batch(config: TrainingConfig, machine: Machine) -> int:
-    return config.per_device_train_batch_size * config.gradient_accumulation_steps * machine.world_size
-
-
 def _callbacks(plan: Plan, config: TrainingConfig, task: Task) -> list[TrainerCallback]:
     stopping = [EarlyStoppingCallback(config.early_stopping_patience)] if config.early_stopping_patience else []
     evaluations = [] if {"eval_strategy", "eval_steps"} & config.extra.keys() else [Evaluations(config.evaluations)]
-    return [Stillness(plan), *evaluations, Bar(task.selection_metric), *stopping]
+    return [Stillness(plan), *evaluations, Bar(selection_metric(config, task)), *stopping]
 
 
-def _metrics(task: Task) -> Callable[[Any], dict[str, float]]:
+def _metrics(task: Task, chosen: str) -> Callable[[Any], dict[str, float]]:
     def compute(prediction: Any) -> dict[str, float]:
         logits, targets = prediction.predictions, prediction.label_ids
         if isinstance(logits, tuple):
             logits = logits[0]
         if not np.isfinite(logits).all():  # the loss will say so at the next step; never the best until then
-            return {task.selection_metric: float("nan")}
+            return {chosen: float("nan")}
         found = compute_metrics(task, targets, task.probabilities(logits))
         if task.type != "regression":
             found[task.selection_metric] = calibrated_log_loss(task, logits, targets)
         return found
 
     return compute
-
-
-def _arguments(
-    config: TrainingConfig, defaults: Defaults, task: Task, machine: Machine, folder: Path, seed: int, examples: int
-) -> TrainingArguments:
-    """The Trainer's arguments: what the user named, else the strategy's defaults."""
-    steps = planned_steps(config, defaults, _global_batch(config, machine), examples)
-    values = dict(
-        output_dir=str(folder),
-        max_steps=steps,
-        learning_rate=config.learning_rate or defaults.learning_rate,
-        weight_decay=defaults.weight_decay if config.weight_decay is None else config.weight_decay,
-        per_device_train_batch_size=config.per_device_train_batch_size,
-        per_device_eval_batch_size=config.per_device_eval_batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        warmup_steps=config.warmup_steps,
-        lr_scheduler_type=config.lr_scheduler_type,
-        max_grad_norm=config.max_grad_norm,
-        bf16=machine.train_in_bf16,
-        use_cpu=machine.device.type == "cpu",
-        eval_strategy="steps", eval_steps=steps, save_strategy="steps", save_steps=steps,  # and see `Evaluations`
-        load_best_model_at_end=True, metric_for_best_model=task.selection_metric,
-        greater_is_better=higher_is_better(task.selection_metric),
-        logging_steps=max(1, steps // 50), report_to=config.report_to, disable_tqdm=True,
-        remove_unused_columns=False, label_names=["labels"], seed=seed, data_seed=seed,
-        dataloader_num_workers=machine.workers, dataloader_persistent_workers=machine.workers > 0,
-        dataloader_pin_memory=machine.device.type == "cuda",
-        ddp_find_unused_parameters=machine.world_size > 1 or None,
-        train_sampling_strategy="sequential",  # in the order of `training_order`
-    )  # fmt: skip
-    if config.gradient_checkpointing:
-        values |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
-    known = TrainingArguments.__dataclass_fields__
-    for name in config.extra:
-        if name not in known:
-            raise UserError(f"training.extra.{name}: transformers has no such argument.{did_you_mean(name, known)}")
-    return TrainingArguments(**(values | config.extra))
-
-
-def planned_steps(config: TrainingConfig, defaults: Defaults, batch_size: int, examples: int) -> int:
-    """How many optimizer steps a training of so many rows takes."""
-    if config.max_steps:
-        return config.max_steps
-    if config.num_train_epochs:
-        return max(1, int(round(config.num_train_epochs * -(-examples // batch_size))))
-    return defaults.steps(examples, batch_size)

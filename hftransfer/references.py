@@ -9,7 +9,7 @@ from huggingface_hub import errors as hub_errors
 
 from hftransfer import starter
 from hftransfer.errors import UserError, did_you_mean
-from hftransfer.settings import Settings
+from hftransfer.settings import Count, Settings
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ class ModelConfig(Settings):
     name: str
     keep_head: bool = False
     weights: str | None = None
-    image_size: int | None = None
-    max_length: int | None = None
+    image_size: Count | None = None
+    max_length: Count | None = None
     trust_remote_code: bool = False
     revision: str | None = None
 

@@ -1,6 +1,11 @@
-"""The base of every configuration model: frozen, and strict about names."""
+"""The base of every configuration model: frozen, and strict about names and ranges."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy takes
 
 
 class Settings(BaseModel):

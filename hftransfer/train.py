@@ -22,7 +22,7 @@ from hftransfer.ladder import Ladder
 from hftransfer.probe import Probe
 from hftransfer.receipt import Sizes, check_frozen, tensor_hashes
 from hftransfer.repeats import check_repeats, offer_folds, repeat
-from hftransfer.strategies import AutoStrategy, Plan
+from hftransfer.strategies import AutoStrategy, Plan, ProbeStrategy
 from hftransfer.terminal import percent
 from hftransfer.work import (
     Work,
@@ -36,6 +36,7 @@ from hftransfer.work import (
 
 log = logging.getLogger(__name__)
 
+JUDGED_BY_TRANSFORMERS = {"extra", "report_to", "lr_scheduler_type", "metric_for_best_model"}
 USED_BY_HEADS = {"imbalance", "bf16"}  # of the training's settings: what a convex head, too, is made with
 
 
@@ -75,6 +76,7 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
 
         load_further(config.evaluation.metrics)
     check_repeats(config)
+    _check_training(config)
     if config.push_to_hub.repo_id:
         from hftransfer.hub import check_ready, push_as_configured
 
@@ -95,6 +97,15 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
             if config.push_to_hub.repo_id and not made.interruption:
                 push_as_configured(made.folder, config.push_to_hub)
         return made
+
+
+def _check_training(config: RunConfig) -> None:
+    """What transformers alone can judge, before minutes of features are spent on it."""
+    named = JUDGED_BY_TRANSFORMERS & config.training.model_dump(exclude_defaults=True).keys()
+    if named and not isinstance(config.strategy, ProbeStrategy):
+        from hftransfer.arguments import check_arguments
+
+        check_arguments(config.training)
 
 
 def _explain(config: RunConfig, made: Run) -> None:

@@ -1,12 +1,15 @@
 """One definition, three ways in; every wrong field is named with the right one."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
-from hftransfer.config import RunConfig, checked, parse_overrides, read_yaml, with_overrides
+from hftransfer.config import NOT_FURTHER, RunConfig, checked, parse_overrides, read_yaml, with_overrides
 from hftransfer.errors import UserError
+from hftransfer.settings import Settings
+from hftransfer.strategies import CHOICES
 
 MINIMAL = {"data": {"train": "x"}, "model": "m"}
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
@@ -53,11 +56,55 @@ def test_short_forms():
     ({"training.learning_rate": "fast"}, "training.learning_rate: input should be a valid number, unable to parse string as a number, found 'fast'."),
     ({"data.on_error": "ignore"}, "data.on_error: input should be 'stop' or 'skip', found 'ignore'."),
     ({"training.label_smoothing_factor": 1.5}, "training.label_smoothing_factor: input should be less than 1, found 1.5."),
+    ({"training.learning_rate": -1e-3}, "training.learning_rate: input should be greater than 0, found -0.001."),
+    ({"training.max_steps": 0}, "training.max_steps: input should be greater than or equal to 1, found 0."),
+    ({"strategy": {"type": "full", "layer_decay": 8}}, "strategy.layer_decay: input should be less than or equal to 1, found 8."),
+    ({"training.extra": {"max_steps": 3}}, "training.extra: max_steps is set by the run itself: use training.max_steps."),
+    ({"training.extra": {"remove_unused_columns": True}}, "training.extra: remove_unused_columns is set by the run itself: leave it out."),
+    ({"training.extra": {"hub_token": "hf_secret"}}, "training.extra: hub_token is set by the run itself: use hf auth login."),
+    ({"seed": -1}, "seed: input should be greater than or equal to 0, found -1."),
 ])  # fmt: skip
 def test_wrong_fields_are_named_with_the_right_ones(overrides, message):
     with pytest.raises(UserError) as error:
         with_overrides({"data": {"train": "x"}, "model": "m"}, overrides)
     assert str(error.value) == message
+
+
+# Numbers that may be anything: which block of how many, and how many of them, is for the network to say.
+OPEN = {"head.layer", "strategy.top"}
+IMPOSSIBLE = (-1, 0, 2**40)
+
+
+def numbers(model, path=""):
+    """Dotted names of all fields that take a number."""
+    for name, field in model.model_fields.items():
+        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        if section := next((kind for kind in inner if issubclass(kind, Settings)), None):
+            yield from numbers(section, f"{path}{name}.")
+        elif "int" in str(field.annotation) or "float" in str(field.annotation):
+            yield f"{path}{name}"
+
+
+@pytest.mark.parametrize("strategy", CHOICES)
+def test_every_number_has_a_range(strategy):
+    chosen = type(checked(MINIMAL | {"strategy": strategy}).strategy)
+    names = [*numbers(RunConfig), *numbers(chosen, "strategy.")]
+    assert len(names) > 25
+    for name in {*names} - OPEN:
+        refused = []
+        for value in IMPOSSIBLE:
+            start = {"data": {"train": "x"}, "model": {"name": "m"}, "strategy": {"type": strategy}}
+            try:
+                with_overrides(start, {name: [value] if "schedule" in name else value})
+            except UserError as error:
+                refused.append(str(error))
+        assert refused and all(name in error for error in refused), name
+
+
+def test_arguments_that_are_set_by_the_run_are_those_of_transformers():
+    from transformers import TrainingArguments
+
+    assert NOT_FURTHER.keys() <= TrainingArguments.__dataclass_fields__.keys()
 
 
 def test_missing_model():

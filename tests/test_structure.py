@@ -24,7 +24,7 @@ LEVELS = [
     {"evaluation"},
     {"config", "inference", "predictions"},
     {"repeats"},
-    {"frozen_pass", "report", "certificate", "quantise", "callbacks"},
+    {"frozen_pass", "report", "certificate", "quantise", "callbacks", "arguments"},
     {"loop", "probe", "card"},
     {"work", "hub"},
     {"trust", "doctor", "ranking"},

@@ -411,10 +411,44 @@ def test_early_stopping_ends_before_the_last_step(tmp_path):
     assert about["steps"] < 40
 
 
-def test_an_argument_that_transformers_does_not_have(tmp_path):
-    config = changed(configuration("full", "text", tmp_path), "training.extra={warmup_rato: 0.1}")
-    with pytest.raises(UserError, match="training.extra.warmup_rato: transformers has no such argument."):
-        run(config)
+@pytest.mark.parametrize(("setting", "message"), [
+    ("training.extra={warmup_rato: 0.1}", "training.extra.warmup_rato: transformers has no such argument. Did you mean"),
+    ("training.lr_scheduler_type=cosin", "training.lr_scheduler_type=cosin: transformers has no such schedule. Did you mean 'cosine'"),
+    ("training.lr_scheduler_type=cosine_with_min_lr", r"training.lr_scheduler_type=cosine_with_min_lr .*is refused: .*min_lr"),
+    ("training.metric_for_best_model=acuracy", "Unknown metric 'acuracy'. Did you mean 'accuracy'"),
+    ("training.report_to=wandbb", "training.report_to=wandbb is refused: wandbb is not supported, only .*wandb"),
+    ("training.report_to=clearml", "training.report_to=clearml is refused: .*requires 'clearml'"),
+])  # fmt: skip
+def test_what_transformers_does_not_have_is_said_before_anything_is_computed(tmp_path, monkeypatch, setting, message):
+    monkeypatch.setattr("hftransfer.train.load_data", None)
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_clearml_available", lambda: False)
+    with pytest.raises(UserError, match=message):
+        run(changed(configuration("full", "text", tmp_path), setting))
+
+
+def test_the_metric_that_chooses_the_step(tmp_path):
+    config = configuration("full", "text", tmp_path, max_steps=12, evaluations=6, learning_rate=0.05)
+    for metric, better in (("accuracy", max), ("log_loss", min)):
+        made = run(changed(config, f"training.metric_for_best_model={metric}", f"output={tmp_path / metric}"))
+        looks = [entry for entry in json.loads((made.folder / "history.json").read_text()) if f"eval_{metric}" in entry]
+        kept = [entry for entry in looks if entry[f"eval_{metric}"] == better(e[f"eval_{metric}"] for e in looks)]
+        measured = made.metrics["validation"]["accuracy"]["value"]
+        assert measured in [pytest.approx(entry["eval_accuracy"]) for entry in kept]
+    with pytest.raises(
+        UserError, match="training.metric_for_best_model=r2 is none of a single_label task. Choose from"
+    ):
+        run(changed(config, "training.metric_for_best_model=r2", f"output={tmp_path / 'r2'}"))
+
+
+@pytest.mark.parametrize(("extra", "message"), [
+    ("optim: adamx", "training.extra={'optim': 'adamx'} is refused: adamx is not a valid OptimizerNames"),
+    ("save_steps: 3", "training.extra={'save_steps': 3} is refused: --load_best_model_at_end requires"),
+    ("optim: lomo", r"The optimizer \(OptimizerNames.LOMO, training.extra\) is refused: .*lomo"),
+    ("adam_beta1: -1.0", r"The optimizer \(.*, training.extra\) is refused: Invalid beta parameter"),
+])  # fmt: skip
+def test_arguments_that_transformers_refuses(tmp_path, extra, message):
+    with pytest.raises(UserError, match=message):
+        run(changed(configuration("full", "text", tmp_path, max_steps=2), f"training.extra={{{extra}}}"))
 
 
 def train_command(config, folder):

@@ -182,7 +182,7 @@ class Bench:
 
     def steps(self, config: RunConfig) -> int:
         """Steps of a training on a fold."""
-        from hftransfer.loop import planned_steps
+        from hftransfer.arguments import planned_steps
 
         batch = config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
         examples = int((self._divided(self.folds[0]).frame["split"] == "train").sum())

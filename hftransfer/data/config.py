@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from hftransfer.settings import Settings
+from hftransfer.settings import Count, Seed, Settings
 from hftransfer.tasks import TaskType
 
 Modality = Literal["image", "text"]
@@ -22,7 +22,7 @@ class SplitConfig(Settings):
 
     test: float = Field(0.2, ge=0, lt=1)
     validation: float = Field(0.15, ge=0, lt=1)
-    seed: int = 0
+    seed: Seed = 0
     file: str | None = None
     new_rows: Literal["stop", "train"] = "stop"
     group: str | None = None
@@ -55,7 +55,7 @@ class DataConfig(Settings):
     modality: Modality | None = None
     separator: str | None = Field(None, min_length=1)
     on_error: Literal["stop", "skip"] = "stop"
-    train_examples: int | None = Field(None, ge=1)
+    train_examples: Count | None = None
     split: SplitConfig = SplitConfig()
     allow_outside: bool = False
     patch: str | None = None

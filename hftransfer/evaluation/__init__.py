@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from hftransfer.settings import Settings
+from hftransfer.settings import Count, Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,10 +22,8 @@ class EvaluationConfig(Settings):
 
     metrics: list[str] = Field([], description="further metrics of the evaluate library, by name or local path")
     folds: int | None = Field(None, ge=2, description="cross-validate with this many folds beside the one split")
-    repeats: int | None = Field(
-        None, ge=1, description="divide into folds so often; None: 20 scores of a head, else once"
-    )
-    seeds: int = Field(1, ge=1, description="train this many times and report the spread")
+    repeats: Count | None = Field(None, description="divide into folds so often; None: 20 scores of a head, else once")
+    seeds: Count = Field(1, description="train this many times and report the spread")
     conformal_level: float = Field(0.9, gt=0, lt=1, description="share of prediction sets that shall hold the truth")
     reference: bool = Field(True, description="keep the features of training rows beside the model, for the distance")
     resamples: int = Field(2000, ge=100, description="bootstrap resamples behind each interval")

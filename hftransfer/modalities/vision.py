@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pandas as pd
 import psutil
 import torch
+from pydantic import Field
 
 from hftransfer.images import KeptImages, open_image
 from hftransfer.processors import ImageSettings, image_settings
@@ -24,8 +25,8 @@ class AugmentationConfig(Settings):
 
     level: Literal["auto", "none", "light", "strong"] = "auto"
     flip: bool = True
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    mixup: float = Field(0.0, ge=0)
+    cutmix: float = Field(0.0, ge=0)
 
 
 class Vision:

@@ -10,8 +10,9 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
+from pydantic import Field
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -22,6 +23,7 @@ from hftransfer.strategies.head import HeadConfig
 log = logging.getLogger(__name__)
 
 HeadInit = Literal["auto", "probe", "random"]
+LayerDecay = Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass(frozen=True)

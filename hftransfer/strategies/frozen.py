@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from hftransfer.ladder import Ladder
-from hftransfer.strategies.base import Defaults, Plan, Strategy, factors
+from hftransfer.strategies.base import Defaults, LayerDecay, Plan, Strategy, factors
 
 
 class FrozenStrategy(Strategy):
@@ -18,7 +18,7 @@ class FrozenStrategy(Strategy):
     type: Literal["frozen"] = "frozen"
     solved_first: ClassVar[tuple[str, ...]] = ("text", "image")
     top: int | float = 0.25
-    layer_decay: float = 1.0
+    layer_decay: LayerDecay = 1.0
     batchnorm: Literal["frozen", "adapt"] = "frozen"
 
     def prepare(self, model: nn.Module, ladder: Ladder) -> Plan:

@@ -9,14 +9,14 @@ from typing import Literal
 from torch import nn
 
 from hftransfer.ladder import Ladder
-from hftransfer.strategies.base import Defaults, Plan, Strategy, factors
+from hftransfer.strategies.base import Defaults, LayerDecay, Plan, Strategy, factors
 
 
 class FullStrategy(Strategy):
     """`layer_decay`: factor on the rate from each block to the one below; 1 is one rate for all."""
 
     type: Literal["full"] = "full"
-    layer_decay: float = 0.8
+    layer_decay: LayerDecay = 0.8
     batchnorm: Literal["frozen", "adapt"] = "frozen"
 
     def prepare(self, model: nn.Module, ladder: Ladder) -> Plan:

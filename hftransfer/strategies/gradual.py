@@ -4,14 +4,14 @@ Howard & Ruder 2018, ULMFiT (arXiv 1801.06146, section 3.3), with its discrimina
 enter the optimizer at the start and rungs are opened as a function of progress, so that a resumed run needs no memory.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import nn
 
 from hftransfer.errors import UserError
 from hftransfer.ladder import Ladder
-from hftransfer.strategies.base import Defaults, Plan, Strategy, factors
+from hftransfer.strategies.base import Defaults, LayerDecay, Plan, Strategy, factors
 
 
 class GradualStrategy(Strategy):
@@ -23,8 +23,8 @@ class GradualStrategy(Strategy):
 
     type: Literal["gradual"] = "gradual"
     open_all_by: float = Field(0.5, ge=0, lt=1)
-    schedule: list[float] | None = None
-    layer_decay: float = 0.8
+    schedule: list[Annotated[float, Field(ge=0, lt=1)]] | None = Field(None, min_length=1)
+    layer_decay: LayerDecay = 0.8
     batchnorm: Literal["frozen", "adapt"] = "frozen"
 
     def prepare(self, model: nn.Module, ladder: Ladder) -> Plan:

@@ -7,11 +7,13 @@ memory and disk, not time: gradients still run through all blocks. Learning rate
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from pydantic import Field
 from torch import nn
 
 from hftransfer.errors import UserError
 from hftransfer.heads import head_of
 from hftransfer.ladder import Ladder
+from hftransfer.settings import Count
 from hftransfer.strategies.base import Defaults, Plan, Strategy
 from hftransfer.strategies.head import HeadConfig
 
@@ -22,9 +24,9 @@ class LoraStrategy(Strategy):
     type: Literal["lora"] = "lora"
     solved_first: ClassVar[tuple[str, ...]] = ("text", "image")
     without_batchnorm: ClassVar[float] = 0.25
-    r: int = 8
-    alpha: float = 16
-    dropout: float = 0.0
+    r: Count = 8
+    alpha: float = Field(16, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
     top: int | float = 1.0
     use_dora: bool = False
 
