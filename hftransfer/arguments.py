@@ -62,11 +62,20 @@ def refused_as(setting: str) -> Iterator[None]:
 
 
 def training_arguments(
-    config: TrainingConfig, defaults: Defaults, task: Task, machine: Machine, folder: Path, seed: int, examples: int
+    config: TrainingConfig,
+    defaults: Defaults,
+    task: Task,
+    machine: Machine,
+    folder: Path,
+    seed: int,
+    rows: dict[str, int],
 ) -> TrainingArguments:
-    """The Trainer's arguments: what the user named, else the strategy's defaults. Raises `UserError`."""
+    """The Trainer's arguments: what the user named, else the strategy's defaults. Raises `UserError`.
+
+    `rows` are counted for `train` and `validation`; without any of the latter nothing is evaluated.
+    """
     check_arguments(config)
-    steps = planned_steps(config, defaults, global_batch(config, machine), examples)
+    steps = planned_steps(config, defaults, global_batch(config, machine), rows["train"])
     chosen = selection_metric(config, task)
     values = dict(
         output_dir=str(folder),
@@ -81,8 +90,9 @@ def training_arguments(
         max_grad_norm=config.max_grad_norm,
         bf16=machine.train_in_bf16,
         use_cpu=machine.device.type == "cpu",
-        eval_strategy="steps", eval_steps=steps, save_strategy="steps", save_steps=steps,  # and see `Evaluations`
-        load_best_model_at_end=True, metric_for_best_model=chosen, greater_is_better=higher_is_better(chosen),
+        eval_strategy="steps" if rows["validation"] else "no", eval_steps=steps,
+        save_strategy="steps", save_steps=steps,  # and see `Evaluations`
+        load_best_model_at_end=rows["validation"] > 0, metric_for_best_model=chosen, greater_is_better=higher_is_better(chosen),
         logging_steps=max(1, steps // 50), report_to=config.report_to, disable_tqdm=True,
         remove_unused_columns=False, label_names=["labels"], seed=seed, data_seed=seed,
         dataloader_num_workers=machine.workers, dataloader_persistent_workers=machine.workers > 0,

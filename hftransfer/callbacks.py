@@ -47,7 +47,8 @@ class Evaluations(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step in {round(state.max_steps * part / self.count) for part in range(1, self.count + 1)}:
-            control.should_evaluate = control.should_save = True
+            control.should_save = True
+            control.should_evaluate = args.eval_strategy != "no"
 
 
 class Bar(TrainerCallback):
@@ -92,7 +93,8 @@ class Ending(TrainerCallback):
         if agreed:  # a signal that came while the processes waited for each other counts at the next step
             self.stop.reason = agreed
             control.should_training_stop = True
-            control.should_evaluate = control.should_save = agreed != LOSS
+            control.should_save = agreed != LOSS
+            control.should_evaluate = control.should_save and args.eval_strategy != "no"
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """The newest checkpoint and the best are enough."""

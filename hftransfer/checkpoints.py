@@ -47,6 +47,7 @@ def load_checkpoint(config: ModelConfig, modality: Modality, task: Task, random_
     With `random_weights` only the architecture is taken. Raises `UserError` when the reference cannot be found, is not
     of the modality, or holds other tensors than its architecture has.
     """
+    _check_sizes_of(modality, config)
     reference = find(config, random_weights)
     with quiet_transformers(), _readable(reference):
         model_config, old_labels = _read_config(reference, config, modality, task)
@@ -68,6 +69,12 @@ def load_checkpoint(config: ModelConfig, modality: Modality, task: Task, random_
         _ensure_padding(model, processor)
     identity = weights_hash(model, frozenset() if random_weights else new)
     return Checkpoint(model, processor, model.config, identity, reference.source, new)
+
+
+def _check_sizes_of(modality: Modality, config: ModelConfig) -> None:
+    name, kind = ("max_length", "texts") if modality == "image" else ("image_size", "images")
+    if found := getattr(config, name):
+        raise UserError(f"model.{name}={found} is for {kind}, and the data are {modality}s. Leave it out.")
 
 
 # --- the config ------------------------------------------------------------------------------------------------------

@@ -198,7 +198,7 @@ def train(
     plan: Plan, defaults: Defaults, task: Task, modality: Modality, examples: Examples, positions: dict[str, np.ndarray],
     config: TrainingConfig, machine: Machine, folder: Path, seed: int, stop: Stop, begins_trained: bool,
 ) -> Trained:  # fmt: skip
-    """Train the plan's model in place, ending with the weights that did best on the validation part.
+    """Train the plan's model in place, ending with the weights that did best on the validation part, or with the last.
 
     Those that it has now are among them where it `begins_trained`. With a random head they never are: on a handful of rows
     its even probabilities can have a smaller loss than answers that are mostly right.
@@ -213,13 +213,21 @@ def train(
     train, validation = positions["train"], positions["validation"]
     collator = Collator(examples, modality, task)
     callbacks = [*_callbacks(plan, config, task), Ending(stop, machine)]
+    judged_first = begins_trained and len(validation) > 0
+    _check_judged(config, len(validation), plan.model)
     asked, alone = config.per_device_train_batch_size, machine.world_size == 1
     start = Snapshot.of(plan.model) if alone or begins_trained else None
 
     def attempt(size: int) -> Trained:
         tried = config.model_copy(update=_same_global_batch(config, size))
         arguments = training_arguments(
-            tried, defaults, task, machine, folder / "checkpoints", seed, len(positions["train"])
+            tried,
+            defaults,
+            task,
+            machine,
+            folder / "checkpoints",
+            seed,
+            {"train": len(train), "validation": len(validation)},
         )
         if size != asked:
             start.restore()
@@ -242,8 +250,8 @@ def train(
                  arguments.max_steps, global_batch(tried, machine), size, arguments.learning_rate,
                  arguments.weight_decay, "bf16 autocast" if arguments.bf16 else "float32")  # fmt: skip
         with quiet_transformers(), stop.gently(), quick_operations(machine.device):
-            _train(trainer, last_whole(folder / "checkpoints", machine.world_size), begins_trained)
-        if begins_trained:
+            _train(trainer, last_whole(folder / "checkpoints", machine.world_size), judged_first)
+        if judged_first:
             _undo_a_loss(trainer, start)
         return Trained(
             trainer.state.log_history, arguments.learning_rate, trainer.state.global_step, size,
@@ -260,10 +268,22 @@ def _same_global_batch(config: TrainingConfig, size: int) -> dict[str, int]:
     return {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
 
 
-def _train(trainer: Trainer, checkpoint: Path | None, begins_trained: bool) -> None:
+def _check_judged(config: TrainingConfig, rows: int, model: nn.Module) -> None:
+    """Raises `UserError` for settings that need validation rows where there are none, or another network."""
+    if config.gradient_checkpointing and not getattr(model, "supports_gradient_checkpointing", True):
+        raise UserError(f"training.gradient_checkpointing: {type(model).__name__} does not have it. Leave it out.")
+    if rows:
+        return
+    for name in ("early_stopping_patience", "metric_for_best_model"):
+        if getattr(config, name):
+            raise UserError(f"training.{name} needs validation rows, and there are none: see data.split.validation.")
+    log.warning("No validation rows: the weights of the last step are kept, uncalibrated")
+
+
+def _train(trainer: Trainer, checkpoint: Path | None, judged_first: bool) -> None:
     """From the beginning, from a checkpoint, or (where the last step was saved already) straight to the best weights."""
     if checkpoint is None:
-        trainer.args.eval_on_start = begins_trained
+        trainer.args.eval_on_start = judged_first
         trainer.train()
         return
     if trainer.is_world_process_zero():
@@ -275,7 +295,7 @@ def _train(trainer: Trainer, checkpoint: Path | None, begins_trained: bool) -> N
         trainer.train(resume_from_checkpoint=str(checkpoint))
     else:  # the Trainer would take one step more
         trainer.state = state
-        trainer._load_best_model()
+        trainer._load_best_model() if state.best_model_checkpoint else trainer._load_from_checkpoint(str(checkpoint))
 
 
 def _undo_a_loss(trainer: Trainer, start: Snapshot) -> None:
@@ -307,7 +327,8 @@ def _interruption(trainer: PlanTrainer, stop: Stop) -> Interruption | None:
             f"Training stopped: {found.in_words()}, before anything was saved. Lower training.learning_rate (it is "
             f"{trainer.args.learning_rate:.3g}), or set training.bf16=false."
         )
-    log.warning("Training ended early (%s): the weights of step %s are kept", found.in_words(), state.best_global_step)
+    kept = state.best_global_step if trainer.args.load_best_model_at_end else state.global_step
+    log.warning("Training ended early (%s): the weights of step %s are kept", found.in_words(), kept)
     return found
 
 

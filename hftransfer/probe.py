@@ -115,6 +115,10 @@ def solve_readouts(
     Raises `UserError` where the solver that was asked for is not one for the task or the network.
     """
     _check_solver(config.solver, task, frozen.model)
+    if config.views and not hasattr(frozen.modality, "augmentation"):
+        raise UserError(
+            f"head.views={config.views}: augmented views are of images, and the data are texts. Leave it out."
+        )
     read = frozen.readouts(rows.items, rows.keys, wanted)
     features = {readout: _comparable(read, readout, frozen.model, frozen.ladder) for readout in wanted}
     problem = _Problem.of(frozen, rows, task, config, seed, wanted)

@@ -151,8 +151,26 @@ def _first_tensor(output: object) -> Tensor:
 
 def can_be_cut(model: nn.Module, ladder: Ladder, batch: Batch) -> bool:
     """Whether blocks can be taken off the end: their number stands in the config, and the rest reads any block's output."""
-    tail = Boundary(model, ladder, ladder.head_rung)
-    return _depth_field(model, len(ladder.blocks)) is not None and tail.is_exact(batch)
+    if _depth_field(model, len(ladder.blocks)) is None or not _alike(model, ladder, batch):
+        return False
+    return Boundary(model, ladder, ladder.head_rung).is_exact(batch)
+
+
+@torch.inference_mode()
+def _alike(model: nn.Module, ladder: Ladder, batch: Batch) -> bool:
+    """Whether all blocks give the same shape: the stages of ConvNeXt do not."""
+    shapes: set[torch.Size] = set()
+    blocks = [model.get_submodule(path) for path in ladder.blocks]
+    hooks = [
+        block.register_forward_hook(lambda module, args, output: shapes.add(_first_tensor(output).shape))
+        for block in blocks
+    ]
+    try:
+        model(**batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return len(shapes) == 1
 
 
 def _depth_field(model: nn.Module, depth: int) -> str | None:

@@ -235,12 +235,35 @@ def _plan(work: Work, probe: Probe | None) -> Plan:
 
 
 def _say_without_effect(work: Work) -> None:
-    """Settings of the training where nothing trains: who named them should not take the result for theirs."""
-    changed = work.config.training.model_dump(exclude_defaults=True)
-    named = [f"training.{name}" for name in changed if name not in USED_BY_HEADS]
-    if named and not work.trains:
-        log.warning("Without effect: %s (strategy %s solves a head, and nothing is trained step by step)",
-                    ", ".join(named), work.config.strategy.type)  # fmt: skip
+    """Settings that this run does not use: who named them should not take the result for theirs."""
+    for names, reason in _without_effect(work):
+        if names:
+            log.warning("Without effect: %s (%s)", ", ".join(sorted(names)), reason)
+
+
+def _without_effect(work: Work) -> Iterator[tuple[set[str], str]]:
+    """Named settings, and why they change nothing."""
+    config, task = work.config, work.data.task
+    training, augmentation, head = (
+        {f"{section}.{name}" for name in getattr(config, section).model_dump(exclude_defaults=True)}
+        for section in ("training", "augmentation", "head")
+    )
+    if not work.trains:
+        reason = f"strategy {config.strategy.type} solves a head, and nothing is trained step by step"
+        yield training - {f"training.{name}" for name in USED_BY_HEADS}, reason
+    if config.strategy.head_init != "probe":
+        yield head, "the head begins random; strategy.head_init=probe solves it"
+    images = hasattr(work.modality, "augmentation")
+    if images:
+        yield head & {"head.pooling"}, "images are pooled as the checkpoint does it"
+    if not images:
+        yield augmentation, "the data are texts"
+    elif not work.trains and not config.head.views:
+        yield augmentation, "the features of a probe are of the images as they are, but for head.views"
+    elif task.type != "single_label":
+        yield augmentation & {"augmentation.mixup", "augmentation.cutmix"}, "for images of one class each"
+    if task.type == "regression":
+        yield training & {"training.imbalance", "training.label_smoothing_factor"}, "numbers have no classes"
 
 
 def _adapt(work: Work, plan: Plan, probe: Probe | None, folder: Path, stop: Stop, seconds: Seconds) -> tuple[Any, Any]:

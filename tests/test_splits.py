@@ -183,6 +183,14 @@ def test_split_files_that_cannot_be_used(tmp_path):
     fails(r"found \['left'\]", tmp_path / "words.parquet")
 
 
+def test_shares_that_leave_nothing_to_train_on(tmp_path):
+    frame = reviews(20).assign(label=["a|b", "b"] * 10)
+    shares = SplitConfig(test=0.84, validation=0.15)
+    with pytest.raises(UserError, match="Nothing is left to train on: data.split.test=0.84 and data.split.validation=0.15 "
+                       "take all 20 rows. Make them smaller."):  # fmt: skip
+        load_data(DataConfig(train=save(tmp_path, frame), task="multi_label", separator="|", split=shares))
+
+
 def test_train_examples_is_a_stratified_part_of_the_training_rows(tmp_path):
     frame = pd.concat([reviews(200), reviews(100, 200).assign(label="a")])
     path = save(tmp_path, frame)
@@ -202,6 +210,10 @@ def test_train_examples_hold_every_class_and_grow_in_place():
     assert set(frame.loc[take_examples(frame, kind, 3, 0), "label"]) == {"a", "b", "c"}
     with pytest.raises(UserError, match="at least 3 are needed"):
         take_examples(frame, kind, 2, 0)
+    numbers = rows([str(n) for n in range(60)])
+    assert (
+        len(take_examples(numbers, task("regression", "y"), 5, 0)) == 5
+    )  # numbers have no classes to hold one of each
     multi = rows([["a"], ["a", "b"], ["a"], ["c"], ["a"], ["d", "a"]] * 5)
     kept = take_examples(multi, task("multi_label", *"abcd"), 4, 0)
     assert {name for label in multi.loc[kept, "label"] for name in label} == set("abcd")

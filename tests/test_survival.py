@@ -150,9 +150,11 @@ def test_rotation_goes_by_steps_not_by_file_times(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-100", "checkpoint-20"}
 
 
-def test_a_run_killed_while_it_was_written_loses_no_training(tmp_path, monkeypatch):
+@pytest.mark.parametrize("validation", [0.15, 0.0])
+def test_a_run_killed_while_it_was_written_loses_no_training(tmp_path, monkeypatch, validation):
     """The last checkpoint is at the last step, in the middle of an epoch: no step more is trained, the best is loaded."""
     config = configuration("full", "text", tmp_path, max_steps=13, evaluations=13)
+    config = changed(config, f"data.split.validation={validation}")
     expected = weights(run(changed(config, f"output={tmp_path / 'whole'}")).folder)
     with monkeypatch.context() as broken:
         broken.setattr(outputs, "write_run", stops(RuntimeError("killed")))
@@ -248,6 +250,14 @@ def test_a_signal_ends_in_a_whole_run_with_the_best_weights_so_far(tmp_path, mon
         config, f"output={tmp_path / 'three'}", "training.lr_scheduler_type=constant", "training.warmup_steps=0"
     )
     assert not same(weights(made.folder), weights(run(changed(three, "training.max_steps=1")).folder))
+
+
+def test_a_signal_without_validation_rows_keeps_the_weights_of_that_step(tmp_path, monkeypatch, caplog):
+    config = configuration("full", "text", tmp_path, max_steps=40, evaluations=1)
+    at_step(monkeypatch, 2, send(signal.SIGINT))
+    made = run(changed(config, "data.split.validation=0"))
+    assert "Training ended early (SIGINT at step 3 of 40): the weights of step 3 are kept" in caplog.text
+    assert is_servable(made.folder) and "eval_loss" not in (made.folder / "history.json").read_text()
 
 
 def test_an_earlier_checkpoint_that_is_better_is_what_an_interrupted_run_keeps(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from hftransfer.callbacks import Ending
 from hftransfer.checkpoints import ModelConfig, load_checkpoint
 from hftransfer.config import TrainingConfig, parse_overrides, with_overrides
 from hftransfer.errors import UserError
@@ -25,7 +28,7 @@ from hftransfer.strategies import FrozenStrategy, FullStrategy, GradualStrategy,
 from hftransfer.tasks import Task
 from hftransfer.train import run
 from tests import tiny
-from tests.test_matrix import configuration
+from tests.test_matrix import KINDS, configuration
 
 TASK = Task("single_label", ("a", "b", "c"))
 
@@ -409,6 +412,97 @@ def test_early_stopping_ends_before_the_last_step(tmp_path):
     config = changed(config, "training.early_stopping_patience=1", "training.learning_rate=1.0")
     about = json.loads((run(config).folder / "run.json").read_text())
     assert about["steps"] < 40
+
+
+def test_without_validation_rows_the_last_weights_are_kept(tmp_path, monkeypatch, caplog):
+    saved, states = Ending.on_save, {}
+
+    def on_save(self, args, state, control, **kwargs):
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        states[state.global_step] = load_file(folder / "model.safetensors")
+        saved(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(Ending, "on_save", on_save)
+    config = configuration("full", "text", tmp_path, max_steps=6, evaluations=3)
+    config = changed(config, "data.split.validation=0", "strategy.head_init=probe")
+    made = run(config)
+    assert "No validation rows: the weights of the last step are kept, uncalibrated" in caplog.text
+    assert "validation" not in made.metrics and made.metrics["test"] and set(states) == {2, 4, 6}
+    found = weights(made.folder)
+    assert same(found, states[6]) and not same(found, states[4])
+    with pytest.raises(UserError, match="training.early_stopping_patience needs validation rows, and there are none"):
+        run(changed(config, "training.early_stopping_patience=2", f"output={tmp_path / 'b'}"))
+
+
+@pytest.mark.parametrize(("strategy", "kind", "setting", "message"), [
+    ("probe", "text", "model.image_size=24", "model.image_size=24 is for images, and the data are texts. Leave it out."),
+    ("probe", "image", "model.max_length=24", "model.max_length=24 is for texts, and the data are images. Leave it out."),
+    ("probe", "text", "head.views=2", "head.views=2: augmented views are of images, and the data are texts. Leave it out."),
+    ("full", "image-regression", "training.gradient_checkpointing=true",
+     "training.gradient_checkpointing: ConvNextForImageClassification does not have it. Leave it out."),
+])  # fmt: skip
+def test_settings_of_another_kind_of_data_or_network(tmp_path, strategy, kind, setting, message):
+    with pytest.raises(UserError, match=message):
+        run(changed(configuration(strategy, kind, tmp_path), setting))
+
+
+@pytest.mark.parametrize(("strategy", "kind", "settings", "expected"), [
+    ("full", "image", ["head.solver=lda"], ["head.solver (the head begins random"]),
+    ("probe", "text", ["augmentation.flip=false"], ["augmentation.flip (the data are texts)"]),
+    ("probe", "image", ["augmentation.level=strong", "head.pooling=mean"],
+     ["augmentation.level (the features of a probe", "head.pooling (images are pooled as the checkpoint does it)"]),
+    ("full", "image-multi", ["augmentation.mixup=0.5"], ["augmentation.mixup (for images of one class each)"]),
+    ("full", "text-regression", ["training.imbalance=balanced"], ["training.imbalance (numbers have no classes)"]),
+    ("full", "image", ["augmentation.mixup=0.5", "training.learning_rate=1e-3"], []),
+])  # fmt: skip
+def test_settings_without_effect_are_said(tmp_path, caplog, strategy, kind, settings, expected):
+    config = configuration(strategy, kind, tmp_path, evaluations=1)
+    if strategy == "probe":
+        config = config.model_copy(update={"training": TrainingConfig()})
+    run(changed(config, *settings))
+    said = [record.message for record in caplog.records if record.message.startswith("Without effect")]
+    assert len(said) == len(expected)
+    assert all(
+        line.startswith(f"Without effect: {start}") for line, start in zip(sorted(said), sorted(expected), strict=True)
+    )
+
+
+OPTIONS = [
+    "head.views=2", "head.solver=lda", "head.solver=prototype", "head.layer=best", "head.layer=1", "head.pooling=mean",
+    "head.pooling=auto", "head.folds=2", "augmentation.mixup=0.5", "augmentation.cutmix=0.5", "augmentation.level=strong",
+    "training.imbalance=balanced", "training.label_smoothing_factor=0.1", "training.gradient_checkpointing=true",
+    "training.bf16=true", "training.per_device_train_batch_size=500", "training.gradient_accumulation_steps=3",
+    "training.max_steps=1", "training.evaluations=50", "training.early_stopping_patience=1",
+    "training.metric_for_best_model=loss", "model.keep_head=true", "model.image_size=24", "model.max_length=4",
+    "data.train_examples=10000", "data.train_examples=5", "data.split.validation=0", "data.split.test=0", "data.split.test=0.84",
+    "evaluation.folds=3", "evaluation.seeds=2", "evaluation.conformal_level=0.999", "evaluation.reference=false",
+    "evaluation.explanations=true", "strategy.head_init=probe", "strategy.head_init=random", "store=false",
+]  # fmt: skip
+OWN_OPTIONS = {
+    "frozen": ["strategy.top=0", "strategy.top=1.0", "strategy.batchnorm=adapt"],
+    "full": ["strategy.layer_decay=1", "strategy.batchnorm=adapt"],
+    "gradual": ["strategy.schedule=[0.0]", "strategy.open_all_by=0", "strategy.batchnorm=adapt"],
+    "lora": ["strategy.use_dora=true", "strategy.top=1", "strategy.dropout=0.3", "strategy.r=1"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_any_options_together_run_or_are_the_users_mistake(tmp_path, seed):
+    chance, refused = random.Random(seed), 0
+    for number in range(50):
+        strategy, kind = chance.choice(["probe", "scratch", *OWN_OPTIONS]), chance.choice(list(KINDS))
+        options = chance.sample(OPTIONS + 2 * OWN_OPTIONS.get(strategy, []), chance.choice([1, 2, 3]))
+        print(strategy, kind, *options)
+        place = tmp_path / str(number)
+        place.mkdir()
+        try:
+            run(changed(configuration(strategy, kind, place, max_steps=2, evaluations=1), *options))
+        except UserError as error:
+            refused += 1
+            print(error)
+        shutil.rmtree(place)
+    assert refused < 35
 
 
 @pytest.mark.parametrize(("setting", "message"), [

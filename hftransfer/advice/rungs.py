@@ -171,7 +171,8 @@ class Climb:
         config = self._config({"strategy.type": name})
         fold, training = self.bench.folds[0], config.training
         steps = self.bench.steps(config)
-        few = training.model_copy(update={"max_steps": min(TIMED_STEPS, steps), "extra": training.extra | UNTRACKED})
+        unjudged = {"early_stopping_patience": None, "extra": training.extra | UNTRACKED}
+        few = training.model_copy(update={"max_steps": min(TIMED_STEPS, steps)} | unjudged)
         trial = self.bench.train(config.model_copy(update={"training": few}), fold)
         looked_at = training.evaluations * len(fold.train) / 7 + len(fold.held_out)
         seconds = trial.seconds - trial.training_seconds + steps * trial.training_seconds / trial.steps

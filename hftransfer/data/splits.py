@@ -26,7 +26,8 @@ REGRESSION_BINS = 10
 def assign_splits(frame: pd.DataFrame, task: Task, config: SplitConfig) -> pd.Series:
     """The split of every row of `frame` (columns id, split, group, label; split None where the data gives none).
 
-    Given splits are kept. What is missing is cut from the training rows; `split.file` overrides both.
+    Given splits are kept. What is missing is cut from the training rows; `split.file` overrides both. Raises `UserError`
+    where nothing is left to train on.
     """
     if config.file:
         return _from_file(frame, config)
@@ -42,6 +43,9 @@ def assign_splits(frame: pd.DataFrame, task: Task, config: SplitConfig) -> pd.Se
     if not shares or rows.empty:
         return split
     split[rows.index] = divide(rows, task, shares, config.seed)
+    if not (split == "train").any():
+        cut = " and ".join(f"data.split.{name}={share:g}" for name, share in shares.items())
+        raise UserError(f"Nothing is left to train on: {cut} take all {len(rows)} rows. Make them smaller.")
     counts = split.value_counts()
     how = "by group, " if rows["group"].notna().any() else ""
     _warn_absent(rows, split[rows.index], task, shares)
@@ -94,7 +98,7 @@ def take_examples(
     strata, ranks = stratum_counts(rows["label"], task), _ranks(rows["id"], seed)
     # The first row of every class or label comes first of all.
     firsts = {int(np.where(column > 0, ranks, np.inf).argmin()) for column in strata.T if column.any()}
-    if count < len(firsts):
+    if count < len(firsts) and task.type != "regression":
         raise UserError(f"{option}{count} cannot hold one example of each class; at least {len(firsts)} are needed.")
     # A row's place inside of its stratum, as a share: taking the smallest shares takes from all strata alike.
     stratum = strata.argmax(1)
