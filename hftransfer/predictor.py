@@ -129,14 +129,33 @@ def predict(
 
 
 def evaluate(path: str | Path, data: str, columns: dict[str, Any], config: Any) -> dict[str, Any]:
-    """The metrics of a run on other labelled data: as one split of `metrics.json`. Raises `UserError`."""
+    """The metrics of a run on other labelled data: as one split of `metrics.json`. Raises `UserError`.
+
+    `columns` (input, label) are those of the run where none are given and the data have them.
+    """
     from hftransfer.data.config import DataConfig
     from hftransfer.data.read import read_rows
     from hftransfer.evaluation import evaluate_predictions
 
     predictor = load(path)
-    task = predictor.task
+    task, columns = predictor.task, _columns_of_the_run(Path(path), data) | columns
     frame = read_rows(DataConfig(train=data, task=task.type, modality=predictor.modality.name, **columns)).frame
     targets = task.encode_all(list(frame["label"]))
     scores = task.probabilities(predictor.logits(frame))
     return evaluate_predictions(task, targets, scores, None, config)
+
+
+def _columns_of_the_run(folder: Path, data: str) -> dict[str, Any]:
+    """What the run's configuration says of its columns, where `data` has them too; nothing of a model folder."""
+    from hftransfer.config import RunConfig
+    from hftransfer.data.readers import read_source
+
+    if not (folder / "config.yaml").is_file():
+        return {}
+    own = RunConfig.from_yaml(folder / "config.yaml").data
+    there = set(next(iter(read_source(data).parts.values())).columns)
+    named = {"input": own.input, "label": own.label}
+    known = {
+        role: name for role, name in named.items() if name and set([name] if isinstance(name, str) else name) <= there
+    }
+    return known | ({"separator": own.separator} if own.separator else {})

@@ -126,6 +126,18 @@ def test_evaluate_on_other_data_gives_the_accuracy_of_its_predictions(monkeypatc
     assert accuracy["value"] == pytest.approx((predicted == pd.read_csv(other)["label"]).mean())
 
 
+def test_evaluate_knows_the_columns_and_the_separator_of_the_run(monkeypatch, capsys, tmp_path):
+    config = configuration("probe", "text-multi", tmp_path)
+    table = pd.read_csv(config.data.train).rename(columns={"text": "said", "label": "topics"})
+    for name, frame in (("train", table), ("other", table.head(20).assign(text="not this", label="nor this"))):
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+    named = {"train": str(tmp_path / "train.csv"), "input": "said", "label": "topics"}
+    folder = run(config.model_copy(update={"data": config.data.model_copy(update=named)})).folder
+    code, out, err = call(monkeypatch, capsys, "evaluate", folder, "--data", tmp_path / "other.csv", "--json")
+    assert code == 0, err
+    assert json.loads(out)[str(tmp_path / "other.csv")]["micro_f1"]["n"] == 20
+
+
 @pytest.mark.parametrize("ending", ["csv", "json", "jsonl", "parquet"])
 def test_predictions_are_written_whole(monkeypatch, capsys, runs, tmp_path, ending):
     folder = tiny.image_folder(tmp_path / "new", per_class=2)

@@ -68,7 +68,9 @@ def test_a_family_that_cannot_be_cut_reads_its_end_and_says_so_when_asked_for_mo
     assert set(chosen(probe_run(tmp_path, "image", "head.layer=best"))["losses"]) == {"head@4"}
     with pytest.raises(UserError, match="cannot be taken off a plain model: use head.layer=last"):
         probe_run(tmp_path, "image", "head.layer=2")
-    assert len(chosen(probe_run(tmp_path, "image-regression", "head.layer=best"))["losses"]) == 1  # stages of other widths
+    assert (
+        len(chosen(probe_run(tmp_path, "image-regression", "head.layer=best"))["losses"]) == 1
+    )  # stages of other widths
     with pytest.raises(UserError, match="Blocks of ConvNextForImageClassification cannot be taken off"):
         probe_run(tmp_path, "image-regression", "head.layer=1")
     with pytest.raises(UserError, match="head.layer=7: expected a block from 1 to 3, 'last' or 'best'"):
