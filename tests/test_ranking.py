@@ -192,3 +192,9 @@ def test_mistakes(monkeypatch, capsys, checkpoints, table, arguments, words):
     arguments = [str(checkpoints[0]) if word == "CHECKPOINT" else word for word in arguments]
     code, _, err = call(monkeypatch, capsys, "rank", table, *arguments)
     assert (code == 2 and words in err) if words else code == 0, err
+
+
+def test_an_unknown_metric_is_said_before_a_checkpoint_is_tried(monkeypatch, checkpoints, table):
+    monkeypatch.setattr("hftransfer.ranking.ranking._ranked", None)
+    with pytest.raises(UserError, match="The metric 'acuracy' is not measured here. Did you mean 'accuracy'"):
+        rank(checked({"data": str(table), "model": "auto"}), [str(checkpoints[0])], metric="acuracy")

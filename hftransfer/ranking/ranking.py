@@ -16,7 +16,7 @@ from hftransfer.data.splits import take_examples
 from hftransfer.errors import UserError, did_you_mean
 from hftransfer.evaluation.comparison import HEADLINE, Pair, compare_parts
 from hftransfer.evaluation.intervals import Measured, measure
-from hftransfer.evaluation.metrics import higher_is_better
+from hftransfer.evaluation.metrics import higher_is_better, metric_names
 from hftransfer.evaluation.recorded import Part
 from hftransfer.ranking.candidates import CANDIDATES, described
 from hftransfer.ranking.reach import Reachable, reachable
@@ -108,6 +108,8 @@ def rank(config: RunConfig, names: list[str], rows: int = 1000, metric: str | No
     compute.keep_freed_memory()
     data = sample(load_data(config.data), rows, config.seed)
     metric = metric or HEADLINE[data.task.type]
+    if metric not in (known := metric_names(data.task)):
+        raise UserError(f"The metric {metric!r} is not measured here.{did_you_mean(metric, known)}")
     found, outcomes = [], []
     for candidate in (bar := tqdm(_candidates(config, names, data), desc="checkpoints", leave=False, disable=None)):
         bar.set_postfix_str(candidate.name)
@@ -116,8 +118,8 @@ def rank(config: RunConfig, names: list[str], rows: int = 1000, metric: str | No
             found, outcomes = [*found, ranked], [*outcomes, part]
     if not found:
         raise UserError("No checkpoint could be tried. Name some with --models: folders, Hub ids, or starter/….")
-    if metric not in found[0].metrics:
-        raise UserError(f"The metric {metric!r} is not measured here.{did_you_mean(metric, found[0].metrics)}")
+    if any(metric not in ranked.metrics for ranked in found):
+        raise UserError(f"The metric {metric!r} is undefined on these rows: choose another with --metric.")
     pairs = compare_parts(data.task, outcomes, [ranked.name for ranked in found], metric)
     best_first = sorted(found, key=lambda ranked: ranked.metrics[metric].value, reverse=higher_is_better(metric))
     return Ranking(metric, len(data.frame), best_first, pairs)
