@@ -65,7 +65,7 @@ def measured(
                 )
             )
             result["notes"][split] = "cross-validated predictions of every row the head was fitted on"
-        elif split == "validation" and not predictions.out_of_fold.any():
+        elif split == "validation" and len(part.positions):
             result["notes"][split] = "this part chose the best checkpoint and the temperature: expect it to flatter"
         if len(part.positions):
             scores = data.task.probabilities(part.logits)
@@ -146,7 +146,8 @@ def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictio
             final_linear(model).bias is not None, config.evaluation, config.seed,
         )  # fmt: skip
     if record.interruption:
-        metrics["notes"]["training"] = f"ended early ({record.interruption}); these are the best weights until then"
+        kept = "best weights until then" if "validation" in metrics else "weights of that step"
+        metrics["notes"]["training"] = f"ended early ({record.interruption}); these are the {kept}"
     run_folder.write_json(folder / "metrics.json", metrics)
     rates = rates_by_rung(record.plan, record.trained.learning_rate) if record.trained else {}
     run_folder.write_json(folder / "history.json", record.trained.history if record.trained else [])
