@@ -129,8 +129,12 @@ def advise(
 def evaluate(
     run: RunFolder,
     data: Annotated[str | None, typer.Option(help="other labelled data, in place of the run's own parts")] = None,
-    input: Annotated[list[str] | None, typer.Option(help="input column(s) of --data; default: those of the run")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="label column(s) of --data; default: those of the run")] = None,
+    input: Annotated[
+        list[str] | None, typer.Option(help="input column(s) of --data; default: those of the run")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="label column(s) of --data; default: those of the run")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show how good a run is, on its own test part or on other labelled data."""

@@ -31,7 +31,7 @@ from hftransfer.quick_ops import quick_operations
 from hftransfer.run_folder import remove
 from hftransfer.strategies import Defaults, Plan
 from hftransfer.tasks import Task
-from hftransfer.training_state import STATE, Snapshot, last_whole, settle_best
+from hftransfer.training_state import STATE, Snapshot, keep_tracks, last_whole, settle_best
 
 log = logging.getLogger(__name__)
 
@@ -258,7 +258,10 @@ def train(
             tried.gradient_accumulation_steps, _interruption(trainer, stop),
         )  # fmt: skip
 
-    return with_less(asked, attempt, "training", least=1 if alone else asked)
+    trained = with_less(asked, attempt, "training", least=1 if alone else asked)
+    if machine.rank == 0 and config.report_to != "none":
+        keep_tracks(folder)
+    return trained
 
 
 def _same_global_batch(config: TrainingConfig, size: int) -> dict[str, int]:

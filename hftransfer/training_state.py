@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,20 @@ def keep_only(folder: Path, *kept: Path) -> None:
     for path in _checkpoints(folder):
         if path.name not in names:
             remove(path)
+
+
+def keep_tracks(folder: Path) -> None:
+    """Copy what trackers (TensorBoard, CodeCarbon) wrote beside the checkpoints into `folder`/tracking.
+
+    The checkpoints go when the run is whole.
+    """
+    written = [path for path in (folder / "checkpoints").iterdir() if path not in _checkpoints(path.parent)]
+    for path in written:
+        (folder / "tracking").mkdir(exist_ok=True)
+        if path.is_dir():
+            shutil.copytree(path, folder / "tracking" / path.name, dirs_exist_ok=True)
+        else:
+            shutil.copy2(path, folder / "tracking")
 
 
 def settle_best(checkpoint: Path) -> None:

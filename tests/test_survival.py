@@ -257,7 +257,9 @@ def test_a_signal_without_validation_rows_keeps_the_weights_of_that_step(tmp_pat
     at_step(monkeypatch, 2, send(signal.SIGINT))
     made = run(changed(config, "data.split.validation=0"))
     assert "Training ended early (SIGINT at step 3 of 40): the weights of step 3 are kept" in caplog.text
-    assert made.metrics["notes"] == {"training": "ended early (SIGINT at step 3 of 40); these are the weights of that step"}
+    assert made.metrics["notes"] == {
+        "training": "ended early (SIGINT at step 3 of 40); these are the weights of that step"
+    }
     assert is_servable(made.folder) and "eval_loss" not in (made.folder / "history.json").read_text()
 
 

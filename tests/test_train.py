@@ -16,6 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from transformers import TrainerCallback
+from transformers.integrations import integration_utils
 
 from hftransfer.callbacks import Ending
 from hftransfer.checkpoints import ModelConfig, load_checkpoint
@@ -532,6 +534,22 @@ def test_the_metric_that_chooses_the_step(tmp_path):
         UserError, match="training.metric_for_best_model=r2 is none of a single_label task. Choose from"
     ):
         run(changed(config, "training.metric_for_best_model=r2", f"output={tmp_path / 'r2'}"))
+
+
+def test_what_a_tracker_writes_beside_the_checkpoints_is_kept(tmp_path, monkeypatch):
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, **kwargs):
+            place = Path(args.output_dir) / "runs" / "now"
+            place.mkdir(parents=True, exist_ok=True)
+            with (place / "events").open("a") as file:
+                print(state.global_step, file=file)
+            (Path(args.output_dir) / "emissions.csv").write_text("0")
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
+    config = configuration("full", "text", tmp_path, max_steps=4)
+    folder = run(changed(config, "training.report_to=tensorboard")).folder
+    assert (folder / "tracking" / "runs" / "now" / "events").read_text().split()[-1] == "4"
+    assert (folder / "tracking" / "emissions.csv").exists() and not (folder / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(("extra", "message"), [
