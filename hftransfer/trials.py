@@ -25,6 +25,7 @@ Precision = Literal["fp32", "bf16"]
 # Differences measured with pretrained weights: BERT 0.01, ViT 0.02, EfficientNet 0.05; with random ones up to 0.2.
 BF16_GAIN, BF16_TOLERANCE = 1.15, {"inference": 0.1, "training": 0.5}
 TRIAL_ROWS, TRIAL_SECONDS = 8, 0.1  # of each thing that is timed
+LEAST_TIMES = 3  # that something is timed, unless it took a second already: of two, one busy moment can spoil both
 LONG_PASS = 0.3  # seconds: no larger batch is tried then
 
 
@@ -113,7 +114,7 @@ def best_seconds(steps: Sequence[Callable[[], Any]], device: torch.device) -> li
     Several steps take turns, so that a disturbance of a second meets all of them and not one alone.
     """
     times: list[list[float]] = [[] for _ in steps]
-    while sum(map(sum, times)) < TRIAL_SECONDS * len(steps) or any(len(taken) == 1 and taken[0] < 1 for taken in times):
+    while sum(map(sum, times)) < TRIAL_SECONDS * len(steps) or any(len(t) < LEAST_TIMES and sum(t) < 1 for t in times):
         for step, taken in zip(steps, times, strict=True):
             taken.append(seconds_of(step, device))
     return [min(taken) for taken in times]

@@ -61,6 +61,17 @@ def test_a_disturbance_meets_both_precisions(monkeypatch):
     assert trials.measure_precision(Disturbed(fp32=0.004), {"x": torch.randn(6, 4)}, CPU) == "bf16"
 
 
+@pytest.mark.parametrize(("first", "second", "expected"), [
+    ([0.3, 0.3, 0.3, 0.1], [0.5, 0.5, 0.1], [0.3, 0.1]),  # two busy moments do not decide
+    ([1.2, 0.1], [2.0, 0.1], [1.2, 2.0]),  # what takes a second is timed once
+    ([0.6, 0.5, 0.1], [0.6, 0.5, 0.1], [0.5, 0.5]),
+])  # fmt: skip
+def test_how_often_something_is_timed(monkeypatch, first, second, expected):
+    taken = {"first": iter(first), "second": iter(second)}
+    monkeypatch.setattr(trials, "seconds_of", lambda step, device: next(taken[step]))
+    assert trials.best_seconds(["first", "second"], CPU) == expected
+
+
 def test_precision_of_training_is_measured_with_the_way_back():
     class SlowBack(torch.autograd.Function):
         @staticmethod
