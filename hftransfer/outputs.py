@@ -65,7 +65,7 @@ def measured(
                 )
             )
             result["notes"][split] = "cross-validated predictions of every row the head was fitted on"
-        elif split == "validation" and len(part.positions):
+        elif split == "validation" and len(part.positions) and not predictions.out_of_fold.any():
             result["notes"][split] = "this part chose the best checkpoint and the temperature: expect it to flatter"
         if len(part.positions):
             scores = data.task.probabilities(part.logits)

@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -394,9 +395,10 @@ def test_a_signal_while_the_processes_wait_for_each_other_is_not_lost():
             return value
 
     ending = Ending(stop, Waiting())
-    ending.on_step_end(None, None, control)
+    judged = SimpleNamespace(eval_strategy="steps")
+    ending.on_step_end(judged, None, control)
     assert stop.reason == signal.SIGTERM and not control.should_training_stop
-    ending.on_step_end(None, None, control)
+    ending.on_step_end(judged, None, control)
     assert control.should_training_stop and control.should_evaluate and control.should_save
 
 

@@ -327,7 +327,7 @@ def test_a_head_that_is_solved_says_which_settings_it_does_not_use(tmp_path, cap
         run(plain)
         assert "Without effect" not in caplog.text
         run(named)
-    assert "Without effect: training.learning_rate, training.max_steps" in caplog.text
+    assert "Without effect: training.evaluations, training.learning_rate, training.max_steps" in caplog.text
 
 
 def test_every_row_trains_once_an_epoch_with_rows_of_like_length():
