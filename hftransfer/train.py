@@ -251,10 +251,10 @@ def _without_effect(work: Work) -> Iterator[tuple[set[str], str]]:
     if not work.trains:
         reason = f"strategy {config.strategy.type} solves a head, and nothing is trained step by step"
         yield training - {f"training.{name}" for name in USED_BY_HEADS}, reason
+    images = hasattr(work.modality, "augmentation")
     if config.strategy.head_init != "probe":
         yield head, "the head begins random; strategy.head_init=probe solves it"
-    images = hasattr(work.modality, "augmentation")
-    if images:
+    elif images:
         yield head & {"head.pooling"}, "images are pooled as the checkpoint does it"
     if not images:
         yield augmentation, "the data are texts"
