@@ -19,6 +19,7 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
+from hftransfer import loop
 from hftransfer.callbacks import Ending
 from hftransfer.checkpoints import ModelConfig, load_checkpoint
 from hftransfer.config import TrainingConfig, parse_overrides, with_overrides
@@ -416,7 +417,8 @@ def test_early_stopping_ends_before_the_last_step(tmp_path):
     assert about["steps"] < 40
 
 
-def test_without_validation_rows_the_last_weights_are_kept(tmp_path, monkeypatch, caplog):
+def kept_states(monkeypatch):
+    """The weights at every step that is saved, as a run fills them in."""
     saved, states = Ending.on_save, {}
 
     def on_save(self, args, state, control, **kwargs):
@@ -425,6 +427,11 @@ def test_without_validation_rows_the_last_weights_are_kept(tmp_path, monkeypatch
         saved(self, args, state, control, **kwargs)
 
     monkeypatch.setattr(Ending, "on_save", on_save)
+    return states
+
+
+def test_without_validation_rows_the_last_weights_are_kept(tmp_path, monkeypatch, caplog):
+    states = kept_states(monkeypatch)
     config = configuration("full", "text", tmp_path, max_steps=6, evaluations=3)
     config = changed(config, "data.split.validation=0", "strategy.head_init=probe")
     made = run(config)
@@ -522,18 +529,23 @@ def test_what_transformers_does_not_have_is_said_before_anything_is_computed(tmp
         run(changed(configuration("full", "text", tmp_path), setting))
 
 
-def test_the_metric_that_chooses_the_step(tmp_path):
-    config = configuration("full", "text", tmp_path, max_steps=12, evaluations=6, learning_rate=0.05)
-    for metric, better in (("accuracy", max), ("log_loss", min)):
-        made = run(changed(config, f"training.metric_for_best_model={metric}", f"output={tmp_path / metric}"))
-        looks = [entry for entry in json.loads((made.folder / "history.json").read_text()) if f"eval_{metric}" in entry]
-        kept = [entry for entry in looks if entry[f"eval_{metric}"] == better(e[f"eval_{metric}"] for e in looks)]
-        measured = made.metrics["validation"]["accuracy"]["value"]
-        assert measured in [pytest.approx(entry["eval_accuracy"]) for entry in kept]
+@pytest.mark.parametrize(("metric", "step"), [("accuracy", 4), ("log_loss", 2), ("loss", None)])
+def test_the_metric_that_chooses_the_step(tmp_path, monkeypatch, metric, step):
+    found, states = iter([0.2, 0.9, 0.5]), kept_states(monkeypatch)
+    monkeypatch.setattr(loop, "compute_metrics", lambda *args: dict.fromkeys(("accuracy", "log_loss"), next(found)))
+    config = configuration("full", "text", tmp_path, max_steps=6, evaluations=3)
+    made = run(changed(config, f"training.metric_for_best_model={metric}", "strategy.head_init=random"))
+    looks = [e for e in json.loads((made.folder / "history.json").read_text()) if "eval_loss" in e]
+    step = step or min(looks, key=lambda entry: entry["eval_loss"])["step"]
+    assert [number for number, state in states.items() if same(weights(made.folder), state)] == [step]
+
+
+def test_a_metric_of_another_task_cannot_choose_the_step(tmp_path):
+    config = changed(configuration("full", "text", tmp_path), "training.metric_for_best_model=r2")
     with pytest.raises(
         UserError, match="training.metric_for_best_model=r2 is none of a single_label task. Choose from"
     ):
-        run(changed(config, "training.metric_for_best_model=r2", f"output={tmp_path / 'r2'}"))
+        run(config)
 
 
 def test_what_a_tracker_writes_beside_the_checkpoints_is_kept(tmp_path, monkeypatch):
