@@ -41,7 +41,7 @@ def _check_schedule(name: str, settings: dict | None) -> None:
         get_scheduler(name, one, num_warmup_steps=1, num_training_steps=2, scheduler_specific_kwargs=settings)
 
 
-def selection_metric(config: TrainingConfig, task: Task) -> str:
+def _selection_metric(config: TrainingConfig, task: Task) -> str:
     """What chooses the step that is kept. Raises `UserError` for a metric that the task does not have."""
     chosen = config.metric_for_best_model or task.selection_metric
     known = {*metric_names(task), task.selection_metric, "loss"}
@@ -76,7 +76,7 @@ def training_arguments(
     """
     check_arguments(config)
     steps = planned_steps(config, defaults, global_batch(config, machine), rows["train"])
-    chosen = selection_metric(config, task)
+    chosen = _selection_metric(config, task)
     values = dict(
         output_dir=str(folder),
         max_steps=steps,

@@ -54,8 +54,8 @@ class Evaluations(TrainerCallback):
 class Bar(TrainerCallback):
     """One progress bar that shows the loss and the last validation score."""
 
-    def __init__(self, metric: str):
-        self.metric, self.bar, self.shown = metric, None, {}
+    def __init__(self):
+        self.bar, self.shown = None, {}
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
@@ -69,7 +69,8 @@ class Bar(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: Any, control: Any, logs: dict | None = None, **kwargs: Any
     ) -> None:
-        wanted = {"loss": "loss", f"eval_{self.metric}": f"validation {self.metric}"}
+        metric = args.metric_for_best_model
+        wanted = {"loss": "loss", f"eval_{metric}": f"validation {metric}"}
         self.shown |= {title: f"{logs[name]:.4g}" for name, title in wanted.items() if name in (logs or {})}
         if self.bar is not None:
             self.bar.set_postfix(self.shown)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
-from hftransfer.arguments import global_batch, refused_as, selection_metric, training_arguments
+from hftransfer.arguments import global_batch, refused_as, training_arguments
 from hftransfer.callbacks import Bar, Ending, Evaluations, Stillness
 from hftransfer.checkpoints import quiet_transformers
 from hftransfer.config import TrainingConfig
@@ -212,7 +212,7 @@ def train(
     lengths = np.array(modality.lengths(examples.items))
     train, validation = positions["train"], positions["validation"]
     collator = Collator(examples, modality, task)
-    callbacks = [*_callbacks(plan, config, task), Ending(stop, machine)]
+    callbacks = [*_callbacks(plan, config), Ending(stop, machine)]
     judged_first = begins_trained and len(validation) > 0
     _check_judged(config, len(validation), plan.model)
     asked, alone = config.per_device_train_batch_size, machine.world_size == 1
@@ -239,7 +239,7 @@ def train(
             eval_dataset=Rows(examples, validation[np.argsort(lengths[validation])], training=False),
             data_collator=collator,
             compute_loss_func=loss,
-            compute_metrics=_metrics(task, selection_metric(config, task)),
+            compute_metrics=_metrics(task, arguments.metric_for_best_model),
             callbacks=callbacks,
         )
         trainer.plan, trainer.stop = plan, stop
@@ -335,10 +335,10 @@ def _interruption(trainer: PlanTrainer, stop: Stop) -> Interruption | None:
     return found
 
 
-def _callbacks(plan: Plan, config: TrainingConfig, task: Task) -> list[TrainerCallback]:
+def _callbacks(plan: Plan, config: TrainingConfig) -> list[TrainerCallback]:
     stopping = [EarlyStoppingCallback(config.early_stopping_patience)] if config.early_stopping_patience else []
     evaluations = [] if {"eval_strategy", "eval_steps"} & config.extra.keys() else [Evaluations(config.evaluations)]
-    return [Stillness(plan), *evaluations, Bar(selection_metric(config, task)), *stopping]
+    return [Stillness(plan), *evaluations, Bar(), *stopping]
 
 
 def _metrics(task: Task, chosen: str) -> Callable[[Any], dict[str, float]]:

@@ -32,8 +32,8 @@ def keep_tracks(folder: Path) -> None:
 
     The checkpoints go when the run is whole.
     """
-    written = [path for path in (folder / "checkpoints").iterdir() if path not in _checkpoints(path.parent)]
-    for path in written:
+    saved = _checkpoints(folder / "checkpoints")
+    for path in set((folder / "checkpoints").iterdir()).difference(saved):
         (folder / "tracking").mkdir(exist_ok=True)
         if path.is_dir():
             shutil.copytree(path, folder / "tracking" / path.name, dirs_exist_ok=True)
