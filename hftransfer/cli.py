@@ -75,7 +75,7 @@ def train(
     if finished.metrics:
         show_metrics(finished.metrics, finished.folder, as_json)
         if finished.interruption:
-            print(f"Training ended early: {finished.interruption.in_words()}", file=sys.stderr)
+            print(f"Ended early: {finished.interruption.in_words()}", file=sys.stderr)
             raise typer.Exit(finished.interruption.exit_code)
 
 

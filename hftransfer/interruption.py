@@ -23,15 +23,15 @@ ECHO_SECONDS = 1.0  # launchers pass a Ctrl-C on to processes that the terminal 
 
 @dataclass(frozen=True)
 class Interruption:
-    """Why training ended (a signal number, or `LOSS`), and at which of its steps."""
+    """Why a run ended early (a signal number, or `LOSS`), and at which step of its training, if it was in one."""
 
     reason: int
-    step: int
-    steps: int
+    step: int = 0
+    steps: int = 0
 
     def in_words(self) -> str:
         what = "loss no longer a number" if self.reason == LOSS else signal.Signals(self.reason).name
-        return f"{what} at step {self.step} of {self.steps}"
+        return f"{what} at step {self.step} of {self.steps}" if self.steps else what
 
     @property
     def exit_code(self) -> int:

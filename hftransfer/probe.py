@@ -115,7 +115,7 @@ def solve_readouts(
     Raises `UserError` where the solver that was asked for is not one for the task or the network.
     """
     _check_solver(config.solver, task, frozen.model)
-    if config.views and not hasattr(frozen.modality, "augmentation"):
+    if config.views and frozen.modality.augmentation is None:
         raise UserError(
             f"head.views={config.views}: augmented views are of images, and the data are texts. Leave it out."
         )

@@ -1,6 +1,7 @@
 """One run from configuration to run folder: the one place where all parts meet."""
 
 import logging
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -42,7 +43,7 @@ USED_BY_HEADS = {"imbalance", "bf16"}  # of the training's settings: what a conv
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, what `metrics.json` holds (on the main process), and why its training ended early."""
+    """A finished run: its folder, what `metrics.json` holds (on the main process), and why it ended early."""
 
     folder: Path
     metrics: dict[str, Any]
@@ -132,7 +133,7 @@ def _say(made: Run) -> None:
 
 
 def _chosen(config: RunConfig, dataset: Any, resume: bool) -> tuple[RunConfig, Run]:
-    """Strategy auto: what the data chose, and its run. A signal stops it at once: its output is whole already."""
+    """Strategy auto: what the data chose, and its run. Ctrl-C ends the search at once: its output is whole already."""
     from hftransfer.advice.command import keep_the_best
 
     if resume:
@@ -143,8 +144,9 @@ def _chosen(config: RunConfig, dataset: Any, resume: bool) -> tuple[RunConfig, R
         _write_pages(other.output_folder)
         return metrics
 
-    config, metrics = keep_the_best(config, dataset, once)
-    return config, Run(config.output_folder, metrics)
+    kept, interrupted = keep_the_best(config, dataset, once)
+    interruption = Interruption(signal.SIGINT) if interrupted else None
+    return kept.config, Run(kept.output, kept.metrics, interruption)
 
 
 def _finished(config: RunConfig) -> Run | None:
@@ -251,7 +253,7 @@ def _without_effect(work: Work) -> Iterator[tuple[set[str], str]]:
     if not work.trains:
         reason = f"strategy {config.strategy.type} solves a head, and nothing is trained step by step"
         yield training - {f"training.{name}" for name in USED_BY_HEADS}, reason
-    images = hasattr(work.modality, "augmentation")
+    images = work.modality.augmentation is not None
     if config.strategy.head_init != "probe":
         yield head, "the head begins random; strategy.head_init=probe solves it"
     elif images:

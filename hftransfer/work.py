@@ -206,8 +206,8 @@ def solve_head(work: Work) -> Probe | None:
 
 def stored_activations(work: Work, plan: Plan) -> tuple[Boundary | None, Features | None]:
     """What lies below the lowest rung that trains, computed once for all rows; None where that cannot be done exactly."""
-    augmented = getattr(work.modality, "augmentation", None)
-    if plan.boundary is None or (augmented and augmented.level != "none"):
+    augmentation = work.modality.augmentation
+    if plan.boundary is None or (augmentation and augmentation.level != "none"):
         return None, None
     boundary = Boundary(work.model, plan.ladder, plan.boundary)
     sample = work.machine.place(work.modality.collate(work.items[:4]))

@@ -1,6 +1,7 @@
 """Advice: the choice on made-up answers, the climb on a made-up bench, and both ways in on tiny networks."""
 
 import json
+import signal
 import time
 from types import SimpleNamespace
 
@@ -307,7 +308,7 @@ def test_no_rate_is_searched_where_the_user_named_one_or_few_rows_would_choose()
         assert {steps for _, steps, _ in bench.asked} == {rungs.TIMED_STEPS, None}
 
 
-def test_ctrl_c_keeps_what_is_there():
+def test_ctrl_c_keeps_what_is_there(caplog):
     kept = []
     climb = Climb(FakeBench(LORA), AutoStrategy(), Clock(1000), kept.append)
     train, calls = climb.bench.train, []
@@ -320,8 +321,23 @@ def test_ctrl_c_keeps_what_is_there():
 
     climb.bench.train = interrupted
     climb.run()
-    assert climb.ended == "interrupted" and "lora" in calls and climb.kept == "probe" and not kept
-    assert json.loads(json.dumps(as_dict(climb)))["ended"] == "interrupted"
+    assert "lora" in calls and climb.kept == "probe" and not kept
+    assert json.loads(json.dumps(as_dict(climb)))["ended"] == "LoRA could not be trained on all rows (interrupted)"
+    assert "The output stays the probe: LoRA could not be trained on all rows (interrupted)" in caplog.text
+
+
+def test_ctrl_c_before_anything_is_measured_ends_the_command():
+    climb = Climb(FakeBench(LORA), AutoStrategy(), Clock(1000))
+    climb.bench.probes = lambda head: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        climb.run()
+
+
+def test_ctrl_c_of_advice_alone_says_that_it_was_interrupted():
+    climb = Climb(FakeBench(LORA), AutoStrategy(), Clock(1000))
+    climb.bench.train = lambda config, fold: (_ for _ in ()).throw(KeyboardInterrupt)
+    climb.run()
+    assert climb.ended == "interrupted"
 
 
 def test_the_rows_that_are_left_of_the_budget_go_to_rungs_that_may_change_the_choice():
@@ -439,6 +455,25 @@ def test_auto_leaves_one_whole_run_folder_that_names_what_was_chosen(tmp_path):
     assert answer[0]["label"].startswith("topic")
     again = run(stored.model_copy(update={"output": str(tmp_path / "again")}))
     assert again.metrics["test"] == finished.metrics["test"]
+
+
+def test_ctrl_c_in_the_search_leaves_a_whole_run_that_says_so(tmp_path, monkeypatch, capsys):
+    def interrupted(bench, config, fold):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("hftransfer.advice.bench.Bench.train", interrupted)
+    monkeypatch.setattr("hftransfer.train.repeat", lambda *_: pytest.fail("nothing further begins after Ctrl-C"))
+    config = auto("text", tmp_path, f"output={tmp_path / 'run'}")
+    (tmp_path / "auto.yaml").write_text(config.to_yaml())
+    monkeypatch.setattr("sys.argv", ["hftransfer", "train", str(tmp_path / "auto.yaml")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130 and "Ended early: SIGINT" in capsys.readouterr().err
+    folder = tmp_path / "run"
+    found = json.loads((folder / "advice.json").read_text())
+    stored = RunConfig.from_yaml(folder / "config.yaml")
+    assert found["ended"] == "interrupted" and (found["chosen"], stored.head.layer) == ("best-layer", "best")
+    assert (folder / "run.json").is_file() and (folder / "report.html").is_file()
 
 
 def test_what_auto_cannot_do_is_said(tmp_path, monkeypatch):

@@ -409,7 +409,7 @@ def test_the_command_exits_as_a_shell_expects(tmp_path, monkeypatch, capsys):
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     at_step(monkeypatch, 2, send(signal.SIGINT))
     code, out, err = call(monkeypatch, capsys, "train", tmp_path / "config.yaml")
-    assert code == 130 and "Training ended early: SIGINT at step 3 of 40" in err and "Run folder:" in out
+    assert code == 130 and "Ended early: SIGINT at step 3 of 40" in err and "Run folder:" in out
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

@@ -25,11 +25,11 @@ def advise(config: RunConfig, dataset: Any = None) -> Climb:
     return _climb(config, dataset, Clock(config.strategy.seconds))
 
 
-def keep_the_best(config: RunConfig, dataset: Any, once: Once) -> tuple[RunConfig, dict[str, Any]]:
+def keep_the_best(config: RunConfig, dataset: Any, once: Once) -> tuple[Kept, bool]:
     """The same with a run folder: the probe's as soon as it can be, later that of the choice; `advice.json` in it.
 
-    `once` makes one run folder of a configuration. Returns the configuration and the metrics of what lies
-    there now. Raises `UserError`, also in a launch of several processes.
+    `once` makes one run folder of a configuration. Returns what lies there now, and whether Ctrl-C ended the search. Raises
+    `UserError`, also in a launch of several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
@@ -41,7 +41,7 @@ def keep_the_best(config: RunConfig, dataset: Any, once: Once) -> tuple[RunConfi
     climb = _climb(config, dataset, clock, kept)
     run_folder.write_json(kept.output / FILE, as_dict(climb))
     log.info("%s", advice(climb))
-    return kept.config, kept.metrics
+    return kept, climb.interrupted
 
 
 def _climb(config: RunConfig, dataset: Any, clock: Clock, kept: Kept | None = None) -> Climb:

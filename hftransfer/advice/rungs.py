@@ -79,15 +79,20 @@ class Climb:
     curve: Curve | None = None
     kept: str = "probe"
     ended: str = "everything worth trying was tried"
+    interrupted: bool = False
     _trained: dict[str, Trained] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.judge = self.bench.judge
 
     def run(self) -> None:
-        """Climb until the budget ends or nothing is left that could change the choice; Ctrl-C ends it as well."""
+        """Climb until the budget ends or nothing is left that could change the choice; Ctrl-C ends it as well.
+
+        Raises `KeyboardInterrupt` where it came before anything was measured.
+        """
         try:
             self._heads()
+            self._settle()  # the better head costs seconds; what follows, minutes
             self._baselines()
             for number, name in enumerate(TRAINED):
                 self._try(name, len(TRAINED) - number)
@@ -95,7 +100,10 @@ class Climb:
             self._more_folds()
             self._settle()
         except KeyboardInterrupt:
-            self.ended = "interrupted"
+            if not self.measured:
+                raise
+            self.interrupted = True
+            self._stays("interrupted")
 
     @property
     def deployable(self) -> list[Answers]:
@@ -260,11 +268,17 @@ class Climb:
         rung = self._trained.get(chosen.name)
         needed = self._final_seconds(rung) if rung else self.overhead
         if needed > self.clock.left:
-            self.ended = f"{TITLES[chosen.name]} could not be trained on all rows ({self._too_dear(needed)})"
-            return log.warning("The output stays %s: %s", TITLES[self.kept], self.ended)
+            return self._stays(self._too_dear(needed))
         log.info("%s takes the place of %s: training on all rows", TITLES[chosen.name], TITLES[self.kept])
         self.keep(chosen.changes)
         self.kept = chosen.name
+
+    def _stays(self, reason: str) -> None:
+        """The climb ended, and where a folder is kept, it may hold less than the choice."""
+        self.ended, chosen = reason, self.chosen
+        if self.keep is not None and chosen.name != self.kept:
+            self.ended = f"{TITLES[chosen.name]} could not be trained on all rows ({reason})"
+            log.warning("The output stays %s: %s", TITLES[self.kept], self.ended)
 
     # --- what is said -------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ class Modality(Protocol):
     name: str
     pipeline_task: str  # the task name of `transformers.pipeline`
     truncated_share: float  # of the rows last encoded, how many lost their end
+    augmentation: Any  # the `AugmentationConfig` of training batches; None where examples are never changed
 
     def encode(self, frame: pd.DataFrame) -> list[Any]:
         """One light item a row: the image's source, or the token ids. What `collate` takes."""

@@ -22,6 +22,7 @@ def readable(tokens: int) -> int:
 class Text:
     name = "text"
     pipeline_task = "text-classification"
+    augmentation = None
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
