@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hftransfer.errors import UserError, did_you_mean
-from hftransfer.terminal import as_store_table, show, show_metrics, show_predictions, write_table
+from hftransfer.terminal import as_store_table, display, show, show_metrics, show_predictions, write_table
 
 app = typer.Typer(
     name="hftransfer",
@@ -331,12 +331,10 @@ def export(
     output: Annotated[Path | None, typer.Option(help="folder to make; default: exports/FORMAT in the run")] = None,
 ) -> None:
     """Write the model in another form, compared with the original on held-out inputs before it is kept."""
-    from rich.console import Console
-
     from hftransfer.export import as_table
     from hftransfer.export import export as export_run
 
-    Console().print(as_table(export_run(run, format, output)))
+    display(as_table(export_run(run, format, output)))
 
 
 @app.command()

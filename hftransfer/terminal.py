@@ -13,9 +13,14 @@ def show(values: Any, as_table: Callable[[], Any], as_json: bool) -> None:
     """One line of JSON, or the table that is made for it."""
     if as_json:
         return print(json.dumps(values, ensure_ascii=False, default=lambda scalar: scalar.item()))
+    display(as_table())
+
+
+def display(found: Any) -> None:
+    """Print a table or other renderable. What stands in it is data: brackets and colons are no markup."""
     from rich.console import Console
 
-    Console().print(as_table())
+    Console(markup=False, emoji=False).print(found)
 
 
 def percent(share: float) -> str:
@@ -26,7 +31,6 @@ def percent(share: float) -> str:
 def show_metrics(metrics: dict[str, Any], folder: Path, as_json: bool) -> None:
     if as_json:
         return print(json.dumps({"run": str(folder)} | metrics, ensure_ascii=False))
-    from rich.console import Console
     from rich.table import Table
 
     for split, found in metrics.items():
@@ -36,12 +40,11 @@ def show_metrics(metrics: dict[str, Any], folder: Path, as_json: bool) -> None:
         table = Table("metric", "value", "95 % interval", title=f"{folder.name}: {split}", caption=note)
         for name, measured in found.items():
             table.add_row(name, f"{measured['value']:.4f}", f"{measured['low']:.4f} to {measured['high']:.4f}")
-        Console().print(table)
+        display(table)
     print(f"Run folder: {folder}")
 
 
 def show_predictions(table: Any) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     scores = [column for column in table.columns if column.startswith("score:")]
@@ -50,7 +53,7 @@ def show_predictions(table: Any) -> None:
         best = max(row[column] for column in scores)
         answer = f"{row['answer']} (nearest: {row['prediction']})" if row.get("unknown") else str(row["prediction"])
         shown.add_row(str(row["id"])[:60], answer, f"{best:.3f}")
-    Console().print(shown)
+    display(shown)
 
 
 def as_store_table(folder: Path, entries: list[Any]) -> Any:

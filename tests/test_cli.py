@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from hftransfer.cli import main
-from hftransfer.terminal import percent
+from hftransfer.terminal import percent, show_metrics, show_predictions
 from hftransfer.train import run
 from tests import tiny
 from tests.test_matrix import configuration
@@ -136,6 +136,17 @@ def test_evaluate_knows_the_columns_and_the_separator_of_the_run(monkeypatch, ca
     code, out, err = call(monkeypatch, capsys, "evaluate", folder, "--data", tmp_path / "other.csv", "--json")
     assert code == 0, err
     assert json.loads(out)[str(tmp_path / "other.csv")]["micro_f1"]["n"] == 20
+
+
+MARKUP = ("closing [/b] nothing", "a [red]word[/red]", "a :smile: too")
+
+
+def test_what_stands_in_tables_is_no_markup(capsys):
+    rows = [{"id": text, "prediction": f"{text}!", "score:x": 0.5} for text in MARKUP]
+    show_predictions(pd.DataFrame(rows))
+    show_metrics({"test": {}, "notes": {"test": MARKUP[0]}}, Path("[bold]run"), False)
+    shown = capsys.readouterr().out
+    assert all(f" {text} " in shown and f" {text}! " in shown for text in MARKUP) and "[bold]run" in shown
 
 
 @pytest.mark.parametrize("ending", ["csv", "json", "jsonl", "parquet"])
