@@ -10,7 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from hftransfer.errors import UserError, did_you_mean
-from hftransfer.terminal import as_store_table, display, show, show_metrics, show_predictions, write_table
+from hftransfer.terminal import (
+    PlainFormatter,
+    as_store_table,
+    display,
+    printable,
+    show,
+    show_metrics,
+    show_predictions,
+    write_table,
+)
 
 app = typer.Typer(
     name="hftransfer",
@@ -32,7 +41,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(printable(f"Error: {error}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
@@ -49,7 +58,7 @@ def _quiet() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loaders fork
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(PlainFormatter("%(message)s"))
     root = logging.getLogger("hftransfer")
     root.handlers = [handler]
     root.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)

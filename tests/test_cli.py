@@ -1,6 +1,7 @@
 """The command line: what it answers, how fast, and what it says to every mistake."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 
 from hftransfer.cli import main
-from hftransfer.terminal import percent, show_metrics, show_predictions
+from hftransfer.terminal import PlainFormatter, percent, show_metrics, show_predictions
 from hftransfer.train import run
 from tests import tiny
 from tests.test_matrix import configuration
@@ -147,6 +148,16 @@ def test_what_stands_in_tables_is_no_markup(capsys):
     show_metrics({"test": {}, "notes": {"test": MARKUP[0]}}, Path("[bold]run"), False)
     shown = capsys.readouterr().out
     assert all(f" {text} " in shown and f" {text}! " in shown for text in MARKUP) and "[bold]run" in shown
+
+
+def test_escape_sequences_of_the_data_are_shown_and_not_obeyed(monkeypatch, capsys, tmp_path):
+    show_predictions(pd.DataFrame([{"id": "a \x1b[31m", "prediction": "x\x9b31m", "score:x": 0.5}]))
+    shown = capsys.readouterr().out
+    assert "a ␛[31m" in shown and "x\ufffd31m" in shown and not set("\x1b\x9b") & set(shown)
+    code, _, err = call(monkeypatch, capsys, "train", f"{tmp_path}/no\x1b[31m", "--model", "m")
+    assert code == 2 and "no␛[31m" in err and "\x1b" not in err
+    record = logging.LogRecord("hftransfer", logging.INFO, "", 0, "labels: %s\n\tend", ("\x1b[2J",), None)
+    assert PlainFormatter("%(message)s").format(record) == "labels: ␛[2J\n\tend"
 
 
 @pytest.mark.parametrize("ending", ["csv", "json", "jsonl", "parquet"])
