@@ -13,6 +13,7 @@ from hftransfer.errors import UserError, did_you_mean
 from hftransfer.terminal import (
     PlainFormatter,
     as_store_table,
+    check_table_name,
     display,
     printable,
     show,
@@ -175,6 +176,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict labels or values for new inputs."""
+    check_table_name(output)
     from hftransfer.predictor import load
 
     predictor = load(run)
@@ -316,6 +318,7 @@ def next_to_label(
     as_json: Json = False,
 ) -> None:
     """Choose which inputs to label next: where the model is unsure, and unlike each other."""
+    check_table_name(output)
     from hftransfer.labelling.pool import as_table
     from hftransfer.labelling.pool import next_to_label as choose_next
 

@@ -86,16 +86,25 @@ def as_store_table(folder: Path, entries: list[Any]) -> Any:
     return table
 
 
+WRITERS = {".csv": "to_csv", ".json": "to_json", ".jsonl": "to_json", ".parquet": "to_parquet"}
+
+
+def check_table_name(output: Path | None) -> None:
+    """Raises `UserError` for a name that `write_table` would refuse: before the work, not after it."""
+    if output is not None and output.suffix not in WRITERS:
+        raise UserError(f"Cannot write {output}: expected a name ending in {', '.join(WRITERS)}.")
+
+
 def write_table(table: Any, output: Path, what: str = "predictions") -> None:
-    writers = {".csv": "to_csv", ".json": "to_json", ".jsonl": "to_json", ".parquet": "to_parquet"}
-    if output.suffix not in writers:
-        raise UserError(f"Cannot write {output}: expected a name ending in {', '.join(writers)}.")
+    """Write the table whole, in the form that the name asks for; folders are made. Raises `UserError`."""
+    check_table_name(output)
     options = {".json": {"orient": "records"}, ".jsonl": {"orient": "records", "lines": True}}.get(
         output.suffix, {"index": False}
     )
     temporary = output.with_name(f".{output.name}")
     try:
-        getattr(table, writers[output.suffix])(temporary, **options)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        getattr(table, WRITERS[output.suffix])(temporary, **options)
         os.replace(temporary, output)
     except OSError as error:
         raise UserError(f"Cannot write {output}: {error.strerror}.") from None

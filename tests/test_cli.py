@@ -190,6 +190,21 @@ def test_an_unknown_input_is_answered_none_of_these(monkeypatch, capsys, runs, t
         assert pd.read_csv(tmp_path / "p.csv")["answer"].tolist() == [row["answer"]]
 
 
+@pytest.mark.parametrize("command", [["predict"], ["next", "--run"]])
+def test_a_table_that_cannot_be_written_is_refused_before_the_work(monkeypatch, capsys, runs, tmp_path, command):
+    monkeypatch.setattr("hftransfer.predictor.load", lambda run: pytest.fail("the work began"))
+    monkeypatch.setattr("hftransfer.labelling.pool.load", lambda run: pytest.fail("the work began"))
+    words = [*command, runs["text"], "a text"]
+    code, _, err = call(monkeypatch, capsys, *words, "--output", tmp_path / "out.txt")
+    assert code == 2 and "out.txt: expected a name ending in .csv, .json, .jsonl, .parquet." in err
+
+
+def test_folders_of_a_table_are_made(monkeypatch, capsys, runs, tmp_path):
+    code, _, err = call(monkeypatch, capsys, "predict", runs["text"], "a text", "--output", tmp_path / "a" / "b.csv")
+    assert code == 0, err
+    assert len(pd.read_csv(tmp_path / "a" / "b.csv")) == 1 and len(list((tmp_path / "a").iterdir())) == 1
+
+
 def test_predictions_are_explained_into_a_folder(monkeypatch, capsys, runs, tmp_path):
     folder = tiny.image_folder(tmp_path / "new", classes=("red",), per_class=2)
     code, _, err = call(monkeypatch, capsys, "predict", runs["image"], folder, "--explain", tmp_path / "maps", "--json")

@@ -135,6 +135,14 @@ def test_new_rows_join_the_training_part_once_and_never_as_a_copy(table, tmp_pat
     assert list(again["id"]) == list(data.frame["id"])
 
 
+def test_a_text_with_other_line_ends_stays_one_line(table, tmp_path):
+    text = "goal\u2028match\x85team\x0cend\r\nlast"
+    patch = tmp_path / "a.patch.jsonl"
+    append(patch, [Decision(input=text, label="topic0"), Decision(input="goal goal", label="topic1")])
+    assert [each.input for each in read_patch(patch)] == [text, "goal goal"]
+    assert load(table, patch=str(patch)).patch["added"] == {"train": 2}
+
+
 def test_pictures_are_added_from_beside_the_patch_and_from_nowhere_else(tmp_path):
     folder = tiny.image_folder(tmp_path / "shapes")
     place = tmp_path / "runs"

@@ -135,6 +135,15 @@ def test_corrections_of_the_demo_become_new_rows(tmp_path):
     assert "data:image/jpeg" in item_html(review, number)
 
 
+def test_a_correction_with_other_line_ends_is_one_question(tmp_path):
+    run = make_run(tmp_path / "texts")
+    given = {"input": "first\u2028second\x85third", "prediction": "tech", "label": "sport"}
+    (tmp_path / "texts.corrections.jsonl").write_text(json.dumps(given, ensure_ascii=False) + "\n\n", encoding="utf-8")
+    review = Review(run)
+    (number,) = review.places("corrections")
+    assert review.items[number].rows[0].input == given["input"]
+
+
 def test_whatever_the_data_say_is_shown_as_text(tmp_path):
     run = make_run(tmp_path / EVIL.replace("/", ""), mislabelled=8)
     about = (run / "run.json").read_text().replace("sport", "<img src=y>")

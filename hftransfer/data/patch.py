@@ -62,8 +62,13 @@ def read_patch(path: Path) -> list[Decision]:
     """Every line of a patch, in order. Raises `UserError` for a missing file and for a line that is no decision."""
     if not path.is_file():
         raise UserError(f"data.patch: {missing(path)}")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [_decision(path, place, line) for place, line in enumerate(lines, 1) if line.strip()]
+    return [_decision(path, place, line) for place, line in numbered_lines(path)]
+
+
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a file that hold something, from 1. `splitlines` would cut at U+2028 and the like, inside of a text."""
+    lines = enumerate(path.read_text(encoding="utf-8").split("\n"), 1)
+    return [(number, line) for number, line in lines if line.strip()]
 
 
 def _decision(path: Path, place: int, line: str) -> Decision:

@@ -14,7 +14,7 @@ import pandas as pd
 from hftransfer.data.duplicates import components
 from hftransfer.data.groups import links
 from hftransfer.data.looks import Look, look_at_all, look_at_image, look_at_text
-from hftransfer.data.patch import Decision
+from hftransfer.data.patch import Decision, numbered_lines
 from hftransfer.errors import UserError
 from hftransfer.evaluation.recorded import Part, RecordedRun, plain_label
 from hftransfer.report.gallery import joined, label_errors, words
@@ -222,8 +222,8 @@ class Queue:
 
     def _corrections(self) -> Iterator[Item]:
         """What users of the demo sent: new inputs, with the answer they were given and the label they say is right."""
-        lines = self.corrections.read_text(encoding="utf-8").splitlines() if self.corrections.is_file() else []
-        for number, line in list(enumerate(lines, 1))[-MOST_ITEMS:]:
+        lines = numbered_lines(self.corrections) if self.corrections.is_file() else []
+        for number, line in lines[-MOST_ITEMS:]:
             try:
                 given = json.loads(line)
                 row, label = self._new_row(given["input"], given.get("input_pair"), given["prediction"]), given["label"]
