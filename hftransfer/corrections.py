@@ -13,14 +13,14 @@ from hftransfer.errors import UserError
 from hftransfer.serving import Served
 from hftransfer.tasks import Task
 
-MAX_CORRECTIONS = 10_000  # lines of a patch file: a stranger cannot fill the disk
+# A stranger cannot fill the disk: lines of a patch file, and bytes of it with the pictures beside it.
+MAX_CORRECTIONS, MAX_BYTES = 10_000, 2**30
 
 
 def keep_correction(patch: Path, model: Served, frame: pd.DataFrame, label: Any) -> None:
     """Append one line: time, input (a picture is copied beside the file), prediction, label. Raises `UserError`."""
     right = _right_label(model.task, label)
-    if patch.is_file() and sum(1 for _ in patch.open(encoding="utf-8")) >= MAX_CORRECTIONS:
-        raise UserError(f"{patch.name} is full ({MAX_CORRECTIONS:,} corrections): its owner has to look at them first.")
+    _check_room(patch)
     predicted = model.task.decode(model.task.decide(model.ask(frame)[0])[0])
     given = frame.drop(columns="id").iloc[0].to_dict()
     if model.modality == "image":
@@ -29,6 +29,14 @@ def keep_correction(patch: Path, model: Served, frame: pd.DataFrame, label: Any)
     line = json.dumps({"time": time, **given, "prediction": predicted, "label": right}, ensure_ascii=False)
     with patch.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
+
+
+def _check_room(patch: Path) -> None:
+    lines = sum(1 for _ in patch.open(encoding="utf-8")) if patch.is_file() else 0
+    files = [patch, *patch.with_suffix("").glob("*")]
+    if lines >= MAX_CORRECTIONS or sum(file.stat().st_size for file in files if file.is_file()) >= MAX_BYTES:
+        limits = f"{MAX_CORRECTIONS:,} corrections or {MAX_BYTES / 2**30:.0f} GiB"
+        raise UserError(f"{patch.name} is full ({limits}): its owner has to look at them first.")
 
 
 def _right_label(task: Task, label: Any) -> Any:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -111,7 +112,9 @@ def push_as_configured(folder: Path, goal: HubConfig) -> None:
         push(folder, goal.repo_id, goal.private, goal.update, space=goal.space)
     except BaseException:
         flags = {f"--space {goal.space}": goal.space, "--private": goal.private, "--update": goal.update}
-        command = " ".join(["hftransfer push", str(folder), goal.repo_id, *(flag for flag, on in flags.items() if on)])
+        command = " ".join(
+            ["hftransfer push", shlex.quote(str(folder)), goal.repo_id, *(flag for flag, on in flags.items() if on)]
+        )
         log.error("The run is whole in %s, but the push did not end. What completes it: %s", folder, command)
         raise
 

@@ -245,6 +245,17 @@ def test_corrections_are_kept_beside_the_run(runs, clients):
     regression.predict(handle_file(picture), "0.5", api_name="/wrong")
 
 
+@pytest.mark.parametrize("limit, value", [("MAX_CORRECTIONS", 1), ("MAX_BYTES", 100)])
+def test_corrections_end_before_the_disk_is_full(runs, clients, monkeypatch, limit, value):
+    picture = handle_file(questions(runs["image"]).iloc[0]["input"])
+    clients["image"].predict(picture, "green", api_name="/wrong")
+    monkeypatch.setattr(f"hftransfer.corrections.{limit}", value)
+    place = runs["image"].parent / "image-probe.corrections"
+    before = len(list(place.iterdir()))
+    assert "is full" in refusal(clients["image"], picture, "green", api_name="/wrong")
+    assert len(list(place.iterdir())) == before
+
+
 def test_names_are_escaped(runs, tmp_path):
     folder = shutil.copytree(runs["text"], tmp_path / "<img src=x onerror=alert(1)>")
     for block in build_demo(str(folder)).blocks.values():
