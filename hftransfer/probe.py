@@ -1,6 +1,7 @@
 """The convex head put into a network: choose what it reads, solve it, fold it into the model's own last layer."""
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,11 +101,12 @@ def _blocks(model: nn.Module, ladder: Ladder, config: HeadConfig, batch: Batch) 
 
 @dataclass(frozen=True)
 class Solved:
-    """Heads on every readout that was tried, on the features (N, D) of all rows."""
+    """Heads on every readout that was tried, on the features (N, D) of all rows; `seconds` of the heads alone."""
 
     features: dict[Readout, np.ndarray]
     heads: dict[Readout, ConvexHead]
     problem: "_Problem"
+    seconds: float
 
 
 def solve_readouts(
@@ -122,7 +124,9 @@ def solve_readouts(
     read = frozen.readouts(rows.items, rows.keys, wanted)
     features = {readout: _comparable(read, readout, frozen.model, frozen.ladder) for readout in wanted}
     problem = _Problem.of(frozen, rows, task, config, seed, wanted)
-    return Solved(features, {readout: problem.solve(features[readout], readout) for readout in wanted}, problem)
+    begin = time.perf_counter()
+    heads = {readout: problem.solve(features[readout], readout) for readout in wanted}
+    return Solved(features, heads, problem, time.perf_counter() - begin)
 
 
 def _check_solver(solver: str, task: Task, model: nn.Module) -> None:

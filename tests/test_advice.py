@@ -162,13 +162,15 @@ class FakeBench:
         )
         self.work = SimpleNamespace(fitted=np.arange(200), model=torch.nn.Linear(1, 1))
 
+    blocks, solving, pass_seconds = 1, 0.0, 0.0
+
     def readouts(self, head):
-        return [Readout(3)] if head.layer == "last" else [Readout(1), Readout(2), Readout(3)]
+        return [Readout(3)] if head.layer == "last" else [Readout(block) for block in range(4 - self.blocks, 4)]
 
     def probes(self, head):
         losses = {readout: 1 / readout.block for readout in self.readouts(head)}
-        made = lambda name, allowed, changes: answers("probe", self.right["probe"], deployable=bool(changes))  # noqa: E731
-        return SimpleNamespace(answers=made, losses={Readout(3): losses[Readout(3)]})
+        made = lambda name, allowed, changes: answers(name, self.right[name], deployable=bool(changes))  # noqa: E731
+        return SimpleNamespace(answers=made, losses=losses, solving=self.solving * len(losses))
 
     def majority(self):
         return answers("majority", 100, deployable=False)
@@ -306,6 +308,21 @@ def test_no_rate_is_searched_where_the_user_named_one_or_few_rows_would_choose()
         vars(bench).update(change)
         Climb(bench, AutoStrategy(), Clock(1000)).run()
         assert {steps for _, steps, _ in bench.asked} == {rungs.TIMED_STEPS, None}
+
+
+@pytest.mark.parametrize("keep, needed", [(None, 100 + 3 * 10), (lambda changes: None, 2 * (100 + 3 * 10) + 5)])
+def test_the_best_layer_is_left_out_where_its_heads_do_not_fit_into_the_budget(keep, needed):
+    measured = {}
+    for budget in (needed - 1, needed + 10):
+        bench = FakeBench(ALIKE | {"best-layer": 160})
+        bench.blocks, bench.solving, bench.pass_seconds = 3, 10.0, 100.0
+        climb = Climb(bench, AutoStrategy(), Clock(budget), keep, 5.0)
+        climb.run()
+        measured[budget - needed] = set(climb.measured), climb.skipped.get("best-layer"), len(climb.curve.losses)
+    names, reason, readouts = measured[-1]
+    assert "best-layer" not in names and readouts == 1 and reason.startswith(f"it needs about {needed} s, ")
+    names, reason, readouts = measured[10]
+    assert "best-layer" in names and readouts == 3 and reason is None
 
 
 def test_ctrl_c_keeps_what_is_there(caplog):

@@ -146,6 +146,11 @@ class Bench:
         """A head on every readout that `head` allows, from one pass over the rows."""
         return self._solved(self.work, self.readouts(head))
 
+    @property
+    def pass_seconds(self) -> float:
+        """Of one pass over all rows, where the store has none of them."""
+        return self.row_seconds * len(self.data.frame)
+
     def random_features(self) -> "Curve":
         """The same head on the features of the same network with random weights."""
         config = self.config.model_copy(update={"strategy": ScratchStrategy()})
@@ -171,7 +176,7 @@ class Bench:
             logits[readout] = table
         losses = {readout: head.loss for readout, head in solved.heads.items()}
         folds = self.folds if len(self.folds) > 1 else [Fold(self.folds[0].train, self.work.fitted)]
-        return Curve(self, logits, losses, folds, time.perf_counter() - begin)
+        return Curve(self, logits, losses, folds, time.perf_counter() - begin, solved.seconds)
 
     def row_seconds_up_to(self, block: int) -> float:
         """Seconds a row of the network without the blocks above `block`."""
@@ -240,13 +245,17 @@ class Bench:
 
 @dataclass(frozen=True)
 class Curve:
-    """Heads on several readouts: logits (N, C) of every row that was held out, and the cross-validated loss of each."""
+    """Heads on several readouts: logits (N, C) of every row that was held out, and the cross-validated loss of each.
+
+    `seconds` of all of it, `solving` of the heads alone.
+    """
 
     bench: Bench
     logits: dict[Readout, np.ndarray]
     losses: dict[Readout, float]
     folds: list[Fold]
     seconds: float
+    solving: float = 0.0
 
     def answers(self, name: str, allowed: Sequence[Readout], changes: dict[str, Any] | None) -> Answers:
         """The best of the `allowed` readouts, chosen for each fold by the others: the choice is cross-validated too."""

@@ -121,14 +121,19 @@ class Climb:
 
     def _heads(self) -> None:
         head = self.bench.config.head
-        plain = self.bench.readouts(head)
+        self.curve = self.bench.probes(head)
+        self._note(self.curve.answers("probe", list(self.curve.losses), {"strategy.type": "probe"}))
         wide = head.model_copy(update={"layer": "best"}) if head.layer == "last" else head
+        wanted = self.bench.readouts(wide)
+        if len(wanted) == len(self.curve.losses):
+            return
+        seconds = self.bench.pass_seconds + self.curve.solving * len(wanted) / len(self.curve.losses)
+        needed = seconds if self.keep is None else 2 * seconds + self.overhead
+        if needed > self.clock.left:
+            return self._skip("best-layer", self._too_dear(needed))
         self.curve = self.bench.probes(wide)
-        self._note(self.curve.answers("probe", plain, {"strategy.type": "probe"}))
-        further = [readout for readout in self.curve.losses if readout not in plain]
-        if further:
-            changes = {"strategy.type": "probe", "head.layer": "best"}
-            self._note(self.curve.answers("best-layer", list(self.curve.losses), changes))
+        changes = {"strategy.type": "probe", "head.layer": "best"}
+        self._note(self.curve.answers("best-layer", wanted, changes))
 
     def _baselines(self) -> None:
         self._note(self.bench.majority())
@@ -266,7 +271,7 @@ class Climb:
         if self.keep is None or chosen.name == self.kept:
             return
         rung = self._trained.get(chosen.name)
-        needed = self._final_seconds(rung) if rung else self.overhead
+        needed = self._final_seconds(rung) if rung else self.overhead + chosen.seconds
         if needed > self.clock.left:
             return self._stays(self._too_dear(needed))
         log.info("%s takes the place of %s: training on all rows", TITLES[chosen.name], TITLES[self.kept])
