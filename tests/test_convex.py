@@ -56,6 +56,19 @@ def test_multi_label_is_one_logistic_per_label():
     assert np.abs(task.probabilities(head.logits(features)) - expected).max() < 1e-5
 
 
+def test_rare_labels_are_solved_as_exactly_and_absent_ones_never_given():
+    features, targets = problem(rows=240)
+    rare, absent = np.arange(240) % 60 == 7, np.zeros(240)
+    labels = np.stack([targets == 0, rare, absent], 1).astype(np.float32)
+    task = task_of("multi_label")
+    head = solve_head(features, labels, task, make_folds(task, labels, None, 4, 0))
+    found = task.probabilities(head.logits(features))
+    single = LogisticRegression(C=1 / (head.penalty * len(features)), tol=1e-10, max_iter=10000)
+    expected = single.fit(standardised(features), rare).predict_proba(standardised(features))[:, 1]
+    assert np.abs(found[:, 1] - expected).max() < 1e-5
+    assert found[:, 2].max() < 1e-5
+
+
 def with_a_rare_class():
     features, targets = problem(rows=180)
     kept = (targets != 2) | (np.arange(len(targets)) % 4 == 0)
