@@ -404,7 +404,10 @@ def auto(kind, folder, *overrides):
     return with_overrides(values, {"strategy.type": "auto"} | parse_overrides([*FEW, *overrides]))
 
 
-@pytest.mark.parametrize("kind", ["image", "text-multi", "text-regression", "pair"])
+@pytest.mark.parametrize(
+    "kind",
+    ["image", "text-regression", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("text-multi", "pair"))],
+)
 def test_every_kind_of_task_is_measured_on_rows_outside_of_the_test_part(tmp_path, kind):
     config = auto(kind, tmp_path)
     climb = advise(config)
@@ -507,7 +510,8 @@ def test_what_auto_cannot_do_is_said(tmp_path, monkeypatch):
 def test_the_command_prints_a_table_or_json(monkeypatch, capsys, tmp_path):
     model = tiny.TEXT_FAMILIES["bert"](tmp_path / "bert")
     table = tiny.text_table(tmp_path / "texts.csv", rows=60)
-    arguments = ["advise", table, "--model", model, "--budget", "30s", "training.max_steps=4"]
+    few = ["training.max_steps=4", "training.learning_rate=1e-3", "head.folds=2"]
+    arguments = ["advise", table, "--model", model, "--budget", "30s", *few]
     code, out, err = call(monkeypatch, capsys, *arguments, "--json")
     assert code == 0, err
     assert json.loads(out)["budget"] == 30

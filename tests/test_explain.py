@@ -180,7 +180,10 @@ def corner(label, seed, size=64):
     return Image.fromarray(pixels)
 
 
-@pytest.mark.parametrize("family", ["resnet", "vit", "dinov2", "timm-vit", "swin"])
+FURTHER = [pytest.param(family, marks=pytest.mark.slow) for family in ("dinov2", "timm-vit")]
+
+
+@pytest.mark.parametrize("family", ["resnet", "vit", "swin", *FURTHER])
 def test_the_heat_lies_on_the_corner_that_decides(family, tmp_path):
     for number, label in enumerate(["red", "blue"] * 24):
         (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)

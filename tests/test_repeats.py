@@ -44,7 +44,14 @@ def test_folds_of_a_run_test_every_row_once_and_carry_the_corrected_interval(tmp
     )
 
 
-@pytest.mark.parametrize(("kind", "imbalance"), [("text", "none"), ("text", "balanced"), ("image-regression", "none")])
+@pytest.mark.parametrize(
+    ("kind", "imbalance"),
+    [
+        ("text", "none"),
+        pytest.param("text", "balanced", marks=pytest.mark.slow),
+        ("image-regression", "none"),
+    ],
+)
 def test_folds_of_a_head_are_those_of_whole_runs_without_running_them(kind, imbalance, tmp_path, monkeypatch):
     """The quick way and a run for each fold agree; the quick way never runs the network."""
     settings = ["evaluation.folds=3", "evaluation.repeats=1", f"training.imbalance={imbalance}", "training.bf16=false"]
