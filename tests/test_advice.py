@@ -167,8 +167,8 @@ class FakeBench:
     def readouts(self, head):
         return [Readout(3)] if head.layer == "last" else [Readout(block) for block in range(4 - self.blocks, 4)]
 
-    def probes(self, head):
-        losses = {readout: 1 / readout.block for readout in self.readouts(head)}
+    def probes(self, wanted):
+        losses = {readout: 1 / readout.block for readout in wanted}
         made = lambda name, allowed, changes: answers(name, self.right[name], deployable=bool(changes))  # noqa: E731
         return SimpleNamespace(answers=made, losses=losses, solving=self.solving * len(losses))
 
@@ -345,7 +345,7 @@ def test_ctrl_c_keeps_what_is_there(caplog):
 
 def test_ctrl_c_before_anything_is_measured_ends_the_command():
     climb = Climb(FakeBench(LORA), AutoStrategy(), Clock(1000))
-    climb.bench.probes = lambda head: (_ for _ in ()).throw(KeyboardInterrupt)
+    climb.bench.probes = lambda wanted: (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         climb.run()
 

@@ -142,9 +142,9 @@ class Bench:
         frozen = self.work.frozen(Ladder.of(self.work.model))
         return candidates(self.work.model, frozen.ladder, head, sample(frozen, self._rows(self.work)))
 
-    def probes(self, head: HeadConfig) -> "Curve":
-        """A head on every readout that `head` allows, from one pass over the rows."""
-        return self._solved(self.work, self.readouts(head))
+    def probes(self, wanted: list[Readout]) -> "Curve":
+        """A head on each of these readouts, from one pass over the rows."""
+        return self._solved(self.work, wanted)
 
     @property
     def pass_seconds(self) -> float:

@@ -120,18 +120,22 @@ class Climb:
     # --- heads and baselines ------------------------------------------------------------------------------------------
 
     def _heads(self) -> None:
-        head = self.bench.config.head
-        self.curve = self.bench.probes(head)
-        self._note(self.curve.answers("probe", list(self.curve.losses), {"strategy.type": "probe"}))
-        wide = head.model_copy(update={"layer": "best"}) if head.layer == "last" else head
-        wanted = self.bench.readouts(wide)
+        plain = self.bench.readouts(self.bench.config.head)
+        self.curve = self.bench.probes(plain)
+        self._note(self.curve.answers("probe", plain, {"strategy.type": "probe"}))
+        if self.bench.config.head.layer == "last":
+            self._best_layer()
+
+    def _best_layer(self) -> None:
+        """A head on every block, where the network can be cut above them and the budget holds it."""
+        wanted = self.bench.readouts(self.bench.config.head.model_copy(update={"layer": "best"}))
         if len(wanted) == len(self.curve.losses):
             return
         seconds = self.bench.pass_seconds + self.curve.solving * len(wanted) / len(self.curve.losses)
         needed = seconds if self.keep is None else 2 * seconds + self.overhead
         if needed > self.clock.left:
             return self._skip("best-layer", self._too_dear(needed))
-        self.curve = self.bench.probes(wide)
+        self.curve = self.bench.probes(wanted)
         changes = {"strategy.type": "probe", "head.layer": "best"}
         self._note(self.curve.answers("best-layer", wanted, changes))
 
