@@ -31,6 +31,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+DataOrConfig = Annotated[
+    str | None,
+    typer.Argument(help="a YAML configuration, an image folder, a table, or starter/…; data.train=… says the same"),
+]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as training.learning_rate=1e-3")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 RunFolder = Annotated[str, typer.Argument(help="a run folder, such as runs/pets-probe")]
@@ -67,7 +71,7 @@ def _quiet() -> None:
 
 @app.command()
 def train(
-    data_or_config: Annotated[str, typer.Argument(help="a YAML configuration, an image folder, a table, or starter/…")],
+    data_or_config: DataOrConfig = None,
     overrides: Overrides = None,
     data: Annotated[str | None, typer.Option(help="training data, in place of the configuration's")] = None,
     model: Annotated[str | None, typer.Option(help="Hub id, folder, timm architecture, or starter/…")] = None,
@@ -90,7 +94,7 @@ def train(
 
 
 def _config(
-    data_or_config: str,
+    data_or_config: str | None,
     overrides: list[str],
     data: str | None,
     model: str | None,
@@ -100,16 +104,32 @@ def _config(
 ) -> Any:
     from hftransfer.config import parse_overrides, read_yaml, with_overrides
 
-    is_yaml = data_or_config.endswith((".yaml", ".yml"))
-    values = read_yaml(Path(data_or_config)) if is_yaml else {"data": {"train": data_or_config}}
+    where, overrides = _where_and_overrides(data_or_config, overrides)
+    values = read_yaml(Path(where)) if _is_yaml(where) else {"data": {"train": where} if where else {}}
     flags = {"data.train": data, "model.name": model, "strategy.type": strategy, "output": output, "data.patch": patch}
     named = {key: value for key, value in flags.items() if value is not None}
-    return with_overrides(values, parse_overrides(overrides) | named)
+    config = with_overrides(values, parse_overrides(overrides) | named)
+    if config.data.train is None:
+        raise UserError("Name the training data: hftransfer COMMAND DATA, or data.train=DATA.")
+    return config
+
+
+def _where_and_overrides(data_or_config: str | None, overrides: list[str]) -> tuple[str | None, list[str]]:
+    """Return the data or configuration and the overrides; the first argument is an override where it is no path."""
+    from hftransfer.config import OVERRIDE
+
+    if data_or_config and OVERRIDE.fullmatch(data_or_config) and not Path(data_or_config).exists():
+        return None, [data_or_config, *overrides]
+    return data_or_config, overrides
+
+
+def _is_yaml(where: str | None) -> bool:
+    return bool(where) and where.endswith((".yaml", ".yml"))
 
 
 @app.command()
 def advise(
-    data_or_config: Annotated[str, typer.Argument(help="a YAML configuration, an image folder, a table, or starter/…")],
+    data_or_config: DataOrConfig = None,
     overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="Hub id, folder, timm architecture, or starter/…")] = None,
     budget: Annotated[str | None, typer.Option(help="time to spend: 90s, 10m (the default), 1h")] = None,
@@ -247,7 +267,7 @@ def compare(
 
 @app.command()
 def doctor(
-    data_or_config: Annotated[str, typer.Argument(help="a YAML configuration, an image folder, a table, or starter/…")],
+    data_or_config: DataOrConfig = None,
     overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="checkpoint: checks lengths, sizes, memory and machine too")] = None,
     fix: Annotated[bool, typer.Option("--fix", help="write a cleaned copy beside the data")] = False,
@@ -258,7 +278,7 @@ def doctor(
     """Find what would spoil a training, before it: broken files, wrong labels, duplicates, leaks."""
     from hftransfer.config import read_yaml
 
-    known = model or (data_or_config.endswith((".yaml", ".yml")) and "model" in read_yaml(Path(data_or_config)))
+    known = model or (_is_yaml(data_or_config) and "model" in read_yaml(Path(data_or_config)))
     if measure and not known:
         raise UserError("--measure trains a probe on both splits: name the checkpoint with --model.")
     config = _config(data_or_config, overrides or [], None, model or (None if known else "none"), None, None)
@@ -269,7 +289,7 @@ def doctor(
 
 @app.command()
 def rank(
-    data_or_config: Annotated[str, typer.Argument(help="a YAML configuration, an image folder, a table, or starter/…")],
+    data_or_config: DataOrConfig = None,
     models: Annotated[list[str] | None, typer.Option(help="a checkpoint to try; give the option once for each")] = None,
     overrides: Overrides = None,
     candidates: Annotated[str | None, typer.Option(help="auto: a short list for images or texts")] = None,
@@ -289,7 +309,7 @@ def rank(
 
 @app.command()
 def curve(
-    data_or_config: Annotated[str, typer.Argument(help="a YAML configuration, an image folder, a table, or starter/…")],
+    data_or_config: DataOrConfig = None,
     overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="Hub id, folder, timm architecture, or starter/…")] = None,
     more: Annotated[

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -167,18 +168,50 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+OVERRIDE = re.compile(r"[a-z0-9_]+(\.[A-Za-z0-9_]+)*=.*", re.DOTALL)
+
+
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """`["strategy.r=16"]` -> {"strategy.r": 16}; values are YAML. Raises `UserError`."""
+    """Parse `["strategy.r=16"]` into `{"strategy.r": 16}`. Raises `UserError`.
+
+    An option that is text keeps what was typed; the values of all others are YAML.
+    """
     overrides = {}
     for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not re.fullmatch(r"[a-z0-9_]+(\.[A-Za-z0-9_]+)*", key):
+        if not OVERRIDE.fullmatch(pair):
             raise UserError(f"Expected key=value such as training.learning_rate=1e-3, found {pair!r}.")
+        key, _, value = pair.partition("=")
         try:
-            overrides[key] = value if value in ("|", ">") else _parse(value)  # a separator, no block
+            overrides[key] = _typed_text(value) if _is_text(key) and value[:1] != "{" else _parse(value)
         except yaml.YAMLError:
             raise UserError(f"The value of {key} is no valid YAML: {value!r}.") from None
     return overrides
+
+
+def _typed_text(value: str) -> Any:
+    """The text as typed: `no`, `1` and `#` are names too. `null`, `[a,b]` and a text in quotes are read as YAML."""
+    if value in ("null", "~"):
+        return None
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+    return yaml.load(value, Loader=yaml.BaseLoader) if quoted or value.startswith("[") else value
+
+
+def _is_text(key: str) -> bool:
+    """Return whether the option `key` ("data.label") holds text, or a list of texts, in every section it exists in."""
+    if key in SHORT_FOR:
+        return key != "push_to_hub"  # where a switch is refused
+    *parents, last = key.split(".")
+    kinds = [model.model_fields[last].annotation for model in _models_at(parents) if last in model.model_fields]
+    return bool(kinds) and all(map(_holds_text, kinds))
+
+
+def _holds_text(annotation: Any) -> bool:
+    """Return whether an annotation is made of str, list[str], Literal names and None alone."""
+    if get_origin(annotation) in (Union, UnionType, list):
+        return all(map(_holds_text, get_args(annotation)))
+    if get_origin(annotation) is Literal:
+        return all(isinstance(choice, str) for choice in get_args(annotation))
+    return annotation in (str, NoneType)
 
 
 def with_overrides(values: dict[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
@@ -197,7 +230,8 @@ def checked(values: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(problem) for problem in error.errors())) from None
+        problems = {_where(problem): problem for problem in reversed(error.errors())}  # a union fails once per member
+        raise UserError("\n".join(_explain(problem) for problem in reversed(problems.values()))) from None
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
@@ -214,9 +248,15 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
     values[last] = value
 
 
-def _explain(problem: Mapping[str, Any]) -> str:
+def _where(problem: Mapping[str, Any]) -> str:
+    """The dotted name of a wrong field, without the members of a union that pydantic puts into it."""
     location = [str(part) for part in problem["loc"]]
-    name = ".".join(part for i, part in enumerate(location) if not (i == 1 and part in CHOICES))
+    members = {"str", "list[str]"}
+    return ".".join(p for i, p in enumerate(location) if not (i == 1 and p in CHOICES) and p not in members)
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    location, name = [str(part) for part in problem["loc"]], _where(problem)
     if problem["type"] == "extra_forbidden":
         return f"Unknown field {name}.{did_you_mean(location[-1], _fields_at(location[:-1]))}"
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
@@ -228,16 +268,24 @@ def _explain(problem: Mapping[str, Any]) -> str:
         return f"{name}: {problem['msg']}."
     found = repr(problem["input"])
     found = found if len(found) <= MOST_SHOWN else f"{found[:MOST_SHOWN]}…"
-    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {found}."
+    # YAML 1.1 reads no, 1 and 2024-01-01 as a truth value, a number and a date
+    quotes = " In YAML, put a text in quotes." if problem["type"] == "string_type" else ""
+    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {found}.{quotes}"
 
 
 def _fields_at(location: list[str]) -> list[str]:
-    model: Any = RunConfig
-    for part in location:
-        if part in CHOICES:
-            members = get_args(get_args(AnyStrategy)[0])
-            model = next(member for member in members if member.model_fields["type"].default == part)
-        elif part in model.model_fields:
-            model = model.model_fields[part].annotation
-    is_model = isinstance(model, type) and issubclass(model, BaseModel)
-    return list(model.model_fields) if is_model else []
+    chosen = [part for part in location if part in CHOICES]
+    models = _models_at([part for part in location if part not in CHOICES])
+    if chosen:
+        models = [model for model in models if model.model_fields["type"].default == chosen[0]]
+    return list(models[0].model_fields) if models else []
+
+
+def _models_at(path: list[str]) -> list[type[BaseModel]]:
+    """The models that the section at `path` can be: several for `strategy`, none for what is no section."""
+    models: list[Any] = [RunConfig]
+    for name in path:
+        kinds = [model.model_fields[name].annotation for model in models if name in model.model_fields]
+        models = [member for kind in kinds for member in (get_args(kind) or (kind,))]
+        models = [member for member in models if isinstance(member, type) and issubclass(member, BaseModel)]
+    return models

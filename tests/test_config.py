@@ -62,6 +62,8 @@ def test_short_forms():
     ({"training.extra": {"max_steps": 3}}, "training.extra: max_steps is set by the run itself: use training.max_steps."),
     ({"training.extra": {"remove_unused_columns": True}}, "training.extra: remove_unused_columns is set by the run itself: leave it out."),
     ({"training.extra": {"hub_token": "hf_secret"}}, "training.extra: hub_token is set by the run itself: use hf auth login."),
+    ({"data.label": False}, "data.label: input should be a valid string, found False. In YAML, put a text in quotes."),
+    ({"output": 1}, "output: input should be a valid string, found 1. In YAML, put a text in quotes."),
     ({"seed": -1}, "seed: input should be greater than or equal to 0, found -1."),
 ])  # fmt: skip
 def test_wrong_fields_are_named_with_the_right_ones(overrides, message):

@@ -1,6 +1,7 @@
 """Single values of a table: missing or not, a number or not."""
 
 import math
+import re
 from typing import Any
 
 import pandas as pd
@@ -18,8 +19,14 @@ def filled(values: pd.Series) -> pd.Series:
     return values[[not is_missing(value) for value in values]]
 
 
+# A number as people and programs write it. `float` also takes codes: "1_2" for 12, and "3e2" for 300.
+_WRITTEN = re.compile(r"\s*[-+]?(\d+|(\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]\d+)\s*")
+
+
 def number(value: Any) -> float | None:
-    """A finite number, also one written as text; None for anything else (truth values too)."""
+    """Return a finite number, also one written as text; None for anything else (truth values and codes too)."""
+    if isinstance(value, str) and not _WRITTEN.fullmatch(value):
+        return None
     try:
         result = float(value)
     except (TypeError, ValueError):

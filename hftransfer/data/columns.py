@@ -2,7 +2,9 @@
 
 import logging
 import re
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -27,6 +29,10 @@ LABEL_NAMES = (
     {"y", "score", "rating", "intent", "sentiment", "emotion", "emotions", "tag", "tags", "topic", "genre", "stars"},
 )
 PAIRS = ({"premise", "hypothesis"}, {"query", "passage"}, {"question", "answer"}, {"question", "sentence"})
+# Columns that number the examples: pandas writes the first two.
+INDEX_NAMES = re.compile(r"unnamed: \d+|__index_level_\d+__|index|idx|id|uid|guid|split", re.IGNORECASE)
+# Scripts without spaces between words: Thai to Burmese, Khmer, Japanese and Chinese.
+UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _SAMPLE = 500
 
 
@@ -39,10 +45,64 @@ class Columns:
     modality: Modality
 
 
-def find_columns(source: Source, config: DataConfig) -> Columns:
-    """The roles of the columns of `source`; raises `UserError` with sample values where it cannot be told."""
+def with_names_of(reference: Iterable[str], source: Source) -> Source:
+    """Return `source` with its columns called as in `reference` where only case and outer spaces differ."""
+    known = [str(name) for name in reference]
+    parts = {part: _renamed(frame, known, f"{source.name} ({part})") for part, frame in source.parts.items()}
+    return replace(source, parts=parts)
+
+
+def _renamed(frame: pd.DataFrame, known: list[str], where: str) -> pd.DataFrame:
+    found = {name: _same_name(name, known) for name in frame.columns if name not in known}
+    changes = {name: same for name, same in found.items() if same is not None and same not in frame.columns}
+    if changes:
+        log.info("%s: %s.", where, ", ".join(f"column {old!r} is read as {new!r}" for old, new in changes.items()))
+    return frame.rename(columns=changes)
+
+
+def _same_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the one name of `known` that differs from `name` in case or outer spaces only."""
+    same = [other for other in known if other.strip().casefold() == name.strip().casefold()]
+    return same[0] if len(same) == 1 else None
+
+
+def as_written(name: str, frame: pd.DataFrame) -> str:
+    """Return the column of `frame` that `name` means: itself, or the one column that differs in case only."""
+    return name if name in frame.columns else _same_name(name, frame.columns) or name
+
+
+def find_columns(source: Source, config: DataConfig, first: Columns | None = None) -> Columns:
+    """Find the roles of the columns of `source`: those named, those of the `first` source, else by content.
+
+    Raises `UserError` with sample values where a role cannot be told, and for a part that lacks a column.
+    """
     frame = next(iter(source.parts.values()))
-    named_input, named_label = _as_tuple(config.input), _as_tuple(config.label)
+    named_input = tuple(as_written(name, frame) for name in _as_tuple(config.input)) or _present(first, "input", frame)
+    named_label = tuple(as_written(name, frame) for name in _as_tuple(config.label)) or _present(first, "label", frame)
+    found = _find_roles(source, frame, config, named_input, named_label)
+    _require_in_all_parts(found, source)
+    return found
+
+
+def _present(first: Columns | None, role: str, frame: pd.DataFrame) -> tuple[str, ...]:
+    """Return the columns of a role in the first source, where this one has all of them."""
+    names = getattr(first, role) if first else ()
+    return names if set(names) <= set(frame.columns) else ()
+
+
+def _require_in_all_parts(found: Columns, source: Source) -> None:
+    for part, frame in source.parts.items():
+        for name in (*found.input, *found.label):
+            if name not in frame.columns:
+                raise UserError(
+                    f"The {part} part of {source.name} has no column {name!r}, which the other parts have."
+                    f"{did_you_mean(name, frame.columns)} Rename it, or name the parts with data.train and data.{part}."
+                )
+
+
+def _find_roles(
+    source: Source, frame: pd.DataFrame, config: DataConfig, named_input: tuple[str, ...], named_label: tuple[str, ...]
+) -> Columns:
     taken = set(named_label) | ({config.split.group} - set(AUTOMATIC))
     for name in (*named_input, *named_label):
         require_column(name, frame, source.name)
@@ -96,13 +156,19 @@ def find_input(
 
 
 def _looks_like_text(values: pd.Series) -> bool:
-    """Strings of three words or twenty characters on average that are neither numbers, addresses nor file names."""
+    """Strings of three words or twenty characters on average that are neither numbers, addresses nor file names.
+
+    In scripts without spaces every character counts as a word.
+    """
     sample = filled(values).head(_SAMPLE)
     if not len(sample) or not all(isinstance(value, str) for value in sample):
         return False
     if all(re.fullmatch(r"https?://\S+|\S+\.[A-Za-z]\w{1,4}", value.strip()) for value in sample):
         return False
-    words = sum(len(value.split()) for value in sample) / len(sample)
+    words = sum(len(value.split()) + len(UNSPACED.findall(value)) for value in sample) / len(sample)
+    unspaced = any(UNSPACED.search(value) for value in sample)
+    if unspaced and sample.nunique() <= len(sample) / 2:  # a few characters that repeat: names of classes
+        return False
     return words >= 3 or sum(map(len, sample)) / len(sample) >= 20
 
 
@@ -124,16 +190,25 @@ def _find_label(source: Source, frame: pd.DataFrame, taken: set[str]) -> str:
             return _said(named[0], [name for name in free if any(name.lower() in others for others in LABEL_NAMES)])
         if named:
             raise _unclear("the label", "data.label", named, source.name, frame)
-    likely = [name for name in free if _could_be_label(frame[name]) and name.lower() not in ("id", "split", "index")]
+    free = [name for name in free if not _numbers_examples(name, frame[name])]
+    likely = [name for name in free if _could_be_label(frame[name])]
     if len(likely) == 1:
         return likely[0]
     raise _unclear("the label", "data.label", likely or free, source.name, frame)
 
 
-def _said(chosen: str, candidates: list[str]) -> str:
+def _numbers_examples(name: str, values: pd.Series) -> bool:
+    """Return whether a column identifies the examples: by its name, or since it counts them up."""
+    if INDEX_NAMES.fullmatch(name.strip()) or not name.strip():
+        return True
+    numbers = [number(value) for value in values]
+    return len(numbers) > 2 and None not in numbers and set(pd.Series(numbers).diff().dropna()) == {1.0}
+
+
+def _said(chosen: str, candidates: list[str], role: str = "label") -> str:
     others = [name for name in candidates if name != chosen]
     if others:
-        log.info("Column %r is taken as the label (not %s); data.label says otherwise.", chosen, _words(others))
+        log.info("Column %r is taken as the %s (not %s); data.%s says otherwise.", chosen, role, _words(others), role)
     return chosen
 
 
@@ -152,14 +227,16 @@ def _the_one(
 ) -> str:
     usual = [name for name in candidates if name.lower() in conventional]
     if len(candidates) == 1 or len(usual) == 1:
-        return candidates[0] if len(candidates) == 1 else usual[0]
+        return _said(candidates[0] if len(candidates) == 1 else usual[0], candidates, "input")
     raise _unclear(f"the {what}", key, candidates or list(frame.columns), where, frame)
 
 
 def _unclear(what: str, key: str, candidates: list[str], where: str, frame: pd.DataFrame) -> UserError:
+    if not candidates:
+        return UserError(f"{where}: no column is left for {what}. It has: {', '.join(map(repr, frame.columns))}.")
     return UserError(
         f"{where}: it is unclear which column holds {what}. "
-        f"Name it with {key}={candidates[0] if candidates else '…'} or another of these:{_samples(frame, candidates)}"
+        f"Name it with {key}={shlex.quote(candidates[0])} or another of these:{_samples(frame, candidates)}"
     )
 
 

@@ -34,28 +34,65 @@ def natural_order(names: Iterable[str]) -> list[str]:
 
 
 def read_labels(
-    values: pd.DataFrame, wanted: TaskType | None, separator: str | None, declared: list[str] | None
+    values: pd.DataFrame,
+    wanted: TaskType | None,
+    separator: str | None,
+    declared: list[str] | None,
+    parts: pd.Series | None = None,
 ) -> tuple[Task, pd.Series]:
     """The task and one label per row (None where it is missing) from the label column or columns `values`.
 
     Labels are a name, a list of names, a number or a list of numbers. `wanted` overrides the task that the content
-    suggests, `declared` are the class names in the order of a `ClassLabel` feature. Raises `UserError` where the values
-    do not fit the task.
+    suggests, `declared` are the class names in the order of a `ClassLabel` feature. `parts` (N,) names the part of each
+    row: in a part where some rows carry labels, an empty cell of several labels means that none applies. Raises
+    `UserError` where the values do not fit the task.
     """
-    # The word "nan" is what numbers without a value are written as, never a class.
-    values = values.map(lambda value: None if isinstance(value, str) and value.strip().lower() == "nan" else value)
     if values.shape[1] > 1:
-        return _several_columns(values, wanted)
+        return _several_columns(values.apply(_without_nan), wanted)
     column = values.iloc[:, 0].astype(object)
     if declared is not None and wanted != "regression":
         return _declared(column, declared)
+    column = _without_nan(column)
     type_, separator = _task_type(column, wanted, separator)
     if type_ == "regression":
         labels = _each(_numbers_or_none, column)
         _check_numbers(column, labels)
         return _regression_task(labels, str(column.name)), labels
-    labels = _each(lambda value: _names(value, separator) if type_ == "multi_label" else _name_or_none(value), column)
+    if type_ == "multi_label":
+        labels = _each(lambda value: _names(value, separator), _with_empty_sets(column, parts))
+    else:
+        labels = _each(_name_or_none, _one_spelling(column) if wanted is None else column)
     return _class_task(type_, labels), labels
+
+
+def _without_nan(column: pd.Series) -> pd.Series:
+    """Return a column without the word "nan": numbers and names without a value are written so."""
+    return _each(lambda value: None if isinstance(value, str) and value.strip().lower() == "nan" else value, column)
+
+
+def _one_spelling(column: pd.Series) -> pd.Series:
+    """Return a column of numbered classes with "1.0" spelled "1": pandas adds the point where a value is missing."""
+    if any(number(value) is None for value in column if not is_missing(value)):
+        return column
+    return _each(lambda value: re.sub(r"\.0*$", "", value.strip()) if isinstance(value, str) else value, column)
+
+
+def _with_empty_sets(column: pd.Series, parts: pd.Series | None) -> pd.Series:
+    """Return a column of joined labels with an empty list for an empty cell; log how many there are.
+
+    A part without any label is unlabelled: its cells stay missing. In a column of lists a missing one stays missing too.
+    """
+    missing = column.map(is_missing).to_numpy(dtype=bool)
+    if not missing.any() or any(isinstance(value, list | tuple) for value in column):
+        return column
+    names = pd.Series("all" if parts is None else parts.fillna("all").to_numpy(), index=column.index)
+    labelled = set(names[~missing])
+    empty = missing & names.isin(labelled).to_numpy()
+    if empty.any():
+        log.info("Column %r: %d of %d cells are empty, and are read as: no label applies.",
+                 column.name, empty.sum(), len(column))  # fmt: skip
+    values = [[] if is_empty else value for value, is_empty in zip(column, empty, strict=True)]
+    return pd.Series(values, index=column.index, name=column.name, dtype=object)
 
 
 def _each(function: Callable[[Any], Any], column: pd.Series) -> pd.Series:
@@ -113,7 +150,18 @@ def _task_type(column: pd.Series, wanted: TaskType | None, separator: str | None
     found = _separator(values)
     if found:
         log.info("Labels in %r are joined by %r: multi-label (data.task says otherwise).", column.name, found)
+    else:
+        _offer_spaces(column.name, values)
     return ("multi_label", found) if found else ("single_label", None)
+
+
+def _offer_spaces(name: Any, values: list[Any]) -> None:
+    """Say how to read tags that spaces join, where few words make many combinations."""
+    whole = {str(value).strip() for value in values}
+    words = {word for value in whole for word in value.split()}
+    if len(words) < len(whole) and sum(" " in value for value in whole) >= len(whole) / 2:
+        log.info("Column %r: %d words make %d classes. If they are labels joined by spaces: data.separator=' '.",
+                 name, len(words), len(whole))  # fmt: skip
 
 
 def _task_of_lists(name: Any, values: list[list]) -> TaskType:

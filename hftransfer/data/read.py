@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Union
 import pandas as pd
 
 from hftransfer.data.cells import is_missing
-from hftransfer.data.columns import Columns, find_columns
+from hftransfer.data.columns import Columns, find_columns, with_names_of
 from hftransfer.data.config import DataConfig, Modality
-from hftransfer.data.labels import read_labels
+from hftransfer.data.labels import natural_order, read_labels
 from hftransfer.data.readers import from_python, read_source
 from hftransfer.data.rows import by_split_column, gather
 from hftransfer.data.sources import SPLITS, Source
@@ -43,15 +43,24 @@ class Read:
 
 def read_rows(config: DataConfig, dataset: Union["datasets.Dataset", "datasets.DatasetDict", None] = None) -> Read:
     """Read all that `config` names, find the roles of its columns and the task. Raises `UserError`."""
-    sources = _sources(config, dataset)
-    columns = [find_columns(source, config) for source in sources]
+    sources = _with_same_names(_sources(config, dataset))
+    first = find_columns(sources[0], config)
+    columns = [first, *(find_columns(source, config, first) for source in sources[1:])]
     modality = _one_modality(sources, columns)
     frame = gather(sources, columns, config)
+    values = _label_values(sources, columns)
     declared = sources[0].class_names.get(columns[0].label[0])
-    # Folders are classes whatever they are called; only columns have to be understood from their values.
-    wanted = config.task or ("single_label" if sources[0].kind == "image folder" else None)
-    task, frame["label"] = read_labels(_label_values(sources, columns), wanted, config.separator, declared)
+    if sources[0].kind == "image folder" and config.task in (None, "single_label"):
+        values = values.map(str.strip)
+        declared = natural_order(values.iloc[:, 0])  # folders are classes whatever they are called, "nan" too
+    task, frame["label"] = read_labels(values, config.task, config.separator, declared, frame["split"])
     return Read(frame, modality, task, sources, columns)
+
+
+def _with_same_names(sources: list[Source]) -> list[Source]:
+    """Return the sources with columns called as in the first part of the first one, whatever their case."""
+    reference = next(iter(sources[0].parts.values())).columns
+    return [with_names_of(reference, source) for source in sources]
 
 
 def _sources(config: DataConfig, dataset: Any) -> list[Source]:
