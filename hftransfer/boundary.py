@@ -41,7 +41,7 @@ class Boundary:
     def activations(self, batch: Batch) -> Tensor:
         """The hidden state at the boundary, (B, tokens, width) or (B, channels, height, width); stops there."""
         self._pixels = batch["pixel_values"].shape[1:] if "pixel_values" in batch else None
-        with self._recording(stop=True), torch.inference_mode():
+        with self._recording(stop=True), torch.no_grad():
             try:
                 self.model(**batch)
             except _Reached as reached:
@@ -63,7 +63,7 @@ class Boundary:
     def _agrees(self, batch: Batch, tolerance: float) -> bool:
         was_training = self.model.training
         self.model.eval()
-        with self._recording(stop=False), torch.inference_mode():
+        with self._recording(stop=False), torch.no_grad():
             live = self.model(**batch).logits
             hidden = self.activations(batch)
             with self.replaying():

@@ -66,15 +66,19 @@ def load_checkpoint(config: ModelConfig, modality: Modality, task: Task, random_
         model, processor = resize(model, processor, config.image_size)
     if modality == "text":
         limit_length(model, processor, config.max_length)
-        _ensure_padding(model, processor)
+        _ensure_padding(model, processor, reference)
+        _split_special_tokens(model, processor, config)
     identity = weights_hash(model, frozenset() if random_weights else new)
     return Checkpoint(model, processor, model.config, identity, reference.source, new)
 
 
 def _check_sizes_of(modality: Modality, config: ModelConfig) -> None:
-    name, kind = ("max_length", "texts") if modality == "image" else ("image_size", "images")
-    if found := getattr(config, name):
-        raise UserError(f"model.{name}={found} is for {kind}, and the data are {modality}s. Leave it out.")
+    kind, names = (
+        ("texts", ("max_length", "split_special_tokens")) if modality == "image" else ("images", ("image_size",))
+    )
+    for name in names:
+        if (found := getattr(config, name)) != ModelConfig.model_fields[name].default:
+            raise UserError(f"model.{name}={found} is for {kind}, and the data are {modality}s. Leave it out.")
 
 
 # --- the config ------------------------------------------------------------------------------------------------------
@@ -91,6 +95,7 @@ def _read_config(
         model_config = AutoConfig.from_pretrained(
             reference.path, revision=reference.revision, trust_remote_code=config.trust_remote_code
         )
+        model_config = _as_classifier(model_config)
         old_labels = [model_config.id2label[key] for key in sorted(model_config.id2label)]
     _check_modality(model_config, reference, modality, config)
     check_sizes(model_config.to_dict(), reference.name)
@@ -123,6 +128,26 @@ def _timm_config(stored: dict[str, Any], task: Task) -> tuple[PreTrainedConfig, 
     }
     stored.pop("label_descriptions", None)
     return TimmWrapperConfig.from_dict(stored, num_labels=task.head_size), list(labels)
+
+
+# Checkpoints whose tensors are those of a classifier of another type, with the part of its config that they describe.
+CLASSIFIER_OF = {
+    "vit_mae": ("vit", None),
+    "clip_vision_model": ("clip", "vision_config"),
+    "siglip_vision_model": ("siglip", "vision_config"),
+    "siglip2_vision_model": ("siglip2", "vision_config"),
+    "metaclip_2_vision_model": ("metaclip_2", "vision_config"),
+}
+
+
+def _as_classifier(model_config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the config of the image classifier that can hold the checkpoint's tensors, else the config as it is."""
+    if model_config.model_type not in CLASSIFIER_OF:
+        return model_config
+    kind, part = CLASSIFIER_OF[model_config.model_type]
+    settings = {key: value for key, value in model_config.to_dict().items() if key != "model_type"}
+    log.info("A %s checkpoint: read as an image classifier of the type %s", model_config.model_type, kind)
+    return AutoConfig.for_model(kind, **(settings if part is None else {part: settings}))
 
 
 def _check_modality(
@@ -199,17 +224,47 @@ def _check_vocabulary(tokenizer: Any, model: PreTrainedModel, reference: Referen
         raise UserError(
             f"{reference.name} has no tokenizer: copy the tokenizer's files of the original model into its folder."
         )
-    size = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > size:
+    size = _vocabulary_size(model)
+    if size is not None and len(tokenizer) > size:
         raise UserError(
             f"The tokenizer of {reference.name} has {len(tokenizer)} tokens, its model {size}: they do not belong together."
         )
 
 
-def _ensure_padding(model: PreTrainedModel, tokenizer: Any) -> None:
+def _vocabulary_size(model: PreTrainedModel) -> int | None:
+    """Return how many tokens the model has embeddings for; None where it hashes characters (CANINE)."""
+    try:
+        return model.get_input_embeddings().num_embeddings
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def _split_special_tokens(model: PreTrainedModel, tokenizer: Any, config: ModelConfig) -> None:
+    """Let names of special tokens inside of texts be plain text: BART stops at a second "</s>", GPT-2 reads only up to it.
+
+    The setting is saved with the tokenizer, so that `pipeline` reads texts alike. Tokenizers written in Python lose their
+    vocabulary with it (ESM splits residues by it): they are left as they are.
+    """
+    if not config.split_special_tokens and model.config.is_encoder_decoder:
+        raise UserError(
+            f"model.split_special_tokens=false: {type(model).__name__} reads a text up to its last {tokenizer.eos_token}, "
+            "so a text cannot hold one. Leave it out."
+        )
+    if hasattr(tokenizer, "backend_tokenizer"):
+        tokenizer.split_special_tokens = config.split_special_tokens
+        tokenizer.init_kwargs["split_special_tokens"] = config.split_special_tokens
+
+
+def _ensure_padding(model: PreTrainedModel, tokenizer: Any, reference: Reference) -> None:
     """Batches of texts need a padding token, which decoders such as GPT-2 come without."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token is None:
+            raise UserError(
+                f"The tokenizer of {reference.name} has no padding, end or unknown token, and batches of texts need one. "
+                "Add one to the checkpoint: tokenizer.add_special_tokens({'pad_token': '[PAD]'}), then "
+                "model.resize_token_embeddings(len(tokenizer)), and save both."
+            )
         log.info("the tokenizer has no padding token: %r takes its place", tokenizer.pad_token)
     model.config.pad_token_id = tokenizer.pad_token_id
 
@@ -250,7 +305,8 @@ def _readable(reference: Reference) -> Iterator[None]:
     except UnpicklingError:
         raise UserError(
             f"{reference.weights or reference.name} is a pickle that holds more than tensors, which could run code "
-            "when opened. Save the weights alone: safetensors.torch.save_file(model.state_dict(), FILE)."
+            "when opened. Save the weights alone, with safetensors.torch.save_file(model.state_dict(), FILE) or timm's "
+            "clean_checkpoint.py."
         ) from None
     except UserError:
         raise

@@ -108,7 +108,7 @@ def passes(
     )  # fmt: skip
     hidden = machine.rank > 0 or len(batches) < 2
     with (
-        torch.inference_mode(),
+        torch.no_grad(),  # not inference_mode: BEiT keeps tensors of a pass, and a later training needs ordinary ones
         tqdm(total=len(positions), desc=title, unit="row", disable=hidden or None, leave=False) as bar,
     ):
         for batch_positions, batch in loader:

@@ -1,6 +1,7 @@
 """Image processors and tokenizers: what they do to an input, how they are resized, and how they are saved."""
 
 import json
+import logging
 import os
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ from hftransfer.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+UNLIMITED = 10**9  # transformers writes 1e30 for "no limit", which no tokenizer takes as a number
+DEFAULT_LENGTH = 512  # tokens
 
 
 @dataclass(frozen=True)
@@ -184,7 +190,12 @@ def limit_length(model: "PreTrainedModel", tokenizer: Any, max_length: int | Non
     limit = _positions_of(model)
     if max_length and limit and max_length > limit:
         raise UserError(f"model.max_length={max_length}: this model takes at most {limit} tokens.")
-    tokenizer.model_max_length = max_length or min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
+    stated = min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
+    if not max_length and stated > UNLIMITED:
+        log.info("The checkpoint states no length limit: texts are cut at %d tokens; model.max_length sets another.",
+                 DEFAULT_LENGTH)  # fmt: skip
+        stated = DEFAULT_LENGTH
+    tokenizer.model_max_length = max_length or stated
 
 
 def _positions_of(model: "PreTrainedModel") -> int | None:
@@ -192,7 +203,8 @@ def _positions_of(model: "PreTrainedModel") -> int | None:
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    return getattr(model.config, "max_position_embeddings", None)
+    limit = getattr(model.config, "max_position_embeddings", None)
+    return limit if limit and limit > 0 else None  # XLNet, which has none, says -1
 
 
 # --- saving ----------------------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def read_features(model: nn.Module, batch: Batch) -> Tensor:
     return read_answers(model, batch)[1]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def read_answers(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits (B, C) and `read_features` from one forward pass."""
     caught: list[Tensor] = []
@@ -108,7 +108,7 @@ class Reader:
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Name -> (B, D). `mean` readouts come as two vectors, `first@` and `mean@`, from which the layer is computed."""
         hidden: dict[int, Tensor] = {}
-        with torch.inference_mode():
+        with torch.no_grad():
             hooks = [
                 self.blocks[block - 1].register_forward_hook(
                     lambda module, args, output, block=block: hidden.update({block: _first_tensor(output).clone()})
@@ -156,7 +156,7 @@ def can_be_cut(model: nn.Module, ladder: Ladder, batch: Batch) -> bool:
     return Boundary(model, ladder, ladder.head_rung).is_exact(batch)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _alike(model: nn.Module, ladder: Ladder, batch: Batch) -> bool:
     """Whether all blocks give the same shape: the stages of ConvNeXt do not."""
     shapes: set[torch.Size] = set()
@@ -266,7 +266,7 @@ def norm_epsilon(model: nn.Module, ladder: Ladder) -> float:
     return norms[-1].eps
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def mean_is_exact(model: nn.Module, ladder: Ladder, batch: Batch) -> bool:
     """Whether the mean layer does for this family what it is meant to: tried on a copy of the last block.
 

@@ -1,8 +1,10 @@
 """What a user calls a checkpoint, and where it lies: a folder, a package, a weights file, or a commit on the Hub."""
 
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub import errors as hub_errors
@@ -18,7 +20,8 @@ class ModelConfig(Settings):
     """Which checkpoint to start from, and how to read it.
 
     `weights` is a file for a timm architecture; `image_size` (pixels) and `max_length` (tokens) replace the
-    checkpoint's own; `trust_remote_code` runs Python from the checkpoint's repository.
+    checkpoint's own; `trust_remote_code` runs Python from the checkpoint's repository. `split_special_tokens` reads the
+    names of special tokens inside of texts ("</s>", "[SEP]") as plain text; false reads them as those tokens.
     """
 
     name: str
@@ -26,6 +29,7 @@ class ModelConfig(Settings):
     weights: str | None = None
     image_size: Count | None = None
     max_length: Count | None = None
+    split_special_tokens: bool = True
     trust_remote_code: bool = False
     revision: str | None = None
 
@@ -85,12 +89,32 @@ def _starter_reference(name: str) -> Reference:
 
 def _model_folder(folder: Path) -> Path:
     """The folder itself, or `model/` in a run folder."""
+    inner = _transformer_module(folder)
+    if inner and "model_type" not in _json(folder / "config.json"):  # as sentence-transformers wrote it before 2.0
+        return inner
     for place in (folder, folder / "model"):
         if (place / "config.json").is_file():
             return place
     if (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder} holds an adapter alone. Give the model it belongs to, or merge it first.")
     raise UserError(f"{folder} is no checkpoint: a config.json is expected in it, found {_listing(folder)}.")
+
+
+def _transformer_module(folder: Path) -> Path | None:
+    """Return the folder that `modules.json` of sentence-transformers names first, where it holds a checkpoint."""
+    modules = _json(folder / "modules.json")
+    first = modules[0].get("path", "") if isinstance(modules, list) and modules and isinstance(modules[0], dict) else ""
+    inner = folder / str(first)
+    inside = inner.resolve().is_relative_to(folder.resolve())
+    return inner if first and inside and (inner / "config.json").is_file() else None
+
+
+def _json(file: Path) -> Any:
+    """Return what a JSON file holds; an empty mapping where there is none or it is broken."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def _listing(folder: Path) -> str:

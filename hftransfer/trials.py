@@ -32,7 +32,7 @@ LONG_PASS = 0.3  # seconds: no larger batch is tried then
 @contextmanager
 def forward_context(precision: Precision, device: torch.device) -> Iterator[None]:
     """For passes without gradients: inference mode, and autocast to bfloat16 where `precision` says so."""
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         yield
 
 

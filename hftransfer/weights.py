@@ -42,6 +42,7 @@ def pretrained_model(
     """
     if reference.architecture:
         return _from_weights_file(reference, model_config)
+    is_tower = modality == "image" and hasattr(model_config, "vision_config")
     model, report = AUTO_CLASS[modality].from_pretrained(
         reference.path,
         config=model_config,
@@ -50,11 +51,23 @@ def pretrained_model(
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
+        key_mapping=TOWER_NAMES if is_tower else None,
     )
     reshaped = {row[0] for row in report["mismatched_keys"]}
     missing = frozenset(report["missing_keys"]) | reshaped
     _check_tensors(model, missing, set(report["unexpected_keys"]), reference)
-    return model, missing
+    return (_as_saved_plainly(model) if is_tower else model), missing
+
+
+# The tensors of a vision tower that CLIP or SigLIP saved alone are called as inside of the tower.
+TOWER_NAMES = {r"^(?=(embeddings|encoder|pre_layrnorm|post_layernorm|head)\.)": "vision_model."}
+
+
+def _as_saved_plainly(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model that saves its tensors under its own names: transformers undoes on saving what it renamed."""
+    plain = type(model)(model.config)
+    plain.load_state_dict(model.state_dict())
+    return plain.eval()
 
 
 def _check_tensors(model: PreTrainedModel, missing: frozenset[str], unexpected: set[str], reference: Reference) -> None:
@@ -96,12 +109,20 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
     A pickle is read with `weights_only`, which refuses everything but tensors and plain containers.
     """
     if file.suffix == ".safetensors":
-        return load_file(file)
+        return _without_prefixes(load_file(file))
     stored = torch.load(file, map_location="cpu", weights_only=True)
-    for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
+    for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model"):
         if isinstance(stored.get(wrapper), dict):
             stored = stored[wrapper]
-    return {name.removeprefix("module."): tensor for name, tensor in stored.items() if torch.is_tensor(tensor)}
+    return _without_prefixes({name: tensor for name, tensor in stored.items() if torch.is_tensor(tensor)})
+
+
+def _without_prefixes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors without what DataParallel, torch.compile and Lightning put before every name."""
+    for prefix in ("module.", "_orig_mod.", "model.", "net.") * 2:  # they nest: module._orig_mod.
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def _matched_by_order(

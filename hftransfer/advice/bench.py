@@ -102,7 +102,7 @@ class Bench:
         for _ in range(2):
             begin = time.perf_counter()
             for start in range(0, len(items), machine.batch_size):
-                with torch.inference_mode(), machine.context():
+                with torch.no_grad(), machine.context():
                     forward(machine.place(self.work.modality.collate(items[start : start + machine.batch_size])))
             best = min(best, time.perf_counter() - begin)
         return best / len(items)

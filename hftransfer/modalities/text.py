@@ -1,7 +1,10 @@
 """Texts and pairs of texts, tokenised once and padded to the longest of a batch."""
 
 import logging
+import re
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,6 +22,17 @@ def readable(tokens: int) -> int:
     return CHARACTERS_PER_TOKEN * tokens
 
 
+def _content(tokenizer: Any) -> str:
+    """Return a hash of all that a tokenizer does; one written in Python (ESM's, CANINE's) is known by its files."""
+    if hasattr(tokenizer, "backend_tokenizer"):
+        return content_key(tokenizer.backend_tokenizer.to_str())
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return content_key(
+            *(part for file in sorted(Path(folder).iterdir()) for part in (file.name, file.read_bytes()))
+        )
+
+
 class Text:
     name = "text"
     pipeline_task = "text-classification"
@@ -32,6 +46,7 @@ class Text:
     def encode(self, frame: pd.DataFrame) -> list[dict[str, list[int]]]:
         most = readable(self.max_length)
         columns = [[text[:most] for text in frame[name]] for name in ("input", "input_pair") if name in frame]
+        self._report_special(columns)
         encoded = self.tokenizer(*columns, truncation=True, max_length=self.max_length, padding=False)
         self._report_cut(self._cut(columns, encoded))
         return [dict(zip(encoded.keys(), values, strict=True)) for values in zip(*encoded.values(), strict=True)]
@@ -42,6 +57,20 @@ class Text:
             return [bool(encoding.overflowing) for encoding in encoded.encodings]
         whole = self.tokenizer(*columns, truncation=False, padding=False, verbose=False)["input_ids"]
         return [len(ids) > self.max_length for ids in whole]
+
+    def _report_special(self, columns: list[list[str]]) -> None:
+        """Log how many texts hold the name of a special token, and how it is read."""
+        names = [name for name in self.tokenizer.all_special_tokens if len(name) > 1]
+        if not names:
+            return
+        found = re.compile("|".join(map(re.escape, names)))
+        held = [match[0] for row in zip(*columns, strict=True) if (match := found.search("\n".join(row)))]
+        if held:
+            split = self.tokenizer.split_special_tokens
+            log.warning(
+                "%d texts hold names of special tokens such as %r: they are read as %s (model.split_special_tokens).",
+                len(held), held[0], "plain text" if split else "those tokens",
+            )  # fmt: skip
 
     def _report_cut(self, cut: list[bool]) -> None:
         """Say which share of the texts lost its end (transformers truncates without a word)."""
@@ -65,8 +94,12 @@ class Text:
         return labels
 
     def settings(self) -> dict[str, Any]:
-        vocabulary = content_key(self.tokenizer.backend_tokenizer.to_str())
-        return {"tokenizer": type(self.tokenizer).__name__, "vocabulary": vocabulary, "max_length": self.max_length}
+        return {
+            "tokenizer": type(self.tokenizer).__name__,
+            "vocabulary": _content(self.tokenizer),
+            "max_length": self.max_length,
+            "split_special_tokens": self.tokenizer.split_special_tokens,
+        }
 
     def skeleton(self, items: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         return self.collate(items)  # ids and masks are small, and masks are read by every block
