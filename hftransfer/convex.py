@@ -16,6 +16,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from hftransfer.errors import UserError
 from hftransfer.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -117,23 +118,51 @@ def _on_raw(fit: Fit, mean: np.ndarray, scale: np.ndarray, rotation: np.ndarray)
 def make_folds(
     task: Task, targets: np.ndarray, groups: np.ndarray | None, count: int, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Stratified folds (by class; by quartile for regression; by rarest label for multi-label), groups kept together."""
-    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
+    """Divide rows into stratified folds: (train, held-out) row numbers, at most `count` of them.
 
-    strata = strata_of(task, targets)
-    smallest = int(np.bincount(strata)[np.unique(strata)].min())
-    count = max(2, min(count, smallest if task.type == "single_label" else count, len(targets)))
-    if groups is not None and len(np.unique(groups)) >= count:
-        splitter = (
-            StratifiedGroupKFold(count, shuffle=True, random_state=seed) if smallest >= count else GroupKFold(count)
-        )
-        return list(splitter.split(strata, strata, groups))
-    if smallest < count:  # merge strata that are too small to be spread over the folds
-        rare = np.isin(strata, np.flatnonzero(np.bincount(strata) < count))
-        strata = np.where(rare, -1, strata)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # "least populated class": merged above, or a class of one
-        return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(strata, strata))
+    Strata are classes, quartiles for regression, the rarest label for multi-label. A small class is spread over as many
+    folds as it has rows. Groups are kept together: with at most `count` of them, each is held out once. A single group
+    leaves no such division; its rows are divided with a warning. Raises `UserError` for fewer than two rows.
+    """
+    if len(targets) < 2:
+        raise UserError(f"Cross-validation needs at least 2 labelled examples, found {len(targets)}.")
+    strata = np.unique(strata_of(task, targets), return_inverse=True)[1]
+    if groups is None:
+        return _row_folds(strata, count, seed)
+    found = np.unique(groups)
+    if len(found) == 1:
+        log.warning(
+            "All %d examples to fit on are of one group (%s): folds divide its examples, so that validation metrics, "
+            "temperature and prediction sets hold for this group only.", len(targets), found[0],
+        )  # fmt: skip
+        return _row_folds(strata, count, seed)
+    return _group_folds(strata, groups, count, len(found), seed)
+
+
+def _row_folds(strata: np.ndarray, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Deal the shuffled rows of one stratum after the other to the folds: sizes differ by one, of strata too."""
+    order = np.random.default_rng(seed).permutation(len(strata))
+    order = order[np.argsort(strata[order], kind="stable")]
+    fold = np.empty(len(strata), dtype=np.int64)
+    fold[order] = np.arange(len(strata)) % min(count, len(strata))
+    return [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(fold.max() + 1)]
+
+
+def _group_folds(
+    strata: np.ndarray, groups: np.ndarray, count: int, found: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    from sklearn.model_selection import GroupKFold, LeaveOneGroupOut, StratifiedGroupKFold
+
+    if found <= count:
+        return list(LeaveOneGroupOut().split(strata, strata, groups))
+    if np.bincount(strata).max() >= count:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "least populated class": it is in fewer folds
+            splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+            folds = list(splitter.split(strata, strata, groups))
+        if all(len(held_out) for _, held_out in folds):  # few groups of unequal classes can leave a fold empty
+            return folds
+    return list(GroupKFold(count, shuffle=True, random_state=seed).split(strata, strata, groups))
 
 
 def strata_of(task: Task, targets: np.ndarray) -> np.ndarray:

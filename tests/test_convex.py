@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hftransfer.convex import PENALTIES, make_folds, mean_loss, refit, solve_head
+from hftransfer.errors import UserError
 from hftransfer.tasks import Task
 
 
@@ -250,6 +251,45 @@ def test_a_class_of_two_and_a_class_of_one_still_make_folds():
     targets = np.array([0] * 10 + [1] * 2 + [2])
     folds = make_folds(task, targets, None, 5, 0)
     assert sorted(np.concatenate([held_out for _, held_out in folds])) == list(range(13))
+
+
+@pytest.mark.parametrize("kind", ["single_label", "multi_label", "regression"])
+@pytest.mark.parametrize("sites", [2, 3, 4, 5, 6])
+def test_few_groups_are_held_out_one_by_one_instead_of_being_divided(kind, sites):
+    targets = np.arange(60) % 3
+    targets = {"single_label": targets, "multi_label": np.eye(3)[targets], "regression": targets[:, None] * 1.0}[kind]
+    groups = np.arange(60) * sites // 60
+    folds = make_folds(task_of(kind), targets, groups, 5, 0)
+    assert len(folds) == min(5, sites)
+    assert all(not set(groups[train]) & set(groups[held_out]) for train, held_out in folds)
+    assert sorted(np.concatenate([held_out for _, held_out in folds])) == list(range(60))
+
+
+def test_folds_that_divide_the_only_group_are_warned_of(caplog):
+    targets = np.arange(20) % 2
+    assert len(make_folds(task_of("single_label", 2), targets, np.array(["site a"] * 20), 5, 0)) == 5
+    assert "All 20 examples to fit on are of one group (site a)" in caplog.text
+
+
+def test_a_single_example_makes_no_folds():
+    with pytest.raises(UserError, match="Cross-validation needs at least 2 labelled examples, found 1"):
+        make_folds(task_of("single_label"), np.array([0]), None, 5, 0)
+
+
+@pytest.mark.parametrize("rare", [1, 2, 4])
+def test_a_rare_class_does_not_lower_the_number_of_folds_for_all(rare):
+    """It is spread over as many folds as it has examples, and every fold has its share of the others."""
+    targets = np.array([0] * 100 + [1] * 100 + [2] * rare)
+    folds = make_folds(task_of("single_label"), targets, None, 5, 0)
+    assert len(folds) == 5
+    counts = np.array([np.bincount(targets[held_out], minlength=3) for _, held_out in folds])
+    assert (counts[:, :2] == 20).all() and counts[:, 2].max() == 1
+
+
+def test_few_examples_of_every_class_are_never_held_out_together():
+    targets = np.repeat(np.arange(6), 3)
+    folds = make_folds(task_of("single_label", 6), targets, None, 5, 0)
+    assert len(folds) == 5 and all(set(targets[train]) == set(range(6)) for train, _ in folds)
 
 
 def test_two_examples_a_class_are_enough_for_a_head():
