@@ -183,21 +183,10 @@ def _in_process(job: dict[str, Any], form: Form) -> dict[str, Any]:
 
 def compare(form: Form, task: Task, part: Part, scores: np.ndarray, seconds: float) -> Stage:
     """How far `scores` (N, C), in the order of `part`, are from the recorded ones; NaN where a form shows none."""
-    differ = _labels_differ(task, part.scores, scores)
+    differ = task.decides_otherwise(part.scores, scores, NEAR, NEAR_VALUE)
     names = tuple(row for row, other in zip(part.ids, differ, strict=True) if other)
     largest = float(np.nanmax(np.abs(scores - part.scores)))
     return Stage(form.name, largest, float(1 - differ.mean()), seconds, form.bytes, names, form.least_agreement)
-
-
-def _labels_differ(task: Task, recorded: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """(N,) whether the decision is another one, ties apart; for regression, whether a value moved by over 5 % of its spread."""
-    if task.type == "regression":
-        return (np.abs(recorded - found) > NEAR_VALUE * np.maximum(recorded.std(0), 1e-6)).any(1)
-    if task.type == "multi_label":
-        shown = ~np.isnan(found)
-        return (((recorded > 0.5) != (found > 0.5)) & (np.abs(recorded - 0.5) > NEAR / 2) & shown).any(1)
-    top = np.sort(recorded, axis=1)
-    return (recorded.argmax(1) != np.nanargmax(found, axis=1)) & (top[:, -1] - top[:, -2] > NEAR)
 
 
 def readable_rows(run: RecordedRun, rows: int) -> Part:

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-import hftransfer
 from hftransfer.boundary import Batch, Boundary
-from hftransfer.features import Features, FeatureStore, space_key
+from hftransfer.features import Features, FeatureStore, content_key, space_key
 from hftransfer.inference import Machine, passes
 from hftransfer.ladder import Ladder
 from hftransfer.modalities import Modality
 from hftransfer.readout import Reader, Readout
+from hftransfer.weights import architecture_key
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +35,9 @@ class FrozenPass:
     store: FeatureStore
 
     def readouts(
-        self, items: Sequence[Any], keys: Sequence[str], wanted: list[Readout], view: int | None = None
+        self, items: Sequence[Any], keys: Sequence[str], wanted: list[Readout], view: int | None = None, seed: int = 0
     ) -> dict[str, np.ndarray]:
-        """Name -> features (N, D) float32 of every readout. `view` numbers an augmented view of each image."""
+        """Name -> features (N, D) float32 of every readout. `view` numbers an augmented view of each image, by `seed`."""
         reader = Reader(self.model, self.ladder, wanted)
         name = ", ".join(readout.name for readout in wanted)
 
@@ -45,12 +45,13 @@ class FrozenPass:
             self.model.eval()
 
             title = f"features ({name})"
-            for found, read in passes(self.modality, items, positions, self.machine, reader, title, view is not None):
+            seeds = None if view is None else [_seed_of_view(keys[position], seed) for position in range(len(keys))]
+            for found, read in passes(self.modality, items, positions, self.machine, reader, title, seeds):
                 yield found, {key: value.float().cpu().numpy() for key, value in read.items()}
 
         keys = keys if view is None else [f"{key}-view{view}" for key in keys]
         features = self._collect(
-            keys, compute, {"readouts": name, "view": self._view_settings(view)}, f"features {name}"
+            keys, compute, {"readouts": name, "view": self._view_settings(view, seed)}, f"features {name}"
         )
         return {name: np.asarray(features[name]) for name in features.names}
 
@@ -64,8 +65,8 @@ class FrozenPass:
                 hidden = boundary.activations(batch).float().cpu()
                 if "attention_mask" not in batch:
                     return list(hidden.numpy())
-                lengths = batch["attention_mask"].sum(1).tolist()
-                return [row[:length].numpy() for row, length in zip(hidden, lengths, strict=True)]
+                masks = batch["attention_mask"].bool().cpu()  # by the mask: some tokenizers pad on the left
+                return [row[mask].numpy() for row, mask in zip(hidden, masks, strict=True)]
 
             for found, rows in passes(self.modality, items, positions, self.machine, forward, title):
                 yield found, {"boundary": rows}
@@ -80,16 +81,26 @@ class FrozenPass:
             inputs=self.modality.settings(),
             precision=str(self.machine.autocast or torch.float32),
             device=self.machine.device.type,
-            versions={"torch": torch.__version__.split("+")[0], "hftransfer": hftransfer.__version__},
+            network=architecture_key(self.model),
         )
         share = (self.machine.rank, self.machine.world_size)
         return self.store.collect(space, list(keys), compute, about, share, self.machine.barrier)
 
-    def _view_settings(self, view: int | None) -> Any:
-        return None if view is None else self.modality.augmentation.model_dump()
+    def _view_settings(self, view: int | None, seed: int) -> Any:
+        return None if view is None else {"seed": seed} | self.modality.augmentation.model_dump()
+
+
+def _seed_of_view(key: str, seed: int) -> int:
+    """Return the seed of one view of one image: the same whatever else the store lacks."""
+    return int(content_key(key, str(seed))[:15], 16)
 
 
 def replayed_batch(stored: Features, modality: Modality, items: Sequence[Any], positions: Sequence[int]) -> Batch:
-    """A batch that starts at the boundary (see `boundary.Boundary.replaying`)."""
-    hidden = nn.utils.rnn.pad_sequence(stored.tensors("boundary", positions), batch_first=True)
-    return modality.skeleton(items) | {"boundary": hidden}
+    """Return a batch that starts at the boundary (see `boundary.Boundary.replaying`), padded where its mask says so."""
+    batch, rows = modality.skeleton(items), stored.tensors("boundary", positions)
+    if "attention_mask" not in batch:
+        return batch | {"boundary": torch.stack(rows)}
+    mask = batch["attention_mask"].bool()
+    hidden = rows[0].new_zeros((*mask.shape, *rows[0].shape[1:]))
+    hidden[mask] = torch.cat(rows)
+    return batch | {"boundary": hidden}

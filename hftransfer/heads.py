@@ -1,5 +1,6 @@
 """Where a model's head is, and a new one in its place; read from the module tree, with no table of architectures."""
 
+import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,23 +47,63 @@ def head_parameters(model: "PreTrainedModel") -> tuple[str, ...]:
 
 
 def final_linear(model: "PreTrainedModel") -> nn.Linear:
-    """The linear layer whose outputs are the logits. Raises `UserError` when the model ends in something else."""
+    """Return the linear layer whose outputs are the logits. Raises `UserError` when the model ends in something else."""
     return _last_linear(model)[1]
 
 
+def output_layers(model: "PreTrainedModel") -> tuple[nn.Linear, ...]:
+    """Return all linear layers whose outputs make up the logits, in order of the module tree.
+
+    Distilled DeiT and LeViT have two and answer with their mean; most networks have one. Raises `UserError` when there
+    is none.
+    """
+    return tuple(_output_layers(model).values())
+
+
 def _last_linear(model: "PreTrainedModel") -> tuple[str, nn.Linear]:
+    return list(_output_layers(model).items())[-1]
+
+
+def plain_name(name: str) -> str:
+    """Return a parameter's path in the plain model, from its path under peft's wrapper."""
+    name = name.removeprefix("base_model.model.").replace(".base_layer", "").replace(".modules_to_save.default", "")
+    return name.replace(".original_module", "")
+
+
+def _output_layers(model: "PreTrainedModel") -> dict[str, nn.Linear]:
     size = model.config.num_labels
-    found = [
-        (name, module)
+    # Of a head that peft wraps, the copy that trains comes last and stands for both.
+    found = {
+        plain_name(name): (name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module.out_features == size
-    ]
+    }
+    if len(found) > 1:
+        growing = _grow_with_labels(model) & found.keys() or {list(found)[-1]}
+        found = {name: layer for name, layer in found.items() if name in growing}
     if not found:
         raise UserError(
             f"{type(model).__name__} does not end in a linear layer with {size} outputs, so it cannot be given a new "
             "head. Choose another checkpoint of the same kind."
         )
-    return found[-1]
+    return dict(found.values())
+
+
+def _grow_with_labels(model: "PreTrainedModel") -> set[str]:
+    """Return the paths of the linear layers that are one output wider in the same network for one label more.
+
+    A hidden layer may have as many outputs as there are labels by chance. Empty where the network cannot be made again.
+    """
+    config = copy.deepcopy(model.config)
+    config.num_labels = model.config.num_labels + 1
+    kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    try:
+        with torch.device("meta"):
+            wider = kind(config)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError):
+        return set()
+    linear = {name: module for name, module in wider.named_modules() if isinstance(module, nn.Linear)}
+    return {name for name, module in linear.items() if module.out_features == config.num_labels}
 
 
 @torch.no_grad()
@@ -90,11 +131,11 @@ def _reset(module: nn.Module, std: float) -> None:
 
 @torch.no_grad()
 def reorder_head(model: "PreTrainedModel", rows: list[int]) -> None:
-    """Puts the outputs of the last linear layer in the order `rows` (old indices)."""
-    linear = final_linear(model)
-    for tensor in (linear.weight, linear.bias):
-        if tensor is not None:
-            tensor.copy_(tensor[rows].clone())
+    """Put the outputs of the last linear layers in the order `rows` (old indices)."""
+    for linear in output_layers(model):
+        for tensor in (linear.weight, linear.bias):
+            if tensor is not None:
+                tensor.copy_(tensor[rows].clone())
 
 
 def describe_head(model: "PreTrainedModel") -> str:

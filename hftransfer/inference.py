@@ -75,14 +75,25 @@ class Items(Dataset):
 
 @dataclass(frozen=True)
 class Collate:
-    """Makes (positions, batch); an object rather than a closure, so that loader workers can receive it."""
+    """Makes (positions, batch); an object rather than a closure, so that loader workers can receive it.
+
+    With `seeds`, one for each position, every item is augmented by its own: the batch it is in plays no part.
+    """
 
     modality: Modality
-    training: bool = False
+    seeds: Sequence[int] | None = None
 
     def __call__(self, rows: list[tuple[int, Any]]) -> tuple[list[int], dict[str, Tensor]]:
         positions, items = zip(*rows, strict=True)
-        return list(positions), self.modality.collate(items, self.training)
+        if self.seeds is None:
+            return list(positions), self.modality.collate(items)
+        views = [self._view(item, self.seeds[position]) for position, item in rows]
+        return list(positions), {name: torch.cat([view[name] for view in views]) for name in views[0]}
+
+    def _view(self, item: Any, seed: int) -> dict[str, Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.modality.collate([item], training=True)
 
 
 def batches_of_like_length(lengths: Sequence[int], positions: Sequence[int], size: int) -> list[list[int]]:
@@ -98,13 +109,17 @@ def passes(
     machine: Machine,
     forward: Callable[[dict[str, Tensor]], Any],
     title: str,
-    training: bool = False,
+    seeds: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[int], Any]]:
-    """Run `forward` over batches of the rows at `positions`: yields (positions of the batch, what it returned)."""
+    """Run `forward` over batches of the rows at `positions`: yields (positions of the batch, what it returned).
+
+    The stream of random numbers stays as it is, so that a pass that the feature store spares changes nothing after it.
+    With `seeds`, one for each of `items`, images come augmented.
+    """
     batches = batches_of_like_length(modality.lengths(items), positions, machine.batch_size)
     loader = DataLoader(
-        Items(items), batch_sampler=batches, collate_fn=Collate(modality, training), num_workers=machine.workers,
-        pin_memory=machine.device.type == "cuda",
+        Items(items), batch_sampler=batches, collate_fn=Collate(modality, seeds), num_workers=machine.workers,
+        pin_memory=machine.device.type == "cuda", generator=torch.Generator(),
     )  # fmt: skip
     hidden = machine.rank > 0 or len(batches) < 2
     with (
@@ -147,16 +162,15 @@ def predict_logits(
     `training` gives each image in an augmented view, drawn by `seed`.
     """
     model.eval()
-    if training:
-        torch.manual_seed(seed)
+    seeds = [seed * len(items) + position for position in range(len(items))] if training else None
     mine = range(machine.rank, len(items), machine.world_size)
-    results = passes(modality, items, mine, machine, lambda batch: model(**batch).logits, "predict", training)
+    results = passes(modality, items, mine, machine, lambda batch: model(**batch).logits, "predict", seeds)
     rows = [(positions, logits.float().cpu().numpy()) for positions, logits in results]
-    return in_order((row for share in machine.gather(rows) for row in share), len(items))
+    return in_order((row for share in machine.gather(rows) for row in share), len(items), model.config.num_labels)
 
 
-def in_order(batches: Iterable[tuple[list[int], np.ndarray]], count: int) -> np.ndarray:
-    """Rows of batches put back in the order of their positions; each position exactly once."""
+def in_order(batches: Iterable[tuple[list[int], np.ndarray]], count: int, width: int) -> np.ndarray:
+    """Rows of batches put back in the order of their positions; each position exactly once. No rows: (0, `width`)."""
     result: np.ndarray | None = None
     seen = np.zeros(count, dtype=int)
     for positions, values in batches:
@@ -166,4 +180,4 @@ def in_order(batches: Iterable[tuple[list[int], np.ndarray]], count: int) -> np.
         np.add.at(seen, positions, 1)
     if count and (result is None or (seen != 1).any()):
         raise RuntimeError(f"expected every row once, found {int((seen != 1).sum())} rows missing or repeated")
-    return result if result is not None else np.empty((0,))
+    return result if result is not None else np.empty((0, width), dtype=np.float32)

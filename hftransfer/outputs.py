@@ -21,6 +21,7 @@ from hftransfer.predictions import Predictions, prediction_table
 from hftransfer.probe import Probe
 from hftransfer.receipt import Sizes, receipt
 from hftransfer.repeats import cross_validate_head
+from hftransfer.self_check import check_saved_model
 from hftransfer.strategies import Plan
 from hftransfer.strategies.base import rates_by_rung
 from hftransfer.tasks import Task
@@ -134,6 +135,7 @@ def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictio
     if record.probe is not None:
         _out_of_fold_table(work, record.probe, predictions.temperature).to_parquet(folder / "oof.parquet", index=False)
     save_model(model, work.checkpoint.processor, folder / "model")
+    checked = check_saved_model(folder / "model", work, model, predictions, record.probe)
     trust = fit_trust(work, model, predictions, record.probe)
     if trust is not None:
         trust.write(folder, data.task)
@@ -154,7 +156,7 @@ def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictio
     run_folder.write_json(
         folder / "receipt.json", receipt(record.plan.ladder, record.sizes, rates, record.before, record.after)
     )
-    run_folder.write_json(folder / run_folder.COMPLETE, _about(work, record, predictions))
+    run_folder.write_json(folder / run_folder.COMPLETE, _about(work, record, predictions) | {"self_check": checked})
     return metrics
 
 

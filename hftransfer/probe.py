@@ -14,7 +14,7 @@ from hftransfer.boundary import Batch, Boundary
 from hftransfer.convex import ConvexHead, make_folds, solve_head
 from hftransfer.errors import UserError
 from hftransfer.frozen_pass import FrozenPass
-from hftransfer.heads import final_linear
+from hftransfer.heads import final_linear, output_layers
 from hftransfer.ladder import Ladder
 from hftransfer.readout import (
     Readout,
@@ -156,7 +156,7 @@ def solve_probe(frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, 
     if best.pooling == "mean":
         final = _deployed_features(frozen, final)
         head = solved.problem.solve(final, best)
-    fold_in(model, head)
+    fold_in(model, head, sample(frozen, rows))
     tried = [(read, final if readout == best else read) for readout, read in solved.features.items()]
     return Probe(head, best, {r.name: heads[r].loss for r in wanted}, final, tried, constant)
 
@@ -187,7 +187,7 @@ class _Problem:
         groups = rows.groups[rows.fitted] if rows.groups is not None else None
         folds = make_folds(task, rows.targets[rows.fitted], groups, config.folds, seed)
         items, keys = [rows.items[i] for i in rows.fitted], [rows.keys[i] for i in rows.fitted]
-        views = [frozen.readouts(items, keys, wanted, view) for view in range(config.views)]
+        views = [frozen.readouts(items, keys, wanted, view, seed) for view in range(config.views)]
         return cls(rows, task, folds, config, final_linear(frozen.model).bias is not None, views)
 
     def solve(self, features: np.ndarray, readout: Readout) -> ConvexHead:
@@ -237,12 +237,40 @@ def _deployed_features(frozen: FrozenPass, pooled: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def fold_in(model: nn.Module, head: ConvexHead) -> None:
-    """The solved head as the weights of the model's last linear layer."""
-    linear = final_linear(model)
+def fold_in(model: nn.Module, head: ConvexHead, batch: Batch) -> None:
+    """Put the solved head into the model's last linear layer, so that the logits are the head's.
+
+    Where the logits are the mean of several layers (distilled DeiT), the others are silenced and the share of the last
+    one is found on `batch`. Raises `UserError` where the logits are no fixed multiple of that layer's outputs.
+    """
+    *others, linear = output_layers(model)
+    for tensor in (t for other in others for t in (other.weight, other.bias) if t is not None):
+        tensor.zero_()
     linear.weight.copy_(torch.from_numpy(head.weight))
     if linear.bias is not None:
         linear.bias.copy_(torch.from_numpy(head.bias))
+    if others:
+        share = _share_of_logits(model, linear, batch)
+        for tensor in (t for t in (linear.weight, linear.bias) if t is not None):
+            tensor.div_(share)
+
+
+def _share_of_logits(model: nn.Module, linear: nn.Linear, batch: Batch) -> float:
+    """Return the factor between a layer's outputs and the logits on `batch`, in evaluation mode."""
+    caught: list[torch.Tensor] = []
+    hook = linear.register_forward_hook(lambda module, args, output: caught.append(output))
+    try:
+        logits = model.eval()(**batch).logits
+    finally:
+        hook.remove()
+    same = caught[0].shape == logits.shape
+    share = float((logits * caught[0]).sum() / (caught[0] ** 2).sum()) if same else 0.0
+    if not share or not torch.allclose(logits, share * caught[0], atol=1e-4 * float(logits.abs().max())):
+        raise UserError(
+            f"{type(model).__name__} makes its logits of several layers in a way that a linear probe cannot take over. "
+            "Use strategy.head_init=random, or a checkpoint of the plain class with one classifier."
+        )
+    return share
 
 
 @torch.no_grad()
@@ -250,17 +278,17 @@ def fold_scale(model: nn.Module, task: Task) -> None:
     """The scale of the targets, so that the plain model answers in the user's units (regression; see `Task.mean`)."""
     if task.type != "regression" or not task.std:
         return
-    linear = final_linear(model)
-    std = torch.tensor(task.std, device=linear.weight.device)
-    linear.weight.mul_(std[:, None])
-    if linear.bias is not None:
-        linear.bias.mul_(std).add_(torch.tensor(task.mean, device=linear.bias.device))
+    for linear in output_layers(model):  # a mean of scaled outputs is the scaled mean
+        std = torch.tensor(task.std, device=linear.weight.device)
+        linear.weight.mul_(std[:, None])
+        if linear.bias is not None:
+            linear.bias.mul_(std).add_(torch.tensor(task.mean, device=linear.bias.device))
 
 
 @torch.no_grad()
 def fold_temperature(model: nn.Module, temperature: float) -> None:
     """The temperature, so that every way to run the model gives calibrated probabilities (Guo et al. 2017)."""
-    linear = final_linear(model)
-    linear.weight.div_(temperature)
-    if linear.bias is not None:
-        linear.bias.div_(temperature)
+    for linear in output_layers(model):
+        linear.weight.div_(temperature)
+        if linear.bias is not None:
+            linear.bias.div_(temperature)

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +26,16 @@ DEFAULT_LENGTH = 512  # tokens
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """What a model wants to see: `size` (height, width) in pixels, and (x - mean) / std per channel for x in 0..1."""
+    """What a model wants to see: `size` (height, width) in pixels, and (x - mean) / std per channel for x in 0..1.
+
+    `resized` is the side in pixels that a square image is resized to before it is cropped to `size`.
+    """
 
     size: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str
+    resized: int = field(default=0, compare=False)
 
 
 def image_settings(processor: Any) -> ImageSettings:
@@ -54,7 +58,19 @@ def image_settings(processor: Any) -> ImageSettings:
         tuple(round(float(value), 6) for value in mean),
         tuple(round(float(value), 6) for value in std),
         _interpolation(processor),
+        _resized_side(processor, low, high),
     )
+
+
+def _resized_side(processor: Any, low: np.ndarray, high: np.ndarray) -> int:
+    """Return the side that a square image has after resizing, from the slope of a ramp of grey in what comes out."""
+    side = 1000
+    ramp = np.tile(np.linspace(0, 255, side).round().astype(np.uint8)[None, :, None], (side, 1, 3))
+    pixels = processor(images=Image.fromarray(ramp), return_tensors="pt")["pixel_values"][0].double().numpy()
+    share = ((pixels.mean(1) - low[:, None]) / (high - low)[:, None]).mean(0)  # of the way across the image, by column
+    inner = slice(len(share) // 10, -(len(share) // 10) or None)
+    slope = np.polyfit(np.arange(len(share))[inner], share[inner], 1)[0]
+    return int(np.ceil(1 / slope - 1e-6)) if slope > 0 else max(pixels.shape[1:])
 
 
 def _answer(processor: Any, value: int, shape: tuple[int, int]) -> np.ndarray:

@@ -137,6 +137,20 @@ class Task:
             return scores.argmax(-1)
         return (scores > 0.5).astype(np.float32) if self.type == "multi_label" else scores
 
+    def decides_otherwise(self, recorded: np.ndarray, found: np.ndarray, tie: float, share: float = 0.05) -> np.ndarray:
+        """Return for each example (N,) whether two arrays of scores (N, C) decide differently, ties apart.
+
+        `found` may hold NaN for scores that are not shown. Values of a regression differ when they are farther apart than
+        `share` of their spread.
+        """
+        if self.type == "regression":
+            return (np.abs(recorded - found) > share * np.maximum(recorded.std(0), 1e-6)).any(1)
+        if self.type == "multi_label":
+            shown = ~np.isnan(found)
+            return (((recorded > 0.5) != (found > 0.5)) & (np.abs(recorded - 0.5) > tie / 2) & shown).any(1)
+        top = np.sort(recorded, axis=1)
+        return (recorded.argmax(1) != np.nanargmax(found, axis=1)) & (top[:, -1] - top[:, -2] > tie)
+
     def decode(self, prediction: Any) -> Any:
         """A prediction or target in the user's words: a name, a list of names, or a float or list of floats."""
         if self.type == "single_label":

@@ -136,7 +136,7 @@ def answers(
     results = passes(
         modality, items, range(len(items)), machine, lambda batch: torch.cat(read_answers(model, batch), 1), "predict"
     )
-    both = in_order(((positions, found.float().cpu().numpy()) for positions, found in results), len(items))
+    both = in_order(((positions, found.float().cpu().numpy()) for positions, found in results), len(items), size)
     return both[:, :size], both[:, size:]
 
 

@@ -6,9 +6,13 @@ word.
 """
 
 import hashlib
+import importlib.metadata
+import inspect
+import json
 import logging
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -177,6 +181,45 @@ def check_finite(model: PreTrainedModel, reference: Reference) -> None:
     bad = [n for n, tensor in model.named_parameters() if not (tensor.sum().isfinite() or tensor.isfinite().all())]
     if bad:
         raise UserError(f"The weights of {reference.name} hold values that are not finite{_few(bad)}.")
+
+
+# Of a config, what no forward pass reads: names, labels, paths, and how tensors were stored.
+NOT_COMPUTED_WITH = {
+    "_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id", "num_labels", "problem_type", "torch_dtype",
+    "transformers_version", "finetuning_task", "label_names", "label_descriptions",
+}  # fmt: skip
+
+
+def architecture_key(model: PreTrainedModel) -> str:
+    """Return what a forward pass depends on besides tensors and inputs, as canonical JSON.
+
+    The class, the complete config without labels and paths, the attention implementation, the code of a remote
+    checkpoint, and the versions of the libraries that compute.
+    """
+    code = inspect.getsourcefile(type(model))
+    remote = type(model).__module__.startswith("transformers_modules") and code
+    ingredients = {
+        "class": type(model).__name__,
+        "config": _computed_with(model.config.to_dict()),
+        "attention": str(getattr(model.config, "_attn_implementation", None)),
+        "code": hashlib.sha256(Path(code).read_bytes()).hexdigest() if remote else None,
+        "versions": library_versions(),
+    }
+    return json.dumps(ingredients, sort_keys=True, default=str)
+
+
+def _computed_with(value: Any) -> Any:
+    """Return a config, or a part of one, without the entries of `NOT_COMPUTED_WITH`."""
+    if isinstance(value, dict):
+        return {str(k): _computed_with(inner) for k, inner in value.items() if k not in NOT_COMPUTED_WITH}
+    return [_computed_with(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Return the versions of all libraries that have a part in what a network gives for an input."""
+    names = ("torch", "torchvision", "transformers", "tokenizers", "timm", "pillow", "hftransfer")
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 def weights_hash(model: torch.nn.Module, leave_out: frozenset[str] = frozenset()) -> str:

@@ -17,7 +17,7 @@ from hftransfer.config import RunConfig
 from hftransfer.data import LabelledData
 from hftransfer.features import Features, FeatureStore, content_key
 from hftransfer.frozen_pass import FrozenPass, replayed_batch
-from hftransfer.heads import final_linear
+from hftransfer.heads import final_linear, output_layers
 from hftransfer.inference import Machine, predict_logits
 from hftransfer.ladder import Ladder
 from hftransfer.modalities import Modality, make_modality
@@ -27,7 +27,7 @@ from hftransfer.quick_ops import REPLACED
 from hftransfer.readout import open_head
 from hftransfer.strategies import Plan, ProbeStrategy
 from hftransfer.tasks import Task
-from hftransfer.weights import weights_hash
+from hftransfer.weights import architecture_key, weights_hash
 
 log = logging.getLogger(__name__)
 
@@ -87,15 +87,15 @@ def features_identity(checkpoint: Checkpoint) -> str:
 
     A fresh layer that could not be opened (see `open_head`) is random: another seed must not be served its features.
     """
-    last = final_linear(checkpoint.model)
+    last = output_layers(checkpoint.model)
     above = {name for name in checkpoint.new_parameters if _belongs_to(checkpoint.model, name, last)}
     below = checkpoint.new_parameters - above
     others = frozenset(name for name in checkpoint.model.state_dict() if name not in below)
     return content_key(checkpoint.weights_hash, weights_hash(checkpoint.model, leave_out=others))
 
 
-def _belongs_to(model: nn.Module, name: str, module: nn.Module) -> bool:
-    return model.get_submodule(name.rpartition(".")[0]) is module
+def _belongs_to(model: nn.Module, name: str, modules: tuple[nn.Module, ...]) -> bool:
+    return any(model.get_submodule(name.rpartition(".")[0]) is module for module in modules)
 
 
 def prepare(
@@ -177,7 +177,8 @@ def _machine(
     def training() -> dict[str, Any]:
         return {"precision": trials.measure_precision(model, make_batch(16), device, training=True)}
 
-    key = f"{checkpoint.weights_hash}-{compute.device_name(device)}-{threads.threads}-{modality.settings()}"
+    network = architecture_key(model)
+    key = f"{checkpoint.weights_hash}-{compute.device_name(device)}-{threads.threads}-{modality.settings()}-{network}"
     found = trials.remembered(f"inference-{key}", inference)
     wanted = config.training.bf16
     forward_bf16 = found["precision"] == "bf16" if wanted is None else wanted
@@ -210,13 +211,35 @@ def stored_activations(work: Work, plan: Plan) -> tuple[Boundary | None, Feature
     if plan.boundary is None or (augmentation and augmentation.level != "none"):
         return None, None
     boundary = Boundary(work.model, plan.ladder, plan.boundary)
-    sample = work.machine.place(work.modality.collate(work.items[:4]))
-    if not boundary.is_exact(sample):
-        log.info("Activations are not stored: %s cannot be run from a boundary", type(work.model).__name__)
-        return None, None
-    log.info("Activations below %s are computed once", plan.ladder.rung_name(plan.boundary))
-    keys = work.data.frame["digest"].tolist()
-    return boundary, work.frozen(plan.ladder).boundary(work.items, keys, boundary)
+    few = _of_all_lengths(work)
+    if boundary.is_exact(work.machine.place(work.modality.collate([work.items[row] for row in few]))):
+        log.info("Activations below %s are computed once", plan.ladder.rung_name(plan.boundary))
+        keys = work.data.frame["digest"].tolist()
+        stored = work.frozen(plan.ladder).boundary(work.items, keys, boundary)
+        if _replays(work, boundary, stored, few):
+            return boundary, stored
+    log.info("Activations are not stored: %s cannot be run from a split point", type(work.model).__name__)
+    return None, None
+
+
+def _of_all_lengths(work: Work, count: int = 4) -> list[int]:
+    """Return numbers of a few rows, from the shortest input to the longest."""
+    ordered = np.argsort(work.modality.lengths(work.items), kind="stable")
+    return ordered[np.unique(np.linspace(0, len(ordered) - 1, count).astype(int))].tolist()
+
+
+def _replays(work: Work, boundary: Boundary, stored: Features, rows: list[int]) -> bool:
+    """Return whether rows of different length give the live network's logits from what is stored of them."""
+    items = [work.items[row] for row in rows]
+    work.model.eval()
+    with torch.no_grad(), work.machine.context():
+        live = work.model(**work.machine.place(work.modality.collate(items))).logits.float()
+        with boundary.replaying():
+            replayed = work.model(
+                **work.machine.place(replayed_batch(stored, work.modality, items, rows))
+            ).logits.float()
+    tolerance = 1e-3 if work.machine.autocast is None else 0.05
+    return torch.allclose(live, replayed, atol=tolerance * max(1.0, live.abs().max().item()))
 
 
 # --- predictions ------------------------------------------------------------------------------------------------------

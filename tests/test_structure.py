@@ -27,7 +27,7 @@ LEVELS = [
     {"frozen_pass", "report", "certificate", "quantise", "callbacks", "arguments"},
     {"loop", "probe", "card"},
     {"work", "hub"},
-    {"trust", "doctor", "ranking"},
+    {"trust", "doctor", "ranking", "self_check"},
     {"predictor"},
     {"outputs", "uploads", "export", "explain", "labelling"},
     {"serving"},

@@ -12,6 +12,7 @@ class Modality(Protocol):
 
     name: str
     pipeline_task: str  # the task name of `transformers.pipeline`
+    processor_type: str  # the class of transformers that loads the saved processor
     truncated_share: float  # of the rows last encoded, how many lost their end
     augmentation: Any  # the `AugmentationConfig` of training batches; None where examples are never changed
 
@@ -25,6 +26,10 @@ class Modality(Protocol):
 
     def collate(self, items: Sequence[Any], training: bool = False) -> dict[str, torch.Tensor]:
         """The model's inputs for a batch; `training` applies the augmentation, otherwise the transform that is saved."""
+        ...
+
+    def plain_batch(self, processor: Any, frame: pd.DataFrame) -> dict[str, torch.Tensor]:
+        """Return raw inputs as an outside user's `processor` reads them, in one batch."""
         ...
 
     def mix(self, batch: dict[str, torch.Tensor], labels: torch.Tensor, classes: int) -> torch.Tensor:

@@ -36,6 +36,7 @@ def _content(tokenizer: Any) -> str:
 class Text:
     name = "text"
     pipeline_task = "text-classification"
+    processor_type = "AutoTokenizer"
     augmentation = None
 
     def __init__(self, tokenizer: Any):
@@ -89,6 +90,11 @@ class Text:
         return dict(
             self.tokenizer.pad([{k: v for k, v in item.items() if k in names} for item in items], return_tensors="pt")
         )
+
+    def plain_batch(self, tokenizer: Any, frame: pd.DataFrame) -> dict[str, torch.Tensor]:
+        """Return raw texts as a plain `tokenizer` reads them, padded into one batch."""
+        columns = [frame[name].tolist() for name in ("input", "input_pair") if name in frame]
+        return dict(tokenizer(*columns, truncation=True, padding=True, return_tensors="pt"))
 
     def mix(self, batch: dict[str, torch.Tensor], labels: torch.Tensor, classes: int) -> torch.Tensor:
         return labels

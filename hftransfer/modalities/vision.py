@@ -32,6 +32,7 @@ class AugmentationConfig(Settings):
 class Vision:
     name = "image"
     pipeline_task = "image-classification"
+    processor_type = "AutoImageProcessor"
     truncated_share = 0.0
 
     def __init__(self, processor: Any, augmentation: AugmentationConfig):
@@ -51,8 +52,12 @@ class Vision:
     def collate(self, items: Sequence[Any], training: bool = False) -> dict[str, torch.Tensor]:
         if training and self.augmentation.level in ("light", "strong"):
             return {"pixel_values": torch.stack([self._augment(self._kept.open(item)) for item in items])}
-        images = [open_image(item, at_least=max(self.image_settings.size)) for item in items]
+        images = [open_image(item, at_least=2 * self.image_settings.resized) for item in items]
         return {"pixel_values": self.processor(images=images, return_tensors="pt")["pixel_values"]}
+
+    def plain_batch(self, processor: Any, frame: pd.DataFrame) -> dict[str, torch.Tensor]:
+        """Return images, decoded at their full size, as a plain `processor` reads them."""
+        return dict(processor(images=[open_image(value) for value in frame["input"]], return_tensors="pt"))
 
     @cached_property
     def _kept(self) -> KeptImages:

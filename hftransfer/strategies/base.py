@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hftransfer.heads import plain_name
 from hftransfer.ladder import Ladder
 from hftransfer.settings import Settings
 from hftransfer.strategies.head import HeadConfig
@@ -91,12 +92,6 @@ class Plan:
 
     def is_open(self, rung: int, progress: float) -> bool:
         return progress >= self.opens_at.get(rung, 0.0) - 1e-9  # shares are sums of fractions
-
-
-def plain_name(name: str) -> str:
-    """A parameter's path in the plain model, from its path under peft's wrapper."""
-    name = name.removeprefix("base_model.model.").replace(".base_layer", "").replace(".modules_to_save.default", "")
-    return name.replace(".original_module", "")
 
 
 class Strategy(Settings):
