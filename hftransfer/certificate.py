@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 ROWS = 16
 NEAR = 0.02  # two scores nearer than this are a tie, which rounding may decide either way
 NEAR_VALUE = 0.05  # two values of a regression agree within this share of their spread
-EIGHT_BITS = 0.95  # an 8-bit model may decide otherwise this far: it is refused where fewer decisions surely agree
+EIGHT_BITS = 0.9  # non-inferiority margin: surely so many decisions of an 8-bit model are those of the original
 
 
 @dataclass(frozen=True)
@@ -120,16 +120,24 @@ def forms_of(run: RecordedRun) -> list[Form]:
     if (run.folder / "adapter").is_dir():
         forms.append(Form("adapter on its base", "adapter", run.folder, _bytes(run.folder / "adapter")))
     for file in sorted(run.folder.glob("exports/*/export.json")):
-        forms.append(_exported(file.parent, read_json(file)["format"]))
+        forms.append(_exported(file.parent, read_json(file)))
     if importlib.util.find_spec("gradio"):
         return [*forms, Form("demo", "demo", run.folder, run.model_bytes)]
     log.info("The demo is not part of the round trip: it needs gradio (pip install 'hftransfer[demo]')")
     return forms
 
 
-def _exported(folder: Path, format: str) -> Form:
+def _exported(folder: Path, comparison: dict[str, Any]) -> Form:
+    """Raises `UserError` for an 8-bit form whose comparison with the original does not show that it decides alike."""
+    format = comparison["format"]
+    eight_bits = format.endswith("int8")
+    if eight_bits and comparison["agreement"]["low"] < EIGHT_BITS:
+        raise UserError(
+            f"{folder} is not shown to decide as the original: the lower end of its agreement is "
+            f"{comparison['agreement']['low']:.1%}, expected {EIGHT_BITS:.0%}. Remove it, or export it again."
+        )
     asked_through = "onnx" if format.startswith("onnx") else "pipeline"
-    return Form(format, asked_through, folder, _bytes(folder), EIGHT_BITS if format.endswith("int8") else 1.0)
+    return Form(format, asked_through, folder, _bytes(folder), EIGHT_BITS if eight_bits else 1.0)
 
 
 def _bytes(folder: Path) -> int:

@@ -128,7 +128,7 @@ def test_every_form_of_a_run_is_asked(runs, here):
     stages = {stage["name"]: stage for stage in certificate["stages"]}
     assert list(stages) == STAGES
     exact = [stage["max_difference"] for name, stage in stages.items() if name != "onnx-int8"]
-    assert max(exact) < 1e-5 < stages["onnx-int8"]["max_difference"] and stages["onnx-int8"]["least_agreement"] == 0.95
+    assert max(exact) < 1e-5 < stages["onnx-int8"]["max_difference"] and stages["onnx-int8"]["least_agreement"] == 0.9
     assert stages["adapter on its base"]["bytes"] < stages["pipeline"]["bytes"]
     check(certificate)
 

@@ -28,6 +28,8 @@ def runs(tmp_path_factory):
     for name, kind in (("conv", "image"), ("vit", "image"), ("text", "text"), ("pair", "pair")):
         folder = tmp_path_factory.mktemp(name)
         values = configuration("lora" if name == "pair" else "probe", kind, folder).model_dump(mode="json")
+        if name == "conv":
+            values["data"]["train"] = str(tiny.image_folder(folder / "many", per_class=40))
         if name == "vit":
             values["model"]["name"] = str(tiny.VISION_FAMILIES["vit"](folder / "vit"))
         if name == "text":
@@ -80,7 +82,7 @@ def test_eight_bits_keep_the_decisions_and_the_averaging_layer(runs, tmp_path):
     kinds = [node.op_type for node in onnx.load(folder / "model.onnx").graph.node]
     assert kinds.count("MatMulInteger") >= 6 and "MatMul" in kinds
     comparison = json.loads((folder / "export.json").read_text())
-    assert comparison["agreement"]["high"] >= 0.95 and comparison["max_difference"] > 0
+    assert comparison["agreement"]["low"] >= 0.9 and comparison["max_difference"] > 0
     assert {path.name for path in folder.iterdir()} >= {"model.onnx", "config.json", "tokenizer.json", "export.json"}
     assert not list(folder.glob("float*"))
     console = Console(record=True, width=120)
@@ -96,11 +98,13 @@ def test_eight_bits_of_a_convolutional_net_are_calibrated_on_training_rows(runs,
     about = json.loads((runs["conv"] / "run.json").read_text())
     assert json.loads(session_of(folder).get_modelmeta().custom_metadata_map["labels"]) == about["task"]["names"]
     comparison = json.loads((folder / "export.json").read_text())
-    assert comparison["agreement"]["high"] >= 0.95 and 0 < comparison["max_difference"]
+    assert comparison["agreement"]["low"] >= 0.9 and 0 < comparison["max_difference"]
     assert set(comparison["sides"]["onnx-int8"]["seconds_per_input"]) == {"1", "16"}
     given = module._calibration(RecordedRun.open(runs["conv"]), load(runs["conv"], use_cpu=True))
     train = pd.read_parquet(runs["conv"] / "splits.parquet")["split"] == "train"
-    assert sum(len(batch["pixel_values"]) for batch in given) == min(module.CALIBRATION_ROWS, train.sum())
+    calibrated = sum(len(batch["pixel_values"]) for batch in given)
+    assert calibrated == min(module.CALIBRATION_ROWS, (train.sum() + 1) // 2)  # half compares the two models
+    assert comparison["rows"] == len(train) - calibrated
 
 
 def test_the_merged_model_loads_in_a_plain_pipeline(runs, tmp_path):
@@ -131,9 +135,26 @@ def test_eight_bits_are_refused_where_decisions_surely_differ(task):
     flipped[:30] *= -1
     comparison = compare(task, logits, flipped) | {"format": "onnx-int8"}
     assert comparison["agreement"]["value"] == pytest.approx(0.85)
-    with pytest.raises(UserError, match=r"85\.0% of 200 held-out inputs agree .* use --format onnx"):
+    with pytest.raises(UserError, match=r"85\.0% of 200 inputs agree .* No number .* use --format onnx"):
         check(comparison)
     check(compare(task, logits, logits * 1.3) | {"format": "onnx-int8"})
+
+
+@pytest.mark.parametrize(("rows", "differ", "needed"), [(16, 0, 35), (34, 0, 35), (100, 5, 139), (16, 2, None)])
+def test_eight_bits_need_enough_inputs_to_show_that_they_agree(rows, differ, needed):
+    """14 of 16 passed once, where the true share may be 64 %: the lower end decides, and the message says how many it takes."""
+    task, logits = Task("single_label", ("a", "b")), np.tile([[1.0, -1.0]], (rows, 1))
+    flipped = np.concatenate([-logits[:differ], logits[differ:]])
+    told = f"it takes {needed} inputs" if needed else "No number of inputs shows it"
+    with pytest.raises(UserError, match=f"not shown to decide as the original: .* {told}"):
+        check(compare(task, logits, flipped) | {"format": "onnx-int8"})
+
+
+def test_as_many_inputs_as_it_says_are_enough():
+    for share in (0.92, 0.95, 1.0):
+        rows = module.inputs_needed(share)
+        assert module.wilson(share * rows, rows)[0] > 0.9 - 0.02 / rows or share < 1
+    assert module.wilson(35, 35)[0] > 0.9 > module.wilson(34, 34)[0]
 
 
 def test_values_agree_within_a_share_of_their_spread():
