@@ -147,6 +147,10 @@ def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictio
             data.task, record.probe.tried, work.targets, work.groups, config.head,
             final_linear(model).bias is not None, config.evaluation, config.seed,
         )  # fmt: skip
+    if data.task.weights:
+        metrics["notes"]["probabilities"] = (
+            "training.imbalance=balanced: they are calibrated for classes that are equally frequent, not for these data"
+        )
     if record.interruption:
         kept = "best weights until then" if "validation" in metrics else "weights of that step"
         metrics["notes"]["training"] = f"ended early ({record.interruption}); these are the {kept}"

@@ -102,7 +102,7 @@ class Trust:
             save_file({"features": self.reference.astype(np.float16)}, temporary, metadata=about)
             os.replace(temporary, folder / REFERENCE)
         thresholds = dict(zip(task.names, self.thresholds.tolist(), strict=True))
-        unknown = {"distance": self.distance, "energy": self.energy, "neighbours": self.neighbours}
+        unknown = {"distance": _or_null(self.distance), "energy": _or_null(self.energy), "neighbours": self.neighbours}
         write_json(folder / THRESHOLDS, {"level": self.level, "thresholds": thresholds, "unknown": unknown})
 
     @classmethod
@@ -113,8 +113,14 @@ class Trust:
         found = read_json(folder / THRESHOLDS)
         thresholds = np.array([found["thresholds"][name] for name in task.names])
         unknown, (reference, ids) = found["unknown"], _read_reference(folder / REFERENCE)
+        # JSON has no infinity: a threshold that nothing was fitted to is null
+        limits = [float("inf") if unknown[name] is None else unknown[name] for name in ("distance", "energy")]
         neighbours = unknown.get("neighbours", cls.neighbours)  # runs of earlier versions name none
-        return cls(found["level"], thresholds, unknown["distance"], unknown["energy"], reference, ids, neighbours)
+        return cls(found["level"], thresholds, *limits, reference, ids, neighbours)
+
+
+def _or_null(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _read_reference(file: Path) -> tuple[np.ndarray | None, Sequence[str]]:

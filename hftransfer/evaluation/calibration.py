@@ -51,7 +51,7 @@ def calibrated_log_loss(task: Task, logits: np.ndarray, targets: np.ndarray) -> 
     """
     enough = len(logits) >= MIN_ROWS_FOR_TEMPERATURE
     temperature = _best_temperature(task, logits, targets) if enough else 1.0
-    return float(row_losses(task, targets, apply_temperature(task, logits, temperature)).mean())
+    return _mean_loss(task, targets, apply_temperature(task, logits, temperature))
 
 
 def _best_temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> float:
@@ -59,15 +59,28 @@ def _best_temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> fl
 
     def loss(log_temperature: float) -> float:
         scores = apply_temperature(task, logits, np.exp(log_temperature))
-        return (1 - doubt) * row_losses(task, targets, scores).mean() + doubt * _indifferent_loss(task, scores)
+        return (1 - doubt) * _mean_loss(task, targets, scores) + doubt * _indifferent_loss(task, scores, targets)
 
     found = minimize_scalar(loss, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
     return float(np.exp(found.x))
 
 
-def _indifferent_loss(task: Task, scores: np.ndarray) -> float:
-    """The loss if every class, or every label's yes and no, were equally often true."""
-    sides = (scores,) if task.type == "single_label" else (scores, 1 - scores)
+def _mean_loss(task: Task, targets: np.ndarray, scores: np.ndarray) -> float:
+    """The mean log-loss; of a task that balances its classes, with the weights that the training has."""
+    weights = np.broadcast_to(task.importance(targets), np.shape(targets))
+    if task.type == "single_label":
+        return float(np.average(row_losses(task, targets, scores), weights=weights))
+    tiny = np.finfo(np.float64).eps
+    scores = np.clip(scores, tiny, 1 - tiny)
+    return float(-(weights * (targets * np.log(scores) + (1 - targets) * np.log1p(-scores))).sum() / weights.sum())
+
+
+def _indifferent_loss(task: Task, scores: np.ndarray, targets: np.ndarray) -> float:
+    """The loss if every class that occurs, or every label's yes and no, were equally often true.
+
+    A class that a head has never seen has no probability to speak of: it would heat all others.
+    """
+    sides = (scores[:, np.unique(targets)],) if task.type == "single_label" else (scores, 1 - scores)
     return float(-np.mean([np.log(np.clip(side, np.finfo(float).tiny, None)) for side in sides]))
 
 

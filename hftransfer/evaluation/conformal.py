@@ -21,9 +21,10 @@ def fit_thresholds(task: Task, scores: np.ndarray, targets: np.ndarray, level: f
     """The lowest probability at which a class enters the set, (C,); for regression the half-width per target, (K,).
 
     A class with 20 calibration rows has its own threshold, so that a rare class is not left out to please the frequent
-    ones (Vovk 2012, "Conditional validity of inductive conformal predictors"); the others share one. A threshold of 0
-    puts a class into every set: there are too few rows to promise the level. For multi-label the rows that carry a
-    label decide: the sets hold `level` of the labels that are there.
+    ones (Vovk 2012, "Conditional validity of inductive conformal predictors"). The others share one that is fitted on
+    their own rows: a shared quantile over all rows is that of the frequent classes (Ding et al. 2023, "Class-conditional
+    conformal prediction with many classes", cluster by size here). A threshold of 0 puts a class into every set: there
+    are too few rows to promise the level. For multi-label the rows that carry a label decide.
 
     Args:
         scores, targets: of rows that neither the weights nor, strictly, the temperature were fitted on.
@@ -34,9 +35,9 @@ def fit_thresholds(task: Task, scores: np.ndarray, targets: np.ndarray, level: f
     actual = np.eye(task.head_size)[targets] if task.type == "single_label" else np.asarray(targets)
     rows, classes = np.nonzero(actual)
     strangeness = 1 - scores[rows, classes]
-    shared = _quantile(strangeness, level)
     own = np.array([_quantile(strangeness[classes == c], level) for c in range(task.head_size)])
     enough = (np.bincount(classes, minlength=task.head_size) >= _ENOUGH) & np.isfinite(own)
+    shared = _quantile(strangeness[~enough[classes]], level)
     if not enough.all():
         logger.info("Prediction sets: %d of %d classes share a threshold.", (~enough).sum(), len(enough))
     return np.clip(1 - np.where(enough, own, shared), 0, 1)

@@ -74,7 +74,7 @@ def _single_label(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[s
         "macro_f1": sk.f1_score(targets, predicted, labels=classes, average="macro", zero_division=np.nan),
         "log_loss": row_losses(task, targets, scores).mean(),
         "auroc": mean_defined(area_under_roc(targets == c, scores[:, c]) for c in classes),
-        "mcc": sk.matthews_corrcoef(targets, predicted),
+        "mcc": sk.matthews_corrcoef(targets, predicted) if len(np.unique(targets)) > 1 else np.nan,
     }
 
 
@@ -95,10 +95,11 @@ def _multi_label(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[st
 def _regression(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     columns = [(targets[:, k], scores[:, k]) for k in range(task.head_size)]
     enough = len(targets) > 1
+    varies = enough and (np.ptp(targets, axis=0) > 0).all()  # nothing explains a constant
     return {
         "mae": sk.mean_absolute_error(targets, scores),
         "rmse": sk.root_mean_squared_error(targets, scores),
-        "r2": sk.r2_score(targets, scores) if enough else np.nan,
+        "r2": sk.r2_score(targets, scores) if varies else np.nan,
         "pearson": np.mean([stats.pearsonr(*pair).statistic for pair in columns]) if enough else np.nan,
         "spearman": np.mean([stats.spearmanr(*pair).statistic for pair in columns]) if enough else np.nan,
     }

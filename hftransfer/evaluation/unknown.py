@@ -4,9 +4,13 @@ Higher means stranger. The distance to the training rows in the feature space is
 needs nothing but the logits.
 """
 
+import logging
+
 import numpy as np
 
 from hftransfer.evaluation.intervals import Measured, measure_auroc, wilson
+
+logger = logging.getLogger(__name__)
 
 _CHUNK = 4_000_000  # similarities held at one time
 
@@ -21,18 +25,23 @@ def knn_distance(
     Args:
         features: (N, D).
         training: (M, D) of training rows; with fewer than k the farthest one counts.
-        groups: (N,) when `features` are the training rows themselves: each is measured against those of other groups.
+        groups: (N,) when `features` are the training rows themselves: each is measured against those of other groups,
+            with fewer than k of them the farthest one counts; NaN where there is no other group.
     """
     rows, known = _unit(features), _unit(training)
     step = max(1, _CHUNK // len(known))
     found = []
     for start in range(0, len(rows), step):
         similarity = rows[start : start + step] @ known.T
-        if groups is not None:
-            similarity[groups[start : start + step, None] == groups] = -1  # as far as can be
-        nearest = min(k, len(known))
-        found.append(np.partition(similarity, len(known) - nearest, axis=1)[:, len(known) - nearest])
+        own = np.zeros(similarity.shape, bool) if groups is None else groups[start : start + step, None] == groups
+        found.append(_kth_largest(np.where(own, -np.inf, similarity), np.minimum(k, (~own).sum(1))))
     return np.sqrt(np.maximum(2 - 2 * np.concatenate(found), 0))
+
+
+def _kth_largest(values: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """The k-th largest of each row (N,), with a k (N,) for each; NaN where it is 0."""
+    ordered = -np.sort(-values, axis=1)
+    return np.where(k > 0, ordered[np.arange(len(values)), np.maximum(k, 1) - 1], np.nan)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -47,12 +56,26 @@ def energy(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     return -temperature * (top + np.log(np.exp(scaled - top[:, None]).sum(1)))
 
 
+def enough_for(keep: float) -> int:
+    """How many held-out examples it takes to promise a share `keep`: the fewest n with ceil((n + 1) keep) <= n."""
+    return int(np.ceil(keep / (1 - keep) - 1e-9))
+
+
 def unknown_threshold(held_out: np.ndarray, keep: float = 0.95) -> float:
     """The strangeness above which the answer is "none of these", so that a share `keep` of known rows is answered.
 
     Args:
         held_out: strangeness (N,) of known rows that are not among the training rows: those are their own neighbours.
+            NaN counts as not measured. Infinity is returned where none is.
     """
+    held_out = held_out[~np.isnan(held_out)]
+    if len(held_out) < enough_for(keep):
+        logger.warning(
+            "Unknown inputs: %d held-out examples cannot promise that %.0f %% of the known ones are answered (%d can); "
+            "the threshold is the largest score among them.", len(held_out), 100 * keep, enough_for(keep),
+        )  # fmt: skip
+    if not len(held_out):
+        return float("inf")
     rank = min(len(held_out), int(np.ceil((len(held_out) + 1) * keep - 1e-9)))
     return float(np.sort(held_out)[rank - 1])
 
