@@ -5,6 +5,7 @@ scores are compared with those that the training process recorded in `prediction
 """
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import logging
@@ -31,6 +32,10 @@ ROWS = 16
 NEAR = 0.02  # two scores nearer than this are a tie, which rounding may decide either way
 NEAR_VALUE = 0.05  # two values of a regression agree within this share of their spread
 EIGHT_BITS = 0.9  # non-inferiority margin: surely so many decisions of an 8-bit model are those of the original
+
+ASKED_WITH = (
+    "hftransfer", "torch", "torchvision", "transformers", "tokenizers", "timm", "peft", "pillow", "onnxruntime", "gradio",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def certify(folder: str | Path, rows: int = ROWS) -> dict[str, Any]:
     stages = [ask_form(run, part, form) for form in forms_of(run)]
     certificate = {
         "rows": len(part),
-        "weights": weights_digest(run.folder),
+        "forms": forms_digest(run.folder),
         "stages": [asdict(stage) for stage in stages],
     }
     write_json(run.folder / "certificate.json", certificate)
@@ -75,20 +80,36 @@ def certify(folder: str | Path, rows: int = ROWS) -> dict[str, Any]:
 
 
 def certified(folder: str | Path) -> dict[str, Any]:
-    """The run's certificate: the stored one while every form is the same, else a new one (see `certify`)."""
+    """The run's certificate: the stored one while every form and package is the same, else a new one (see `certify`)."""
     file = RecordedRun.open(folder).folder / "certificate.json"
     stored = read_json(file) if file.is_file() else {}
-    return stored if stored.get("weights") == weights_digest(folder) else certify(folder)
+    return stored if stored.get("forms") == forms_digest(folder) else certify(folder)
 
 
-def weights_digest(folder: str | Path) -> str:
-    """A hash of all tensor files: of the saved model, of its adapter and of its exports."""
-    digest = hashlib.sha256()
-    for place in ("model", "adapter", "exports/*"):
-        for file in sorted(Path(folder).glob(f"{place}/*")):
-            if file.suffix in (".safetensors", ".onnx", ".data"):
-                digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
+def forms_digest(folder: str | Path) -> str:
+    """Return a hash of what the forms' answers depend on: all of their files, and the versions of the packages.
+
+    A config, a tokenizer or a processor decides about an answer as the tensors do.
+    """
+    digest = hashlib.sha256(json.dumps(package_versions(), sort_keys=True).encode())
+    for place in ("model", "adapter", "exports"):
+        for path in sorted(path for path in Path(folder).glob(f"{place}/**/*") if path.is_file()):
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\0".encode())
     return digest.hexdigest()
+
+
+def package_versions() -> dict[str, str | None]:
+    """Return the installed version of each package that a form is asked through; None where it is missing."""
+    return {name: _version(name) for name in ASKED_WITH}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def check(certificate: dict[str, Any]) -> None:

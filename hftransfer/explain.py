@@ -291,7 +291,7 @@ def _integrated_gradients(
         (gradient,) = torch.autograd.grad(evidence.sum(), path)
     weight = torch.tensor([0, 0, *shares / 2], dtype=torch.float32, device=ids.device).view(-1, 1, 1)
     attributed = ((gradient * weight).sum(0) * (text - base)[0]).sum(1)
-    return attributed.double().cpu().numpy(), evidence[:2].detach().double().cpu().numpy()
+    return attributed.cpu().double().numpy(), evidence[:2].detach().cpu().double().numpy()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import onnx
 import pytest
 import safetensors.torch
 
-from hftransfer import forms
+from hftransfer import certificate, forms
 from hftransfer.certificate import (
     Form,
     _in_process,
@@ -18,9 +18,9 @@ from hftransfer.certificate import (
     certify,
     check,
     compare,
+    forms_digest,
     forms_of,
     readable_rows,
-    weights_digest,
 )
 from hftransfer.config import with_overrides
 from hftransfer.errors import UserError
@@ -180,7 +180,7 @@ def test_each_form_that_answers_otherwise_stops_the_push_and_is_named(form, runs
     stage = vars(ask_form(recorded, part, asked))
     with pytest.raises(UserError, match=rf"answers otherwise through {form} than when it was measured: \d+ of"):
         check({"rows": len(part), "stages": [stage]})
-    assert weights_digest(folder) != weights_digest(runs("lora"))
+    assert forms_digest(folder) != forms_digest(runs("lora"))
 
 
 def test_a_demo_that_answers_otherwise_stops_the_push(runs, here, monkeypatch):
@@ -202,11 +202,35 @@ def test_eight_bits_may_differ_as_far_as_their_export_promised():
         check({"rows": 16, "stages": [stage | {"name": "onnx", "least_agreement": 1.0}]})
 
 
-def test_stored_certificate_holds_while_the_weights_are_the_same(tmp_path):
+def test_stored_certificate_holds_while_the_forms_are_the_same(tmp_path):
     folder = make_run(tmp_path / "run", rows=10)
-    stored = {"rows": 3, "weights": weights_digest(folder), "stages": []}
+    stored = {"rows": 3, "forms": forms_digest(folder), "stages": []}
     write_json(folder / "certificate.json", stored)
     assert certified(folder) == stored
+
+
+@pytest.mark.parametrize("file", [
+    "model/config.json", "model/tokenizer.json", "model/preprocessor_config.json", "model/own/code.py", "adapter/adapter_config.json",
+    "exports/onnx/model.onnx.data", "exports/onnx/config.json",
+])  # fmt: skip
+def test_a_certificate_ends_with_any_file_of_a_form(tmp_path, file):
+    folder = make_run(tmp_path / "run", rows=10)
+    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_text("{}")
+    before = forms_digest(folder)
+    (folder / file).write_text("[]")
+    assert forms_digest(folder) != before
+    (folder / file).write_text("{}")
+    (folder / "README.md").write_text("a card is no form")
+    assert forms_digest(folder) == before
+
+
+@pytest.mark.parametrize("package", ["transformers", "tokenizers", "pillow", "onnxruntime"])
+def test_a_certificate_ends_with_another_version_of_a_package(tmp_path, monkeypatch, package):
+    folder = make_run(tmp_path / "run", rows=10)
+    before, version = forms_digest(folder), certificate._version
+    monkeypatch.setattr(certificate, "_version", lambda name: "99" if name == package else version(name))
+    assert forms_digest(folder) != before
 
 
 def test_model_that_does_not_load(runs, tmp_path):

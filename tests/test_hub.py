@@ -12,7 +12,7 @@ import transformers
 import yaml
 from huggingface_hub import HfApi
 
-from hftransfer.certificate import weights_digest
+from hftransfer.certificate import forms_digest
 from hftransfer.checkpoints import ModelConfig, load_checkpoint, save_model
 from hftransfer.config import checked
 from hftransfer.errors import UserError
@@ -43,7 +43,7 @@ def run_folder(tmp_path_factory):
 
 
 def certificate(folder: Path, stage: dict) -> None:
-    stored = {"rows": 16, "weights": weights_digest(folder), "stages": [stage]}
+    stored = {"rows": 16, "forms": forms_digest(folder), "stages": [stage]}
     write_json(folder / "certificate.json", stored)
 
 
