@@ -107,7 +107,8 @@ class RunConfig(Settings):
 
     @property
     def output_folder(self) -> Path:
-        name = Path(self.data.train or "data").name.split(".")[0]
+        name = Path((self.data.train or "data").removeprefix("hub:")).absolute().resolve().name
+        name = name.split(":")[0].split(".")[0] or "data"
         return Path(self.output or f"runs/{name}-{self.strategy.type}")
 
     def settled(self, modality: str) -> "RunConfig":

@@ -39,6 +39,15 @@ def check_repeats(config: RunConfig) -> None:
         )
 
 
+def check_parts(config: RunConfig, splits: pd.Series) -> None:
+    """Raise `UserError` where runs of several seeds have no examples to be compared on."""
+    if config.evaluation.seeds > 1 and not splits.isin(["test", "validation"]).any():
+        raise UserError(
+            f"evaluation.seeds={config.evaluation.seeds} compares runs on test or validation examples; there are none. "
+            "Give data.split.test a share, or leave evaluation.seeds out."
+        )
+
+
 def offer_folds(config: RunConfig, rows: int, given: tuple[str, ...]) -> None:
     """Say which option makes more of few rows, where the test part was merely cut off from them."""
     settled = "test" in given or config.data.split.file or config.data.train_examples or config.evaluation.folds
@@ -61,8 +70,9 @@ def repeat(config: RunConfig, once: Once) -> dict[str, dict[str, Any]]:
     if config.evaluation.folds and "cross_validation" not in metrics:
         found["cross_validation"] = _cross_validated(config, once)
     if config.evaluation.seeds > 1:
-        runs = [_again(config, once, seed=config.seed + 1 + k) for k in range(config.evaluation.seeds - 1)]
-        found["seeds"] = _together([metrics["test"], *runs], spread)
+        split = "test" if "test" in metrics else "validation"
+        runs = [_again(config, once, split, seed=config.seed + 1 + k) for k in range(config.evaluation.seeds - 1)]
+        found["seeds"] = _together([metrics[split], *runs], spread)
     return found
 
 
@@ -134,7 +144,7 @@ def _cross_validated(config: RunConfig, once: Once) -> dict[str, Any]:
             task, targets[train], None if groups is None else groups[train], VALIDATION_FOLDS, config.seed
         )
         split[train[inner[0][1]]] = "validation"
-        scores.append(_again(config, once, rows=rows.assign(split=split)))
+        scores.append(_again(config, once, "test", rows=rows.assign(split=split)))
     return _over_folds(scores, len(rows), config.evaluation.folds)
 
 
@@ -145,17 +155,19 @@ def _over_folds(scores: list[dict[str, Any]], rows: int, folds: int) -> dict[str
     return _together(scores, lambda values: corrected_t_interval(values, *sizes))
 
 
-def _again(config: RunConfig, once: Once, seed: int | None = None, rows: pd.DataFrame | None = None) -> dict[str, Any]:
-    """The test metrics of one more run, whose folder is not kept."""
+def _again(
+    config: RunConfig, once: Once, split: str, seed: int | None = None, rows: pd.DataFrame | None = None
+) -> dict[str, Any]:
+    """The metrics of `split` of one more run, whose folder is not kept."""
     with tempfile.TemporaryDirectory() as place:
         changes: dict[str, Any] = {"output": str(Path(place) / "run")}
         if seed is not None:
             changes["seed"] = seed
         if rows is not None:
             rows.to_parquet(Path(place) / "splits.parquet", index=False)
-            split = config.data.split.model_copy(update={"file": str(Path(place) / "splits.parquet")})
-            changes["data"] = config.data.model_copy(update={"split": split})
-        return once(config.model_copy(update=changes))["test"]
+            stored = config.data.split.model_copy(update={"file": str(Path(place) / "splits.parquet")})
+            changes["data"] = config.data.model_copy(update={"split": stored})
+        return once(config.model_copy(update=changes))[split]
 
 
 def _together(runs: list[dict[str, Any]], interval: Callable[[list[float]], Any]) -> dict[str, Any]:

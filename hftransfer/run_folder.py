@@ -15,8 +15,9 @@ from hftransfer.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
 
+ORIGIN = "origin.json"  # what a run is made from, written before it trains
 COMPLETE = "run.json"  # written last: a folder without it is not whole
-SCRATCH = ("features", "checkpoints")  # needed until the folder is whole
+SCRATCH = ("features", "checkpoints", ORIGIN)  # needed until the folder is whole
 
 
 def incomplete(output: Path) -> Path:
@@ -85,6 +86,40 @@ def _refuse(output: Path, folder: Path, resume: bool) -> None:
         remove(folder)  # left by a process that was killed before it trained
 
 
+def check_origin(folder: Path, origin: dict[str, Any], resume: bool) -> None:
+    """Record what a run is made from at its start; raise `UserError` where a resumed run was made from something else.
+
+    `origin` is JSON: the configuration and the identities of data, division and weights.
+    """
+    path = folder / ORIGIN
+    if resume and folder.is_dir() and _is_resumable(folder):
+        if not path.is_file():
+            raise UserError(
+                f"{folder} does not say what it was made from (an older version?): remove it, and train again."
+            )
+        refuse_differences(folder, read_json(path), origin)
+    write_json(path, origin)
+
+
+def refuse_differences(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise `UserError` with every field in which two nested mappings differ, and its values."""
+    before, now = _flat(before), _flat(now)
+    fields = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if fields:
+        listed = "".join(f"\n  {name}: {before.get(name)!r} before, {now.get(name)!r} now" for name in fields)
+        raise UserError(
+            f"{folder} was made from something else:{listed}\n"
+            "Resume it as it was begun, or choose another --output to train again."
+        )
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
+    return flat
+
+
 def open_run(path: str | Path) -> Path:
     """The folder of a finished run. Raises `UserError` for one that is missing, interrupted, or no run at all."""
     folder = Path(path)
@@ -117,5 +152,6 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-def remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+def remove(path: Path) -> None:
+    """Remove a file or a folder, where it is there."""
+    path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path, ignore_errors=True)

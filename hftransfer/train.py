@@ -1,5 +1,6 @@
 """One run from configuration to run folder: the one place where all parts meet."""
 
+import hashlib
 import logging
 import signal
 import time
@@ -12,9 +13,9 @@ from typing import Any
 import torch
 
 from hftransfer import compute, run_folder
-from hftransfer.checkpoints import load_checkpoint
+from hftransfer.checkpoints import Checkpoint, load_checkpoint
 from hftransfer.config import RunConfig
-from hftransfer.data import load_data
+from hftransfer.data import LabelledData, load_data
 from hftransfer.doctor import examine_loaded
 from hftransfer.errors import UserError
 from hftransfer.faults import explained
@@ -22,7 +23,7 @@ from hftransfer.interruption import Interruption, Stop, listening
 from hftransfer.ladder import Ladder
 from hftransfer.probe import Probe
 from hftransfer.receipt import Sizes, check_frozen, tensor_hashes
-from hftransfer.repeats import check_repeats, offer_folds, repeat
+from hftransfer.repeats import check_parts, check_repeats, offer_folds, repeat
 from hftransfer.strategies import AutoStrategy, Plan, ProbeStrategy
 from hftransfer.terminal import percent
 from hftransfer.work import (
@@ -86,7 +87,7 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
         if isinstance(config.strategy, AutoStrategy):
             config, made = _chosen(config, dataset, resume)
         else:
-            made = (_finished(config) if resume else None) or _once(config, dataset, resume, stop)
+            made = (_finished(config, dataset) if resume else None) or _once(config, dataset, resume, stop)
         repeated = {} if made.interruption else repeat(config, lambda other: _again(other, dataset))
         if made.metrics:
             _say(made)
@@ -149,17 +150,38 @@ def _chosen(config: RunConfig, dataset: Any, resume: bool) -> tuple[RunConfig, R
     return kept.config, Run(kept.output, kept.metrics, interruption)
 
 
-def _finished(config: RunConfig) -> Run | None:
+def _finished(config: RunConfig, dataset: Any) -> Run | None:
     """The run that is to be resumed, where it is whole already. Raises `UserError` where it was made another way."""
     folder = config.output_folder
     if not (folder / run_folder.COMPLETE).is_file():
         return None
     modality = run_folder.read_json(folder / run_folder.COMPLETE)["modality"]
-    if RunConfig.from_yaml(folder / "config.yaml") != config.settled(modality):
-        raise UserError(f"{folder} is whole, and was made with another configuration: choose another --output.")
+    stored = {
+        "config": _described(RunConfig.from_yaml(folder / "config.yaml")),
+        "data": run_folder.read_json(folder / run_folder.COMPLETE)["data"]["fingerprint"],
+    }
+    run_folder.refuse_differences(folder, stored, stored | {"config": _described(config.settled(modality))})
+    data = load_data(config.data, dataset)
+    run_folder.refuse_differences(folder, stored, stored | {"data": data.fingerprint})
     log.info("Nothing to resume: %s is whole", folder)
     world = compute.launched_world()
     return Run(folder, run_folder.read_json(folder / "metrics.json") if world.rank == 0 else {})
+
+
+def _described(config: RunConfig) -> dict[str, Any]:
+    """Return the configuration as JSON, without the place of the run, which may be moved."""
+    return config.model_dump(mode="json", exclude={"output"})
+
+
+def _origin(config: RunConfig, data: LabelledData, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what a run is made from: its configuration, and a hash each of examples, division and weights."""
+    rows = data.frame[["id", "split", "group"]].sort_values("id").to_json(orient="values")
+    return {
+        "config": _described(config),
+        "data": data.fingerprint,
+        "split": hashlib.sha256(rows.encode()).hexdigest(),
+        "weights": checkpoint.weights_hash,
+    }
 
 
 def _again(config: RunConfig, dataset: Any) -> dict[str, Any]:
@@ -181,12 +203,15 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
             for finding in examine_loaded(data):
                 if finding.severity != "note":
                     log.warning(finding.as_text(3))
+            check_parts(config, data.frame["split"])
             offer_folds(config, len(data.frame), data.given)
         config = config.settled(data.modality)
         with seconds("checkpoint"):
             _seed(config.seed)
             random_weights = config.strategy.from_random_weights
             checkpoint = load_checkpoint(config.model, data.modality, data.task, random_weights)
+        if world.rank == 0:
+            run_folder.check_origin(folder, _origin(config, data, checkpoint), resume)
         with seconds("preparation"):
             work = prepare(config, data, checkpoint, device, world, folder / "features")
         with seconds("features"):

@@ -96,6 +96,16 @@ def test_a_class_may_be_called_like_a_split(tmp_path):
     assert data.task.names == ("bus", "train")
 
 
+def test_splits_without_class_folders_are_no_classes(tmp_path):
+    for split, count in (("train", 6), ("test", 3)):
+        for number in range(count):
+            picture(tmp_path / split / f"cat.{number}.png", number)
+    message = fails("are splits (test, train) without class folders inside", train=str(tmp_path))
+    assert "nothing is read out of file names" in message and "If a table" not in message
+    write(tmp_path / "train" / "metadata.csv", "file_name,label\n")
+    assert f"name it: {tmp_path}/train/metadata.csv" in fails("are splits", train=str(tmp_path))
+
+
 def test_hidden_entries_and_other_files_are_passed_over(tmp_path):
     picture_folder(tmp_path)
     for name in (".DS_Store", "._1.png", "notes.txt", "Thumbs.db"):
@@ -383,14 +393,22 @@ def test_a_name_that_is_neither_file_nor_data_set_of_the_hub(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pets").mkdir()
 
-    def unreachable(*_):
+    asked = []
+
+    def unreachable(*names):
+        asked.append(names)
         raise ConnectionError("no network")
 
     monkeypatch.setattr("datasets.load_dataset", unreachable)
-    assert fails("As a Hub data set", train="pest") == (
-        f"There is no file or folder pest ({tmp_path} holds 1 entries). Did you mean 'pets'? As a Hub data set 'pest' "
-        "could not be loaded either: ConnectionError: no network"
+    assert fails("There is no", train="pest") == (
+        f"There is no file or folder pest ({tmp_path} holds 1 entries). Did you mean 'pets'? "
+        "A data set on the Hub is named hub:pest."
     )
+    fails("named hub:data/cats", train="data/cats")
+    assert asked == []
+    message = "The Hub data set 'owner/pest:en' cannot be loaded: ConnectionError: no network"
+    assert fails("cannot be loaded", train="hub:owner/pest:en") == message
+    assert asked == [("owner/pest", "en")]
 
 
 def test_say_where_the_data_is():
@@ -638,3 +656,26 @@ def test_part_names_the_splits(tmp_path):
     data = load(train=table(tmp_path / "a.csv", text=texts(), label=["a", "b"] * 10))
     with pytest.raises(UserError, match="There is no split 'tset'. Did you mean 'test'"):
         data.part("tset")
+
+
+@pytest.mark.parametrize("form", ["dataset", "csv"])
+def test_a_test_part_without_labels_is_left_out_and_another_is_cut(tmp_path, form, caplog):
+    """Benchmarks hide the labels of their test part: -1, or an empty column."""
+    words = [f"{word} {other}" for word in ("tree", "river", "stone", "cloud", "moon") for other in "abcdefgh"]
+    frame = pd.DataFrame({"text": words, "label": ["no", "yes"] * 20})
+    hidden = pd.DataFrame({"text": ["a hidden one", "another that is hidden"]})
+    if form == "csv":
+        frame.to_csv(tmp_path / "train.csv", index=False)
+        hidden.assign(label="").to_csv(tmp_path / "test.csv", index=False)
+    else:
+        import datasets
+
+        names = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+        coded = frame.assign(label=[0, 1] * 20)
+        parts = {"train": coded, "test": hidden.assign(label=-1)}
+        datasets.DatasetDict(
+            {name: datasets.Dataset.from_dict(part.to_dict("list"), features=names) for name, part in parts.items()}
+        ).save_to_disk(tmp_path)
+    data = load(train=str(tmp_path))
+    assert caplog.text.count("The test part has no labels: its 2 examples are left out") == 1
+    assert len(data.frame) == 40 and len(data.part("test")) == 8 and data.task.names == ("no", "yes")

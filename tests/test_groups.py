@@ -185,7 +185,7 @@ def test_planted_copies_bursts_and_films_never_straddle(planted, seed):
 
 
 def test_a_random_split_would_have_let_them_straddle(planted):
-    frame = load_data(DataConfig(train=str(planted))).frame
+    frame = load_data(DataConfig(train=str(planted), split=SplitConfig(copies="apart"))).frame
     assert (frame.groupby(frame["id"].map(planted_group))["split"].nunique() > 1).sum() >= 5
 
 

@@ -26,10 +26,10 @@ def test_folds_of_a_run_test_every_row_once_and_carry_the_corrected_interval(tmp
     tested, scores = [], []
     again = repeats._again
 
-    def spied(config, once, seed=None, rows=None):
+    def spied(config, once, split, seed=None, rows=None):
         tested.extend(rows["id"][rows["split"] == "test"])
         assert {"train", "validation", "test"} == set(rows["split"])
-        scores.append(again(config, once, seed, rows))
+        scores.append(again(config, once, split, seed, rows))
         return scores[-1]
 
     monkeypatch.setattr(repeats, "_again", spied)
@@ -160,3 +160,14 @@ def test_a_launch_of_several_processes_is_not_repeated(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="repeat a run in one process"):
         run(changed(configuration("probe", "text", tmp_path), "evaluation.seeds=2"))
+
+
+def test_seeds_need_examples_to_compare_runs_on(tmp_path):
+    """Without test rows the second training ended in a KeyError."""
+    config = changed(configuration("probe", "text", tmp_path), "evaluation.seeds=2", "data.split.test=0")
+    repeats.check_parts(config, pd.Series(["train", "validation"]))
+    with pytest.raises(
+        UserError, match="evaluation.seeds=2 compares runs on test or validation examples; there are none"
+    ):
+        repeats.check_parts(config, pd.Series(["train", "train"]))
+    assert run(config).metrics["seeds"]["accuracy"]["n"] == 2

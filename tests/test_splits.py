@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from hftransfer.data import DataConfig, SplitConfig, load_data
+from hftransfer.data.groups import join_copies
 from hftransfer.data.splits import divide, take_examples
 from hftransfer.errors import UserError
 from hftransfer.tasks import Task
@@ -217,3 +218,88 @@ def test_train_examples_hold_every_class_and_grow_in_place():
     multi = rows([["a"], ["a", "b"], ["a"], ["c"], ["a"], ["d", "a"]] * 5)
     kept = take_examples(multi, task("multi_label", *"abcd"), 4, 0)
     assert {name for label in multi.loc[kept, "label"] for name in label} == set("abcd")
+
+
+def pool(count: int, seed: int = 0) -> list[str]:
+    """Texts that are nothing alike."""
+    rng = np.random.default_rng(seed)
+    return [" ".join("".join(rng.choice(list("abcdefghijklmnopqrst"), 6)) for _ in range(12)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@pytest.mark.parametrize("seed", range(3))
+def test_equal_and_nearly_equal_inputs_stay_on_one_side(tmp_path, seed, suffix):
+    texts = pool(200)
+    texts += [*texts[:40], *(text.upper() + "!" for text in texts[40:80])]
+    frame = pd.DataFrame({"text": texts, "label": ["ab"[n % 2] for n in range(280)]})
+    path = tmp_path / f"data.{suffix}"
+    path.write_text(frame.to_csv(index=False) if suffix == "csv" else frame.to_json(orient="records", lines=True))
+    data = load_data(DataConfig(train=str(path), split=SplitConfig(seed=seed))).frame
+    assert (data.groupby("group")["split"].nunique() == 1).all() and data["group"].nunique() == 80
+    assert (data["split"] == "test").sum() == pytest.approx(56, abs=2)
+    assert (data["split"] == "validation").sum() == pytest.approx(42, abs=2)
+    table = pd.crosstab(data["label"], data["split"])
+    assert (table.loc["a"] - table.loc["b"]).abs().max() <= 3
+    apart = load_data(DataConfig(train=str(path), split=SplitConfig(seed=seed, copies="apart"))).frame
+    assert apart["group"].isna().all()
+
+
+def test_copies_are_said_once_and_given_splits_are_left_as_they_are(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    texts = pool(60)
+    frame = pd.DataFrame({"text": texts + texts[:6], "label": ["ab"[n % 2] for n in range(66)]})
+    load_data(DataConfig(train=save(tmp_path, frame)))
+    assert caplog.text.count("Copies stay on one side of our splits: 12 equal and 12 nearly equal inputs") == 1
+    given = frame.assign(split=["train"] * 60 + ["test"] * 6)
+    data = load_data(DataConfig(train=save(tmp_path, given), split=SplitConfig(validation=0))).frame
+    assert list(data["split"]) == list(given["split"])
+
+
+def copies(sizes, labels):
+    """A frame of groups of the given sizes and labels."""
+    names = [f"g{n}" for n, size in enumerate(sizes) for _ in range(size)]
+    return rows([label for label, size in zip(labels, sizes, strict=True) for _ in range(size)], names)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_group_of_copies_larger_than_a_part_is_for_training(seed):
+    frame = copies([30, *[1] * 70], ["a", *"ab" * 35])
+    split = divide(frame, task("single_label", "a", "b"), SHARES, seed, strict=True)
+    assert set(split[:30]) == {"train"} and 15 <= (split == "test").sum() <= 25
+
+
+@pytest.mark.parametrize("sizes", [[2], [3], [2, 2], [1, 2], [5, 5], [2, 2, 2]])
+def test_every_class_of_copies_keeps_a_group_for_training(sizes):
+    frame = copies([*sizes, *[1] * 40], [*"a" * len(sizes), *"b" * 40])
+    for seed in range(5):
+        split = divide(frame, task("single_label", "a", "b"), SHARES, seed, strict=True)
+        assert (split[: sum(sizes)] == "train").any()
+
+
+def test_copies_join_given_groups_unless_all_become_one():
+    frame = rows(["a"] * 100, [f"p{n // 2}" for n in range(100)])
+    none = np.empty((0, 2), int)
+    joined = join_copies(frame, {"equal": np.array([[0, 9]]), "nearly equal": none})
+    assert joined[0] == joined[1] == joined[8] == joined[9] and joined.nunique() == 49
+    chain = np.array([[n, n + 1] for n in range(99)])
+    assert list(join_copies(frame, {"equal": chain, "nearly equal": none})) == list(frame["group"])
+
+
+def test_near_copies_that_are_one_template_are_divided_but_equal_ones_are_not(caplog):
+    frame = rows(["a"] * 100)
+    chain = np.array([[n, n + 1] for n in range(59)])
+    joined = join_copies(frame, {"equal": np.array([[0, 1], [0, 2]]), "nearly equal": chain})
+    assert joined.notna().sum() == 3 and joined[:3].nunique() == 1
+    assert "60 inputs are nearly equal to more than 5 others: they are taken for one template" in caplog.text
+
+
+def test_a_split_file_restores_the_groups(tmp_path):
+    """Groups of group=auto were lost in runs that repeat a division: folds and intervals took copies as independent."""
+    texts = pool(60)
+    frame = pd.DataFrame({"text": texts + texts[:6], "label": ["ab"[n % 2] for n in range(66)]})
+    path = save(tmp_path, frame)
+    first = load_data(DataConfig(train=path, split=SplitConfig(group="auto"))).frame
+    first.to_parquet(tmp_path / "splits.parquet")
+    for split in (SplitConfig(file=str(tmp_path)), SplitConfig(file=str(tmp_path), group="auto")):
+        again = load_data(DataConfig(train=path, split=split)).frame
+        assert list(again["group"].dropna()) == list(first["group"].dropna()) and again["group"].notna().sum() == 12

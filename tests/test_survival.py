@@ -193,8 +193,42 @@ def test_resuming_a_whole_run_makes_its_pages_and_nothing_else(tmp_path):
     again = run(config, resume=True)
     assert again.metrics["test"] and is_servable(folder)
     assert (folder / "model" / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="is whole, and was made with another configuration: choose another --output."):
+    with pytest.raises(
+        UserError, match="(?s)made from something else.*config.seed: 0 before, 5 now\n.*another --output"
+    ):
         run(changed(config, "seed=5"), resume=True)
+    table = Path(config.data.train)
+    table.write_text(table.read_text() + table.read_text().splitlines()[1] + "\n")
+    with pytest.raises(UserError, match="  data: '"):
+        run(config, resume=True)
+
+
+def test_a_run_is_resumed_as_it_was_begun_or_refused_with_what_differs(tmp_path, monkeypatch):
+    """Resumed with other settings, data or weights, the old steps were reported under the new configuration."""
+    config = configuration("full", "text", tmp_path, max_steps=4, evaluations=2)
+    with monkeypatch.context() as broken:
+        broken.setattr(outputs, "write_run", stops(RuntimeError("killed")))
+        with pytest.raises(RuntimeError):
+            run(config)
+
+    def refused(*overrides):
+        with pytest.raises(UserError) as caught:
+            run(changed(config, *overrides), resume=True)
+        return [line.split(":")[0].strip() for line in str(caught.value).splitlines() if line.startswith("  ")]
+
+    assert refused("training.learning_rate=0.01") == ["config.training.learning_rate"]
+    assert refused("training.max_steps=9") == ["config.training.max_steps"]
+    assert "config.seed" in refused("seed=3")
+    assert refused("data.split.seed=3") == ["config.data.split.seed", "split"]
+    assert "config.strategy.type" in refused("strategy.type=lora")
+    table = Path(config.data.train)
+    before = table.read_text()
+    table.write_text(before + before.splitlines()[1] + "\n")
+    assert refused() == ["data", "split"]
+    table.write_text(before)
+    origin = run_folder.incomplete(Path(config.output)) / "origin.json"
+    run_folder.write_json(origin, run_folder.read_json(origin) | {"weights": "another"})
+    assert refused() == ["weights"]
 
 
 def test_the_second_of_two_processes_on_one_folder_is_refused(tmp_path):

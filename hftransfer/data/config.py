@@ -18,6 +18,7 @@ class SplitConfig(Settings):
     `test` and `validation` are shares of the rows that are cut; `file` is the `splits.parquet` of an earlier run, or
     its run folder; `new_rows` says what happens to rows that file does not know; `group` is a column whose equal values
     stay on one side, "stem" for series of image file names, or "auto" for these, duplicates and bursts of photos.
+    `copies` says whether equal and nearly equal inputs stay on one side of a cut.
     """
 
     test: float = Field(0.2, ge=0, lt=1)
@@ -26,6 +27,7 @@ class SplitConfig(Settings):
     file: str | None = None
     new_rows: Literal["stop", "train"] = "stop"
     group: str | None = None
+    copies: Literal["together", "apart"] = "together"
 
     @model_validator(mode="after")
     def _leave_something_to_train_on(self) -> "SplitConfig":
@@ -41,9 +43,9 @@ class DataConfig(Settings):
     """Where the examples are and what their columns mean.
 
     `train`, `validation` and `test` each name an image folder, a table (CSV, TSV, JSON, JSONL, Parquet), a saved
-    `datasets` folder or a Hub id (`name` or `name:configuration`). What is left out here is found from the content and
-    logged. `train_examples` keeps a stratified subsample of the training part, drawn by `split.seed`. `patch` names a
-    file of decisions about single rows (see `hftransfer review`).
+    `datasets` folder or a data set on the Hub (`hub:name` or `hub:name:configuration`). What is left out here is found
+    from the content and logged. `train_examples` keeps a stratified subsample of the training part, drawn by
+    `split.seed`. `patch` names a file of decisions about single rows (see `hftransfer review`).
     """
 
     train: str | None = None

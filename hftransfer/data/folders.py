@@ -66,6 +66,7 @@ def _by_split(root: Path, files: list[str]) -> dict[str, tuple[str, list[str]]]:
     tops = {path.split("/")[0] for path in files if "/" in path}
     split_tops = {top for top in tops if top.lower() in SPLIT_WORDS and _depth(files, top) >= 3}
     if not split_tops:
+        _refuse_only_splits(root, tops)
         return {"all": ("", files)}
     strangers = sorted({path.split("/")[0] for path in files} - split_tops)
     if strangers:
@@ -82,6 +83,17 @@ def _by_split(root: Path, files: list[str]) -> dict[str, tuple[str, list[str]]]:
         SPLIT_WORDS[top.lower()]: (top, [path for path in files if path.startswith(f"{top}/")])
         for top in sorted(split_tops, key=lambda top: list(SPLIT_WORDS).index(top.lower()))
     }
+
+
+def _refuse_only_splits(root: Path, tops: set[str]) -> None:
+    """Raise `UserError` where all folders are called like splits: they are no classes."""
+    if tops and all(top.lower() in SPLIT_WORDS for top in tops):
+        hints = "".join(filter(None, (_tables_hint(root / top) for top in sorted(tops))))
+        raise UserError(
+            f"The folders of {root} are splits ({', '.join(sorted(tops))}) without class folders inside, so that no image "
+            "has a label. Expected one sub-folder per class in each, or a table with the columns path and label; nothing "
+            f"is read out of file names.{hints}"
+        )
 
 
 def _depth(files: list[str], top: str) -> int:

@@ -9,6 +9,7 @@ from pathlib import PurePath
 import numpy as np
 import pandas as pd
 
+from hftransfer.data.cells import is_missing
 from hftransfer.data.config import Modality
 from hftransfer.data.duplicates import NO_PAIRS, SMALL_PICTURE, components, equal_pairs, similar_images, similar_texts
 from hftransfer.data.looks import Look
@@ -22,6 +23,7 @@ BURST_SECONDS = 3
 # alike belong together.
 SMALL_SERIES = 0.05
 NEIGHBOUR_CORRELATION = 0.9
+COPIES = "copies of "  # begins the name of a group that was found by its content alone
 
 
 def leak_groups(frame: pd.DataFrame, looks: list[Look], modality: Modality, how: str) -> pd.Series:
@@ -43,6 +45,40 @@ def leak_groups(frame: pd.DataFrame, looks: list[Look], modality: Modality, how:
         group.notna().sum(), group.nunique(), f" ({found})" if found else "",
     )  # fmt: skip
     return group
+
+
+def join_copies(frame: pd.DataFrame, kinds: dict[str, np.ndarray]) -> pd.Series:
+    """Return the group of every example: the given one, joined with equal and nearly equal inputs.
+
+    `kinds` are the `links` of `frame` (columns id, group). Near copies chain: a component of more than 5 % of the
+    examples is a template, not copies, and is divided. Equal inputs always stay together, but for those that would join
+    given groups to a component of that size.
+    """
+    given = [None if is_missing(name) else str(name) for name in frame["group"]]
+    pairs, sizes = equal_pairs([name or "" for name in given]), Counter(filter(None, given))
+    limit = max(sizes.values(), default=0) + max(2, int(SMALL_SERIES * len(frame)))
+    found, divided = {}, 0
+    for kind, most in (("equal", limit if sizes else len(frame)), ("nearly equal", limit)):
+        component = components(len(frame), np.concatenate([pairs, kinds[kind]]))
+        small = (np.bincount(component) <= most)[component]
+        found[kind] = kinds[kind][small[kinds[kind][:, 0]]]
+        divided = len(np.unique(kinds[kind])) - len(np.unique(found[kind]))
+        pairs = np.concatenate([pairs, found[kind]])
+    _log_copies(found, divided, limit)
+    component = components(len(frame), pairs)
+    alone = np.bincount(component)[component] == 1
+    known = pd.Series(given, index=frame.index, dtype=object).groupby(component).transform("first")
+    copies = COPIES + frame["id"].astype(str).groupby(component).transform("min")
+    return known.where(known.notna(), copies.mask(alone, None).astype(object))
+
+
+def _log_copies(found: dict[str, np.ndarray], divided: int, limit: int) -> None:
+    if any(map(len, found.values())):
+        counts = " and ".join(f"{len(np.unique(pairs))} {kind}" for kind, pairs in found.items() if len(pairs))
+        log.info("Copies stay on one side of our splits: %s inputs (data.split.copies=apart divides them).", counts)
+    if divided:
+        log.warning("%d inputs are nearly equal to more than %d others: they are taken for one template, and divided.",
+                    divided, limit)  # fmt: skip
 
 
 def links(frame: pd.DataFrame, looks: list[Look], modality: Modality) -> dict[str, np.ndarray]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PREFIX = "hub:"  # a name without it is never looked up on the Hub: a mistyped path would train on a stranger's data
+
 
 def is_saved_dataset(folder: Path) -> bool:
     """Whether `save_to_disk` wrote this folder."""
@@ -40,18 +42,15 @@ def read_saved(folder: Path) -> Source:
     return from_dataset(dataset, str(folder), root=folder)
 
 
-def read_hub(reference: str, not_here: str) -> Source:
-    """The rows of a data set on the Hub; `not_here` is the message for the case that a file was meant."""
+def read_hub(reference: str) -> Source:
+    """Return the rows of a data set on the Hub, `owner/name` or `owner/name:configuration`."""
     import datasets
 
-    log.info("There is nothing called %s here: the Hub is asked for a data set of that name.", reference)
     name, _, configuration = reference.partition(":")
     try:
         dataset = datasets.load_dataset(name, configuration or None)
     except Exception as error:  # network, Hub, script and format errors share no base class
-        raise UserError(
-            f"{not_here} As a Hub data set {reference!r} could not be loaded either: {type(error).__name__}: {error}"
-        ) from error
+        raise UserError(f"The Hub data set {reference!r} cannot be loaded: {type(error).__name__}: {error}") from error
     return from_dataset(dataset, reference, root=None)
 
 

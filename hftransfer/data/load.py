@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from hftransfer.data.cells import is_missing
-from hftransfer.data.config import AUTOMATIC, DataConfig, Modality
-from hftransfer.data.groups import leak_groups
+from hftransfer.data.config import AUTOMATIC, DataConfig, Modality, SplitConfig
+from hftransfer.data.groups import join_copies, leak_groups, links
 from hftransfer.data.looks import Look, look_at_all
 from hftransfer.data.patch import Patch, in_words, without_known
 from hftransfer.data.read import read_rows
@@ -68,21 +68,31 @@ def load_data(
     read = read_rows(config, dataset)
     task, skipped = read.task, []
     patch = Patch.read(config.patch) if config.patch else None
-    rows = _leave_out(read.frame, read.frame["label"].map(_missing_label), config, skipped)
+    rows = _without_unlabelled_parts(read.frame)
+    rows = _leave_out(rows, rows["label"].map(_missing_label), config, skipped)
     rows = _leave_out(rows, single_examples(rows, task, config.split), config, skipped)
-    if config.split.group in AUTOMATIC and not config.split.file:
-        rows = _looked_at(rows, read.modality, config, skipped)
-        rows["group"] = leak_groups(rows, list(rows["look"]), read.modality, config.split.group)
+    rows = _looked_at(rows, read.modality, config, skipped)
+    rows["group"] = _groups(rows, read.modality, config.split)
     if patch and config.split.file:
         rows, patch = patch.beyond(rows, read_split_file(config.split.file).index)
     given = tuple(split for split in SPLITS if (rows["split"] == split).any())
     rows = rows.assign(split=assign_splits(rows, task, config.split))
     rows = _subsample(rows, task, config)
-    if "look" not in rows:
-        rows = _looked_at(rows, read.modality, config, skipped)
     rows, about = _patched(rows, patch, task, read.modality, config, skipped) if patch else (rows, None)
     rows = _leave_out(rows, _labels_unknown_to_train(rows, task), config, skipped)
     return replace(_labelled(rows, read.modality, task, skipped, about), given=given)
+
+
+def _groups(rows: pd.DataFrame, modality: Modality, config: SplitConfig) -> pd.Series:
+    """Return what stays together: of `config.file` where it says so, else given, found, and joined with copies."""
+    if config.file and "group" in (stored := read_split_file(config.file)):
+        return rows["group"].where(rows["group"].notna(), rows["id"].map(stored["group"])).astype(object)
+    looks = list(rows["look"])
+    if config.group in AUTOMATIC:
+        rows = rows.assign(group=leak_groups(rows, looks, modality, config.group))
+    if config.copies == "apart" or config.group == "auto":
+        return rows["group"]
+    return join_copies(rows, links(rows, looks, modality))
 
 
 def _looked_at(rows: pd.DataFrame, modality: Modality, config: DataConfig, skipped: list[str]) -> pd.DataFrame:
@@ -110,6 +120,17 @@ def _patched(
         log.warning("patch: the test part was changed (%s): its figures are not those of the runs before",
                     in_words(about, "test"))  # fmt: skip
     return rows, about
+
+
+def _without_unlabelled_parts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return `rows` without a test or validation part that has no label at all, as of benchmarks and competitions."""
+    for part in ("validation", "test"):
+        inside = rows["split"] == part
+        if inside.any() and rows["label"][inside].map(is_missing).all():
+            log.warning("The %s part has no labels: its %d examples are left out (`hftransfer predict` takes them).",
+                        part, inside.sum())  # fmt: skip
+            rows = rows[~inside].reset_index(drop=True)
+    return rows
 
 
 def _missing_label(label: Any) -> str | None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 def read_source(reference: str, allow_outside: bool = False) -> Source:
     """The rows behind `reference`; raises `UserError` where there is nothing there or nothing that can be read."""
+    if reference.startswith(hub.PREFIX):
+        return hub.read_hub(reference.removeprefix(hub.PREFIX))
     path = starter.load(reference) if reference.startswith("starter/") else Path(reference).expanduser()
     try:
         if path.is_dir():
@@ -24,9 +26,8 @@ def read_source(reference: str, allow_outside: bool = False) -> Source:
             return tables.read_table_source(path)
     except PermissionError as error:
         raise UserError(f"No permission to read {error.filename or path}.") from error
-    if hub.looks_like_hub_id(reference):
-        return hub.read_hub(reference, missing(path))
-    raise UserError(missing(path))
+    named = f" A data set on the Hub is named {hub.PREFIX}{reference}." if hub.looks_like_hub_id(reference) else ""
+    raise UserError(missing(path) + named)
 
 
 def from_python(dataset: Union["datasets.Dataset", "datasets.DatasetDict"]) -> Source:

@@ -42,12 +42,12 @@ def assign_splits(frame: pd.DataFrame, task: Task, config: SplitConfig) -> pd.Se
     split = frame["split"].copy()
     if not shares or rows.empty:
         return split
-    split[rows.index] = divide(rows, task, shares, config.seed)
+    split[rows.index] = divide(rows, task, shares, config.seed, strict=config.group is None)
     if not (split == "train").any():
         cut = " and ".join(f"data.split.{name}={share:g}" for name, share in shares.items())
         raise UserError(f"Nothing is left to train on: {cut} take all {len(rows)} rows. Make them smaller.")
     counts = split.value_counts()
-    how = "by group, " if rows["group"].notna().any() else ""
+    how = "by group, " if config.group and rows["group"].notna().any() else ""
     _warn_absent(rows, split[rows.index], task, shares)
     log.info(
         "Cut %s from the training rows (%sstratified, seed %d): %s.",
@@ -74,15 +74,18 @@ def single_examples(frame: pd.DataFrame, task: Task, config: SplitConfig) -> pd.
     )
 
 
-def divide(rows: pd.DataFrame, task: Task, shares: dict[str, float], seed: int) -> np.ndarray:
-    """The split of each row, "train" for what is not in `shares` (columns id, group, label)."""
+def divide(rows: pd.DataFrame, task: Task, shares: dict[str, float], seed: int, strict: bool = False) -> np.ndarray:
+    """The split of each row, "train" for what is not in `shares` (columns id, group, label).
+
+    Groups are balanced over all classes at once; with `strict`, for groups of a few copies, each class is cut by itself.
+    """
     strata = stratum_counts(rows["label"], task)
     ranks = _ranks(rows["id"], seed)
-    if rows["group"].notna().any():
-        return _divide_groups(rows["group"].where(rows["group"].notna(), "\0" + rows["id"]), strata, ranks, shares)
-    if task.type == "multi_label":
-        return _divide_groups(rows["id"], strata, ranks, shares)
-    return _divide_strata(strata.argmax(1), ranks, shares)
+    grouped = rows["group"].notna()
+    group = rows["group"].where(grouped, "\0" + rows["id"])
+    if task.type == "multi_label" or grouped.any() and not strict:
+        return _divide_groups(group, strata, ranks, shares)
+    return _divide_strata(group, strata.argmax(1), ranks, shares)
 
 
 def take_examples(
@@ -128,15 +131,26 @@ def _ranks(ids: pd.Series, seed: int) -> np.ndarray:
     )
 
 
-def _divide_strata(stratum: np.ndarray, ranks: np.ndarray, shares: dict[str, float]) -> np.ndarray:
-    split = np.full(len(stratum), "train", dtype=object)
-    for value in np.unique(stratum):
-        rows = np.flatnonzero(stratum == value)
-        rows, start = rows[np.argsort(ranks[rows], kind="stable")], 0
-        for name, quota in _quotas(len(rows), shares).items():
-            split[rows[start : start + quota]] = name
+def _divide_strata(group: pd.Series, stratum: np.ndarray, ranks: np.ndarray, shares: dict[str, float]) -> np.ndarray:
+    """Cut each class by rank, whole groups at a time; a group stands in the rarest of its classes.
+
+    A group that is larger than a part is for training, and so is the last group of a class.
+    """
+    codes, names = pd.factorize(group)
+    sizes = np.bincount(codes)
+    order = np.lexsort((ranks, np.bincount(stratum)[stratum], codes))
+    first = order[np.cumsum(sizes) - sizes]
+    split = np.full(len(names), "train", dtype=object)
+    for value in np.unique(stratum[first]):
+        groups = np.flatnonzero(stratum[first] == value)
+        quotas, start = _quotas(int(sizes[groups].sum()), shares), 0
+        large = sizes[groups] > min(quotas.values())
+        groups = groups[np.lexsort((ranks[first[groups]], large))]
+        middle = np.cumsum(sizes[groups]) - sizes[groups] / 2
+        for name, quota in quotas.items():
+            split[groups[:-1][(start <= middle[:-1]) & (middle[:-1] < start + quota)]] = name
             start += quota
-    return split
+    return split[codes]
 
 
 def _quotas(size: int, shares: dict[str, float]) -> dict[str, int]:
@@ -210,14 +224,15 @@ def _from_file(frame: pd.DataFrame, config: SplitConfig) -> pd.Series:
 
 
 def read_split_file(reference: str) -> pd.DataFrame:
-    """The table id -> split, group of a `splits.parquet`, or of the run folder that holds one."""
+    """The table id -> split (and group, where it has one) of a `splits.parquet`, or of the run folder that holds one."""
     path = Path(reference).expanduser()
     path = path / "splits.parquet" if path.is_dir() else path
     if not path.is_file():
         raise UserError(f"data.split.file: {missing(path)}")
     try:
-        stored = pd.read_parquet(path, columns=["id", "split"])
-    except (OSError, ValueError) as error:
+        stored = pd.read_parquet(path)
+        stored = stored[["id", "split", *({"group"} & set(stored.columns))]]
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"data.split.file: {path} is no table with the columns id and split: {error}") from error
     wrong = sorted(set(stored["split"]) - set(SPLITS))
     if wrong or stored["id"].duplicated().any():

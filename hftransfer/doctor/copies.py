@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from hftransfer.data.duplicates import components
+from hftransfer.data.groups import COPIES, join_copies
 from hftransfer.data.splits import assign_splits, single_examples
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
@@ -65,7 +66,8 @@ def _across(facts: Facts, id_: str, pairs: np.ndarray, what: str) -> Iterator[Fi
 
 
 def _divided_groups(facts: Facts) -> Iterator[Finding]:
-    groups = facts.frame.dropna(subset="group").groupby("group")
+    given = facts.frame[~facts.frame["group"].astype(str).str.startswith(COPIES)]  # copies are reported as such
+    groups = given.dropna(subset="group").groupby("group")
     torn = [str(name) for name, rows in groups if rows["split"].nunique() > 1]
     if torn:
         yield Finding(
@@ -93,7 +95,10 @@ def _ahead(facts: Facts) -> Iterator[Finding]:
         return
     usable = facts.labelled & single_examples(facts.frame, facts.task, config).isna()
     divided = facts.frame.assign(split="train")
-    divided.loc[usable, "split"] = assign_splits(facts.frame[usable], facts.task, config)
+    if config.copies == "together":
+        divided["group"] = join_copies(facts.frame, facts.links)
+    undivided = divided[usable].assign(split=facts.frame["split"][usable])
+    divided.loc[usable, "split"] = assign_splits(undivided, facts.task, config)
     pairs = np.concatenate(list(facts.links.values()))
     tried = replace(facts, frame=divided)
     rows = rows_with_partner(tried, pairs, "test")

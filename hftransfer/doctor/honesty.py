@@ -61,8 +61,13 @@ def measure_honesty(run: "RunConfig", dataset: Any = None) -> Iterator[Finding]:
     data = _fewer(load_data(run.data.model_copy(update={"split": split, "on_error": "skip"}), dataset))
     features = probed(run, data)[1].features
     yield from _neighbours(features, data)
-    if data.frame["group"].notna().any():
-        yield Finding("leak-measured", compare(features, data.frame, data.task, split.test or 0.2).in_words())
+    share = split.test or 0.2
+    if not data.frame["group"].notna().any():
+        return
+    if not (divide(data.frame, data.task, {"test": share}, 0) == "test").any():
+        log.warning("Every class stands in one group: no test part can be cut by groups, and nothing is compared.")
+        return
+    yield Finding("leak-measured", compare(features, data.frame, data.task, share).in_words())
 
 
 def _neighbours(features: np.ndarray, data: LabelledData) -> Iterator[Finding]:
