@@ -200,6 +200,7 @@ def _calibration(run: RecordedRun, predictor: Predictor) -> Iterator[dict[str, n
 def _calibrating(run: RecordedRun) -> pd.DataFrame:
     """Training rows that tell the ranges: at most half of them, for the others tell whether both models agree."""
     train = run.splits[run.splits["split"] == "train"]
+    train = train.iloc[readable(train, run.about["modality"], len(train))]
     chosen = readable(train, run.about["modality"], min(CALIBRATION_ROWS, (len(train) + 1) // 2))
     return train.iloc[chosen].reset_index(drop=True)
 

@@ -17,6 +17,8 @@ from hftransfer.data.patch import in_words
 from hftransfer.data.sources import SPLITS
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
 from hftransfer.heads import final_linear
+from hftransfer.kept_inputs import keep_inputs
+from hftransfer.modalities import Modality
 from hftransfer.predictions import Predictions, prediction_table
 from hftransfer.probe import Probe
 from hftransfer.receipt import Sizes, receipt
@@ -43,11 +45,11 @@ def labelled_table(data: LabelledData, predictions: Predictions) -> pd.DataFrame
     return table
 
 
-def split_table(data: LabelledData) -> pd.DataFrame:
-    """What `splits.parquet` holds: id, split, group, label, input (empty for images given as bytes)."""
+def split_table(data: LabelledData, modality: Modality) -> pd.DataFrame:
+    """What `splits.parquet` holds: id, split, group, label, digest of the content, input (empty for images as bytes)."""
     frame = data.frame
-    inputs = [value if isinstance(value, str) else "" for value in frame["input"]]
-    table = frame[["id", "split", "group", "label"]].assign(input=inputs)
+    inputs = [modality.recorded(value) for value in frame["input"]]
+    table = frame[["id", "split", "group", "label", "digest"]].assign(input=inputs)
     return table.assign(input_pair=frame["input_pair"]) if "input_pair" in frame else table
 
 
@@ -130,7 +132,8 @@ def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictio
     """Everything of the run folder but the adapter; `run.json` last, because it says that the folder is whole."""
     config, data = work.config, work.data
     (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    split_table(data).to_parquet(folder / "splits.parquet", index=False)
+    split_table(data, work.modality).to_parquet(folder / "splits.parquet", index=False)
+    keep_inputs(folder, data.frame)
     labelled_table(data, predictions).to_parquet(folder / "predictions.parquet", index=False)
     if record.probe is not None:
         _out_of_fold_table(work, record.probe, predictions.temperature).to_parquet(folder / "oof.parquet", index=False)

@@ -13,7 +13,7 @@ import yaml
 
 from hftransfer import uploads
 from hftransfer.errors import UserError
-from hftransfer.evaluation.recorded import plain_label
+from hftransfer.evaluation.recorded import RecordedRun, plain_label
 from hftransfer.explain import Explanation, explain
 from hftransfer.images import UnreadableImage
 from hftransfer.predictor import Predictor, load
@@ -110,7 +110,7 @@ def _examples(folder: Path, predictor: Predictor) -> dict[str, dict[str, Any]]:
     """The rows of the reference by id. A pushed model has neither them nor their features."""
     if predictor.trust is None or not predictor.trust.ids or not (folder / "splits.parquet").is_file():
         return {}
-    rows = pd.read_parquet(folder / "splits.parquet")
+    rows = RecordedRun(folder).splits
     rows = rows[rows["id"].isin(predictor.trust.ids) & (rows["input"] != "")]
     return {row["id"]: row | {"label": plain_label(row["label"])} for row in rows.to_dict("records")}
 

@@ -17,6 +17,7 @@ from hftransfer.run_folder import open_run, read_json
 from hftransfer.tasks import Task
 
 PAIR_MARK = " ‖ "  # between two texts that are read as one; a sign that common fonts have
+KEPT_INPUTS = "inputs"  # folder of images that have no file elsewhere (see `kept_inputs`)
 LONGEST_NAME = 200  # bytes; file systems take 255, and suffixes follow
 
 
@@ -119,8 +120,11 @@ class RecordedRun:
 
     @cached_property
     def splits(self) -> pd.DataFrame:
-        """Every row of the data: id, split, group, label, input."""
-        return pd.read_parquet(self.folder / "splits.parquet")
+        """Every row of the data: id, split, group, label, digest, and input: a text, a path, or "" where there is none."""
+        table = pd.read_parquet(self.folder / "splits.parquet")
+        kept = {file.stem: str(file) for file in (self.folder / KEPT_INPUTS).absolute().glob("*")}
+        filled = [value or kept.get(file_name(row), "") for row, value in zip(table["id"], table["input"], strict=True)]
+        return table.assign(input=filled) if kept else table
 
     @property
     def train_rows(self) -> dict[str, int]:

@@ -83,6 +83,8 @@ def _labelled(run: str, modality: str) -> set[str]:
     if not (Path(run) / "splits.parquet").is_file():
         return set()
     rows = RecordedRun.open(run).splits
+    if "digest" in rows:
+        return set(rows["digest"])
     if modality == "image":
         files = [Path(name) for name in rows["input"] if name]
         return {digest(file.read_bytes()) for file in files if file.is_file()}

@@ -32,6 +32,10 @@ class Modality(Protocol):
         """Return raw inputs as an outside user's `processor` reads them, in one batch."""
         ...
 
+    def recorded(self, value: Any) -> str:
+        """Return an input as a run records it, whatever the working directory: a text, a path, "" where there is none."""
+        ...
+
     def mix(self, batch: dict[str, torch.Tensor], labels: torch.Tensor, classes: int) -> torch.Tensor:
         """Mix examples of a training batch in place of hard labels where that is asked for; returns the labels."""
         ...

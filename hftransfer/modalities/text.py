@@ -96,6 +96,9 @@ class Text:
         columns = [frame[name].tolist() for name in ("input", "input_pair") if name in frame]
         return dict(tokenizer(*columns, truncation=True, padding=True, return_tensors="pt"))
 
+    def recorded(self, value: str) -> str:
+        return value
+
     def mix(self, batch: dict[str, torch.Tensor], labels: torch.Tensor, classes: int) -> torch.Tensor:
         return labels
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -58,6 +59,9 @@ class Vision:
     def plain_batch(self, processor: Any, frame: pd.DataFrame) -> dict[str, torch.Tensor]:
         """Return images, decoded at their full size, as a plain `processor` reads them."""
         return dict(processor(images=[open_image(value) for value in frame["input"]], return_tensors="pt"))
+
+    def recorded(self, value: str | bytes) -> str:
+        return str(Path(value).absolute()) if isinstance(value, str) and value else ""
 
     @cached_property
     def _kept(self) -> KeptImages:
