@@ -22,7 +22,7 @@ LEVELS = [
     {"modalities", "strategies", "convex", "weights"},
     {"data", "checkpoints", "readout", "receipt"},
     {"evaluation"},
-    {"config", "inference", "predictions"},
+    {"config", "inference", "predictions", "kept_inputs"},
     {"repeats"},
     {"frozen_pass", "report", "certificate", "quantise", "callbacks", "arguments"},
     {"loop", "probe", "card"},
