@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from hftransfer.evaluation.recorded import Part, RecordedRun
+from hftransfer.evaluation.recorded import Part, RecordedRun, describe_part
 from hftransfer.terminal import percent
 
 PAPERS = {
@@ -87,6 +87,7 @@ def card_facts(run: RecordedRun) -> dict[str, Any]:
         "pairs": "input_pair" in part.frame,
         "split": split,
         "note": run.metrics.get("notes", {}).get(split),
+        "headline": _headline(run),
         "metrics": run.metrics[split],
         "per_class": run.metrics.get("per_class", {}).get(split, []),
         "weakest": _weakest(run.metrics.get("per_class", {}).get(split, [])),
@@ -105,6 +106,14 @@ def card_facts(run: RecordedRun) -> dict[str, Any]:
         "config": yaml.safe_dump(public_config(run.folder), sort_keys=False, allow_unicode=True),
         "blank": BLANK,
     }
+
+
+def _headline(run: RecordedRun) -> dict[str, Any] | None:
+    """The cross-validated metrics, where they are the headline."""
+    if run.headline != "cross_validation":
+        return None
+    title = describe_part(run.headline, run.metrics)
+    return {"title": title, "metrics": run.metrics[run.headline]}
 
 
 def held_out_split(run: RecordedRun) -> str:

@@ -15,6 +15,7 @@ from hftransfer.checkpoints import save_model
 from hftransfer.data import LabelledData
 from hftransfer.data.patch import in_words
 from hftransfer.data.sources import SPLITS
+from hftransfer.errors import UserError
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
 from hftransfer.heads import final_linear
 from hftransfer.kept_inputs import keep_inputs
@@ -22,7 +23,7 @@ from hftransfer.modalities import Modality
 from hftransfer.predictions import Predictions, prediction_table
 from hftransfer.probe import Probe
 from hftransfer.receipt import Sizes, receipt
-from hftransfer.repeats import cross_validate_head
+from hftransfer.repeats import cross_validate_head, folds_of, headline_of
 from hftransfer.self_check import check_saved_model
 from hftransfer.strategies import Plan
 from hftransfer.strategies.base import rates_by_rung
@@ -145,15 +146,12 @@ def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictio
     test = predictions.of_split(data.frame, "test")
     metrics = measured(data, predictions, work.targets, config.evaluation)
     metrics |= trust_metrics(data.task, trust, test, work.targets[test.positions])
-    if config.evaluation.folds and not work.trains and not config.head.views:
-        metrics["cross_validation"] = cross_validate_head(
-            data.task, record.probe.tried, work.targets, work.groups, config.head,
-            final_linear(model).bias is not None, config.evaluation, config.seed,
-        )  # fmt: skip
     if data.task.weights:
         metrics["notes"]["probabilities"] = (
             "training.imbalance=balanced: they are calibrated for classes that are equally frequent, not for these data"
         )
+    metrics |= _cross_validated(work, record.probe, final_linear(model).bias is not None)
+    metrics["headline"] = headline_of(config, len(data.frame), data.given, metrics)
     if record.interruption:
         kept = "best weights until then" if "validation" in metrics else "weights of that step"
         metrics["notes"]["training"] = f"ended early ({record.interruption}); these are the {kept}"
@@ -165,6 +163,24 @@ def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictio
     )
     run_folder.write_json(folder / run_folder.COMPLETE, _about(work, record, predictions) | {"self_check": checked})
     return metrics
+
+
+def _cross_validated(work: Work, probe: Probe | None, intercept: bool) -> dict[str, Any]:
+    """Cross-validation of a head on its stored features, where it is asked for or affordable."""
+    config, data = work.config, work.data
+    folds = folds_of(config, len(data.frame), data.given, data.modality)
+    if not folds or work.trains or config.head.views:
+        return {}
+    evaluation = config.evaluation.model_copy(update={"folds": folds})
+    try:
+        return cross_validate_head(
+            data.task, probe.tried, work.targets, work.groups, config.head, intercept, evaluation, config.seed
+        )
+    except UserError as error:  # a single group, or too few examples
+        if config.evaluation.folds:
+            raise
+        log.warning("Cross-validation is left out, and the single test part is the headline: %s", error)
+        return {}
 
 
 def _out_of_fold_table(work: Work, probe: Probe, temperature: float) -> pd.DataFrame:

@@ -48,14 +48,15 @@ class Task:
         """The validation metric that early stopping and the best checkpoint look at (see `higher_is_better`)."""
         return "rmse" if self.type == "regression" else "calibrated_log_loss"
 
-    def with_scale(self, targets: np.ndarray) -> "Task":
-        """The same task knowing mean and spread of the training `targets` (regression; unchanged otherwise)."""
+    def with_scale(self, targets: np.ndarray, centred: bool = True) -> "Task":
+        """The same task knowing mean and spread of the training `targets` (regression; unchanged otherwise).
+
+        A head without bias cannot express a mean: `centred` False takes 0 for it.
+        """
         if self.type != "regression":
             return self
-        std = targets.std(0)
-        return replace(
-            self, mean=tuple(map(float, targets.mean(0))), std=tuple(map(float, np.where(std > 0, std, 1.0)))
-        )
+        mean, std = targets.mean(0) * centred, targets.std(0)
+        return replace(self, mean=tuple(map(float, mean)), std=tuple(map(float, np.where(std > 0, std, 1.0))))
 
     def with_balance(self, targets: np.ndarray) -> "Task":
         """The same task with weights that make every class, or the two sides of each label, count alike in `targets`.
@@ -102,8 +103,11 @@ class Task:
         return row
 
     def encode_all(self, labels: list[Any]) -> np.ndarray:
-        """All targets as one array: int64 (N,), or float32 (N, C) / (N, K)."""
-        dtype = np.int64 if self.type == "single_label" else np.float32
+        """All targets as one array: int64 (N,), float32 (N, C), or float64 (N, K) for regression.
+
+        Single precision loses 64 at 1e9, the size of a timestamp or a turnover.
+        """
+        dtype = {"single_label": np.int64, "multi_label": np.float32, "regression": np.float64}[self.type]
         encoded = np.array([self.encode(label) for label in labels], dtype=dtype)
         return encoded if self.type == "single_label" else encoded.reshape(len(labels), self.head_size)
 

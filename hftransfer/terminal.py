@@ -53,11 +53,14 @@ def show_metrics(metrics: dict[str, Any], folder: Path, as_json: bool) -> None:
         return print(json.dumps({"run": str(folder)} | metrics, ensure_ascii=False))
     from rich.table import Table
 
+    from hftransfer.evaluation.recorded import describe_part
+
     for split, found in metrics.items():
-        if split in ("per_class", "notes", "calibration", "conformal", "unknown"):
+        if split not in ("test", "validation", "cross_validation", "seeds"):
             continue
         note = metrics.get("notes", {}).get(split)
-        table = Table("metric", "value", "95 % interval", title=f"{folder.name}: {split}", caption=note)
+        title = f"{folder.name}: {describe_part(split, metrics)}{' (headline)' * (split == metrics.get('headline'))}"
+        table = Table("metric", "value", "95 % interval", title=title, caption=note)
         for name, measured in found.items():
             table.add_row(name, f"{measured['value']:.4f}", f"{measured['low']:.4f} to {measured['high']:.4f}")
         display(table)

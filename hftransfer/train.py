@@ -90,10 +90,10 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
             made = (_finished(config, dataset) if resume else None) or _once(config, dataset, resume, stop)
         repeated = {} if made.interruption else repeat(config, lambda other: _again(other, dataset))
         if made.metrics:
-            _say(made)
             if repeated:
                 made.metrics.update(repeated)
                 run_folder.write_json(made.folder / "metrics.json", made.metrics)
+            _say(made)
             _explain(config, made)
             _write_pages(made.folder)
             if config.push_to_hub.repo_id and not made.interruption:
@@ -126,10 +126,13 @@ def _write_pages(folder: Path) -> None:
 
 def _say(made: Run) -> None:
     """The first metric, before explanations and pages, which take some seconds more."""
-    split = next((split for split in ("test", "validation") if split in made.metrics), None)
-    if split:
-        name, found = next(iter(made.metrics[split].items()))
-        log.info("%s is whole: %s %s %.4f (%.4f to %.4f); its report follows", made.folder, split,
+    from hftransfer.evaluation.recorded import describe_part
+
+    part = made.metrics.get("headline")
+    if part:
+        name, found = next(iter(made.metrics[part].items()))
+        title = describe_part(part, made.metrics)
+        log.info("%s is whole: %s %s %.4f (%.4f to %.4f); its report follows", made.folder, title,
                  name.replace("_", " "), found["value"], found["low"], found["high"])  # fmt: skip
 
 
@@ -204,7 +207,7 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
                 if finding.severity != "note":
                     log.warning(finding.as_text(3))
             check_parts(config, data.frame["split"])
-            offer_folds(config, len(data.frame), data.given)
+            offer_folds(config, len(data.frame), data.given, data.modality)
         config = config.settled(data.modality)
         with seconds("checkpoint"):
             _seed(config.seed)

@@ -176,10 +176,13 @@ def test_repeated_measurements_are_shown(tmp_path):
     folder = make_run(tmp_path / "run")
     assert "cross-validated" not in page_of(folder).text
     metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["cross_validation"] = {"accuracy": {"value": 0.8123, "low": 0.7, "high": 0.9, "n": 20}}
+    metrics["cross_validation"] = {"accuracy": {"value": 0.8123, "low": 0.7, "high": 0.9, "n": 60}}
+    metrics["cross_validation_folds"] = {"folds": 2, "repeats": 10, "examples": 60}
+    metrics["headline"] = "cross_validation"
     (folder / "metrics.json").write_text(json.dumps(metrics))
     text = page_of(folder).text
-    assert "cross-validated (20 folds)" in text and "0.812" in text
+    assert "cross-validated (2 folds, 10 times)" in text and "0.812" in text
+    assert "cross-validated (2 folds, 10 times) accuracy" in page_of(folder).text.replace("Accuracy", "accuracy")
 
 
 def test_a_thumbnail_of_a_turned_photo_stands_upright(tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from hftransfer.settings import Count, Settings
 
@@ -21,7 +21,9 @@ class EvaluationConfig(Settings):
     """What is measured besides the task's own metrics, and how."""
 
     metrics: list[str] = Field([], description="further metrics of the evaluate library, by name or local path")
-    folds: int | None = Field(None, ge=2, description="cross-validate with this many folds beside the one split")
+    folds: int | None = Field(
+        None, ge=0, description="cross-validate with this many folds; None: 5 for a head below 300 examples; 0: never"
+    )
     repeats: Count | None = Field(None, description="divide into folds so often; None: 20 scores of a head, else once")
     seeds: Count = Field(1, description="train this many times and report the spread")
     conformal_level: float = Field(0.9, gt=0, lt=1, description="share of prediction sets that shall hold the truth")
@@ -30,6 +32,13 @@ class EvaluationConfig(Settings):
     explanations: bool = Field(
         True, description="show in the report which places or words led to its examples' answers"
     )
+
+    @field_validator("folds")
+    @classmethod
+    def _hold_out_less_than_all(cls, folds: int | None) -> int | None:
+        if folds == 1:
+            raise ValueError("expected at least 2 folds, or 0 for none")
+        return folds
 
 
 def evaluate_predictions(

@@ -20,7 +20,7 @@ from hftransfer.errors import UserError, did_you_mean
 from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.intervals import Draws, Measured, measure
 from hftransfer.evaluation.metrics import higher_is_better
-from hftransfer.evaluation.recorded import Part, RecordedRun, open_all
+from hftransfer.evaluation.recorded import Part, RecordedRun, describe_part, open_all
 from hftransfer.tasks import Task
 from hftransfer.terminal import percent
 
@@ -124,6 +124,7 @@ def compare(run_folders: Sequence[str | Path], metric: str | None = None, resamp
     runs = open_all(run_folders)
     names = _distinct_names(runs)
     parts, notes = _as_patched(runs, names)
+    notes += [_describe_headline(run, name) for run, name in zip(runs, names, strict=True) if run.headline != "test"]
     parts = _aligned(runs, parts)
     task, metric = runs[0].task, metric or HEADLINE[runs[0].task.type]
     measured = [measure(task, p.targets, p.scores, p.groups, resamples=resamples) for p in parts]
@@ -141,6 +142,14 @@ def _distinct_names(runs: list[RecordedRun]) -> list[str]:
     """Folder names, or whole paths where two folders have the same name."""
     names = [run.name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
+
+
+def _describe_headline(run: RecordedRun, name: str) -> str:
+    """Say which other number a run is told by: only the test rows, which all runs share, are compared here."""
+    metric, found = next(iter(run.metrics[run.headline].items()))
+    title = describe_part(run.headline, run.metrics)
+    value = f"{metric.replace('_', ' ')} {found['value']:.4f} ({found['low']:.4f} to {found['high']:.4f})"
+    return f"The headline of {name} is {title}: {value}. The test rows are compared here."
 
 
 def _entry(run: RecordedRun, name: str, metrics: dict[str, Measured]) -> Entry:

@@ -106,6 +106,14 @@ class RecordedRun:
         return found[0]
 
     @property
+    def headline(self) -> str:
+        """The part of `metrics` that a run is told by: cross-validation of few examples, else `judged`.
+
+        Runs of earlier versions name none. Raises `UserError` as `judged` does.
+        """
+        return self.metrics.get("headline") or self.judged
+
+    @property
     def trainable_share(self) -> float:
         rungs = self.receipt["rungs"]
         return sum(rung["trainable"] for rung in rungs) / max(1, sum(rung["parameters"] for rung in rungs))
@@ -163,6 +171,15 @@ class RecordedRun:
         labels = [plain_label(label) for label in rows["label"]]
         scores = rows[[f"score:{name}" for name in self.task.names]].to_numpy(dtype=np.float64)
         return Part(rows.assign(label=labels), self.task.encode_all(labels), scores)
+
+
+def describe_part(part: str, metrics: dict[str, Any]) -> str:
+    """Name a part of `metrics.json` as people read it: "test", or "cross-validated (5 folds, 4 times)"."""
+    design = metrics.get("cross_validation_folds")
+    if part != "cross_validation" or not design:
+        return part.replace("_", " ")
+    times = f", {design['repeats']} times" if design["repeats"] > 1 else ""
+    return f"cross-validated ({design['folds']} folds{times})"
 
 
 def file_name(row: str) -> str:

@@ -10,7 +10,7 @@ from hftransfer.data.patch import in_words
 from hftransfer.data.sources import SPLITS
 from hftransfer.evaluation.calibration import apply_temperature, calibration_report, reliability
 from hftransfer.evaluation.metrics import HIGHER_IS_BETTER
-from hftransfer.evaluation.recorded import RecordedRun
+from hftransfer.evaluation.recorded import RecordedRun, describe_part
 from hftransfer.report import plots
 from hftransfer.terminal import percent
 
@@ -39,8 +39,8 @@ def overview(run: RecordedRun) -> dict[str, Any]:
     kinds = {"image": "images", "text": "texts"}.get(about["modality"], "examples")
     training, validation, test = (f"{counts.get(part, 0):,}" for part in ("train", "validation", "test"))
     return {
-        "metric": f"{run.judged} {plots.titled(metric)}",
-        "found": run.metrics[run.judged].get(metric),
+        "metric": f"{describe_part(run.headline, run.metrics)} {plots.titled(metric)}",
+        "found": run.metrics[run.headline].get(metric),
         "sentence": f"{about['checkpoint']['source']}, adapted by the strategy “{about['strategy']}” to {len(task.names)} "
         f"{outputs} of {kinds}: {training} training, {validation} validation and {test} test rows.",
         "tiles": [
@@ -69,11 +69,11 @@ def metrics(run: RecordedRun) -> dict[str, Any]:
 
 def _repeated(metrics: dict[str, Any]) -> list[tuple[str, list]]:
     """What was measured more than once: a title, and metrics with their `Measured`."""
-    titles = {"cross_validation": "cross-validated ({} folds)", "seeds": "{} seeds, same test rows"}
-    measured = [(title, list(metrics[key].items())) for key, title in titles.items() if metrics.get(key)]
-    return [
-        (title.format(found[0][1]["n"]), [(_titled(name), value) for name, value in found]) for title, found in measured
-    ]
+    parts = [part for part in ("cross_validation", "seeds") if metrics.get(part)]
+    titles = {part: describe_part(part, metrics) for part in parts}
+    if "seeds" in parts:
+        titles["seeds"] = f"{next(iter(metrics['seeds'].values()))['n']} seeds, same test rows"
+    return [(titles[part], [(_titled(name), value) for name, value in metrics[part].items()]) for part in parts]
 
 
 def _titled(name: str) -> str:
