@@ -253,5 +253,5 @@ def test_perfect_repeats_leave_as_much_doubt_as_their_examples():
     perfect = {"accuracy": Measured(1.0, *wilson(40, 40), 40)}
     found = over_repeats([perfect] * 4, 0.25)["accuracy"]
     assert found.value == found.high == 1 and found.low == pytest.approx(wilson(32, 32)[0], abs=1e-6)
-    never = over_repeats([{"accuracy": Measured(0.0, *wilson(0, 40), 40)}], 0.25)["accuracy"]
+    never = over_repeats([{"accuracy": Measured(0.0, *wilson(0, 40), 40)}] * 2, 0.25)["accuracy"]
     assert never.low == 0 and never.high == pytest.approx(wilson(0, 32)[1], abs=1e-6)

@@ -21,7 +21,8 @@ def over_repeats(found: Sequence[dict[str, Measured]], tested_per_trained: float
     Each division predicts every example once. Its intervals hold what the examples do to the metric. They are averaged over
     the divisions and widened on a scale without ends (logit, log) for what training sets do to it: folds share training
     examples, so the variance grows by the factor 1 + n_test / n_train, and the variance between divisions adds
-    1 / R + n_test / n_train times itself (Nadeau & Bengio 2003, sec. 4). `n` is the number of examples.
+    1 / R + n_test / n_train times itself (Nadeau & Bengio 2003, sec. 4). A single division does not show that variance: it
+    is taken for as large as that of the examples. `n` is the number of examples.
 
     Args:
         tested_per_trained: n_test / n_train of a fold, from the real sizes.
@@ -37,7 +38,8 @@ def _combined(name: str, found: Sequence[Measured], tested_per_trained: float) -
     with np.errstate(divide="ignore", invalid="ignore"):
         between = np.var(onto(values), ddof=1) if len(values) > 1 else 0.0
         added = stats.norm.ppf(0.975) ** 2 * np.nan_to_num(between) * (1 / len(values) + tested_per_trained)
-        ends = [_widened(onto(middle), onto(end), 1 + tested_per_trained, added) for end in (low, high)]
+        factor = 1 + tested_per_trained + (len(values) == 1)
+        ends = [_widened(onto(middle), onto(end), factor, added) for end in (low, high)]
     low, high = sorted(float(back(end)) for end in ends)
     return Measured(middle, min(low, middle), max(high, middle), found[0].n)
 
