@@ -227,6 +227,23 @@ def _cross_validated(
     return best
 
 
+def out_of_fold_of_best(
+    task: Task, heads: list[ConvexHead], targets: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]]
+) -> np.ndarray:
+    """Return out-of-fold logits (F, C) where each fold's head is the best of `heads` by the loss on the other folds.
+
+    So the choice between heads is cross-validated too. `targets` (F, ...) are standardised; the folds hold out every row once.
+    """
+    losses = np.array([
+        [mean_loss(task, head.out_of_fold[held_out], targets[held_out]) * len(held_out) for head in heads]
+        for _, held_out in folds
+    ])  # fmt: skip
+    logits = np.empty_like(heads[0].out_of_fold)
+    for (_, held_out), best in zip(folds, (losses.sum(0) - losses).argmin(1), strict=True):
+        logits[held_out] = heads[best].out_of_fold[held_out]
+    return logits
+
+
 def mean_loss(task: Task, logits: np.ndarray, targets: np.ndarray) -> float:
     """Log-loss (single- and multi-label, with the task's weights) or squared error, the mean over rows and outputs."""
     if task.type == "single_label":

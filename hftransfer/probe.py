@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hftransfer.boundary import Batch, Boundary
-from hftransfer.convex import ConvexHead, make_folds, solve_head
+from hftransfer.convex import ConvexHead, make_folds, out_of_fold_of_best, solve_head
 from hftransfer.errors import UserError
 from hftransfer.frozen_pass import FrozenPass
 from hftransfer.heads import final_linear, output_layers
@@ -61,6 +61,7 @@ class Probe:
     features: np.ndarray
     tried: list[tuple[np.ndarray, np.ndarray]]
     constant: tuple[str, ...] = ()
+    cross_validated: np.ndarray | None = None  # (F, C): out of fold, the readout chosen for each fold by the others
 
     @property
     def logits(self) -> np.ndarray:
@@ -158,7 +159,9 @@ def solve_probe(frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, 
         head = solved.problem.solve(final, best)
     fold_in(model, head, sample(frozen, rows))
     tried = [(read, final if readout == best else read) for readout, read in solved.features.items()]
-    return Probe(head, best, {r.name: heads[r].loss for r in wanted}, final, tried, constant)
+    fitted, folds = task.standardised(rows.targets[rows.fitted]), solved.problem.folds
+    cross_validated = out_of_fold_of_best(task, [heads[readout] for readout in wanted], fitted, folds)
+    return Probe(head, best, {r.name: heads[r].loss for r in wanted}, final, tried, constant, cross_validated)
 
 
 def plain_features(frozen: FrozenPass, items: Sequence[Any], keys: Sequence[str]) -> np.ndarray:

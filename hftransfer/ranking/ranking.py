@@ -159,7 +159,7 @@ def _ranked(config: RunConfig, candidate: Reachable, data: LabelledData) -> tupl
     model = config.model.model_copy(update={"name": candidate.place})
     work, probe = probed(config.model_copy(update={"model": model}), data)
     task = work.data.task
-    scores = task.probabilities(task.in_units(probe.head.out_of_fold))
+    scores = task.probabilities(task.in_units(probe.cross_validated))
     part, wanted = Part(data.frame[["id", "group"]], work.targets, scores), task.standardised(work.targets)
     known, sizes = described(candidate.name), [tensor.numel() for tensor in work.model.parameters()]
     ranked = Ranked(
