@@ -84,6 +84,7 @@ def card_facts(run: RecordedRun) -> dict[str, Any]:
         "task": run.task,
         "modality": about["modality"],
         "pipeline_task": pipeline_task(run),
+        "own_code": run.runs_own_code,
         "pairs": "input_pair" in part.frame,
         "split": split,
         "note": run.metrics.get("notes", {}).get(split),

@@ -185,6 +185,7 @@ def _job(run: RecordedRun, part: Part, form: Form) -> dict[str, Any]:
         "folder": str(form.folder.resolve()),
         "modality": run.about["modality"],
         "names": list(run.task.names),
+        "trust_remote_code": run.runs_own_code,
         "rows": rows,
     }
 

@@ -109,7 +109,7 @@ def _write(run: RecordedRun, format: Format, folder: Path) -> dict[str, Any]:
     batches = _batches(predictor, frame)
     if format == "safetensors-merged":
         shutil.copytree(run.folder / "model", folder)
-        answer = _of_model(load(folder, use_cpu=True).model)
+        answer = _of_model(load(folder, use_cpu=True, trust_remote_code=run.runs_own_code).model)
     else:
         _write_onnx(run, predictor, batches[0], folder, quantised=format == "onnx-int8")
         answer = _of_graph(folder / "model.onnx")

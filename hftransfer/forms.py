@@ -21,7 +21,8 @@ def through_pipeline(job: dict[str, Any]) -> Ask:
     import transformers
 
     image = job["modality"] == "image"
-    pipe = transformers.pipeline(f"{job['modality']}-classification", job["folder"], device="cpu")
+    task, own_code = f"{job['modality']}-classification", job["trust_remote_code"]
+    pipe = transformers.pipeline(task, job["folder"], device="cpu", trust_remote_code=own_code)
     options = {"top_k": len(job["names"])} if image else {"top_k": None, "truncation": True}
 
     def ask(row: Row) -> dict[str, float]:
@@ -43,7 +44,7 @@ def through_onnx(job: dict[str, Any]) -> Ask:
     wanted = [given.name for given in session.get_inputs()]
     about = session.get_modelmeta().custom_metadata_map
     reader = transformers.AutoImageProcessor if image else transformers.AutoTokenizer
-    processor = reader.from_pretrained(job["folder"])
+    processor = reader.from_pretrained(job["folder"], trust_remote_code=job["trust_remote_code"])
 
     def ask(row: Row) -> dict[str, float]:
         if image:

@@ -1,7 +1,8 @@
 """A run or model folder and inputs -> predictions. Reads the folder alone; nothing of the training is needed."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from hftransfer import compute, run_folder
 from hftransfer.data import load_inputs
 from hftransfer.errors import UserError
+from hftransfer.evaluation.recorded import RecordedRun
 from hftransfer.inference import Machine, predict_logits
 from hftransfer.modalities import AugmentationConfig, Modality, make_modality
 from hftransfer.predictions import prediction_table
@@ -89,25 +91,53 @@ class Predictor:
         return table
 
 
-def load(path: str | Path, use_cpu: bool = False, batch_size: int = 16) -> Predictor:
-    """The model of a run folder, or of a model folder in the layout of transformers. Raises `UserError`."""
+def load(
+    path: str | Path, use_cpu: bool = False, batch_size: int = 16, trust_remote_code: bool | None = None
+) -> Predictor:
+    """Load the model of a run folder, or of a model folder in the layout of transformers.
+
+    `trust_remote_code` lets Python code of the folder run; None allows what the run's own configuration allowed. Raises
+    `UserError` for a folder without a model, and for code that is not allowed.
+    """
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
     from hftransfer.checkpoints import quiet_transformers
     from hftransfer.weights import AUTO_CLASS
 
     folder = model_folder(path)
-    config = AutoConfig.from_pretrained(folder)
-    task = Task(TASK_TYPES[config.problem_type or _guessed(config)], tuple(config.id2label.values()))
-    name = "image" if type(config) in AUTO_CLASS["image"]._model_mapping else "text"
+    remote = RecordedRun(Path(path)).runs_own_code if trust_remote_code is None else trust_remote_code
     device = compute.choose_device(use_cpu=use_cpu)
-    processor = (AutoImageProcessor if name == "image" else AutoTokenizer).from_pretrained(folder)
-    with quiet_transformers():
-        model = AUTO_CLASS[name].from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    with quiet_transformers(), _refusing_own_code(folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
+        auto = AUTO_CLASS["image"]
+        is_image = type(config) in auto._model_mapping or auto.__name__ in getattr(config, "auto_map", {})
+        name = "image" if is_image else "text"
+        reader = AutoImageProcessor if is_image else AutoTokenizer
+        processor = reader.from_pretrained(folder, trust_remote_code=remote)
+        model = AUTO_CLASS[name].from_pretrained(folder, dtype=torch.float32, trust_remote_code=remote)
+    model = model.to(device).eval()
+    # The keys of id2label are read in the order of the file, where 10 may stand before 2.
+    names = tuple(config.id2label[key] for key in sorted(config.id2label))
+    task = Task(TASK_TYPES[config.problem_type or _guessed(config)], names)
     workers = compute.thread_plan(device).workers
     modality = make_modality(name, processor, AugmentationConfig(level="light"))
     machine = Machine(device, workers=workers, batch_size=batch_size)
     return Predictor(model, modality, task, machine, Trust.read(Path(path), task))
+
+
+@contextmanager
+def _refusing_own_code(folder: Path) -> Iterator[None]:
+    """Turn the refusal of transformers to run a folder's own Python code into one sentence."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise UserError(
+            f"The model in {folder} needs Python code of its own, which may do anything. Read that code first. It runs for "
+            "a run that was trained with model.trust_remote_code=true, when the run folder is named and not its model; "
+            f"from Python: hftransfer.load({str(folder)!r}, trust_remote_code=True)."
+        ) from None
 
 
 def _guessed(config: Any) -> str:

@@ -71,6 +71,18 @@ class RecordedRun:
         """The resolved configuration as plain values."""
         return yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
 
+    @property
+    def runs_own_code(self) -> bool:
+        """Whether the user allowed the model's own Python code when the run was trained.
+
+        What lies in the cache of the Hub is somebody else's configuration and allows nothing.
+        """
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        downloaded = self.folder.resolve().is_relative_to(Path(HF_HUB_CACHE).resolve())
+        there = (self.folder / "config.yaml").is_file() and not downloaded
+        return there and bool(self.config["model"].get("trust_remote_code", False))
+
     @cached_property
     def metrics(self) -> dict[str, Any]:
         return read_json(self.folder / "metrics.json")
