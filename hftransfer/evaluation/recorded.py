@@ -81,7 +81,7 @@ class RecordedRun:
 
         downloaded = self.folder.resolve().is_relative_to(Path(HF_HUB_CACHE).resolve())
         there = (self.folder / "config.yaml").is_file() and not downloaded
-        return there and bool(self.config["model"].get("trust_remote_code", False))
+        return there and bool(self.config.get("model", {}).get("trust_remote_code", False))
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
