@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from hftransfer.evaluation.recorded import Part, RecordedRun, describe_part
-from hftransfer.terminal import percent
+from hftransfer.evaluation.recorded import Part, RecordedRun
+from hftransfer.terminal import describe_part, percent
 
 PAPERS = {
     "probe": "Kornblith et al. 2019, arXiv:1805.08974",
@@ -217,7 +217,7 @@ def _calibration(run: RecordedRun, part: Part) -> dict[str, Any] | None:
         return None
     from hftransfer.evaluation.calibration import expected_calibration_error
 
-    error = expected_calibration_error(run.task, part.targets, part.scores)
+    error = expected_calibration_error(run.task, part.targets, part.scores, part.groups)
     return {"temperature": run.about.get("temperature", 1.0), "error": vars(error)}
 
 
@@ -263,4 +263,5 @@ def _number(value: float) -> str:
 
 
 def _span(found: dict[str, Any]) -> str:
-    return f"{_number(found['low'])} to {_number(found['high'])}"
+    known = found["low"] == found["low"]  # NaN: not known
+    return f"{_number(found['low'])} to {_number(found['high'])}" if known else "not known"

@@ -19,6 +19,7 @@ from hftransfer.errors import UserError
 from hftransfer.run_folder import beside, read_json
 from hftransfer.serving import Served, answered, serve
 from hftransfer.tasks import Task
+from hftransfer.terminal import ends
 from hftransfer.theme import theme
 from hftransfer.why import why_html
 
@@ -93,7 +94,7 @@ def _measured(folder: Path) -> str:
     if not found:
         return ""
     name, value = next(iter(found.items()))
-    interval = f"{value['low']:.3f} to {value['high']:.3f}"
+    interval = ends(value, 3)
     return f"{name.replace('_', ' ')} {value['value']:.3f} on held-out examples (95 % interval {interval})"
 
 

@@ -73,12 +73,17 @@ def measured(
             result["notes"][split] = "this part chose the best checkpoint and the temperature: expect it to flatter"
         if len(part.positions):
             scores = data.task.probabilities(part.logits)
-            groups = data.frame["group"].to_numpy()[part.positions]
-            groups = None if pd.isna(groups).all() else list(groups)
+            groups = groups_of(data, part.positions)
             found = evaluate_predictions(data.task, targets[part.positions], scores, groups, config)
             result[split], result["per_class"][split] = found["metrics"], found["per_class"]
     _note_patch(result["notes"], data.patch)
     return result
+
+
+def groups_of(data: LabelledData, positions: np.ndarray) -> list[str | None] | None:
+    """The groups of some rows; None where none of them has one."""
+    groups = data.frame["group"].to_numpy()[positions]
+    return None if pd.isna(groups).all() else list(groups)
 
 
 def _note_patch(notes: dict[str, str], patch: dict[str, Any] | None) -> None:
@@ -145,7 +150,7 @@ def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictio
         trust.write(folder, data.task)
     test = predictions.of_split(data.frame, "test")
     metrics = measured(data, predictions, work.targets, config.evaluation)
-    metrics |= trust_metrics(data.task, trust, test, work.targets[test.positions])
+    metrics |= trust_metrics(data.task, trust, test, work.targets[test.positions], groups_of(data, test.positions))
     if data.task.weights:
         metrics["notes"]["probabilities"] = (
             "training.imbalance=balanced: they are calibrated for classes that are equally frequent, not for these data"

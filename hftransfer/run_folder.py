@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -142,14 +143,34 @@ def beside(folder: Path, what: str) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read JSON; the ends of an interval that is not known come back as NaN."""
+    return json.loads(path.read_text(encoding="utf-8"), object_hook=_with_unknown_ends)
+
+
+def _with_unknown_ends(found: dict[str, Any]) -> dict[str, Any]:
+    if {"value", "low", "high"} <= found.keys():
+        found |= {end: math.nan for end in ("low", "high") if found[end] is None}
+    return found
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write by way of a temporary name, so that no reader ever sees half a file."""
+    """Write strict JSON by way of a temporary name, so that no reader ever sees half a file.
+
+    What is no number or infinite becomes null.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    temporary.write_text(text + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+def finite(value: Any) -> Any:
+    """Return plain values as strict JSON has them: null for what is no number or infinite."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def remove(path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hftransfer.errors import UserError
+from hftransfer.run_folder import finite
 
 
 def show(values: Any, as_table: Callable[[], Any], as_json: bool) -> None:
@@ -48,12 +50,26 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
+def describe_part(part: str, metrics: dict[str, Any]) -> str:
+    """Name a part of `metrics.json` as people read it: "test", or "cross-validated (5 folds, 4 times)"."""
+    design = metrics.get("cross_validation_folds")
+    if part != "cross_validation" or not design:
+        return part.replace("_", " ")
+    times = f", {design['repeats']} times" if design["repeats"] > 1 else ""
+    return f"cross-validated ({design['folds']} folds{times})"
+
+
+def ends(measured: dict[str, Any], digits: int = 4) -> str:
+    """The interval of a number, such as `0.8260 to 0.9450`; in words where it is not known (docs/coverage.md)."""
+    if math.isnan(measured["low"]) or math.isnan(measured["high"]):
+        return "not known"
+    return f"{measured['low']:.{digits}f} to {measured['high']:.{digits}f}"
+
+
 def show_metrics(metrics: dict[str, Any], folder: Path, as_json: bool) -> None:
     if as_json:
-        return print(json.dumps({"run": str(folder)} | metrics, ensure_ascii=False))
+        return print(json.dumps(finite({"run": str(folder)} | metrics), ensure_ascii=False))
     from rich.table import Table
-
-    from hftransfer.evaluation.recorded import describe_part
 
     for split, found in metrics.items():
         if split not in ("test", "validation", "cross_validation", "seeds"):
@@ -62,7 +78,7 @@ def show_metrics(metrics: dict[str, Any], folder: Path, as_json: bool) -> None:
         title = f"{folder.name}: {describe_part(split, metrics)}{' (headline)' * (split == metrics.get('headline'))}"
         table = Table("metric", "value", "95 % interval", title=title, caption=note)
         for name, measured in found.items():
-            table.add_row(name, f"{measured['value']:.4f}", f"{measured['low']:.4f} to {measured['high']:.4f}")
+            table.add_row(name, f"{measured['value']:.4f}", ends(measured))
         display(table)
     print(f"Run folder: {folder}")
 

@@ -25,7 +25,7 @@ from hftransfer.probe import Probe
 from hftransfer.receipt import Sizes, check_frozen, tensor_hashes
 from hftransfer.repeats import check_parts, check_repeats, offer_folds, repeat
 from hftransfer.strategies import AutoStrategy, Plan, ProbeStrategy
-from hftransfer.terminal import percent
+from hftransfer.terminal import describe_part, ends, percent
 from hftransfer.work import (
     Work,
     network_predictions,
@@ -126,14 +126,12 @@ def _write_pages(folder: Path) -> None:
 
 def _say(made: Run) -> None:
     """The first metric, before explanations and pages, which take some seconds more."""
-    from hftransfer.evaluation.recorded import describe_part
-
     part = made.metrics.get("headline")
     if part:
         name, found = next(iter(made.metrics[part].items()))
         title = describe_part(part, made.metrics)
-        log.info("%s is whole: %s %s %.4f (%.4f to %.4f); its report follows", made.folder, title,
-                 name.replace("_", " "), found["value"], found["low"], found["high"])  # fmt: skip
+        log.info("Run saved to %s. %s %s %.4f (%s). Writing the report.", made.folder, title.capitalize(),
+                 name.replace("_", " "), found["value"], ends(found))  # fmt: skip
 
 
 def _chosen(config: RunConfig, dataset: Any, resume: bool) -> tuple[RunConfig, Run]:

@@ -18,6 +18,7 @@ from torch import nn
 
 from hftransfer.evaluation.calibration import calibration_report
 from hftransfer.evaluation.conformal import fit_thresholds, measure_sets, prediction_sets
+from hftransfer.evaluation.intervals import Groups
 from hftransfer.evaluation.unknown import energy, knn_distance, unknown_threshold
 from hftransfer.inference import Machine, in_order, passes
 from hftransfer.modalities import Modality
@@ -228,19 +229,23 @@ def unit(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def trust_metrics(task: Task, trust: Trust | None, part: Predictions, targets: np.ndarray) -> dict[str, Any]:
+def trust_metrics(
+    task: Task, trust: Trust | None, part: Predictions, targets: np.ndarray, groups: Groups
+) -> dict[str, Any]:
     """What `metrics.json` says of the test part: `calibration` before and after the temperature, `conformal` sets.
 
-    `targets` belong to the rows of `part`. Empty for regression and where the part is.
+    `targets` and `groups` belong to the rows of `part`. Empty for regression and where the part is.
     """
     if task.type == "regression" or not len(part.positions):
         return {}
     found = {
-        "calibration": {"test": calibration_report(task, part.logits * part.temperature, targets, part.temperature)}
+        "calibration": {
+            "test": calibration_report(task, part.logits * part.temperature, targets, part.temperature, groups)
+        }
     }
     if trust is not None and (task.type == "single_label" or targets.any()):
         sets = prediction_sets(task, task.probabilities(part.logits), trust.thresholds)
-        found["conformal"] = {"test": {"level": trust.level} | measure_sets(task, sets, targets)}
+        found["conformal"] = {"test": {"level": trust.level} | measure_sets(task, sets, targets, groups)}
     return _plain(found)
 
 

@@ -64,7 +64,7 @@ def test_the_order_of_classes_stays_and_log_loss_falls():
     temperature = fit_temperature(SINGLE, 4 * logits, targets)
     fresh, truth = calibrated(2000, seed=2)
     assert (apply_temperature(SINGLE, 4 * fresh, temperature).argsort(1) == fresh.argsort(1)).all()
-    report = calibration_report(SINGLE, 4 * fresh, truth, temperature)
+    report = calibration_report(SINGLE, 4 * fresh, truth, temperature, None)
     for name in ("log_loss", "brier", "ece"):
         assert report["after"][name].high < report["before"][name].low, name
 
@@ -89,15 +89,17 @@ def test_values_have_no_temperature():
 
 def test_brier_by_hand():
     scores = np.array([[0.7, 0.1, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25]])
-    assert brier(SINGLE, np.array([0, 1]), scores).value == pytest.approx((0.12 + 0.75) / 2)
-    assert brier(MULTI, np.array([[1.0, 0, 0]]), np.array([[0.6, 0.1, 0]])).value == pytest.approx((0.16 + 0.01) / 3)
+    assert brier(SINGLE, np.array([0, 1]), scores, None).value == pytest.approx((0.12 + 0.75) / 2)
+    assert brier(MULTI, np.array([[1.0, 0, 0]]), np.array([[0.6, 0.1, 0]]), None).value == pytest.approx(
+        (0.16 + 0.01) / 3
+    )
 
 
 def test_calibration_error_of_a_known_gap():
     rng = np.random.default_rng(0)
     scores = np.tile([0.9, 0.1, 0, 0], (5000, 1))
     targets = (rng.random(5000) > 0.6).astype(int)  # says 90 %, is right in 60 %
-    found = expected_calibration_error(SINGLE, targets, scores)
+    found = expected_calibration_error(SINGLE, targets, scores, None)
     assert found.value == pytest.approx(0.3, abs=0.02) and found.low < 0.3 < found.high
 
 
@@ -106,13 +108,13 @@ def test_a_calibrated_model_is_not_accused_on_small_sets(task):
     accused = 0
     for seed in range(100):
         logits, targets = calibrated(150, seed, task)
-        accused += expected_calibration_error(task, targets, task.probabilities(logits)).low > 0
+        accused += expected_calibration_error(task, targets, task.probabilities(logits), None).low > 0
     assert accused <= 8
 
 
 def test_reliability_points_hold_equally_many_rows():
     logits, targets = calibrated(300)
-    points = reliability(SINGLE, targets, SINGLE.probabilities(logits))
+    points = reliability(SINGLE, targets, SINGLE.probabilities(logits), None)
     assert [point["n"] for point in points] == [20] * 15
     assert all(point["low"] <= point["frequency"] <= point["high"] for point in points)
     confidence = [point["confidence"] for point in points]
@@ -160,7 +162,7 @@ def test_a_higher_level_gives_larger_sets_and_the_decision_is_always_in():
     sizes = []
     for level in (0.05, 0.6, 0.8, 0.95):
         sets = prediction_sets(SINGLE, scores, fit_thresholds(SINGLE, scores, targets, level))
-        found = measure_sets(SINGLE, sets, targets)
+        found = measure_sets(SINGLE, sets, targets, None)
         assert sets[np.arange(1000), scores.argmax(1)].all()
         assert found["coverage"].value >= level - 0.01
         sizes.append(found["mean_size"])
@@ -171,11 +173,11 @@ def test_labels_and_values_have_sets_too():
     logits, targets = calibrated(8000, task=MULTI)
     scores = MULTI.probabilities(logits)
     sets = prediction_sets(MULTI, scores[4000:], fit_thresholds(MULTI, scores[:4000], targets[:4000], 0.9))
-    assert measure_sets(MULTI, sets, targets[4000:])["coverage"].value == pytest.approx(0.9, abs=0.02)
+    assert measure_sets(MULTI, sets, targets[4000:], None)["coverage"].value == pytest.approx(0.9, abs=0.02)
     rng = np.random.default_rng(0)
     truth, said = rng.normal(size=(2000, 1)), np.zeros((2000, 1))
     ends = prediction_sets(VALUES, said[1000:], fit_thresholds(VALUES, said[:1000], truth[:1000], 0.9))
-    found = measure_sets(VALUES, ends, truth[1000:])
+    found = measure_sets(VALUES, ends, truth[1000:], None)
     assert found["coverage"].value == pytest.approx(0.9, abs=0.03)
     assert found["mean_size"] == pytest.approx(2 * 1.645, rel=0.06)
 

@@ -103,7 +103,7 @@ def coverage(world, rows, repeats=300, resamples=150, groups=None):
     held = dict.fromkeys(truth, 0)
     for repeat in range(repeats):
         sample = world(rows, np.random.default_rng(repeat))
-        for name, found in measure(*sample, groups=groups, seed=repeat, resamples=resamples).items():
+        for name, found in measure(*sample, groups, seed=repeat, resamples=resamples).items():
             held[name] += found.low <= truth[name] <= found.high
     return {name: count / repeats for name, count in held.items()}
 
@@ -125,7 +125,7 @@ def test_intervals_hold_the_truth_near_perfection():
     """Where percentile intervals fail: 96 % right, AUROC 0.997, 100 rows."""
     found = coverage(lambda rows, rng: single_label(rows, rng, signal=3.0), rows=100)
     assert found.pop("log_loss") > 0.88
-    assert all(0.92 <= share <= 0.98 for share in found.values()), found
+    assert all(0.92 <= share <= 0.99 for share in found.values()), found
 
 
 def grouped(rows, rng):
@@ -144,7 +144,7 @@ def test_groups_are_needed_and_enough_where_rows_depend_on_each_other():
 def test_groups_widen_proportions_too():
     targets = np.repeat(np.arange(4), 50)
     scores = np.eye(4)[np.where(np.arange(200) % 20 < 10, targets, (targets + 1) % 4)] * 0.9 + 0.025
-    alone = measure(SINGLE, targets, scores)["accuracy"]
+    alone = measure(SINGLE, targets, scores, None)["accuracy"]
     groups = [f"patient {i // 10}" for i in range(200)]
     together = measure(SINGLE, targets, scores, groups=groups)["accuracy"]
     assert together.high - together.low > 2 * (alone.high - alone.low)
@@ -154,18 +154,19 @@ def test_groups_widen_proportions_too():
 
 def test_a_row_without_a_group_stands_for_itself():
     task, targets, scores = single_label(100, np.random.default_rng(0))
-    assert measure(task, targets, scores, groups=[None] * 100) == measure(task, targets, scores)
+    assert measure(task, targets, scores, groups=[None] * 100) == measure(task, targets, scores, None)
 
 
 def test_one_single_group_is_no_sample_of_groups(caplog):
     task, targets, scores = single_label(100, np.random.default_rng(0))
-    assert measure(task, targets, scores, groups=["only"] * 100) == measure(task, targets, scores)
+    found = measure(task, targets, scores, groups=["only"] * 100)
+    assert all(np.isnan(metric.low) and np.isnan(metric.high) for metric in found.values())  # not known
     assert "All 100 rows are of one group" in caplog.text
 
 
 def test_ten_of_ten_is_not_certainty():
     targets = np.arange(10) % 2
-    found = measure(Task("single_label", ("a", "b")), targets, np.eye(2)[targets] * 0.9 + 0.05)
+    found = measure(Task("single_label", ("a", "b")), targets, np.eye(2)[targets] * 0.9 + 0.05, None)
     for name in ("accuracy", "macro_f1", "balanced_accuracy", "auroc", "mcc"):
         assert found[name].value == 1 and found[name].low < 0.75, name
 
@@ -173,7 +174,7 @@ def test_ten_of_ten_is_not_certainty():
 def test_per_class_counts_and_wilson():
     targets = np.array([0] * 20 + [1] * 10 + [2] * 10)
     predicted = np.array([0] * 18 + [1] * 2 + [1] * 10 + [2] * 10)
-    found = per_class(SINGLE, targets, np.eye(4)[predicted])
+    found = per_class(SINGLE, targets, np.eye(4)[predicted], None)
     assert [entry["n"] for entry in found] == [20, 10, 10, 0]
     assert found[0]["recall"].value == pytest.approx(0.9) and found[0]["recall"].n == 20
     assert (found[0]["recall"].low, found[0]["recall"].high) == wilson(18, 20)
@@ -184,23 +185,23 @@ def test_per_class_counts_and_wilson():
 
 def test_per_class_of_labels_and_of_targets():
     task, targets, scores = multi_label(200, np.random.default_rng(0))
-    found = per_class(task, targets, scores)
+    found = per_class(task, targets, scores, None)
     assert [entry["n"] for entry in found] == targets.sum(0).tolist()
     task, targets, scores = regression(200, np.random.default_rng(0))
-    found = per_class(task, targets, scores)
+    found = per_class(task, targets, scores, None)
     assert np.mean([entry["mae"].value for entry in found]) == pytest.approx(
-        measure(task, targets, scores)["mae"].value
+        measure(task, targets, scores, None)["mae"].value
     )
 
 
 def test_seed_and_resamples_matter_and_the_same_seed_repeats():
     task, targets, scores = single_label(100, np.random.default_rng(0))
-    first = measure(task, targets, scores, seed=0)["macro_f1"]
-    assert first == measure(task, targets, scores, seed=0)["macro_f1"]
-    assert first.low != measure(task, targets, scores, seed=1)["macro_f1"].low
-    assert first.low != measure(task, targets, scores, resamples=500)["macro_f1"].low
-    fewer = evaluate_predictions(task, targets, scores, None, EvaluationConfig(resamples=500))["metrics"]["macro_f1"]
-    assert fewer["low"] == measure(task, targets, scores, resamples=500)["macro_f1"].low
+    first = measure(task, targets, scores, None, seed=0)["log_loss"]
+    assert first == measure(task, targets, scores, None, seed=0)["log_loss"]
+    assert first.low != measure(task, targets, scores, None, seed=1)["log_loss"].low
+    assert first.low != measure(task, targets, scores, None, resamples=500)["log_loss"].low
+    fewer = evaluate_predictions(task, targets, scores, None, EvaluationConfig(resamples=500))["metrics"]["log_loss"]
+    assert fewer["low"] == measure(task, targets, scores, None, resamples=500)["log_loss"].low
 
 
 def test_all_metrics_of_a_thousand_rows_take_little_time():

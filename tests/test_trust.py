@@ -43,7 +43,7 @@ def test_sets_hold_the_truth_in_the_promised_share_of_new_rows(level):
     _, targets, logits = blobs(rng, 4000, noise=3.5)
     sets = prediction_sets(TASK, TASK.probabilities(logits), trust.thresholds)
     low, high = stats.binom.ppf([0.001, 0.999], 600, level) / 600  # the thresholds come from 600 rows
-    assert low < measure_sets(TASK, sets, targets)["coverage"].value < high
+    assert low < measure_sets(TASK, sets, targets, None)["coverage"].value < high
 
 
 @pytest.mark.parametrize("by_energy", [False, True])

@@ -9,7 +9,8 @@ row's influence on them, the first-order term in the weights (infinitesimal jack
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.optimize import brentq
+from scipy.stats import norm, rankdata
 
 from hftransfer.evaluation.metrics import row_losses
 from hftransfer.tasks import Task
@@ -208,6 +209,50 @@ def auroc_influence(positive: np.ndarray, score: np.ndarray) -> tuple[float, np.
     above[~positive] = 1 - (overall[~positive] - rankdata(score[~positive])) / ones
     area = above[positive].mean()
     return area, (above - area) * np.where(positive, len(score) / ones, len(score) / zeros)
+
+
+LEAST_SIDE = 5  # rows on the smaller side of any class; with fewer the interval is not known
+
+
+def area_interval(actual: np.ndarray, scores: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval of the mean one-vs-rest AUROC from 0/1 truths (N, C) and scores (N, C).
+
+    Each class has Newcombe's interval (2006, "Confidence intervals for an effect size measure based on the Mann-Whitney
+    statistic", method 5). Their mean follows by MOVER (Zou & Donner 2008), with the correlations of the influences of the
+    rows. NaN where a side of any class has fewer than five rows.
+    """
+    sides = [
+        (truth > 0, score) for truth, score in zip(actual.T, scores.T, strict=True) if truth.any() and not truth.all()
+    ]
+    if not sides or min(min(truth.sum(), (~truth).sum()) for truth, _ in sides) < LEAST_SIDE:
+        return np.nan, np.nan
+    found = [auroc_influence(*side) for side in sides]
+    areas, terms = np.array([area for area, _ in found]), np.array([row for _, row in found])
+    ends = np.array(
+        [_newcombe(area, truth.sum(), (~truth).sum(), level) for area, (truth, _) in zip(areas, sides, strict=True)]
+    )
+    norms = np.linalg.norm(terms, axis=1)
+    together = np.full((len(areas), len(areas)), 1.0 if len(areas) == 2 else 0.0)  # of two classes both are the same
+    known = np.outer(norms, norms) > 0
+    together[known] = (terms @ terms.T)[known] / np.outer(norms, norms)[known]
+    np.fill_diagonal(together, 1.0)
+    below, above = areas - ends[:, 0], ends[:, 1] - areas
+    low, high = (np.sqrt(max(reach @ together @ reach, 0.0)) / len(areas) for reach in (below, above))
+    return float(areas.mean() - low), float(areas.mean() + high)
+
+
+def _newcombe(area: float, ones: int, zeros: int, level: float) -> tuple[float, float]:
+    """Newcombe's method 5: the areas whose own standard error puts the observed one at the edge."""
+    reach, mean = norm.ppf((1 + level) / 2), (ones + zeros) / 2
+
+    def gap(theta: float) -> float:
+        ratio = 1 + (mean - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        return abs(area - theta) - reach * np.sqrt(theta * (1 - theta) * ratio / (ones * zeros))
+
+    edge = 1e-9  # the observed area is a root itself where it is 0 or 1
+    low = brentq(gap, 0.0, area - edge) if gap(0.0) > 0 > gap(area - edge) else 0.0
+    high = brentq(gap, area + edge, 1.0) if area < 1 - edge and gap(1.0) > 0 > gap(area + edge) else 1.0
+    return low, high
 
 
 def precision_influence(positive: np.ndarray, score: np.ndarray) -> tuple[float, np.ndarray]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from hftransfer.evaluation.intervals import Draws, Measured, measure, wilson
+from hftransfer.evaluation.intervals import Draws, Groups, Measured, group_units, measure, wilson
 from hftransfer.evaluation.metrics import row_losses
 from hftransfer.tasks import Task
 
@@ -89,7 +89,9 @@ def apply_temperature(task: Task, logits: np.ndarray, temperature: float) -> np.
     return task.probabilities(np.asarray(logits, dtype=np.float64) / temperature)
 
 
-def calibration_report(task: Task, logits: np.ndarray, targets: np.ndarray, temperature: float, seed: int = 0) -> dict:
+def calibration_report(
+    task: Task, logits: np.ndarray, targets: np.ndarray, temperature: float, groups: Groups, seed: int = 0
+) -> dict:
     """`{"temperature", "before": {...}, "after": {...}}` with `log_loss`, `brier` and `ece`, each a `Measured`.
 
     Args:
@@ -98,22 +100,22 @@ def calibration_report(task: Task, logits: np.ndarray, targets: np.ndarray, temp
     scores = {"before": apply_temperature(task, logits, 1.0), "after": apply_temperature(task, logits, temperature)}
     return {"temperature": temperature} | {
         when: {
-            "log_loss": measure(task, targets, found, seed=seed)["log_loss"],
-            "brier": brier(task, targets, found, seed),
-            "ece": expected_calibration_error(task, targets, found, seed),
+            "log_loss": measure(task, targets, found, groups, seed)["log_loss"],
+            "brier": brier(task, targets, found, groups, seed),
+            "ece": expected_calibration_error(task, targets, found, groups, seed),
         }
         for when, found in scores.items()
     }
 
 
-def brier(task: Task, targets: np.ndarray, scores: np.ndarray, seed: int = 0) -> Measured:
+def brier(task: Task, targets: np.ndarray, scores: np.ndarray, groups: Groups, seed: int = 0) -> Measured:
     """The squared distance of probabilities from the truth, 0 to 2 (Brier 1950); multi-label: mean of the labels."""
     classes = targets if task.type == "single_label" else None
     if task.type == "single_label":
         terms = ((scores - np.eye(task.head_size)[targets]) ** 2).sum(1)
     else:
         terms = ((scores - targets) ** 2).mean(1)
-    draws = Draws(len(targets), classes=classes, seed=seed)
+    draws = Draws(len(targets), groups, classes, seed)
     errors = draws.standard_errors(lambda weights: {"brier": weights @ terms / weights.sum(1)})
     value = float(terms.mean())
     return Measured(value, *draws.interval("brier", value, errors["brier"], len(terms)), len(terms))
@@ -147,12 +149,16 @@ def _bins(task: Task, targets: np.ndarray, scores: np.ndarray) -> _Bins:
     return _Bins(rows, confidence, outcome, place * count // len(rows), count)
 
 
-def reliability(task: Task, targets: np.ndarray, scores: np.ndarray) -> list[dict]:
+def reliability(task: Task, targets: np.ndarray, scores: np.ndarray, groups: Groups) -> list[dict]:
     """Points of a reliability diagram: a bin's mean `confidence`, its `frequency` with `low` and `high`, its `n`."""
     bins, points = _bins(task, targets, scores), []
+    units = group_units(groups, len(targets))[
+        bins.rows
+    ]  # labels of one example, and examples of one group, go together
     for b in range(bins.count):
         outcome = bins.outcome[bins.index == b]
-        low, high = wilson(outcome.sum(), len(outcome))
+        independent = len(np.unique(units[bins.index == b]))
+        low, high = wilson(outcome.mean() * independent, independent)
         confidence = float(bins.confidence[bins.index == b].mean())
         points.append(
             {"confidence": confidence, "frequency": outcome.mean(), "low": low, "high": high, "n": len(outcome)}
@@ -160,7 +166,9 @@ def reliability(task: Task, targets: np.ndarray, scores: np.ndarray) -> list[dic
     return points
 
 
-def expected_calibration_error(task: Task, targets: np.ndarray, scores: np.ndarray, seed: int = 0) -> Measured:
+def expected_calibration_error(
+    task: Task, targets: np.ndarray, scores: np.ndarray, groups: Groups, seed: int = 0
+) -> Measured:
     """The mean distance between confidence and frequency over the bins, with an interval.
 
     An absolute value is never below 0, so small sets show a calibration error where there is none: a perfect model
@@ -173,10 +181,12 @@ def expected_calibration_error(task: Task, targets: np.ndarray, scores: np.ndarr
     np.add.at(gaps, (bins.rows, bins.index), bins.confidence - bins.outcome)
     per_row = len(bins.rows) / len(scores)
     value = float(np.abs(gaps.sum(0)).sum() / len(bins.rows))
-    draws = Draws(len(targets), seed=seed)
+    draws = Draws(len(targets), groups, seed=seed)
+    if draws.count < 2:
+        return Measured(value, np.nan, np.nan, len(scores))
     seen = draws.resample(lambda weights: {"ece": np.abs(weights @ gaps).sum(1) / weights.sum(1) / per_row})["ece"]
     centre, reach = 2 * value - seen.mean(), 1.96 * seen.std()
-    by_chance = value <= np.quantile(_ece_of_perfect(bins, seed), 0.975)
+    by_chance = not draws.grouped and value <= np.quantile(_ece_of_perfect(bins, seed), 0.975)
     low = 0.0 if by_chance else max(0.0, centre - reach)
     return Measured(value, float(low), float(max(value, centre + reach)), len(scores))
 

@@ -20,9 +20,9 @@ from hftransfer.errors import UserError, did_you_mean
 from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.intervals import Draws, Measured, measure
 from hftransfer.evaluation.metrics import higher_is_better
-from hftransfer.evaluation.recorded import Part, RecordedRun, describe_part, open_all
+from hftransfer.evaluation.recorded import Part, RecordedRun, open_all
 from hftransfer.tasks import Task
-from hftransfer.terminal import percent
+from hftransfer.terminal import describe_part, percent
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -376,4 +376,7 @@ def _changes(pair: Pair, shown: int = 5) -> str:
 
 
 def _span(found: Measured) -> str:
-    return f"{found.value:.3f} ({found.low:.3f}–{found.high:.3f})"
+    known = np.isfinite(found.low)
+    return (
+        f"{found.value:.3f} ({found.low:.3f}–{found.high:.3f})" if known else f"{found.value:.3f} (interval not known)"
+    )

@@ -9,7 +9,7 @@ import logging
 
 import numpy as np
 
-from hftransfer.evaluation.intervals import Measured, wilson
+from hftransfer.evaluation.intervals import Draws, Groups, Measured
 from hftransfer.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -64,16 +64,23 @@ def prediction_sets(task: Task, scores: np.ndarray, thresholds: np.ndarray) -> n
     return sets
 
 
-def measure_sets(task: Task, sets: np.ndarray, targets: np.ndarray) -> dict:
-    """`coverage` (share of truths held, `Measured`) and `mean_size` (classes per set, or mean width)."""
+def measure_sets(task: Task, sets: np.ndarray, targets: np.ndarray, groups: Groups) -> dict:
+    """`coverage` (share of truths held, `Measured`) and `mean_size` (classes per set, or mean width).
+
+    An example with several labels or numbers is one observation, and so is a group.
+    """
     if task.type == "regression":
-        held = ((sets[..., 0] <= targets) & (targets <= sets[..., 1])).ravel()
+        held, true = (sets[..., 0] <= targets) & (targets <= sets[..., 1]), np.ones(targets.shape, bool)
         size = (sets[..., 1] - sets[..., 0]).mean()
-    elif task.type == "single_label":
-        held, size = sets[np.arange(len(targets)), targets], sets.sum(1).mean()
     else:
-        held, size = sets[np.asarray(targets) > 0.5], sets.sum(1).mean()
-    return {
-        "coverage": Measured(float(held.mean()), *wilson(held.sum(), len(held)), len(held)),
-        "mean_size": float(size),
-    }
+        true = np.eye(task.head_size)[targets] > 0.5 if task.type == "single_label" else np.asarray(targets) > 0.5
+        held, size = sets & true, sets.sum(1).mean()
+    return {"coverage": _coverage(held.sum(1), true.sum(1), groups), "mean_size": float(size)}
+
+
+def _coverage(held: np.ndarray, true: np.ndarray, groups: Groups) -> Measured:
+    """The share of all truths that are held, from how many of its own (N,) each example has."""
+    draws, value, examples = Draws(len(held), groups), float(held.sum() / true.sum()), int((true > 0).sum())
+    error = draws.standard_errors(lambda weights: {"held": weights @ held / np.maximum(weights @ true, 1e-9)})["held"]
+    name = "accuracy" if (true == 1).all() else "coverage"
+    return Measured(value, *draws.interval(name, value, error, examples), examples)

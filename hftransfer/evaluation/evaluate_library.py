@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import datasets
 import evaluate
 import numpy as np
+from scipy import stats
 
 from hftransfer.errors import UserError
-from hftransfer.evaluation.intervals import Measured, group_units
+from hftransfer.evaluation.intervals import Draws, Measured, group_units
 from hftransfer.evaluation.metrics import HIGHER_IS_BETTER, compute_metrics
 from hftransfer.tasks import Task, TaskType
 
@@ -91,7 +92,7 @@ def load_further(names: Sequence[str]) -> dict[str, evaluate.EvaluationModule]:
 def measure_further(
     names: Sequence[str], task: Task, targets: np.ndarray, scores: np.ndarray, groups: Sequence[str | None] | None
 ) -> dict[str, Measured]:
-    """Metrics of the evaluate library, with percentile intervals, on class indices, 0/1 rows or values as decided."""
+    """Metrics of the evaluate library, with intervals, on class indices, 0/1 rows or values as decided."""
     found = {}
     for name, metric in load_further(names).items():
         found |= _measure_one(name, metric, targets, task.decide(scores), groups)
@@ -102,9 +103,18 @@ def _measure_one(name, metric, targets, predictions, groups) -> dict[str, Measur
     if predictions.ndim == 2 and predictions.shape[1] == 1:
         targets, predictions = targets[:, 0], predictions[:, 0]
     value = _numbers(name, metric, predictions, targets)
-    draws = [_numbers(name, metric, predictions[rows], targets[rows]) for rows in _draw_rows(groups, len(targets))]
-    ends = {key: np.nanpercentile([draw.get(key, np.nan) for draw in draws], [2.5, 97.5]) for key in value}
-    return {key: Measured(value[key], float(low), float(high), len(targets)) for key, (low, high) in ends.items()}
+    drawn = [_numbers(name, metric, predictions[rows], targets[rows]) for rows in _draw_rows(groups, len(targets))]
+    draws = Draws(len(targets), groups)
+    return {key: _with_ends(draws, value[key], [found.get(key, np.nan) for found in drawn]) for key in value}
+
+
+def _with_ends(draws: Draws, value: float, drawn: list[float]) -> Measured:
+    """A metric with what its resamples say: two standard errors, as its scale is not known (no percentiles: too narrow)."""
+    rows = len(draws.units)
+    if draws.count < 2 or not np.isfinite(value):
+        return Measured(value, np.nan, np.nan, rows)
+    reach = stats.t.ppf(0.975, draws.count - 1) * float(np.nanstd(drawn)) * np.sqrt(draws.count / (draws.count - 1))
+    return Measured(value, value - reach, value + reach, rows) if reach > 0 else Measured(value, np.nan, np.nan, rows)
 
 
 def _numbers(name: str, metric, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:

@@ -6,8 +6,9 @@ for what is positive. Percentiles of the resamples themselves cover far too seld
 ends: an AUROC of 0.997 with 100 rows and four classes lies in 74 % of percentile intervals and in 94 % of these. Rows
 of one group are not independent, so with groups whole groups are drawn, for the proportions too.
 
-Two limits: intervals of macro averages are too narrow when classes have one or two rows, for what they hide shows in
-no resample; and the log-loss of a model that is seldom wrong hangs on rows that a small set does not hold (91 %).
+Functions of the confusion matrix have intervals of their own (`confusion`), the area under the ROC curve has Newcombe's.
+Where the rows or groups are too few for any of these, the ends are NaN: not known. docs/coverage.md holds what was
+measured: how often each interval covers the truth.
 """
 
 import logging
@@ -18,21 +19,28 @@ import numpy as np
 from scipy import stats
 
 from hftransfer.evaluation import bootstrap
+from hftransfer.evaluation.confusion import confusion_intervals
 from hftransfer.evaluation.metrics import compute_metrics
 from hftransfer.tasks import Task
 
 logger = logging.getLogger(__name__)
 
 _LEVEL = 0.95
+_ROUNDING = 1e-5  # of float32 weights: a smaller step is none
 _BASIS = {"precision": "guessed", "recall": "present", "f1": "union"}  # the rows that each is a share of
 _PROPORTIONS = {"accuracy", "subset_accuracy", "precision", "recall"}
 _CORRELATIONS = {"mcc", "pearson", "spearman"}
 _POSITIVE = {"log_loss", "brier", "mae", "rmse"}
+_MACRO = {"balanced_accuracy", "macro_f1", "mcc", "auroc", "mean_average_precision"}  # hang on the smallest class
+LEAST_UNITS = 5  # rows (or 2 groups) of the smallest class behind a macro average; fewer are not known
+
+
+Groups = Sequence[str | None] | None  # of each row; None stands for a row of its own, or for no groups at all
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A value with its 95 % interval, from `n` rows."""
+    """A value with its 95 % interval, from `n` rows; NaN for ends that are not known."""
 
     value: float
     low: float
@@ -44,7 +52,7 @@ def measure(
     task: Task,
     targets: np.ndarray,
     scores: np.ndarray,
-    groups: Sequence[str | None] | None = None,
+    groups: Sequence[str | None] | None,
     seed: int = 0,
     resamples: int = 2000,
 ) -> dict[str, Measured]:
@@ -57,19 +65,42 @@ def measure(
     targets, scores = np.asarray(targets), np.asarray(scores, dtype=np.float64)
     draws = Draws(len(targets), groups, _classes(task, targets), seed, resamples)
     errors = draws.standard_errors(bootstrap.statistics(task, targets, scores))
-    rows = len(targets)
-    return {
-        name: Measured(value, *draws.interval(name, value, errors[name], rows), rows)
-        for name, value in compute_metrics(task, targets, scores).items()
-        if np.isfinite(value)
-    }
+    rows, own = len(targets), {}
+    if task.type == "single_label" and not draws.grouped:
+        matrix = np.zeros((task.head_size, task.head_size))
+        np.add.at(matrix, (targets, task.decide(scores)), 1)
+        own = confusion_intervals(matrix, seed=seed) | {
+            "auroc": bootstrap.area_interval(np.eye(task.head_size)[targets], scores)
+        }
+    fewest = draws.fewest(_memberships(task, targets))
+    found = {}
+    for name, value in compute_metrics(task, targets, scores).items():
+        if name in own:
+            found[name] = Measured(value, *_around(value, own[name], name), rows)
+        elif np.isfinite(value):
+            units = fewest if name in _MACRO else draws.count
+            found[name] = Measured(value, *draws.interval(name, value, errors[name], rows, units), rows)
+    return {name: measured for name, measured in found.items() if np.isfinite(measured.value)}
+
+
+def _around(value: float, ends: tuple[float, float], name: str) -> tuple[float, float]:
+    """The ends, inside of what the metric can be, with `value` between them."""
+    least = -1.0 if name in _CORRELATIONS else 0.0
+    return float(min(max(ends[0], least), value)), float(max(min(ends[1], 1.0), value))
+
+
+def _memberships(task: Task, targets: np.ndarray) -> np.ndarray:
+    """(N, C) which rows each part of a macro average stands on; one column of all rows for regression."""
+    if task.type == "regression":
+        return np.ones((len(targets), 1))
+    return np.eye(task.head_size)[targets] if task.type == "single_label" else np.asarray(targets, dtype=float)
 
 
 def per_class(
     task: Task,
     targets: np.ndarray,
     scores: np.ndarray,
-    groups: Sequence[str | None] | None = None,
+    groups: Sequence[str | None] | None,
     seed: int = 0,
     resamples: int = 2000,
 ) -> list[dict]:
@@ -84,16 +115,21 @@ def per_class(
     compute = bootstrap.by_class(task, targets, scores)
     values = {name: found[0] for name, found in compute(np.ones((1, len(targets)), np.float32)).items()}
     errors = draws.standard_errors(compute)
+    actual, guessed = _memberships(task, targets) > 0, _memberships(task, task.decide(scores)) > 0
+    basis = {"precision": guessed, "recall": actual, "f1": actual | guessed}
     return [
         {"name": label, "n": int(values["present"][c])}
-        | {name: _class_measure(draws, name, values, errors, c) for name in _BASIS}
+        | {name: _class_measure(draws, name, values, errors, c, basis[name][:, c]) for name in _BASIS}
         for c, label in enumerate(task.names)
     ]
 
 
-def _class_measure(draws: "Draws", name: str, values: dict, errors: dict, c: int) -> Measured | None:
+def _class_measure(draws: "Draws", name: str, values: dict, errors: dict, c: int, basis: np.ndarray) -> Measured | None:
+    """One number of one class, from the rows that it is a share of (`basis`, bool (N,))."""
     value, rows = float(values[name][c]), int(values[_BASIS[name]][c])
-    return None if np.isnan(value) else Measured(value, *draws.interval(name, value, errors[name][c], rows), rows)
+    if np.isnan(value):
+        return None
+    return Measured(value, *draws.interval(name, value, errors[name][c], rows, draws.units_of(basis)), rows)
 
 
 def _per_target(task: Task, targets: np.ndarray, scores: np.ndarray, *how) -> list[dict]:
@@ -104,12 +140,12 @@ def _per_target(task: Task, targets: np.ndarray, scores: np.ndarray, *how) -> li
     ]
 
 
-def measure_auroc(positive: np.ndarray, score: np.ndarray, seed: int = 0) -> Measured:
-    """AUROC of any score, higher for the `positive` rows; both sides must have rows."""
-    area, terms = bootstrap.auroc_influence(np.asarray(positive, dtype=bool), np.asarray(score))
-    draws = Draws(len(terms), classes=np.asarray(positive, dtype=np.int64), seed=seed)
-    error = draws.standard_errors(lambda weights: {"auroc": weights @ terms / weights.sum(1)})["auroc"]
-    return Measured(float(area), *draws.interval("auroc", area, error, len(terms)), len(terms))
+def measure_auroc(positive: np.ndarray, score: np.ndarray) -> Measured:
+    """AUROC of any score of independent rows, higher for the `positive` ones; both sides must have rows."""
+    positive = np.asarray(positive, dtype=bool)
+    area = float(bootstrap.auroc_influence(positive, np.asarray(score))[0])
+    ends = bootstrap.area_interval(positive[:, None].astype(float), np.asarray(score)[:, None])
+    return Measured(area, *_around(area, ends, "auroc"), len(positive))
 
 
 def _classes(task: Task, targets: np.ndarray) -> np.ndarray | None:
@@ -153,25 +189,40 @@ class Draws:
         values = self.resample(compute)
         return {name: np.ma.filled(np.ma.masked_invalid(value).std(0), 0.0) for name, value in values.items()}
 
-    def interval(self, name: str, value: float, error: float, rows: int) -> tuple[float, float]:
-        """The ends around `value`, which stands on `rows` rows and has the standard error `error`."""
+    def units_of(self, rows: np.ndarray) -> int:
+        """How many independent units hold the `rows` (bool, (N,)): rows, or groups where there are any."""
+        return len(np.unique(self.units[rows]))
+
+    def fewest(self, memberships: np.ndarray) -> int:
+        """The least number of units that any column (N, C) with a row has."""
+        return min((self.units_of(column > 0) for column in memberships.T if (column > 0).any()), default=0)
+
+    def interval(
+        self, name: str, value: float, error: float, rows: int, units: int | None = None
+    ) -> tuple[float, float]:
+        """The ends around `value`, which stands on `rows` rows of `units` units and has the standard error `error`.
+
+        NaN where they are not known: of a single group, or of a macro average whose smallest class is too small.
+        """
+        units = self.count if units is None else units
         if name in _PROPORTIONS and not self.grouped:
             return wilson(value * rows, rows)
-        step = stats.t.ppf((1 + _LEVEL) / 2, max(1, self.count - 1)) * float(error)
-        low, high = _unbounded(name, value, step, min(rows, self.count))
+        if units < (2 if self.grouped or name not in _MACRO else LEAST_UNITS):
+            return np.nan, np.nan
+        step = stats.t.ppf((1 + _LEVEL) / 2, units - 1) * float(error)
+        low, high = _unbounded(name, value, step if step > _ROUNDING * abs(value) else 0.0, min(rows, units))
         return float(low), float(high)
 
 
 def group_units(groups: Sequence[str | None] | None, rows: int) -> np.ndarray:
-    """A number (N,) for every row's group, its own for a row without one. A single group says nothing: rows count."""
+    """A number (N,) for every row's group, its own for a row without one."""
     alone = np.arange(rows)
     if groups is None:
         return alone
     names = [f"row {i}" if group is None or group != group else f"group {group}" for i, group in enumerate(groups)]
     found = np.unique(names, return_inverse=True)[1]
     if found.max() == 0 and rows > 1:
-        logger.warning("All %d rows are of one group: the intervals take rows as independent and are too narrow.", rows)
-        return alone
+        logger.warning("All %d rows are of one group: no interval is known.", rows)
     return found if found.max() + 1 < rows else alone
 
 
@@ -184,7 +235,7 @@ def _unbounded(name: str, value: float, step: float, rows: int) -> tuple[float, 
         low, high = _unbounded("share", (value + 1) / 2, step / 2, rows)
         return 2 * low - 1, 2 * high - 1
     if name in _POSITIVE:
-        return (value * np.exp(-step / value), value * np.exp(step / value)) if value > 0 else (value, value)
+        return (value * np.exp(-step / value), value * np.exp(step / value)) if value > 0 else (np.nan, np.nan)
     if step == 0 or not 0 < value < 1:
         # No resample differs, for lack of errors rather than of doubt: as much is known as of `rows` of `rows`.
         return wilson(min(max(value, 0.0), 1.0) * rows, rows)

@@ -81,13 +81,15 @@ def _single_label(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[s
 def _multi_label(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     predicted = task.decide(scores)
     seen = targets.any(0)
+    # Sums, not scikit-learn's averages: it reads a single label as two classes, yes and no.
+    hit, involved = (targets * predicted).sum(0), (targets + predicted).sum(0)
     return {
-        "macro_f1": sk.f1_score(targets, predicted, average="macro", zero_division=np.nan),
-        "micro_f1": sk.f1_score(targets, predicted, average="micro", zero_division=np.nan),
+        "macro_f1": mean_defined(2 * hit[involved > 0] / involved[involved > 0]),
+        "micro_f1": 2 * hit.sum() / involved.sum() if involved.sum() else np.nan,
         "mean_average_precision": mean_defined(
             sk.average_precision_score(targets[:, c], scores[:, c]) for c in np.flatnonzero(seen)
         ),
-        "subset_accuracy": sk.accuracy_score(targets, predicted),
+        "subset_accuracy": (targets == predicted).all(1).mean(),
         "log_loss": row_losses(task, targets, scores).mean(),
     }
 

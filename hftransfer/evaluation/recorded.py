@@ -185,15 +185,6 @@ class RecordedRun:
         return Part(rows.assign(label=labels), self.task.encode_all(labels), scores)
 
 
-def describe_part(part: str, metrics: dict[str, Any]) -> str:
-    """Name a part of `metrics.json` as people read it: "test", or "cross-validated (5 folds, 4 times)"."""
-    design = metrics.get("cross_validation_folds")
-    if part != "cross_validation" or not design:
-        return part.replace("_", " ")
-    times = f", {design['repeats']} times" if design["repeats"] > 1 else ""
-    return f"cross-validated ({design['folds']} folds{times})"
-
-
 def file_name(row: str) -> str:
     """A name for a file about one row: its id where that makes a name, shortened and with a hash where it is too long."""
     name = quote(row, safe="")

@@ -80,7 +80,7 @@ def unknown_threshold(held_out: np.ndarray, keep: float = 0.95) -> float:
     return float(np.sort(held_out)[rank - 1])
 
 
-def separation(known: np.ndarray, unknown: np.ndarray, seed: int = 0) -> dict[str, Measured]:
+def separation(known: np.ndarray, unknown: np.ndarray) -> dict[str, Measured]:
     """`auroc` of unknown against known, and `fpr_at_95`.
 
     The latter is the share of unknown rows that are answered when 95 % of the known ones are.
@@ -88,7 +88,7 @@ def separation(known: np.ndarray, unknown: np.ndarray, seed: int = 0) -> dict[st
     Args:
         known, unknown: strangeness (N,) and (M,) of rows that no threshold was taken from.
     """
-    area = measure_auroc(np.repeat([False, True], [len(known), len(unknown)]), np.concatenate([known, unknown]), seed)
+    area = measure_auroc(np.repeat([False, True], [len(known), len(unknown)]), np.concatenate([known, unknown]))
     answered = unknown <= np.quantile(known, 0.95)
     fpr = Measured(float(answered.mean()), *wilson(answered.sum(), len(unknown)), len(unknown))
     return {"auroc": area, "fpr_at_95": fpr}

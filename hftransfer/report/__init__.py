@@ -57,4 +57,5 @@ def _content(run: "RecordedRun") -> dict[str, Any]:
         "review": shlex.join(["hftransfer", "review", folder]),
         "command": f"hftransfer train {shlex.quote(f'{folder}/config.yaml')} --output {shlex.quote(f'{folder}-again')}",
         "number": sections.number,
+        "interval": sections.interval,
     }

@@ -340,7 +340,7 @@ def _starving(evidence: Evidence) -> Finding | None:
 def _too_few_test_rows(evidence: Evidence) -> Finding | None:
     """An interval so wide that most differences drown in it."""
     found = evidence.test.get(evidence.headline)
-    if found is None or found["high"] - found["low"] < 0.1:
+    if found is None or not found["high"] - found["low"] >= 0.1:
         return None
     # Folds would divide a test part that was given; a comparison says how many rows a difference asks for.
     comparison = f"hftransfer compare {shlex.quote(evidence.run)} RUN"

@@ -73,7 +73,10 @@ def metrics_plot(splits: dict[str, dict[str, dict]]) -> str:
             _whiskers(axes, [found[names[row]] for row in rows], np.array(rows) + 0.22 * position, split, position)
         axes.set_yticks(range(len(names)), [titled(name) for name in names], color=_INK)
         axes.set_ylim(len(names) - 0.4, -0.5)
-        left = min(found[name]["low"] for found in splits.values() for name in names if name in found)
+        shown = [
+            found[name][key] for found in splits.values() for name in names if name in found for key in ("low", "value")
+        ]
+        left = np.nanmin(shown)
         axes.set_xlim(left - 0.05 * (1 - left), 1 + 0.02 * (1 - left))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(axis="y", visible=False)

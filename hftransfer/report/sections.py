@@ -10,9 +10,9 @@ from hftransfer.data.patch import in_words
 from hftransfer.data.sources import SPLITS
 from hftransfer.evaluation.calibration import apply_temperature, calibration_report, reliability
 from hftransfer.evaluation.metrics import HIGHER_IS_BETTER
-from hftransfer.evaluation.recorded import RecordedRun, describe_part
+from hftransfer.evaluation.recorded import RecordedRun
 from hftransfer.report import plots
-from hftransfer.terminal import percent
+from hftransfer.terminal import describe_part, percent
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _MOST_PAIRS = 12
@@ -23,6 +23,11 @@ def number(value: float) -> str:
     if 0.9995 <= value < 1:
         return f"{min(value, 0.99999):.5f}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:,.4g}"
+
+
+def interval(found: dict) -> str:
+    """The ends of an interval, or that it is not known (docs/coverage.md)."""
+    return f"{number(found['low'])} – {number(found['high'])}" if np.isfinite(found["low"]) else "not known"
 
 
 def size(count: float) -> str:
@@ -147,11 +152,11 @@ def calibration(run: RecordedRun) -> dict[str, Any] | None:
         return None
     part, temperature = run.part(run.judged), run.about.get("temperature", 1.0)
     logits = part.frame[[f"logit:{name}" for name in run.task.names]].to_numpy() * temperature
-    found = calibration_report(run.task, logits, part.targets, temperature)
-    bins = {"calibrated": reliability(run.task, part.targets, part.scores)}
+    found = calibration_report(run.task, logits, part.targets, temperature, part.groups)
+    bins = {"calibrated": reliability(run.task, part.targets, part.scores, part.groups)}
     if abs(temperature - 1) > 1e-6:
         before = apply_temperature(run.task, logits, 1.0)
-        bins = {"raw": reliability(run.task, part.targets, before)} | bins
+        bins = {"raw": reliability(run.task, part.targets, before, part.groups)} | bins
     return {
         "figure": plots.reliability_plot(bins),
         "temperature": f"{temperature:.3g}",
