@@ -4,7 +4,7 @@
     python scripts/compare_strategies.py runs/results
 
 The runs SET-STRATEGY of a set are compared as `hftransfer compare` does, pair by pair on the same test rows (McNemar or the
-paired bootstrap, Holm over the pairs): the best, those that cannot be told from it, and how far the others are behind.
+paired bootstrap, Shaffer over the pairs): the best, those that cannot be told from it, and how far the others are behind.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from rich.console import Console
 from scipy import stats
 
 from hftransfer.errors import UserError
-from hftransfer.evaluation.comparison import _holm, as_table, compare
+from hftransfer.evaluation.comparison import adjust_pairs, as_table, compare, equal_pairs, mid_p
 from hftransfer.evaluation.recorded import RecordedRun
 from hftransfer.tasks import Task
 from tests.run_folders import MULTI, VALUES, make_run
@@ -81,16 +82,60 @@ def test_equal_runs_are_level_and_no_number_of_rows_is_promised(tmp_path):
     assert pair.low < 0 < pair.high  # that no row changed is not certainty
 
 
-def test_holm_by_hand():
-    assert _holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert _holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+def test_adjusted_p_values_by_hand():
+    """Of three runs, either all three pairs are equal or one: the factors are 3, 1, 1."""
+    assert adjust_pairs([0.01, 0.04, 0.03], 3) == pytest.approx([0.03, 0.04, 0.03])
+    assert adjust_pairs([0.5], 2) == pytest.approx([0.5])
+    assert adjust_pairs([0.9, 0.5, 0.6], 3) == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_the_numbers_of_equal_pairs_are_those_of_the_paper():
+    """Shaffer 1986, table 1."""
+    assert equal_pairs(3) == {0, 1, 3}
+    assert equal_pairs(4) == {0, 1, 2, 3, 6}
+    assert equal_pairs(5) == {0, 1, 2, 3, 4, 6, 10}
+
+
+@pytest.mark.parametrize("runs", [2, 3, 5, 7])
+def test_adjusted_p_values_are_never_above_those_of_holm_nor_below_their_own(runs):
+    rng = np.random.default_rng(runs)
+    for _ in range(50):
+        found = rng.random(runs * (runs - 1) // 2) ** 4
+        order = np.argsort(found)
+        holm = np.minimum(np.maximum.accumulate(found[order] * np.arange(len(found), 0, -1)), 1)
+        adjusted = np.array(adjust_pairs(found, runs))[order]
+        assert (adjusted <= holm + 1e-12).all() and (adjusted >= found[order]).all() and (np.diff(adjusted) >= 0).all()
+
+
+@pytest.mark.parametrize("better", [0, 0.15])
+def test_false_differences_stay_at_the_level_whether_or_not_one_run_is_better(better):
+    rng, alarms, draws = np.random.default_rng(1), 0, 600
+    pairs = list(combinations(range(4), 2))
+    for _ in range(draws):
+        right = rng.random((4, 150)) < 0.75 + better * np.eye(4)[0][:, None]
+        found = [mid_p(int((right[j] & ~right[i]).sum()), int((right[i] & ~right[j]).sum())) for i, j in pairs]
+        adjusted = adjust_pairs(found, 4)
+        alarms += any(p < 0.05 for (i, _), p in zip(pairs, adjusted, strict=True) if i > 0 or not better)
+    assert alarms / draws <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / draws)
 
 
 def test_more_runs_make_each_pair_harder_to_separate(tmp_path):
+    """All three can be equal, so the smallest p-value counts three times."""
+    a, b = two_runs(tmp_path, 200, gained=9, lost=2)
+    like_a = decide_by_hand(make_run(tmp_path / "c", rows=200), np.arange(200) < 160)
+    alone, together = compare([a, b]).pairs[0], compare([a, b, like_a]).pairs[0]
+    assert alone.separated and not together.separated
+    assert together.p_holm == pytest.approx(3 * alone.p_value) and alone.p_value == together.p_value
+
+
+def test_two_runs_that_differ_leave_one_pair_that_can_be_equal(tmp_path):
+    """b differs from c, so a equals at most one of them. Holm's factor 2 for the pair a, b would not separate it."""
     a, b = two_runs(tmp_path, 200, gained=9, lost=2)
     c = decide_by_hand(make_run(tmp_path / "c", rows=200), np.arange(200) < 158)
-    alone, together = compare([a, b]).pairs[0], compare([a, b, c]).pairs[0]
-    assert alone.separated and alone.p_value == together.p_value < together.p_holm and not together.separated
+    found = {(pair.first, pair.second): pair for pair in compare([a, b, c]).pairs}
+    of_holm = sorted(pair.p_value for pair in found.values())[1] * 2
+    assert of_holm == pytest.approx(2 * found["a", "b"].p_value) and of_holm > 0.05
+    assert found["a", "b"].separated and found["a", "b"].p_holm < of_holm
 
 
 def test_chance_separates_one_comparison_in_twenty(tmp_path):

@@ -1,13 +1,13 @@
 """Which run is better, and can these test rows tell? Paired tests on the same examples, read from run folders alone.
 
 Right and wrong answers are compared by the mid-p McNemar test (Fagerland et al. 2013), everything else, and rows in
-groups, by the paired bootstrap; several pairs by Holm's method (Holm 1979). No winner is named that is not separated at
-the 5 % level.
+groups, by the paired bootstrap; several pairs by Shaffer's method (Shaffer 1986), which is Holm's for pairs. No winner is
+named that is not separated at the 5 % level. docs/comparison.md compares it with Holm's method and with Hsu's.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +51,7 @@ class Pair:
 
     `gained` are the ids that only `second` has right, `lost` those that only `first` has. `rows_needed` is the number
     of test rows that shows a difference of this size with 80 % power; None when it is separated, or exactly zero.
+    `p_holm` is `p_value` after the correction for all pairs.
     """
 
     first: str
@@ -274,8 +275,8 @@ class _Pairs:
 
     def all(self) -> list[Pair]:
         tests = [self._test(i, j) for i, j in self.index]
-        holm = _holm([p_value for *_, p_value in tests])
-        return [self._pair(*pair, *test, p) for pair, test, p in zip(self.index, tests, holm, strict=True)]
+        adjusted = adjust_pairs([p_value for *_, p_value in tests], len(self.parts))
+        return [self._pair(*pair, *test, p) for pair, test, p in zip(self.index, tests, adjusted, strict=True)]
 
     def _test(self, i: int, j: int) -> tuple[float, float, float, float]:
         """Difference, its standard error, the middle of its interval, and the p-value."""
@@ -318,13 +319,26 @@ class _Pairs:
         return max(rows + 1, int(np.ceil(needed)))
 
 
-def _holm(p_values: list[float]) -> list[float]:
-    """Adjusted p-values: the smallest times their number, the next times one fewer, never falling."""
-    order = np.argsort(p_values)
-    adjusted = np.maximum.accumulate(np.array(p_values)[order] * np.arange(len(p_values), 0, -1))
-    result = np.empty(len(p_values))
-    result[order] = np.minimum(adjusted, 1)
+def adjust_pairs(p_values: Sequence[float], runs: int) -> list[float]:
+    """Adjust the p-values of all pairs of `runs` runs, so that one false difference in all is rarer than the level.
+
+    Holm's method multiplies the smallest by the number of pairs, the next by one less. Not every number of pairs can be
+    equal at once: if one of three runs differs, only one pair is left. The factor is the largest possible number
+    (Shaffer 1986, "Modified sequentially rejective multiple test procedures", procedure S1).
+    """
+    order, possible = np.argsort(p_values), equal_pairs(runs)
+    factors = [max(count for count in possible if count <= left) for left in range(len(order), 0, -1)]
+    result = np.empty(len(order))
+    result[order] = np.minimum(np.maximum.accumulate(np.array(p_values)[order] * factors), 1)
     return result.tolist()
+
+
+@cache
+def equal_pairs(runs: int) -> frozenset[int]:
+    """Return how many pairs can be equal when `runs` runs fall into sets of equal ones: {0, 1, 3} of three."""
+    if runs < 2:
+        return frozenset({0})
+    return frozenset(size * (size - 1) // 2 + rest for size in range(1, runs + 1) for rest in equal_pairs(runs - size))
 
 
 def as_table(comparison: Comparison) -> "Group":
@@ -358,7 +372,7 @@ def _pair_table(comparison: Comparison):
 
     title = f"{comparison.metric} of {comparison.runs[0].name} less that of each other run"
     table = Table(title=title, title_justify="left")
-    for column in ("against", "difference", "95 % interval", "p (Holm)", "separated", "rows needed"):
+    for column in ("against", "difference", "95 % interval", "p (adjusted)", "separated", "rows needed"):
         table.add_column(column, justify="left" if column == "against" else "right", overflow="fold")
     for pair in comparison.pairs_of_best:
         needed = f"{pair.rows_needed:,}" if pair.rows_needed else ""
