@@ -4,11 +4,13 @@ import time
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import bootstrap as scipy_bootstrap
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hftransfer.errors import UserError
 from hftransfer.evaluation import EvaluationConfig, bootstrap, evaluate_predictions
+from hftransfer.evaluation.calibration import brier
 from hftransfer.evaluation.intervals import measure, measure_auroc, per_class, wilson
 from hftransfer.evaluation.metrics import compute_metrics
 from hftransfer.evaluation.resampling import corrected_t_interval, spread
@@ -226,3 +228,17 @@ def test_corrected_t_interval_by_hand():
 def test_one_score_has_no_spread():
     with pytest.raises(UserError, match="needs at least 2 scores; found 1. Ask for more folds or seeds."):
         spread([0.9])
+
+
+@pytest.mark.parametrize("metric", ["log_loss", "brier"])
+def test_class_frequencies_are_part_of_the_uncertainty(metric):
+    """Classes of unequal loss: with class counts taken as fixed, the spread between the classes would be missing."""
+    task, rng = Task("single_label", ("a", "b", "c")), np.random.default_rng(0)
+    targets = rng.choice(3, size=300, p=[0.6, 0.3, 0.1])
+    sure = np.array([0.95, 0.7, 0.3])[targets] + rng.uniform(-0.02, 0.02, 300)
+    scores = np.full((300, 3), ((1 - sure) / 2)[:, None])
+    scores[np.arange(300), targets] = sure
+    terms = -np.log(sure) if metric == "log_loss" else ((scores - np.eye(3)[targets]) ** 2).sum(1)
+    found = measure(task, targets, scores, None)[metric] if metric == "log_loss" else brier(task, targets, scores, None)
+    expected = 2 * stats.t.ppf(0.975, 299) * terms.std(ddof=1) / np.sqrt(300) / terms.mean()
+    assert np.log(found.high / found.low) == pytest.approx(expected, rel=0.08)

@@ -110,12 +110,11 @@ def calibration_report(
 
 def brier(task: Task, targets: np.ndarray, scores: np.ndarray, groups: Groups, seed: int = 0) -> Measured:
     """The squared distance of probabilities from the truth, 0 to 2 (Brier 1950); multi-label: mean of the labels."""
-    classes = targets if task.type == "single_label" else None
     if task.type == "single_label":
         terms = ((scores - np.eye(task.head_size)[targets]) ** 2).sum(1)
     else:
         terms = ((scores - targets) ** 2).mean(1)
-    draws = Draws(len(targets), groups, classes, seed)
+    draws = Draws(len(targets), groups, seed=seed)
     errors = draws.standard_errors(lambda weights: {"brier": weights @ terms / weights.sum(1)})
     value = float(terms.mean())
     return Measured(value, *draws.interval("brier", value, errors["brier"], len(terms)), len(terms))

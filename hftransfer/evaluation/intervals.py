@@ -63,7 +63,7 @@ def measure(
         groups: (N,), rows of one group are resampled together; None stands for a row of its own.
     """
     targets, scores = np.asarray(targets), np.asarray(scores, dtype=np.float64)
-    draws = Draws(len(targets), groups, _classes(task, targets), seed, resamples)
+    draws = Draws(len(targets), groups, None, seed, resamples)  # class frequencies are uncertain: docs/comparison.md
     errors = draws.standard_errors(bootstrap.statistics(task, targets, scores))
     rows, own = len(targets), {}
     if task.type == "single_label" and not draws.grouped:
