@@ -45,8 +45,8 @@ def check_saved_model(
 ) -> dict[str, Any]:
     """Compare the model in `folder` with up to 16 recorded logits; return what `run.json` says of it.
 
-    The shortest, the longest and the largest inputs are among the examples: all in one padded batch, the smallest alone
-    too. Raises `UserError` that names the stage where the saved model answers otherwise.
+    The shortest, the longest and the largest inputs are among the examples: the smallest is padded beside the largest,
+    and read alone too. Raises `UserError` that names the stage where the saved model answers otherwise.
     """
     begin = time.perf_counter()
     rows, recorded = recorded_logits(work, model, predictions, probe)
@@ -85,8 +85,11 @@ class Saved:
         return cls(model.to(work.machine.device).eval(), processor)
 
     def logits(self, work: Work, rows: np.ndarray) -> np.ndarray:
-        """Logits (n, C) of raw inputs in one batch."""
-        return _logits(self.model, work, work.modality.plain_batch(self.processor, work.data.frame.iloc[rows]))
+        """Logits (n, C) of raw inputs."""
+        batches = _batches(len(rows))
+        frames = [work.data.frame.iloc[rows[batch]] for batch in batches]
+        found = [_logits(self.model, work, work.modality.plain_batch(self.processor, frame)) for frame in frames]
+        return np.concatenate(found)[np.argsort(np.concatenate(batches))]
 
 
 def recorded_logits(
@@ -107,11 +110,22 @@ def recorded_logits(
 
 
 def _extremes(work: Work, rows: np.ndarray) -> np.ndarray:
-    """Return which of `rows` to ask: the smallest first, the largest, and others spread evenly between them."""
+    """Return which of `rows` to ask, by size: the largest, and others spread evenly over the smallest quarter.
+
+    Small inputs tell as much as long ones and cost less.
+    """
     lengths = np.array(work.modality.lengths(work.items))[rows]
     pixels = np.array([max(1, look.size[0] * look.size[1]) for look in work.data.looks])[rows]
     ordered = np.argsort(lengths * pixels, kind="stable")
-    return ordered[np.unique(np.linspace(0, len(rows) - 1, EXAMPLES).round().astype(int))] if len(rows) else ordered
+    last = len(rows) - 1
+    quarter = min(last, max(EXAMPLES - 2, last // 4))
+    return ordered[np.unique(np.append(np.linspace(0, quarter, EXAMPLES - 1).round(), last).astype(int))[: len(rows)]]
+
+
+def _batches(count: int) -> list[np.ndarray]:
+    """Return positions of examples in order of size: the smallest beside the largest, the others by fours of like sizes."""
+    others = np.arange(1, count - 1)
+    return [np.unique([0, count - 1]), *np.split(others, range(4, len(others), 4))][: 1 + len(others)]
 
 
 def relative_gap(recorded: np.ndarray, found: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import torch
 import transformers
 from PIL import Image
 
-from hftransfer import outputs
+from hftransfer import outputs, self_check
 from hftransfer.config import checked
 from hftransfer.errors import UserError
 from hftransfer.features import FeatureStore
@@ -316,3 +317,21 @@ def test_a_text_is_read_alone_as_in_a_padded_batch(tmp_path):
     frame = pd.DataFrame({"input": ["goal", "goal team match player"]})
     batch = make_modality("text", tokenizer, AugmentationConfig()).plain_batch(tokenizer, frame)
     assert batch["attention_mask"].sum(1).tolist() == [3, 6] and batch["input_ids"].shape == (2, 6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 16])
+def test_batches_of_the_self_check_hold_every_example_once(count):
+    batches = self_check._batches(count)
+    assert sorted(np.concatenate(batches)) == list(range(count))
+    assert set(batches[0]) == {0, count - 1}
+
+
+@pytest.mark.parametrize(("count", "examples"), [(0, 0), (1, 1), (2, 2), (16, 16), (17, 16), (400, 16)])
+def test_the_self_check_asks_the_smallest_and_the_largest(count, examples):
+    sizes = np.random.default_rng(0).permutation(count) + 1
+    looks = [SimpleNamespace(size=(0, 0))] * count
+    modality = SimpleNamespace(lengths=lambda items: items)
+    work = SimpleNamespace(modality=modality, items=sizes, data=SimpleNamespace(looks=looks))
+    chosen = sizes[self_check._extremes(work, np.arange(count))]
+    assert len(chosen) == examples and list(chosen) == sorted(chosen)
+    assert not count or (chosen[0] == 1 and chosen[-1] == count)
