@@ -206,12 +206,18 @@ def predict(
         from hftransfer.explain import explain as explained
         from hftransfer.explain import write_explanations
 
-        write_explanations(explained(predictor, frame), table["id"].tolist(), explain)
+        read = table["error"].isna().to_numpy() if "error" in table else slice(None)
+        shown = frame[read].reset_index(drop=True)
+        write_explanations(explained(predictor, shown), shown["id"].tolist(), explain)
     if output is not None:
-        return write_table(table, output)
-    if as_json:
-        return print(table.to_json(orient="records", force_ascii=False))
-    show_predictions(table)
+        write_table(table, output)
+    elif as_json:
+        print(table.to_json(orient="records", force_ascii=False))
+    else:
+        show_predictions(table)
+    if "error" in table:
+        print(f"{table['error'].notna().sum()} of {len(table)} inputs could not be read: see `error`.", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -32,10 +32,13 @@ _DECODING_ERRORS = (
 class UnreadableImage(UserError):
     """An image that cannot be decoded whole; the message names the file and the reason."""
 
-    def __init__(self, name: str, reason: str):
+    def __init__(self, name: str, reason: str | None = None):
+        """`name` alone is a whole message: so a loader's worker hands the error on (torch makes it again from its text)."""
         self.name, self.reason = name, reason
         super().__init__(
-            f"Cannot read the image {name}: {reason}. Replace or remove it, or leave such files out with "
+            name
+            if reason is None
+            else f"Cannot read the image {name}: {reason}. Replace or remove it, or leave such files out with "
             "data.on_error=skip."
         )
 

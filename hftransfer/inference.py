@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from hftransfer.features import content_key
 from hftransfer.memory import is_lack_of_memory, release
 from hftransfer.modalities import Modality
 
@@ -162,7 +163,7 @@ def predict_logits(
     `training` gives each image in an augmented view, drawn by `seed`.
     """
     model.eval()
-    seeds = [seed * len(items) + position for position in range(len(items))] if training else None
+    seeds = [int(content_key(str(item), str(seed))[:15], 16) for item in items] if training else None
     mine = range(machine.rank, len(items), machine.world_size)
     results = passes(modality, items, mine, machine, lambda batch: model(**batch).logits, "predict", seeds)
     rows = [(positions, logits.float().cpu().numpy()) for positions, logits in results]

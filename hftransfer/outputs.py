@@ -221,6 +221,7 @@ def _about(work: Work, record: Record, predictions: Predictions) -> dict[str, An
         },
         "data": {
             "fingerprint": work.data.fingerprint,
+            "columns": work.data.columns,
             "counts": counts,
             "skipped": work.data.skipped,
             "patch": work.data.patch,

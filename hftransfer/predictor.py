@@ -1,6 +1,8 @@
 """A run or model folder and inputs -> predictions. Reads the folder alone; nothing of the training is needed."""
 
 import logging
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +15,9 @@ import torch
 
 from hftransfer import compute, run_folder
 from hftransfer.data import load_inputs
+from hftransfer.data.cells import is_missing
+from hftransfer.data.columns import as_written
+from hftransfer.data.looks import look_at_all
 from hftransfer.errors import UserError
 from hftransfer.evaluation.recorded import RecordedRun
 from hftransfer.inference import Machine, predict_logits
@@ -40,6 +45,7 @@ class Predictor:
     task: Task
     machine: Machine
     trust: Trust | None = None
+    columns: tuple[str, ...] = ()  # of the table that the run was trained on; two for pairs; () where nobody knows
 
     def logits(self, frame: pd.DataFrame, views: int = 0) -> np.ndarray:
         """Logits (N, C) of rows with `input` (and `input_pair`); the mean over `views` augmented views if there are any."""
@@ -70,11 +76,45 @@ class Predictor:
         return self.table(self.frame(inputs, columns), views)
 
     def frame(self, inputs: str | Sequence[str], columns: list[str] | None = None) -> pd.DataFrame:
-        """The rows (`id`, `input`, and for pairs `input_pair`) that `inputs` stand for. Raises `UserError`."""
-        return load_inputs([inputs] if isinstance(inputs, str) else list(inputs), self.modality.name, columns)
+        """The rows (`id`, `input`, and for pairs `input_pair`) that `inputs` stand for.
+
+        Raises `UserError`, also for one text where the run reads pairs, or two where it reads one.
+        """
+        sources = [inputs] if isinstance(inputs, str) else list(inputs)
+        frame = load_inputs(sources, self.modality.name, columns, self.columns)
+        found = 2 if "input_pair" in frame else 1
+        if self.columns and found != len(self.columns):
+            wanted = f"{len(self.columns)} input{'s' if len(self.columns) > 1 else ''} per example"
+            raise UserError(
+                f"This model reads {wanted} ({', '.join(self.columns)}), and {found} per example were given. Give a table "
+                f"and name its columns: {' '.join(f'--column {shlex.quote(name)}' for name in self.columns)}."
+            )
+        return frame
 
     def table(self, frame: pd.DataFrame, views: int = 0) -> pd.DataFrame:
-        """The answers to the rows of `frame`, as `predict` gives them."""
+        """The answers to the rows of `frame`, as `predict` gives them.
+
+        An input that cannot be read has no answer: its reason stands in the column `error`, which is there only then.
+        Raises `UserError` where no input can be read.
+        """
+        errors = self.errors(frame)
+        good = errors.isna().to_numpy()
+        if not good.any():
+            raise UserError(
+                f"None of the {len(frame)} inputs can be read. The first: {frame['id'].iloc[0]}: {errors.iloc[0]}."
+            )
+        table = self._answers(frame[good].reset_index(drop=True), views)
+        if good.all():
+            return table
+        table = table.set_axis(np.flatnonzero(good)).reindex(range(len(frame)))
+        return table.assign(id=frame["id"].tolist(), error=errors.tolist())
+
+    def errors(self, frame: pd.DataFrame) -> pd.Series:
+        """Why each row of `frame` cannot be read; None for those that can."""
+        looks = look_at_all(frame, self.modality.name)
+        return pd.Series([look.fault for look in looks], index=frame.index, dtype=object)
+
+    def _answers(self, frame: pd.DataFrame, views: int) -> pd.DataFrame:
         logits, features = self.read(frame)
         if views:
             logits = self.logits(frame, views)
@@ -122,7 +162,8 @@ def load(
     workers = compute.thread_plan(device).workers
     modality = make_modality(name, processor, AugmentationConfig(level="light"))
     machine = Machine(device, workers=workers, batch_size=batch_size)
-    return Predictor(model, modality, task, machine, Trust.read(Path(path), task))
+    columns = tuple(RecordedRun(Path(path)).columns.get("input", ()))
+    return Predictor(model, modality, task, machine, Trust.read(Path(path), task), columns)
 
 
 @contextmanager
@@ -159,9 +200,11 @@ def predict(
 
 
 def evaluate(path: str | Path, data: str, columns: dict[str, Any], config: Any) -> dict[str, Any]:
-    """The metrics of a run on other labelled data: as one split of `metrics.json`. Raises `UserError`.
+    """Measure a run on other labelled data: one split of `metrics.json`. Raises `UserError`.
 
-    `columns` (input, label) are those of the run where none are given and the data have them.
+    `columns` (input, label) are those of the run where none are given and the data have them. Of data that come divided
+    the test part counts. Examples without a label, with an unreadable input, or from the run's own training are left out
+    and named in the log.
     """
     from hftransfer.data.config import DataConfig
     from hftransfer.data.read import read_rows
@@ -169,23 +212,63 @@ def evaluate(path: str | Path, data: str, columns: dict[str, Any], config: Any) 
 
     predictor = load(path)
     task, columns = predictor.task, _columns_of_the_run(Path(path), data) | columns
-    frame = read_rows(DataConfig(train=data, task=task.type, modality=predictor.modality.name, **columns)).frame
-    targets = task.encode_all(list(frame["label"]))
+    read = read_rows(DataConfig(train=data, task=task.type, modality=predictor.modality.name, **columns))
+    frame = _usable(read.frame, read.modality, data, RecordedRun(Path(path)))
+    targets = task.encode_all([_as_known(label, task) for label in frame["label"]])
     scores = task.probabilities(predictor.logits(frame))
-    return evaluate_predictions(task, targets, scores, None, config)
+    groups = None if frame["group"].isna().all() else list(frame["group"])
+    return evaluate_predictions(task, targets, scores, groups, config)
+
+
+def _usable(frame: pd.DataFrame, modality: str, data: str, run: RecordedRun) -> pd.DataFrame:
+    """Return the rows of `data` that can be evaluated fairly; what is left out is logged with its number and reason."""
+    if {"test"} < set(frame["split"].dropna()):
+        log.info(
+            "Of %s the test part is evaluated: %d of %d examples.", data, (frame["split"] == "test").sum(), len(frame)
+        )
+        frame = frame[frame["split"] == "test"]
+    looks = look_at_all(frame, modality)
+    digests = pd.Series([look.digest for look in looks], index=frame.index)
+    reasons = [
+        ("no label", frame["label"].map(is_missing)),
+        ("no usable input", pd.Series([look.fault is not None for look in looks], index=frame.index)),
+        ("been trained on by this run", digests.isin(run.trained_on)),
+    ]
+    for reason, wrong in reasons:
+        wrong = wrong.reindex(frame.index).astype(bool)
+        if wrong.any():
+            log.warning("%d of %d examples have %s, and are left out: %s%s", wrong.sum(), len(frame), reason,
+                        ", ".join(frame["where"][wrong].head(3)), ", …" if wrong.sum() > 3 else ".")  # fmt: skip
+        if wrong.all():
+            raise UserError(f"Nothing is left of {data} to evaluate: the last {len(frame)} examples have {reason}.")
+        frame = frame[~wrong]
+    return frame.reset_index(drop=True)
+
+
+def _as_known(label: Any, task: Task) -> Any:
+    """A label as the run calls it: of numbered classes, 1.0 is the class 1."""
+    if task.type != "single_label" or str(label) in task.names:
+        return label
+    whole = re.sub(r"\.0*$", "", str(label))
+    return whole if whole in task.names else label
 
 
 def _columns_of_the_run(folder: Path, data: str) -> dict[str, Any]:
-    """What the run's configuration says of its columns, where `data` has them too; nothing of a model folder."""
+    """What the run knows of its columns, where `data` has them too; nothing of a model folder."""
     from hftransfer.config import RunConfig
     from hftransfer.data.readers import read_source
 
     if not (folder / "config.yaml").is_file():
         return {}
     own = RunConfig.from_yaml(folder / "config.yaml").data
-    there = set(next(iter(read_source(data).parts.values())).columns)
-    named = {"input": own.input, "label": own.label}
-    known = {
-        role: name for role, name in named.items() if name and set([name] if isinstance(name, str) else name) <= there
-    }
-    return known | ({"separator": own.separator} if own.separator else {})
+    frame = next(iter(read_source(data).parts.values()))
+    found = RecordedRun(folder).columns
+    named = {"input": own.input or found.get("input"), "label": own.label or found.get("label")}
+    known = {role: name for role, name in named.items() if name and _has(frame, name)}
+    known |= {"separator": own.separator} if own.separator else {}
+    group = own.split.group
+    return known | ({"split": {"group": group}} if group and _has(frame, group) else {})
+
+
+def _has(frame: pd.DataFrame, names: str | list[str]) -> bool:
+    return all(as_written(name, frame) in frame for name in ([names] if isinstance(names, str) else names))

@@ -89,6 +89,9 @@ def show_predictions(table: Any) -> None:
     scores = [column for column in table.columns if column.startswith("score:")]
     shown = Table("input", "prediction", "score")
     for row in table.to_dict("records"):
+        if row.get("error"):
+            shown.add_row(str(row["id"])[:60], f"error: {row['error']}", "")
+            continue
         best = max(row[column] for column in scores)
         answer = f"{row['answer']} (nearest: {row['prediction']})" if row.get("unknown") else str(row["prediction"])
         shown.add_row(str(row["id"])[:60], answer, f"{best:.3f}")

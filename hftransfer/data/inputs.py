@@ -3,13 +3,14 @@
 import glob
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
 import pandas as pd
 
 from hftransfer.data.cells import is_missing
-from hftransfer.data.columns import find_input, require_column
+from hftransfer.data.columns import as_written, find_input, require_column
 from hftransfer.data.config import Modality
 from hftransfer.data.rows import image_input
 from hftransfer.data.sources import Source, missing
@@ -19,15 +20,20 @@ from hftransfer.images import is_image_name
 
 log = logging.getLogger(__name__)
 
+IDS = re.compile(r"[iI][dD]|.*_[iI][dD]|.*[a-z]I[dD]")  # id, image_id, PassengerId
 
-def load_inputs(sources: list[str], modality: Modality, columns: list[str] | None = None) -> pd.DataFrame:
+
+def load_inputs(
+    sources: list[str], modality: Modality, columns: list[str] | None = None, own: tuple[str, ...] = ()
+) -> pd.DataFrame:
     """Columns `id`, `input` and, for pairs, `input_pair` of everything in `sources`, in order.
 
-    A source is a table (its input found, or named by `columns`), a folder or glob (every image, or every `.txt` file,
-    in it), an image file, a `.txt` file (one text), "-" (one text or image path per line of standard input); for texts
-    anything else is the text itself. Only tables and texts are opened. Raises `UserError` where a file is missing.
+    A source is a table (its input named by `columns`, else in the columns `own` of a run, else found), a folder or glob
+    (every image, or every `.txt` file, in it), an image file, a `.txt` file (one text), "-" (one text or image path per
+    line of standard input); for texts anything else is the text itself. Only tables and texts are opened. Raises
+    `UserError` where a file is missing.
     """
-    frames = [_read(source, modality, columns) for source in sources]
+    frames = [_read(source, modality, columns, own) for source in sources]
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     if frame.empty:
         raise UserError("There is nothing to predict: give files, folders, globs, a table, or texts.")
@@ -50,13 +56,15 @@ def inputs_modality(source: str, columns: list[str] | None = None) -> Modality:
     return find_input(table, frame[columns] if columns else frame, set(), None)[1]
 
 
-def _read(source: str, modality: Modality, columns: list[str] | None) -> pd.DataFrame:
+def _read(source: str, modality: Modality, columns: list[str] | None, own: tuple[str, ...] = ()) -> pd.DataFrame:
+    if not source.strip():
+        raise UserError("An empty text cannot be predicted: give a text, a file, a folder, or a table.")
     path = Path(source).expanduser()
     if source == "-":
         lines = [line.rstrip("\n") for line in sys.stdin]
         return _files(lines) if modality == "image" else _texts({f"line {n}": t for n, t in enumerate(lines, 1)})
     if _is_table(path):
-        return _table(path, modality, columns)
+        return _table(path, modality, columns, own)
     found = _expand(source, path, modality)
     if found is None and modality == "text":
         return _texts({source: source})
@@ -101,18 +109,31 @@ def _hidden(entry: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in entry.relative_to(root).parts)
 
 
-def _table(path: Path, modality: Modality, columns: list[str] | None) -> pd.DataFrame:
+def _table(path: Path, modality: Modality, columns: list[str] | None, own: tuple[str, ...]) -> pd.DataFrame:
     source = read_table_source(path)
     frame = source.parts["all"]
-    names = tuple(columns) if columns else _found(source, frame, modality)
+    named = tuple(as_written(name, frame) for name in columns or own)
+    if not columns and not set(named) <= set(frame.columns):
+        named = ()  # a table that is no relative of the run's: its input is found
+    names = named or _found(source, frame, modality)
     for name in names:
         require_column(name, frame, str(path))
-    ids = [f"{path.name}#{number}" for number in range(1, len(frame) + 1)]
+    ids = _own_ids(frame) or [f"{path.name}#{number}" for number in range(1, len(frame) + 1)]
     if modality == "image":
         # What the user points at for prediction is opened wherever it lies: nothing of it leaves in a model.
         return _frame(ids, [image_input(value, source.root, allow_outside=True) for value in frame[names[0]]])
     texts = [["" if is_missing(value) else str(value) for value in frame[name]] for name in names]
     return _frame(ids, *texts)
+
+
+def _own_ids(frame: pd.DataFrame) -> list[str] | None:
+    """The values of the first column that is called an id and identifies every row, as submissions need them."""
+    for name in frame.columns:
+        values = frame[name]
+        if IDS.fullmatch(name) and not values.map(is_missing).any() and values.astype(str).is_unique:
+            log.info("The column %r of the table identifies its rows.", name)
+            return values.astype(str).tolist()
+    return None
 
 
 def _found(source: Source, frame: pd.DataFrame, modality: Modality) -> tuple[str, ...]:

@@ -34,7 +34,8 @@ class LabelledData:
     (text, or path or encoded bytes of an image), `input_pair` (only for text pairs), `label` (a name, a list of names,
     a float or a list of floats) and `digest` (content hash of the input). `skipped` names the rows that were left out
     and why; `looks` holds, row by row, what the one look at each input showed; `patch` is what `config.patch` did; `given`
-    names the parts that the data came divided into: the others were cut here.
+    names the parts that the data came divided into: the others were cut here. `columns` are those that `input` and
+    `label` were read from, where there are any.
     """
 
     frame: pd.DataFrame
@@ -45,6 +46,7 @@ class LabelledData:
     looks: list[Look] = field(default_factory=list, repr=False)
     patch: dict[str, Any] | None = None
     given: tuple[str, ...] = ()
+    columns: dict[str, list[str]] = field(default_factory=dict)
 
     def part(self, split: str) -> pd.DataFrame:
         """The rows of one split (maybe none), numbered from 0."""
@@ -80,7 +82,9 @@ def load_data(
     rows = _subsample(rows, task, config)
     rows, about = _patched(rows, patch, task, read.modality, config, skipped) if patch else (rows, None)
     rows = _leave_out(rows, _labels_unknown_to_train(rows, task), config, skipped)
-    return replace(_labelled(rows, read.modality, task, skipped, about), given=given)
+    roles = {"input": list(read.columns[0].input), "label": list(read.columns[0].label)}
+    columns = {} if read.sources[0].kind == "image folder" else roles
+    return replace(_labelled(rows, read.modality, task, skipped, about), given=given, columns=columns)
 
 
 def _groups(rows: pd.DataFrame, modality: Modality, config: SplitConfig) -> pd.Series:

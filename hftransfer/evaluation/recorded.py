@@ -83,6 +83,20 @@ class RecordedRun:
         there = (self.folder / "config.yaml").is_file() and not downloaded
         return there and bool(self.config.get("model", {}).get("trust_remote_code", False))
 
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """The columns `input` and `label` that the run was trained on; empty for a model folder and for earlier runs."""
+        if not (self.folder / "run.json").is_file():
+            return {}
+        return self.about.get("data", {}).get("columns") or {}
+
+    @property
+    def trained_on(self) -> set[str]:
+        """Content digests of the training examples; empty for a model folder and for earlier runs."""
+        if not (self.folder / "splits.parquet").is_file() or "digest" not in self.splits:
+            return set()
+        return set(self.splits.loc[self.splits["split"] == "train", "digest"])
+
     @cached_property
     def metrics(self) -> dict[str, Any]:
         return read_json(self.folder / "metrics.json")
