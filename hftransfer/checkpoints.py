@@ -16,7 +16,7 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from hftransfer.errors import UserError
+from hftransfer.errors import UserError, refuse_lfs_pointer
 from hftransfer.heads import describe_head, head_parameters, reorder_head, reset_head
 from hftransfer.limits import check_pixels, check_shards, check_sizes
 from hftransfer.processors import is_timm_config, limit_length, resize, save_processor
@@ -311,6 +311,9 @@ def _readable(reference: Reference) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # tokenizers raises nothing narrower, and a foreign config can lead anywhere
+        for file in [reference.weights, *(Path(reference.path).glob("*") if reference.path else ())]:
+            if file is not None:
+                refuse_lfs_pointer(file)
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"{reference.name} needs Python code from its own repository. Read that code first; then allow it with "

@@ -1,7 +1,11 @@
 """The one exception a user's mistake may end in, and the "did you mean" that goes with it."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from difflib import get_close_matches
+from pathlib import Path
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class UserError(Exception):
@@ -19,3 +23,10 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
         return f" Did you mean {close[0]!r}?"
     shown = ", ".join(options[:20]) + (", …" if len(options) > 20 else "")
     return f" Choose from: {shown}." if options else ""
+
+
+def refuse_lfs_pointer(path: str | Path) -> None:
+    """Raise `UserError` where a clone of a repository holds the pointer of Git LFS in place of the file."""
+    with suppress(OSError), open(path, "rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise UserError(f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository.")

@@ -4,19 +4,26 @@ import os
 import stat
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from hftransfer.errors import UserError
+from hftransfer.errors import LFS_POINTER, UserError
 
-SUFFIXES = frozenset(
+HEIF = find_spec("pillow_heif") is not None  # reads the photos of iPhones, where it is installed
+SUFFIXES = frozenset({".heic", ".heif"} if HEIF else ()) | frozenset(
     ".avif .bmp .gif .jfif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp".split()
+)
+
+BESIDE_IMAGES = frozenset(
+    ".txt .csv .tsv .json .jsonl .parquet .md .xml .yaml .yml .html .ini .db .pdf .py .ipynb .log".split()
 )
 
 # Pillow knows more, some of which starts other programs (PostScript): the content, not the suffix, decides what is tried.
@@ -66,7 +73,12 @@ def read_file(path: str | Path) -> bytes:
 
 def _require_file(path: str | Path) -> None:
     """A pipe or a device would never come to its end."""
-    mode = os.stat(path).st_mode
+    found = os.stat(path)
+    mode = found.st_mode
+    if stat.S_ISREG(mode) and found.st_size < 1000:
+        with open(path, "rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise OSError("it is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository")
     if stat.S_ISDIR(mode):
         raise IsADirectoryError
     if not stat.S_ISREG(mode):
@@ -76,7 +88,25 @@ def _require_file(path: str | Path) -> None:
 @cache
 def _formats() -> list[str]:
     Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
+    if HEIF:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    return [name for name in (*FORMATS, "HEIF") if name in Image.OPEN]
+
+
+def describe_passed_over(names: list[str]) -> str | None:
+    """Return how many files of each suffix are no images to this installation; None where there are none.
+
+    Notes and lists that stand beside images (`.txt`, `.csv`, …) do not count.
+    """
+    counts = Counter(Path(name).suffix.lower() or "no suffix" for name in names)
+    counts = {suffix: count for suffix, count in counts.items() if suffix not in BESIDE_IMAGES}
+    if not counts:
+        return None
+    listed = ", ".join(f"{suffix} {count}" for suffix, count in sorted(counts.items(), key=lambda item: -item[1]))
+    heic = " pip install pillow-heif reads HEIC." if {".heic", ".heif"} & counts.keys() else ""
+    return f"{sum(counts.values())} files are passed over, as they are no images that can be read ({listed}).{heic}"
 
 
 def open_image(source: str | Path | bytes | Image.Image, at_least: int | None = None) -> Image.Image:

@@ -130,7 +130,8 @@ def test_evaluate_on_other_data_gives_the_accuracy_of_its_predictions(monkeypatc
 def test_evaluate_knows_the_columns_and_the_separator_of_the_run(monkeypatch, capsys, tmp_path):
     config = configuration("probe", "text-multi", tmp_path)
     table = pd.read_csv(config.data.train).rename(columns={"text": "said", "label": "topics"})
-    for name, frame in (("train", table), ("other", table.head(20).assign(text="not this", label="nor this"))):
+    other = table.head(20).assign(text="not this", label="nor this", said=table["said"] + " anew")
+    for name, frame in (("train", table), ("other", other)):
         frame.to_csv(tmp_path / f"{name}.csv", index=False)
     named = {"train": str(tmp_path / "train.csv"), "input": "said", "label": "topics"}
     folder = run(config.model_copy(update={"data": config.data.model_copy(update=named)})).folder

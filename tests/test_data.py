@@ -606,7 +606,9 @@ def test_wrong_python_object_and_both_given(tmp_path):
     import datasets
 
     dataset = datasets.Dataset.from_dict({"text": texts(), "label": ["a", "b"] * 10})
-    with pytest.raises(UserError, match="expected a datasets.Dataset or DatasetDict, found IterableDataset"):
+    with pytest.raises(
+        UserError, match="expected a datasets.Dataset or DatasetDict, or a pandas.DataFrame, found IterableDataset"
+    ):
         load_data(DataConfig(), dataset.to_iterable_dataset())
     with pytest.raises(UserError, match="both were given"):
         load_data(DataConfig(train=str(tmp_path)), dataset)

@@ -473,6 +473,7 @@ def test_a_regex_that_backtracks_is_given_little_to_work_on(tmp_path):
 
     class Words:
         model_max_length, model_input_names = 64, ["input_ids"]
+        all_special_tokens, split_special_tokens = [], True
 
         def __call__(self, texts, **settings):
             seen.extend(texts)

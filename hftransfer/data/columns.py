@@ -33,6 +33,7 @@ PAIRS = ({"premise", "hypothesis"}, {"query", "passage"}, {"question", "answer"}
 INDEX_NAMES = re.compile(r"unnamed: \d+|__index_level_\d+__|index|idx|id|uid|guid|split", re.IGNORECASE)
 # Scripts without spaces between words: Thai to Burmese, Khmer, Japanese and Chinese.
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+USUAL_NAMES = IMAGE_NAMES | TEXT_NAMES | set().union(*LABEL_NAMES, *PAIRS) | {"id", "split", "index"}
 _SAMPLE = 500
 
 

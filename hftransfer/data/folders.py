@@ -11,7 +11,7 @@ import pandas as pd
 
 from hftransfer.data.sources import SPLIT_WORDS, Source, counts_in_words
 from hftransfer.errors import UserError
-from hftransfer.images import is_image_name
+from hftransfer.images import describe_passed_over, is_image_name
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -24,9 +24,19 @@ def read_image_folder(root: Path, allow_outside: bool) -> Source:
     Nothing is ever read out of a file name. Raises `UserError` for a folder without images, without class folders, or
     whose class level is unclear.
     """
-    files = sorted(_images(root, root, allow_outside, set()))
+    others: list[str] = []
+    files = sorted(_images(root, root, allow_outside, set(), others))
+    passed_over = describe_passed_over(others)
     if not files:
-        raise UserError(f"The folder {root} holds no image: expected one sub-folder per class.{_tables_hint(root)}")
+        raise UserError(
+            f"The folder {root} holds no image: expected one sub-folder per class.{_tables_hint(root)}"
+            f"{' ' + passed_over if passed_over else ''}"
+        )
+    if passed_over:
+        classes = Counter(path.split("/")[-2] for path in others if "/" in path and describe_passed_over([path]))
+        log.warning(
+            "%s: %s Most in: %s.", root, passed_over, _few([f"{name} {n}" for name, n in classes.most_common()])
+        )
     parts = _by_split(root, files)
     frames = {split: _rows(root, under, relative) for split, (under, relative) in parts.items()}
     classes = sorted({label for frame in frames.values() for label in frame["label"]})
@@ -34,8 +44,11 @@ def read_image_folder(root: Path, allow_outside: bool) -> Source:
     return Source(str(root), "image folder", frames, root, image_columns=frozenset({"path"}))
 
 
-def _images(folder: Path, root: Path, allow_outside: bool, seen: set[str]) -> Iterator[str]:
-    """Posix paths of all images below `folder`, relative to `root`; hidden entries are passed over."""
+def _images(folder: Path, root: Path, allow_outside: bool, seen: set[str], others: list[str]) -> Iterator[str]:
+    """Posix paths of all images below `folder`, relative to `root`; hidden entries are passed over.
+
+    The paths of files that are no images are appended to `others`.
+    """
     real = os.path.realpath(folder)
     if real in seen:  # a link that leads back up
         return
@@ -48,9 +61,11 @@ def _images(folder: Path, root: Path, allow_outside: bool, seen: set[str]) -> It
         if entry.is_symlink():
             _refuse_outside(Path(entry.path), root, allow_outside)
         if entry.is_dir():
-            yield from _images(Path(entry.path), root, allow_outside, seen)
+            yield from _images(Path(entry.path), root, allow_outside, seen, others)
         elif is_image_name(entry.name):
             yield Path(entry.path).relative_to(root).as_posix()
+        else:
+            others.append(Path(entry.path).relative_to(root).as_posix())
 
 
 def _refuse_outside(link: Path, root: Path, allow_outside: bool) -> None:

@@ -60,11 +60,11 @@ def from_dataset(dataset: Union["datasets.Dataset", "datasets.DatasetDict"], nam
 
     if isinstance(dataset, datasets.Dataset):
         parts = {"all": dataset}
-    elif isinstance(dataset, dict):
+    elif isinstance(dataset, dict) and all(isinstance(part, datasets.Dataset) for part in dataset.values()):
         parts = _known_splits(dataset, name)
     else:
         raise UserError(
-            f"{name}: expected a datasets.Dataset or DatasetDict, found {type(dataset).__name__}. "
+            f"{name}: expected a datasets.Dataset or DatasetDict, or a pandas.DataFrame, found {type(dataset).__name__}. "
             "A streaming data set has to be downloaded first (streaming=False)."
         )
     features = next(iter(parts.values())).features

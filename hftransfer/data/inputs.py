@@ -16,7 +16,7 @@ from hftransfer.data.rows import image_input
 from hftransfer.data.sources import Source, missing
 from hftransfer.data.tables import READERS, decode_utf8, read_table_source
 from hftransfer.errors import UserError
-from hftransfer.images import is_image_name
+from hftransfer.images import describe_passed_over, is_image_name
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,11 @@ def _expand(source: str, path: Path, modality: Modality) -> list[str] | None:
     if is_file:
         return [str(path)]
     if is_dir:
-        found = sorted(str(entry) for entry in path.rglob("*") if wanted(entry.name) and not _hidden(entry, path))
+        files = [entry for entry in path.rglob("*") if not _hidden(entry, path) and entry.is_file()]
+        found = sorted(str(entry) for entry in files if wanted(entry.name))
+        passed_over = describe_passed_over([entry.name for entry in files if not wanted(entry.name)])
+        if modality == "image" and passed_over:
+            log.warning("%s: %s", source, passed_over)
     elif modality == "text" and not _names_a_file(source):
         return None
     elif glob.has_magic(source):

@@ -135,6 +135,12 @@ def _task_type(column: pd.Series, wanted: TaskType | None, separator: str | None
     values = [value for value in column if not is_missing(value)]
     if not values:
         raise UserError(f"The label column {column.name!r} is empty.")
+    nested = next((value for value in values if isinstance(value, dict)), None)
+    if nested is not None:
+        raise UserError(
+            f"The label column {column.name!r} holds objects, such as {nested!r}: flatten them first, to a column with the "
+            f"value of {' or '.join(map(repr, list(nested)[:3]))}."
+        )
     if wanted:
         found = _separator(values) if wanted == "multi_label" and separator is None else separator
         return wanted, found

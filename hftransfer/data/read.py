@@ -107,7 +107,8 @@ def _label_values(sources: list[Source], columns: list[Columns]) -> pd.DataFrame
 def _declared_names(values: pd.Series, names: list[str]) -> pd.Series:
     def name(index: Any) -> Any:
         if isinstance(index, list):
-            return [name(entry) for entry in index]
+            found = [name(entry) for entry in index]
+            return None if None in found else found
         # -1 is how `datasets` marks a row without label.
         return None if is_missing(index) or int(index) < 0 else names[int(index)]
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
+import pandas as pd
+
 from hftransfer import starter
 from hftransfer.data import folders, hub, tables
 from hftransfer.data.sources import Source, missing
@@ -32,4 +34,7 @@ def read_source(reference: str, allow_outside: bool = False) -> Source:
 
 def from_python(dataset: Union["datasets.Dataset", "datasets.DatasetDict"]) -> Source:
     """The rows of a `Dataset` or `DatasetDict` that is given from Python."""
+    if isinstance(dataset, pd.DataFrame):
+        frame = dataset.set_axis([str(name) for name in dataset.columns], axis=1).reset_index(drop=True)
+        return Source("the DataFrame given from Python", "table", {"all": frame.astype(object)})
     return hub.from_dataset(dataset, "the dataset given from Python", root=None)

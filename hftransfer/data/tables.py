@@ -1,16 +1,21 @@
 """Tables: CSV, TSV, JSON, JSONL and Parquet into rows, with errors that name the place in the file."""
 
+import csv
 import json
 import logging
+import re
 import warnings
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from hftransfer.data.cells import number
+from hftransfer.data.columns import USUAL_NAMES
 from hftransfer.data.sources import SPLIT_WORDS, Source, counts_in_words, in_order, missing
-from hftransfer.errors import UserError
+from hftransfer.errors import UserError, refuse_lfs_pointer
 
 log = logging.getLogger(__name__)
 
@@ -25,21 +30,35 @@ def read_table_source(path: Path) -> Source:
 
 
 def read_split_tables(folder: Path) -> Source | None:
-    """A folder that holds one table per split (`train.csv`, `dev.csv`, …), or None where it holds no `train` table."""
+    """A folder with tables per split (`train.csv`, `dev.csv`, `train-00000-of-00002.parquet`), or None without `train`.
+
+    They may stand in `data/`, as in a clone of a data set on the Hub.
+    """
     tables = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in READERS and path.is_file()]
-    named = {path: SPLIT_WORDS[path.stem.lower()] for path in tables if path.stem.lower() in SPLIT_WORDS}
-    if "train" not in named.values():
-        return None
-    if len(set(named.values())) < len(named):
-        raise UserError(
-            f"{folder} holds several tables for one split: {', '.join(path.name for path in named)}. "
-            "Say which are meant with data.train, data.validation and data.test."
-        )
-    sources = {split: read_table_source(path) for path, split in named.items()}
-    parts = in_order({split: source.parts["all"] for split, source in sources.items()})
-    log.info("%s holds one table per split (%s).", folder, counts_in_words(parts))
-    first = sources["train"]
+    shards: dict[str, list[Path]] = {}
+    for path in tables:
+        named = _SHARD.fullmatch(path.name.split(".")[0].lower())
+        if named and named[1] in SPLIT_WORDS:
+            shards.setdefault(SPLIT_WORDS[named[1]], []).append(path)
+    if "train" not in shards:
+        inner = folder / "data"
+        return read_split_tables(inner) if not tables and inner.is_dir() else None
+    for paths in shards.values():
+        if len(paths) > 1 and any(_SHARD.fullmatch(path.name.split(".")[0].lower())[2] is None for path in paths):
+            raise UserError(
+                f"{folder} holds several tables for one split: {', '.join(path.name for path in paths)}. "
+                "Say which are meant with data.train, data.validation and data.test."
+            )
+    sources = {split: [read_table_source(path) for path in paths] for split, paths in shards.items()}
+    joined = {split: pd.concat([s.parts["all"] for s in found], ignore_index=True) for split, found in sources.items()}
+    parts = in_order(joined)
+    log.info("%s holds tables per split (%s).", folder, counts_in_words(parts))
+    first = sources["train"][0]
     return Source(str(folder), "table", parts, folder, first.class_names, first.image_columns)
+
+
+# `train`, or a numbered shard of it as the Hub writes them.
+_SHARD = re.compile(r"([a-z_]+?)((?:[-_]\d+)+(?:-of-\d+)?)?")
 
 
 def _read(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]], frozenset[str]]:
@@ -51,6 +70,7 @@ def _read(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]], frozenset[str
             f"{path} is no table that can be read: expected a file ending in {', '.join(READERS)}, "
             f"found {path.suffix!r}."
         )
+    refuse_lfs_pointer(path)
     frame, class_names, image_columns = reader(path)
     frame.columns = [str(column).strip() for column in frame.columns]
     twice = sorted(set(frame.columns[frame.columns.duplicated()]))
@@ -77,39 +97,120 @@ def decode_utf8(path: Path) -> str:
 
 
 def _read_csv(path: Path, delimiter: str | None = None) -> tuple[pd.DataFrame, dict, frozenset]:
-    text = decode_utf8(path)
+    text = _with_line_feeds(decode_utf8(path))
     if not text.strip():
         raise UserError(f"{path} is empty.")
     if "\0" in text:  # pandas would end the value there
         line = text.count("\n", 0, text.index("\0")) + 1
         raise UserError(f"{path} holds a NUL byte (line {line}): it is no table of text, or a damaged one.")
-    delimiter = delimiter or _delimiter(text, path)
+    declared = re.match(r"sep=(.)\n", text)  # as Excel writes it
+    text = text[declared.end() :] if declared else text
+    delimiter = declared[1] if declared else delimiter or _delimiter(text, path)
+    frame = _parse_csv(text, delimiter, path)
+    swallowed = _swallowed(frame, delimiter)
+    if swallowed is not None:
+        frame = _with_plain_quotes(text, delimiter, path, swallowed)
+    return _with_decimal_points(_with_header(frame, path), delimiter, path), {}, frozenset()
+
+
+def _with_line_feeds(text: str) -> str:
+    """Return the text with "\\n" at the end of its lines; a carriage return inside of a line stays what it is."""
+    text = text.replace("\r\n", "\n")
+    return text if "\n" in text.strip() else text.replace("\r", "\n")  # old Macs ended lines with it alone
+
+
+def _parse_csv(text: str, delimiter: str, path: Path, **how: Any) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             # pandas only warns where the first row has more values than the header, and drops them.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             # All stays text: pandas would turn the words "NA", "null" and "None" into missing values, and "007" into 7.
-            frame = pd.read_csv(
-                StringIO(text), sep=delimiter, dtype=str, keep_default_na=False, na_filter=False, index_col=False
-            )
-    except pd.errors.ParserWarning:
+            return pd.read_csv(
+                StringIO(text), sep=delimiter, dtype=str, keep_default_na=False, na_filter=False, index_col=False,
+                lineterminator="\n", skipinitialspace=delimiter == ",", **how,
+            )  # fmt: skip
+    except (pd.errors.ParserWarning, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        if '\\"' in text and "escapechar" not in how:  # as MySQL writes it
+            log.info("%s: quotes are escaped by backslashes.", path)
+            return _parse_csv(text, delimiter, path, escapechar="\\", doublequote=False)
+        if isinstance(error, pd.errors.ParserWarning):
+            reason = "has more values in its first row than columns in its header"
+        else:
+            reason = f"cannot be read as a table: {str(error).strip().removeprefix('Error tokenizing data. C error: ')}"
         raise UserError(
-            f"{path} has more values in its first row than columns in its header. "
-            f"A value that holds the delimiter {delimiter!r} has to stand in double quotes."
-        ) from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        reason = str(error).strip().removeprefix("Error tokenizing data. C error: ")
-        raise UserError(
-            f"{path} cannot be read as a table: {reason}. "
-            f"A value that holds the delimiter {delimiter!r} has to stand in double quotes."
+            f"{path} {reason}. A value that holds the delimiter {delimiter!r} has to stand in double quotes."
         ) from error
-    return frame, {}, frozenset()
+
+
+def _swallowed(frame: pd.DataFrame, delimiter: str) -> int | None:
+    """Return the first row (from 0) with a value that holds other rows, since a quote in a text was taken to open it."""
+    width, last = len(frame.columns), set(frame.iloc[:, -1]) if len(frame.columns) else set()
+    for column in frame.columns:
+        for row in np.flatnonzero(frame[column].str.contains("\n", regex=False)):
+            first, *inner, _ = frame[column].iloc[row].split("\n")
+            fits = all(line.count(delimiter) == width - 1 for line in inner)
+            ended = delimiter in first and first.rsplit(delimiter, 1)[1].strip() in last
+            if width > 1 and fits and ended:
+                return int(row)
+    return None
+
+
+def _with_plain_quotes(text: str, delimiter: str, path: Path, row: int) -> pd.DataFrame:
+    """Return the table with its quotes as plain characters, one row per line. Raises `UserError` where lines differ."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    if len({line.count(delimiter) for line in lines}) > 1:
+        raise UserError(
+            f"{path}, row {row + 1}: a value holds line ends and the delimiter {delimiter!r}, so it swallows the rows below. "
+            'A double quote opens it and is not meant to: write it twice ("") and put the value in double quotes.'
+        )
+    log.warning("%s: a quote in row %d swallowed the rows below; quotes are read as plain characters.", path, row + 1)
+    frame = _parse_csv(text, delimiter, path, quoting=csv.QUOTE_NONE)
+    return frame.map(lambda value: value[1:-1].replace('""', '"') if re.fullmatch(r'"[^"]*"', value) else value)
+
+
+def _with_header(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Return the frame, or one with names of its own where the first row is an example and no header."""
+    first = [
+        re.sub(r"\.\d+$", "", str(name)) if frame.columns.duplicated().any() else str(name) for name in frame.columns
+    ]
+    like_data = next(
+        (name for name, column in zip(first, frame.columns, strict=True) if _is_value(name, frame[column])), None
+    )
+    numbered = all(number(name) is not None for name in first) and len(first) > 2  # columns of pixels, say
+    if like_data is None or numbered or any(name.strip().lower() in USUAL_NAMES for name in first):
+        return frame
+    names = [f"column_{place}" for place in range(1, len(first) + 1)]
+    log.warning(
+        "%s: the first row looks like an example (%r also stands below): it is read without a header, as %s.",
+        path, like_data, ", ".join(names),
+    )  # fmt: skip
+    return pd.concat([pd.DataFrame([first], columns=names), frame.set_axis(names, axis=1)], ignore_index=True)
+
+
+def _is_value(name: str, values: pd.Series) -> bool:
+    """Whether a header is rather one of the values below it: a class that repeats, or a number above numbers."""
+    repeats = values.nunique() <= len(values) / 2
+    return len(values) > 3 and repeats and name.strip() in set(values.str.strip()) - {""}
+
+
+def _with_decimal_points(frame: pd.DataFrame, delimiter: str, path: Path) -> pd.DataFrame:
+    """Return the frame with "0,14" as "0.14" in columns of such numbers; a comma that delimits is none of a number."""
+    commas = [
+        name
+        for name in frame.columns
+        if delimiter != ","
+        and frame[name].str.fullmatch(r"\s*[-+]?\d+(,\d+)?\s*|").all()
+        and frame[name].str.contains(",").any()
+    ]
+    if commas:
+        log.info("%s: decimal commas in %s are read as points.", path, ", ".join(map(repr, commas)))
+    return frame.assign(**{name: frame[name].str.replace(",", ".") for name in commas})
 
 
 def _delimiter(text: str, path: Path) -> str:
-    """Comma, unless the header holds none but a semicolon or tab (as spreadsheets write in many countries)."""
+    """Comma, unless the header holds none but a semicolon, a tab or a bar (as spreadsheets write in many countries)."""
     header = text[: text.find("\n")] if "\n" in text else text
-    for other in (";", "\t"):
+    for other in (";", "\t", "|"):
         if "," not in header and other in header:
             log.info("%s is delimited by %r.", path, other)
             return other
@@ -122,21 +223,48 @@ def _read_tsv(path: Path) -> tuple[pd.DataFrame, dict, frozenset]:
 
 def _read_jsonl(path: Path) -> tuple[pd.DataFrame, dict, frozenset]:
     rows = []
-    for number, line in enumerate(decode_utf8(path).split("\n"), start=1):
+    for place, line in enumerate(decode_utf8(path).split("\n"), start=1):
         if line.strip():
-            rows.append(_object(_parse_json(line, f"{path}, line {number}"), f"{path}, line {number}"))
+            rows.append(_object(_parse_json(line, f"{path}, line {place}"), f"{path}, line {place}"))
     return _frame(rows), {}, frozenset()
 
 
 def _read_json(path: Path) -> tuple[pd.DataFrame, dict, frozenset]:
-    content = _parse_json(decode_utf8(path), str(path))
+    text = decode_utf8(path)
+    try:
+        content = _parse_json(text, str(path))
+    except UserError:
+        if not text.lstrip().startswith("{") or "\n" not in text.strip():
+            raise
+        found = _read_jsonl(path)  # lines of objects under the wrong suffix, as most data sets on the Hub
+        log.info("%s is JSON Lines.", path)
+        return found
+    content = _records(content)
     lists = [value for value in content.values() if isinstance(value, list)] if isinstance(content, dict) else []
     if len(lists) == 1:  # {"data": [...], "version": …}
         content = lists[0]
     if not isinstance(content, list):
         raise UserError(f"{path}: expected a list of objects, one per row, found {type(content).__name__}.")
-    rows = [_object(row, f"{path}, entry {number}") for number, row in enumerate(content, start=1)]
+    rows = [_object(row, f"{path}, entry {place}") for place, row in enumerate(content, start=1)]
     return _frame(rows), {}, frozenset()
+
+
+def _records(content: Any) -> Any:
+    """Return the rows of the layouts that `DataFrame.to_json` and others write; other content as it is."""
+    if not isinstance(content, dict) or not content:
+        return content
+    if {"columns", "data"} <= content.keys():  # orient="split"
+        return [dict(zip(content["columns"], row, strict=False)) for row in content["data"]]
+    inner = list(content.values())
+    if all(isinstance(value, dict) for value in inner):
+        keys = [set(value) for value in inner]
+        if len(inner) > 1 and all(found == keys[0] for found in keys) and len(keys[0]) >= len(inner):
+            return [{name: content[name][row] for name in content} for row in inner[0]]  # orient="columns"
+        return inner  # orient="index"
+    lists = all(isinstance(value, list) for value in inner) and len({len(value) for value in inner}) == 1
+    if lists and len(inner) > 1 and not any(isinstance(entry, dict) for value in inner for entry in value):
+        return [dict(zip(content, row, strict=True)) for row in zip(*inner, strict=True)]
+    return content
 
 
 def _parse_json(text: str, place: str) -> Any:
@@ -155,7 +283,20 @@ def _object(row: Any, place: str) -> dict:
 def _frame(rows: list[dict]) -> pd.DataFrame:
     """Rows as a frame whose columns keep the values as they are (integers stay integers beside missing ones)."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
+    nested = [name for name in columns if all(_is_nested(row.get(name)) for row in rows)]
+    if rows and nested and set(columns) - set(nested) <= {"id"}:
+        inner = nested[0] + ("." + next(iter(rows[0][nested[0]])) if isinstance(rows[0][nested[0]], dict) else "[0]")
+        raise UserError(
+            f"The values are nested ({', '.join(nested)}), such as {inner}: flatten them first, one column per value, for "
+            "instance with pandas.json_normalize."
+        )
     return pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object) for name in columns})
+
+
+def _is_nested(value: Any) -> bool:
+    if isinstance(value, dict):
+        return not {"bytes", "path"} <= value.keys()  # an image as `datasets` keeps it
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]], frozenset[str]]:
