@@ -242,3 +242,17 @@ def test_class_frequencies_are_part_of_the_uncertainty(metric):
     found = measure(task, targets, scores, None)[metric] if metric == "log_loss" else brier(task, targets, scores, None)
     expected = 2 * stats.t.ppf(0.975, 299) * terms.std(ddof=1) / np.sqrt(300) / terms.mean()
     assert np.log(found.high / found.low) == pytest.approx(expected, rel=0.08)
+
+
+def test_a_mean_loss_that_hangs_on_few_examples_has_a_wide_interval():
+    """The fewer examples make the loss, the fewer degrees of freedom its error has; of one example nothing is known."""
+    task, targets, widths = Task("single_label", ("a", "b")), np.arange(200) % 2, []
+    for wrong in (1, 3, 60):
+        scores = np.where(np.eye(2)[targets] > 0, 0.9999, 0.0001)
+        scores[:wrong] = scores[:wrong, ::-1]
+        found = brier(task, targets, scores, None)
+        terms = ((scores - np.eye(2)[targets]) ** 2).sum(1)
+        plain = 2 * stats.t.ppf(0.975, 199) * terms.std(ddof=1) / np.sqrt(200) / terms.mean()
+        widths.append(np.log(found.high / found.low) / plain)
+    assert np.isnan(widths[0]) and widths[1] == pytest.approx(stats.t.ppf(0.975, 2) / stats.t.ppf(0.975, 199), rel=0.1)
+    assert widths[2] == pytest.approx(stats.t.ppf(0.975, 59) / stats.t.ppf(0.975, 199), rel=0.1)

@@ -114,10 +114,8 @@ def brier(task: Task, targets: np.ndarray, scores: np.ndarray, groups: Groups, s
         terms = ((scores - np.eye(task.head_size)[targets]) ** 2).sum(1)
     else:
         terms = ((scores - targets) ** 2).mean(1)
-    draws = Draws(len(targets), groups, seed=seed)
-    errors = draws.standard_errors(lambda weights: {"brier": weights @ terms / weights.sum(1)})
-    value = float(terms.mean())
-    return Measured(value, *draws.interval("brier", value, errors["brier"], len(terms)), len(terms))
+    ends = Draws(len(targets), groups, seed=seed).loss_interval(terms)
+    return Measured(float(terms.mean()), *ends, len(terms))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from scipy import stats
 
 from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.confusion import confusion_intervals
-from hftransfer.evaluation.metrics import compute_metrics
+from hftransfer.evaluation.metrics import compute_metrics, row_losses
 from hftransfer.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -77,6 +77,8 @@ def measure(
     for name, value in compute_metrics(task, targets, scores).items():
         if name in own:
             found[name] = Measured(value, *_around(value, own[name], name), rows)
+        elif name == "log_loss":
+            found[name] = Measured(value, *draws.loss_interval(row_losses(task, targets, scores)), rows)
         elif np.isfinite(value):
             units = fewest if name in _MACRO else draws.count
             found[name] = Measured(value, *draws.interval(name, value, errors[name], rows, units), rows)
@@ -198,7 +200,7 @@ class Draws:
         return min((self.units_of(column > 0) for column in memberships.T if (column > 0).any()), default=0)
 
     def interval(
-        self, name: str, value: float, error: float, rows: int, units: int | None = None
+        self, name: str, value: float, error: float, rows: int, units: float | None = None
     ) -> tuple[float, float]:
         """The ends around `value`, which stands on `rows` rows of `units` units and has the standard error `error`.
 
@@ -212,6 +214,17 @@ class Draws:
         step = stats.t.ppf((1 + _LEVEL) / 2, units - 1) * float(error)
         low, high = _unbounded(name, value, step if step > _ROUNDING * abs(value) else 0.0, min(rows, units))
         return float(low), float(high)
+
+    def loss_interval(self, terms: np.ndarray) -> tuple[float, float]:
+        """Return the ends around the mean of losses (N,), all at least 0; NaN where one of them makes it alone.
+
+        The degrees of freedom are those of the effective number of examples, (sum of losses)² / sum of squares: the
+        examples with a large loss determine both the mean and its error (docs/comparison.md).
+        """
+        error = self.standard_errors(lambda weights: {"mean": weights @ terms / weights.sum(1)})["mean"]
+        squares = float((terms**2).sum())
+        effective = float(terms.sum()) ** 2 / squares if squares > 0 else 0.0
+        return self.interval("log_loss", float(terms.mean()), error, len(terms), min(effective, self.count))
 
 
 def group_units(groups: Sequence[str | None] | None, rows: int) -> np.ndarray:
