@@ -206,11 +206,15 @@ def _why(model: Served, inputs: list[Any]) -> gr.HTML:
 def _remarks(model: Served, limits: dict[str, Any], remark: str) -> str:
     """What the run knows of its limits on one input, and what was found odd in the input, as HTML."""
     said = [remark]
-    if limits and limits["unknown"][0]:
+    if limits.get("unknown", [False])[0]:
         said.append("This input is unlike the training data: it may be none of these.")
-    if limits and limits["set"][0]:
+    if limits.get("set", [""])[0]:
         names = limits["set"][0].replace("|", ", ")
         said.append(f"At {100 * model.predictor.trust.level:.0f} % confidence: {names}.")
+    for name in model.task.names:
+        if f"lower:{name}" in limits:
+            low, high = (limits[f"{end}:{name}"][0] for end in ("lower", "upper"))
+            said.append(f"{name}: {low:.4g} to {high:.4g} at {100 * model.predictor.trust.level:.0f} % confidence.")
     if model.task.type == "multi_label":
         said.append("Each label has a probability of its own; those above 50 % are predicted.")
     return "".join(f"<p>{html.escape(each)}</p>" for each in said if each)

@@ -69,7 +69,8 @@ class Predictor:
 
         A run folder of a classifier adds what the run knows of its limits: the `answer`, which is "none of these" for an
         input that is unknown and else the prediction, and `Trust.columns` (the prediction `set`, whether the input is
-        `unknown`, and the `distance` that says so).
+        `unknown`, and the `distance` that says so). One of a regression adds the ends of the prediction interval,
+        `lower:` and `upper:` of each target.
 
         `inputs` are files, folders, globs, a table (`columns` names its inputs), or texts. Raises `UserError`.
         """
@@ -122,13 +123,17 @@ class Predictor:
         if self.trust is None:
             return table
         limits = self.trust.columns(self.task, logits, features)
-        answer = [
-            NONE_OF_THESE if unknown else "|".join([prediction] if isinstance(prediction, str) else prediction)
-            for unknown, prediction in zip(limits["unknown"], table["prediction"], strict=True)
-        ]
-        for place, (name, values) in enumerate(({"answer": answer} | limits).items(), start=2):
+        if "unknown" in limits:
+            limits = {"answer": _answers(table["prediction"], limits["unknown"])} | limits
+        for place, (name, values) in enumerate(limits.items(), start=2):
             table.insert(place, name, values)
         return table
+
+
+def _answers(predictions: Sequence[str | list[str]], unknown: Sequence[bool]) -> list[str]:
+    """Return the prediction of each example, or "none of these" where it is unknown."""
+    joined = ("|".join([each] if isinstance(each, str) else each) for each in predictions)
+    return [NONE_OF_THESE if is_unknown else name for name, is_unknown in zip(joined, unknown, strict=True)]
 
 
 def load(

@@ -1,4 +1,4 @@
-"""What a run knows about its own limits: sets that hold the truth, and inputs that are none of the classes.
+"""What a run knows about its own limits: prediction sets and intervals, and inputs that are none of the classes.
 
 Made at the end of a run, kept beside the model, applied to every new input. A run without `reference.safetensors` (the
 features of its training rows, which not everybody wants to give away) tells unknown inputs by the energy of the logits.
@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from hftransfer.evaluation.calibration import calibration_report
-from hftransfer.evaluation.conformal import fit_thresholds, measure_sets, prediction_sets
+from hftransfer.evaluation.calibration import calibration_report, cross_fitted_scores
+from hftransfer.evaluation.conformal import (
+    achievable_coverage,
+    fit_thresholds,
+    measure_sets,
+    prediction_sets,
+    threshold_examples,
+)
 from hftransfer.evaluation.intervals import Groups
 from hftransfer.evaluation.unknown import energy, knn_distance, unknown_threshold
 from hftransfer.inference import Machine, in_order, passes
@@ -37,9 +44,11 @@ THRESHOLDS, REFERENCE = "trust.json", "reference.safetensors"
 
 @dataclass(frozen=True)
 class Trust:
-    """Fitted limits of a classifier.
+    """Fitted limits of a model.
 
-    `thresholds` (C,) are the probabilities at which a class enters the prediction set of `level`. An input is unknown
+    `thresholds` (C,) are the probabilities at which a class enters the prediction set of `level`; of a regression they
+    are the half-widths (K,) of its prediction intervals, and nothing else is known. `examples` (C,) is how many
+    calibration examples each of them comes from; None in runs of earlier versions. An input is unknown
     when its distance to the `reference` (M, D) lies above `distance`, or without a reference its energy above `energy`.
     `ids` (M,) say which training rows the reference is; the distance is that to the `neighbours`-th of them.
     """
@@ -51,6 +60,7 @@ class Trust:
     reference: np.ndarray | None = None
     ids: Sequence[str] = ()
     neighbours: int = 10
+    examples: np.ndarray | None = None
 
     @classmethod
     def fit(
@@ -62,28 +72,49 @@ class Trust:
         distances: np.ndarray,
         reference: np.ndarray,
         neighbours: int = 10,
+        scores: np.ndarray | None = None,
     ) -> "Trust":
         """From calibrated logits (N, C), targets, and distances (M,) to the reference of rows that are not in it.
 
-        All three belong to rows that the weights were not fitted on.
+        All three belong to rows that the weights were not fitted on. The thresholds are fitted on `scores` (N, C), whose
+        choices did not see their own example; by default on the calibrated ones.
         """
-        thresholds = fit_thresholds(task, task.probabilities(logits), targets, level)
+        scores = task.probabilities(logits) if scores is None else scores
         limits = unknown_threshold(distances), unknown_threshold(energy(logits))
-        return cls(level, thresholds, *limits, reference, neighbours=neighbours)
+        found = cls.of_scores(task, level, scores, targets)
+        return replace(found, distance=limits[0], energy=limits[1], reference=reference, neighbours=neighbours)
+
+    @classmethod
+    def of_scores(cls, task: Task, level: float, scores: np.ndarray, targets: np.ndarray) -> "Trust":
+        """Return thresholds or half-widths alone: no input is unknown."""
+        thresholds, examples = fit_thresholds(task, scores, targets, level), threshold_examples(task, targets, level)
+        return cls(level, thresholds, np.inf, np.inf, examples=examples)
 
     def strangeness(self, features: np.ndarray) -> np.ndarray:
         """The distance (N,) to the reference."""
         return distance(features, self.reference, self.neighbours)
 
     def columns(self, task: Task, logits: np.ndarray, features: np.ndarray) -> dict[str, Sequence[Any]]:
-        """`set` (names joined by "|"), `unknown`, and the `distance` (or `energy`) that decided it, of each row."""
+        """`set` (names joined by "|"), `unknown`, and the `distance` (or `energy`) that decided it, of each row.
+
+        Of a regression `lower:` and `upper:` of each target.
+        """
         sets = prediction_sets(task, task.probabilities(logits), self.thresholds)
+        if task.type == "regression":
+            ends = product(enumerate(task.names), enumerate(("lower", "upper")))
+            return {f"{end}:{name}": sets[:, column, side] for (column, name), (side, end) in ends}
         names = ["|".join(name for name, held in zip(task.names, row, strict=True) if held) for row in sets]
         if self.reference is None:
             strangeness, limit, measure = energy(logits), self.energy, "energy"
         else:
             strangeness, limit, measure = self.strangeness(features), self.distance, "distance"
         return {"set": names, "unknown": strangeness > limit, measure: strangeness}
+
+    def achievable(self, task: Task) -> dict[str, dict[str, float]]:
+        """Return `examples`, `low` and `high` of each class or target: where coverage lies with so many examples."""
+        ends = achievable_coverage(self.examples, self.level)
+        rows = zip(task.names, self.examples, ends, strict=True)
+        return {name: {"examples": int(n), "low": float(low), "high": float(high)} for name, n, (low, high) in rows}
 
     def nearest(self, features: np.ndarray, count: int) -> list[str]:
         """Ids of the training rows nearest to one row of features (D,), by the distance that tells unknown inputs."""
@@ -102,26 +133,35 @@ class Trust:
             about = {"ids": json.dumps(list(self.ids), ensure_ascii=False)}
             save_file({"features": self.reference.astype(np.float16)}, temporary, metadata=about)
             os.replace(temporary, folder / REFERENCE)
-        thresholds = dict(zip(task.names, self.thresholds.tolist(), strict=True))
+        thresholds = dict(zip(task.names, map(_or_null, self.thresholds.tolist()), strict=True))
+        examples = None if self.examples is None else dict(zip(task.names, self.examples.tolist(), strict=True))
         unknown = {"distance": _or_null(self.distance), "energy": _or_null(self.energy), "neighbours": self.neighbours}
-        write_json(folder / THRESHOLDS, {"level": self.level, "thresholds": thresholds, "unknown": unknown})
+        write_json(
+            folder / THRESHOLDS,
+            {"level": self.level, "thresholds": thresholds, "examples": examples, "unknown": unknown},
+        )
 
     @classmethod
     def read(cls, folder: Path, task: Task) -> "Trust | None":
-        """What `write` left in the folder; None where there is nothing (regression, models made elsewhere)."""
+        """What `write` left in the folder; None where there is nothing (models made elsewhere)."""
         if not (folder / THRESHOLDS).is_file():
             return None
         found = read_json(folder / THRESHOLDS)
-        thresholds = np.array([found["thresholds"][name] for name in task.names])
+        thresholds = np.array([_from_null(found["thresholds"][name]) for name in task.names])
         unknown, (reference, ids) = found["unknown"], _read_reference(folder / REFERENCE)
-        # JSON has no infinity: a threshold that nothing was fitted to is null
-        limits = [float("inf") if unknown[name] is None else unknown[name] for name in ("distance", "energy")]
+        limits = [_from_null(unknown[name]) for name in ("distance", "energy")]
+        examples = found.get("examples") and np.array([found["examples"][name] for name in task.names])
         neighbours = unknown.get("neighbours", cls.neighbours)  # runs of earlier versions name none
-        return cls(found["level"], thresholds, *limits, reference, ids, neighbours)
+        return cls(found["level"], thresholds, *limits, reference, ids, neighbours, examples)
 
 
 def _or_null(value: float) -> float | None:
     return value if np.isfinite(value) else None
+
+
+def _from_null(value: float | None) -> float:
+    """JSON has no infinity: a limit that nothing was fitted to is null."""
+    return float("inf") if value is None or np.isnan(value) else value
 
 
 def _read_reference(file: Path) -> tuple[np.ndarray | None, Sequence[str]]:
@@ -148,29 +188,31 @@ def answers(
 
 
 def fit_trust(work: Work, model: nn.Module, predictions: Predictions, probe: Probe | None) -> Trust | None:
-    """The limits of a finished `model`, whose `predictions` are settled; None for regression, or with nothing to fit on.
+    """The limits of a finished `model`, whose `predictions` are settled; None with nothing to fit on.
 
     A head alone leaves the features as they were: all rows it was fitted on are the reference, and each is measured
     against the others. A network that trained draws its own training rows together: validation rows are measured.
     """
-    task = work.data.task
-    if task.type == "regression":
-        log.info("Regression: no prediction sets, no unknown inputs")
-        return None
+    task, level = work.data.task, work.config.evaluation.conformal_level
     judged = judged_rows(work, predictions)
     if not judged.any():
-        log.info("No held-out rows: no prediction sets, no unknown inputs")
+        log.info("No held-out examples: no prediction sets or intervals, no unknown inputs")
         return None
     positions = predictions.positions[judged]
+    scores = _honest_scores(work, predictions, probe, judged)
+    if task.type == "regression":
+        trust = Trust.of_scores(task, level, scores, work.targets[positions])
+        log.info("Regression: prediction intervals at %.0f %% from %d held-out examples, half-width %s; no unknown inputs",
+                 100 * level, len(positions), ", ".join(f"{width:.3g}" for width in trust.thresholds))  # fmt: skip
+        return trust
     rows = _some(work, work.positions("train") if work.trains else work.fitted)
     neighbours = neighbours_of(task, work.targets[rows])
     if work.trains:
         reference, distances = _trained(work, model, rows, positions, neighbours)
     else:
         reference, distances = _frozen(work, probe, rows, neighbours)
-    level = work.config.evaluation.conformal_level
     trust = Trust.fit(
-        task, level, predictions.logits[judged], work.targets[positions], distances, reference, neighbours
+        task, level, predictions.logits[judged], work.targets[positions], distances, reference, neighbours, scores
     )
     log.info("Prediction sets at %.0f %%; unknown: farther than %.3g from %d training rows",
              100 * level, trust.distance, len(reference))  # fmt: skip
@@ -178,6 +220,19 @@ def fit_trust(work: Work, model: nn.Module, predictions: Predictions, probe: Pro
         log.info("evaluation.reference=false: no features of training rows are kept, the energy tells unknown inputs")
         return replace(trust, reference=None)
     return replace(trust, ids=work.data.frame["id"].iloc[rows].tolist())
+
+
+def _honest_scores(work: Work, predictions: Predictions, probe: Probe | None, judged: np.ndarray) -> np.ndarray:
+    """Return scores (N, C) of the evaluated examples that their own labels helped to choose as little as can be.
+
+    Of a probe, the feature source of each fold is chosen by the other folds. The temperature is always cross-fitted.
+    """
+    task, positions = work.data.task, predictions.positions[judged]
+    logits = predictions.logits[judged] * predictions.temperature
+    if predictions.out_of_fold.any() and probe is not None and probe.cross_validated is not None:
+        logits = task.in_units(probe.cross_validated[np.searchsorted(work.fitted, positions)])
+    groups = None if work.groups is None else work.groups[positions]
+    return cross_fitted_scores(task, logits, work.targets[positions], groups)
 
 
 def neighbours_of(task: Task, targets: np.ndarray) -> int:
@@ -234,18 +289,20 @@ def trust_metrics(
 ) -> dict[str, Any]:
     """What `metrics.json` says of the test part: `calibration` before and after the temperature, `conformal` sets.
 
-    `targets` and `groups` belong to the rows of `part`. Empty for regression and where the part is.
+    `conformal` also has the coverage that is `achievable` with the calibration examples (`achievable_coverage`), of each
+    class or target. `targets` and `groups` belong to the rows of `part`. Empty where the part is; regression has no
+    `calibration`.
     """
-    if task.type == "regression" or not len(part.positions):
+    if not len(part.positions):
         return {}
-    found = {
-        "calibration": {
-            "test": calibration_report(task, part.logits * part.temperature, targets, part.temperature, groups)
-        }
-    }
-    if trust is not None and (task.type == "single_label" or targets.any()):
+    found = {}
+    if task.type != "regression":
+        report = calibration_report(task, part.logits * part.temperature, targets, part.temperature, groups)
+        found["calibration"] = {"test": report}
+    if trust is not None and (task.type != "multi_label" or targets.any()):
         sets = prediction_sets(task, task.probabilities(part.logits), trust.thresholds)
-        found["conformal"] = {"test": {"level": trust.level} | measure_sets(task, sets, targets, groups)}
+        measured = measure_sets(task, sets, targets, groups) | {"achievable": trust.achievable(task)}
+        found["conformal"] = {"test": {"level": trust.level} | measured}
     return _plain(found)
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hftransfer.evaluation.calibration import calibrated_log_loss, fit_temperature
+from hftransfer.evaluation.calibration import calibrated_log_loss, cross_fitted_scores, fit_temperature
 from hftransfer.evaluation.comparison import mid_p
-from hftransfer.evaluation.conformal import fit_thresholds, prediction_sets
+from hftransfer.evaluation.conformal import achievable_coverage, fit_thresholds, prediction_sets, threshold_examples
 from hftransfer.evaluation.metrics import compute_metrics
 from hftransfer.evaluation.unknown import enough_for, knn_distance, unknown_threshold
 from hftransfer.tasks import Task
@@ -119,3 +119,30 @@ def test_mid_p_comes_nearer_to_its_level_than_the_exact_test():
         mid = chance @ [mid_p(gained, count - gained) < 0.05 for gained in range(count + 1)]
         exact = chance @ [stats.binomtest(gained, count).pvalue < 0.05 for gained in range(count + 1)]
         assert exact <= mid < 0.06
+
+
+def test_the_temperature_of_a_score_does_not_see_its_own_label():
+    """The labels of one group change: the scores of that group stay as they were, those of others do not."""
+    logits, targets = draw(np.random.default_rng(0), [20] * 3, [2] * 3)
+    groups = np.array([f"g{number % 12}" for number in range(60)])
+    other = np.where(groups == "g0", (targets + 1) % 3, targets)
+    before, after = (cross_fitted_scores(classes(3), logits, labels, groups) for labels in (targets, other))
+    same = np.isclose(before, after, rtol=0, atol=1e-12).all(1)
+    assert same[groups == "g0"].all() and not same.all()
+
+
+@pytest.mark.parametrize("examples", [20, 100])
+def test_the_coverage_that_is_achievable_is_what_simulated_thresholds_have(examples):
+    random = np.random.default_rng(0)
+    ranks = int(np.ceil((examples + 1) * 0.9)) - 1
+    coverage = np.sort(random.uniform(size=(20_000, examples)), axis=1)[:, ranks]
+    found = achievable_coverage(np.array([examples]), 0.9)[0]
+    assert found == pytest.approx(np.quantile(coverage, [0.025, 0.975]), abs=0.01)
+    assert achievable_coverage(np.array([8]), 0.9).tolist() == [[1, 1]]
+
+
+def test_classes_that_share_a_threshold_share_its_examples():
+    targets = np.repeat([0, 1, 2], [30, 12, 7])
+    assert threshold_examples(classes(3), targets, 0.9).tolist() == [30, 19, 19]
+    assert threshold_examples(Task("multi_label", ("a", "b", "c")), np.eye(3)[targets], 0.9).tolist() == [30, 19, 19]
+    assert threshold_examples(Task("regression", ("a", "b")), np.zeros((9, 2)), 0.9).tolist() == [9, 9]

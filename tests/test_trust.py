@@ -187,15 +187,28 @@ def test_several_labels_have_a_set_each(tmp_path):
     assert np.mean(held) > 0.7
 
 
-def test_regression_has_no_limits_and_says_so_once(tmp_path, caplog):
+def test_regression_has_prediction_intervals(tmp_path, caplog):
     with caplog.at_level("INFO"):
         folder = run(configuration("probe", "text-regression", tmp_path)).folder
-    assert [r.message for r in caplog.records].count("Regression: no prediction sets, no unknown inputs") == 1
-    assert not (folder / THRESHOLDS).exists() and not (folder / REFERENCE).exists()
+    assert sum("Regression: prediction intervals at 90 %" in record.message for record in caplog.records) == 1
+    assert not (folder / REFERENCE).exists()
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert "calibration" not in metrics and "conformal" not in metrics
+    found = metrics["conformal"]["test"]
+    assert "calibration" not in metrics and found["level"] == 0.9
+    assert 0 <= found["coverage"]["value"] <= 1 and found["achievable"]["label"]["low"] < 0.9
     table = load(folder, use_cpu=True).predict(["goal match"])
-    assert list(table.columns) == ["id", "prediction", "score:label", "logit:label"]
+    assert list(table.columns) == ["id", "prediction", "lower:label", "upper:label", "score:label", "logit:label"]
+    assert (table["lower:label"] < table["prediction"]).all() and (table["prediction"] < table["upper:label"]).all()
+
+
+def test_an_interval_of_too_few_examples_is_unbounded_and_survives_the_file(tmp_path):
+    task = Task("regression", ("a", "b"))
+    few = Trust.of_scores(task, 0.9, np.zeros((8, 2)), np.ones((8, 2)))
+    few.write(tmp_path, task)
+    found = Trust.read(tmp_path, task)
+    assert np.isinf(found.thresholds).all() and found.examples.tolist() == [8, 8]
+    assert "Infinity" not in (tmp_path / THRESHOLDS).read_text()
+    assert list(found.columns(task, np.zeros((1, 2)), np.zeros((1, 4)))) == ["lower:a", "upper:a", "lower:b", "upper:b"]
 
 
 def test_a_run_folder_has_its_pages_under_its_own_name(tmp_path):

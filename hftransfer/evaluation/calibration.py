@@ -65,6 +65,27 @@ def _best_temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> fl
     return float(np.exp(found.x))
 
 
+def cross_fitted_scores(
+    task: Task, logits: np.ndarray, targets: np.ndarray, groups: Groups, folds: int = 5, seed: int = 0
+) -> np.ndarray:
+    """Return scores (N, C), each at a temperature that its own example did not take part in fitting.
+
+    What thresholds are fitted on (Vovk 2015, "Cross-conformal predictors"): scores at a temperature of their own
+    examples are too good. Examples of one group are left out together. With fewer than 30 examples, or a single group,
+    the logits are taken as they are, as `MIN_ROWS_FOR_TEMPERATURE` says for the temperature itself.
+    """
+    units = group_units(groups, len(logits))
+    count = min(folds, len(np.unique(units)))
+    if task.type == "regression" or len(logits) < MIN_ROWS_FOR_TEMPERATURE or count < 2:
+        return task.probabilities(logits)
+    fold = (np.random.default_rng(seed).permutation(units.max() + 1) % count)[units]
+    scores = np.empty(logits.shape)
+    for held_out in (fold == number for number in range(count)):
+        temperature = _best_temperature(task, logits[~held_out], targets[~held_out])
+        scores[held_out] = apply_temperature(task, logits[held_out], temperature)
+    return scores
+
+
 def _mean_loss(task: Task, targets: np.ndarray, scores: np.ndarray) -> float:
     """The mean log-loss; of a task that balances its classes, with the weights that the training has."""
     weights = np.broadcast_to(task.importance(targets), np.shape(targets))

@@ -8,6 +8,7 @@ over such draws: with 100 calibration rows the coverage of a 90 % set still lies
 import logging
 
 import numpy as np
+from scipy import stats
 
 from hftransfer.evaluation.intervals import Draws, Groups, Measured
 from hftransfer.tasks import Task
@@ -36,17 +37,49 @@ def fit_thresholds(task: Task, scores: np.ndarray, targets: np.ndarray, level: f
     rows, classes = np.nonzero(actual)
     strangeness = 1 - scores[rows, classes]
     own = np.array([_quantile(strangeness[classes == c], level) for c in range(task.head_size)])
-    enough = (np.bincount(classes, minlength=task.head_size) >= _ENOUGH) & np.isfinite(own)
+    enough = _own_threshold(np.bincount(classes, minlength=task.head_size), level)
     shared = _quantile(strangeness[~enough[classes]], level)
     if not enough.all():
         logger.info("Prediction sets: %d of %d classes share a threshold.", (~enough).sum(), len(enough))
     return np.clip(1 - np.where(enough, own, shared), 0, 1)
 
 
+def _own_threshold(counts: np.ndarray, level: float) -> np.ndarray:
+    """Return which classes (bool, (C,)) have calibration examples enough for a threshold of their own."""
+    return (counts >= _ENOUGH) & (_rank(counts, level) <= counts)
+
+
+def threshold_examples(task: Task, targets: np.ndarray, level: float) -> np.ndarray:
+    """Return how many calibration examples (C,) each threshold of `fit_thresholds` comes from; for each half-width (K,)."""
+    if task.type == "regression":
+        return np.full(task.head_size, len(targets))
+    single = task.type == "single_label"
+    counts = np.bincount(targets, minlength=task.head_size) if single else (np.asarray(targets) > 0.5).sum(0)
+    enough = _own_threshold(counts, level)
+    return np.where(enough, counts, counts[~enough].sum())
+
+
+def achievable_coverage(examples: np.ndarray, level: float) -> np.ndarray:
+    """Return the 2.5 % and 97.5 % quantiles (C, 2) of the coverage that a threshold from n examples has on new ones.
+
+    With rank k = ceil((n + 1) level) it follows Beta(k, n + 1 - k) (Vovk 2012, proposition 2a), for independent examples
+    and a score without ties. It is 1 where n is too small for the level: then the threshold lets everything in.
+    """
+    examples = np.asarray(examples)
+    rank = _rank(examples, level)
+    ends = stats.beta.ppf([0.025, 0.975], rank[:, None], np.maximum(examples + 1 - rank, 1)[:, None])
+    return np.where((rank <= examples)[:, None], ends, 1.0)
+
+
+def _rank(examples: np.ndarray, level: float) -> np.ndarray:
+    """Return ceil((n + 1) level), the rank of the quantile among n scores."""
+    return np.ceil((np.asarray(examples) + 1) * level - 1e-9).astype(int)
+
+
 def _quantile(strangeness: np.ndarray, level: float) -> np.ndarray:
     """The ceil((n + 1) level)-th smallest along the first axis; infinite when n is too small to promise the level."""
     n = len(strangeness)
-    rank = int(np.ceil((n + 1) * level - 1e-9))
+    rank = _rank(n, level)
     return np.sort(strangeness, axis=0)[rank - 1] if rank <= n else np.full(strangeness.shape[1:], np.inf)
 
 
