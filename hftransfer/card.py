@@ -95,6 +95,7 @@ def card_facts(run: RecordedRun) -> dict[str, Any]:
         "confusion": _confusion(run, part),
         "mistakes": _mistakes(run, part),
         "calibration": _calibration(run, part),
+        "sets": _sets(run),
         "counts": {part: rows for part in PARTS if (rows := about["data"]["counts"].get(part))},
         "labels": _label_counts(run),
         "grouped": part.groups is not None,
@@ -210,6 +211,13 @@ def _mistakes(run: RecordedRun, part: Part) -> list[tuple[str, str, int]]:
     pairs = zip(part.targets.tolist(), run.task.decide(part.scores).tolist(), strict=True)
     counts = Counter((true, guess) for true, guess in pairs if true != guess)
     return [(run.task.names[true], run.task.names[guess], rows) for (true, guess), rows in counts.most_common(5)]
+
+
+def _sets(run: RecordedRun) -> str:
+    from hftransfer.evaluation.conformal import describe_sets
+
+    found = run.metrics.get("conformal", {}).get("test", {})
+    return describe_sets(run.task, found) if "achievable" in found else ""
 
 
 def _calibration(run: RecordedRun, part: Part) -> dict[str, Any] | None:

@@ -6,7 +6,13 @@ from scipy import stats
 
 from hftransfer.evaluation.calibration import calibrated_log_loss, cross_fitted_scores, fit_temperature
 from hftransfer.evaluation.comparison import mid_p
-from hftransfer.evaluation.conformal import achievable_coverage, fit_thresholds, prediction_sets, threshold_examples
+from hftransfer.evaluation.conformal import (
+    achievable_coverage,
+    describe_sets,
+    fit_thresholds,
+    prediction_sets,
+    threshold_examples,
+)
 from hftransfer.evaluation.metrics import compute_metrics
 from hftransfer.evaluation.unknown import enough_for, knn_distance, unknown_threshold
 from hftransfer.tasks import Task
@@ -146,3 +152,13 @@ def test_classes_that_share_a_threshold_share_its_examples():
     assert threshold_examples(classes(3), targets, 0.9).tolist() == [30, 19, 19]
     assert threshold_examples(Task("multi_label", ("a", "b", "c")), np.eye(3)[targets], 0.9).tolist() == [30, 19, 19]
     assert threshold_examples(Task("regression", ("a", "b")), np.zeros((9, 2)), 0.9).tolist() == [9, 9]
+
+
+@pytest.mark.parametrize("low, said", [(0.81, "95 % interval 0.810 to 0.960"), (None, "interval not known")])
+def test_the_achievable_coverage_stands_beside_the_level(low, said):
+    coverage = {"value": 0.9, "low": low, "high": 0.96, "n": 50}
+    ends = {"a": {"examples": 99, "low": 0.83, "high": 0.95}, "b": {"examples": 20, "low": 0.74, "high": 0.99}}
+    found = {"level": 0.9, "coverage": coverage, "mean_size": 1.5, "achievable": ends}
+    sentence = describe_sets(classes(2), found)
+    assert "Prediction sets at 90 %" in sentence and said in sentence
+    assert "fewest calibration examples (20)" in sentence and "0.74 to 0.99" in sentence

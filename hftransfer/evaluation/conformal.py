@@ -111,6 +111,20 @@ def measure_sets(task: Task, sets: np.ndarray, targets: np.ndarray, groups: Grou
     return {"coverage": _coverage(held.sum(1), true.sum(1), groups), "mean_size": float(size)}
 
 
+def describe_sets(task: Task, found: dict) -> str:
+    """Return in words what `metrics.json` has under `conformal` of a part: measured and achievable coverage."""
+    kind, size = ("intervals", "mean width") if task.type == "regression" else ("sets", "mean size")
+    low, high = found["coverage"]["low"], found["coverage"]["high"]
+    known = low is not None and np.isfinite([low, high]).all()
+    interval = f"95 % interval {low:.3f} to {high:.3f}" if known else "interval not known"
+    least = min(found["achievable"].values(), key=lambda each: each["examples"])
+    return (
+        f"Prediction {kind} at {100 * found['level']:.0f} %: coverage {found['coverage']['value']:.3f} ({interval}), "
+        f"{size} {found['mean_size']:.3g}. The limit with the fewest calibration examples ({least['examples']}) has a "
+        f"coverage of {least['low']:.2f} to {least['high']:.2f} on new examples (95 % Beta interval)."
+    )
+
+
 def _coverage(held: np.ndarray, true: np.ndarray, groups: Groups) -> Measured:
     """The share of all truths that are held, from how many of its own (N,) each example has."""
     draws, value, examples = Draws(len(held), groups), float(held.sum() / true.sum()), int((true > 0).sum())

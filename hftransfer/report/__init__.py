@@ -48,6 +48,7 @@ def _content(run: "RecordedRun") -> dict[str, Any]:
         "confusion": sections.confusion(run),
         "scatter": sections.scatter(run),
         "calibration": sections.calibration(run),
+        "sets": sections.sets(run),
         "classes": sections.classes(run),
         "errors": gallery.cards(run, gallery.confident_errors(run)),
         "suspects": gallery.cards(run, suspects) if suspects else [],

@@ -9,6 +9,7 @@ from scipy.spatial.distance import squareform
 from hftransfer.data.patch import in_words
 from hftransfer.data.sources import SPLITS
 from hftransfer.evaluation.calibration import apply_temperature, calibration_report, reliability
+from hftransfer.evaluation.conformal import describe_sets
 from hftransfer.evaluation.metrics import HIGHER_IS_BETTER
 from hftransfer.evaluation.recorded import RecordedRun
 from hftransfer.report import plots
@@ -169,6 +170,12 @@ def calibration(run: RecordedRun) -> dict[str, Any] | None:
             )
         ],
     }
+
+
+def sets(run: RecordedRun) -> str:
+    """Coverage of prediction sets or intervals, measured and achievable; empty where the run recorded none."""
+    found = run.metrics.get("conformal", {}).get("test", {})
+    return describe_sets(run.task, found) if "achievable" in found else ""
 
 
 def classes(run: RecordedRun) -> dict[str, Any]:
