@@ -192,6 +192,9 @@ class Trained:
     batch_size: int = 0
     accumulation: int = 1
     interruption: Interruption | None = None
+    steps_logits: list[np.ndarray] = field(
+        default_factory=list
+    )  # (V, C) of each evaluation, in the order of validation
 
 
 def train(
@@ -211,6 +214,7 @@ def train(
     loss = Loss(task, config.label_smoothing_factor)
     lengths = np.array(modality.lengths(examples.items))
     train, validation = positions["train"], positions["validation"]
+    by_length = np.argsort(lengths[validation])
     collator = Collator(examples, modality, task)
     callbacks = [*_callbacks(plan, config), Ending(stop, machine)]
     judged_first = begins_trained and len(validation) > 0
@@ -231,15 +235,16 @@ def train(
         )
         if size != asked:
             start.restore()
+        seen: list[np.ndarray] = []
         order = training_order(lengths[train], global_batch(tried, machine), arguments.max_steps, seed)
         trainer = PlanTrainer(
             model=plan.model,
             args=arguments,
             train_dataset=Rows(examples, train[order], training=True),
-            eval_dataset=Rows(examples, validation[np.argsort(lengths[validation])], training=False),
+            eval_dataset=Rows(examples, validation[by_length], training=False),
             data_collator=collator,
             compute_loss_func=loss,
-            compute_metrics=_metrics(task, arguments.metric_for_best_model),
+            compute_metrics=_metrics(task, arguments.metric_for_best_model, seen),
             callbacks=callbacks,
         )
         trainer.plan, trainer.stop = plan, stop
@@ -256,6 +261,7 @@ def train(
         return Trained(
             trainer.state.log_history, arguments.learning_rate, trainer.state.global_step, size,
             tried.gradient_accumulation_steps, _interruption(trainer, stop),
+            _all_evaluations(trainer, task, seen, by_length),
         )  # fmt: skip
 
     trained = with_less(asked, attempt, "training", least=1 if alone else asked)
@@ -341,13 +347,25 @@ def _callbacks(plan: Plan, config: TrainingConfig) -> list[TrainerCallback]:
     return [Stillness(plan), *evaluations, Bar(), *stopping]
 
 
-def _metrics(task: Task, chosen: str) -> Callable[[Any], dict[str, float]]:
+def _all_evaluations(trainer: Trainer, task: Task, seen: list[np.ndarray], order: np.ndarray) -> list[np.ndarray]:
+    """Return the logits of all evaluations in the order of the validation part; none where a part of them is not at hand."""
+    chosen = trainer.args.metric_for_best_model
+    values = [entry[f"eval_{chosen}"] for entry in trainer.state.log_history if f"eval_{chosen}" in entry]
+    if chosen == task.selection_metric and len(seen) == np.isfinite(values).sum():
+        return [logits[np.argsort(order)] for logits in seen]
+    if values:
+        log.info("Prediction sets: the choice of the step is not cross-fitted (a resumed training, or another metric)")
+    return []
+
+
+def _metrics(task: Task, chosen: str, seen: list[np.ndarray]) -> Callable[[Any], dict[str, float]]:
     def compute(prediction: Any) -> dict[str, float]:
         logits, targets = prediction.predictions, prediction.label_ids
         if isinstance(logits, tuple):
             logits = logits[0]
         if not np.isfinite(logits).all():  # the loss will say so at the next step; never the best until then
             return {chosen: float("nan")}
+        seen.append(np.array(logits, dtype=np.float32))
         found = compute_metrics(task, targets, task.probabilities(logits))
         if task.type != "regression":
             found[task.selection_metric] = calibrated_log_loss(task, logits, targets)

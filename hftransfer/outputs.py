@@ -145,7 +145,8 @@ def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictio
         _out_of_fold_table(work, record.probe, predictions.temperature).to_parquet(folder / "oof.parquet", index=False)
     save_model(model, work.checkpoint.processor, folder / "model")
     checked = check_saved_model(folder / "model", work, model, predictions, record.probe)
-    trust = fit_trust(work, model, predictions, record.probe)
+    steps = record.trained.steps_logits if record.trained else ()
+    trust = fit_trust(work, model, predictions, record.probe, steps)
     if trust is not None:
         trust.write(folder, data.task)
     test = predictions.of_split(data.frame, "test")

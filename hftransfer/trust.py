@@ -187,7 +187,9 @@ def answers(
     return both[:, :size], both[:, size:]
 
 
-def fit_trust(work: Work, model: nn.Module, predictions: Predictions, probe: Probe | None) -> Trust | None:
+def fit_trust(
+    work: Work, model: nn.Module, predictions: Predictions, probe: Probe | None, steps: Sequence[np.ndarray] = ()
+) -> Trust | None:
     """The limits of a finished `model`, whose `predictions` are settled; None with nothing to fit on.
 
     A head alone leaves the features as they were: all rows it was fitted on are the reference, and each is measured
@@ -199,7 +201,7 @@ def fit_trust(work: Work, model: nn.Module, predictions: Predictions, probe: Pro
         log.info("No held-out examples: no prediction sets or intervals, no unknown inputs")
         return None
     positions = predictions.positions[judged]
-    scores = _honest_scores(work, predictions, probe, judged)
+    scores = _honest_scores(work, predictions, probe, steps, judged)
     if task.type == "regression":
         trust = Trust.of_scores(task, level, scores, work.targets[positions])
         log.info("Regression: prediction intervals at %.0f %% from %d held-out examples, half-width %s; no unknown inputs",
@@ -222,17 +224,20 @@ def fit_trust(work: Work, model: nn.Module, predictions: Predictions, probe: Pro
     return replace(trust, ids=work.data.frame["id"].iloc[rows].tolist())
 
 
-def _honest_scores(work: Work, predictions: Predictions, probe: Probe | None, judged: np.ndarray) -> np.ndarray:
+def _honest_scores(
+    work: Work, predictions: Predictions, probe: Probe | None, steps: Sequence[np.ndarray], judged: np.ndarray
+) -> np.ndarray:
     """Return scores (N, C) of the evaluated examples that their own labels helped to choose as little as can be.
 
-    Of a probe, the feature source of each fold is chosen by the other folds. The temperature is always cross-fitted.
+    Of a probe, the feature source of each fold is chosen by the other folds; of a training, the step is, from the
+    logits of the validation part at each (`loop.Trained.steps_logits`). The temperature is always cross-fitted.
     """
     task, positions = work.data.task, predictions.positions[judged]
     logits = predictions.logits[judged] * predictions.temperature
     if predictions.out_of_fold.any() and probe is not None and probe.cross_validated is not None:
         logits = task.in_units(probe.cross_validated[np.searchsorted(work.fitted, positions)])
     groups = None if work.groups is None else work.groups[positions]
-    return cross_fitted_scores(task, logits, work.targets[positions], groups)
+    return cross_fitted_scores(task, logits, work.targets[positions], groups, [task.in_units(step) for step in steps])
 
 
 def neighbours_of(task: Task, targets: np.ndarray) -> int:

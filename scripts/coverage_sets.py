@@ -93,23 +93,13 @@ def few_examples(count: int, level: float, draws: int, random: np.random.Generat
         sources = {
             "same": (apply_temperature(task, best, temperature), classes),
             "temperature": (cross_fitted_scores(task, best, classes, None), classes),
-            "both": (_selected_apart(task, steps, classes, random), classes),
+            "both": (cross_fitted_scores(task, best, classes, None, steps), classes),
             "apart": (apply_temperature(task, draw(random, fresh, 3, "single_label")[0], temperature), fresh),
         }
         for name, (calibration, labels) in sources.items():
             sets = prediction_sets(task, scores, fit_thresholds(task, calibration, labels, level))
             found[name].append(sets[np.arange(FRESH), truth].mean())
     return f"| {count} | {level:.0%} | " + " | ".join(f"{np.mean(each):.3f}" for each in found.values()) + " |"
-
-
-def _selected_apart(task: Task, steps: list[np.ndarray], targets: np.ndarray, random: np.random.Generator):
-    """Scores of each fifth of the examples at the step and the temperature that the other four choose."""
-    fold, scores = random.permutation(len(targets)) % 5, np.empty(steps[0].shape)
-    for held_out in (fold == number for number in range(5)):
-        kept = targets[~held_out]
-        best = steps[int(np.argmin([calibrated_log_loss(task, logits[~held_out], kept) for logits in steps]))]
-        scores[held_out] = apply_temperature(task, best[held_out], fit_temperature(task, best[~held_out], kept))
-    return scores
 
 
 def intervals_of_values(count: int, level: float, draws: int, random: np.random.Generator) -> str:

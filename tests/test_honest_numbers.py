@@ -127,12 +127,14 @@ def test_mid_p_comes_nearer_to_its_level_than_the_exact_test():
         assert exact <= mid < 0.06
 
 
-def test_the_temperature_of_a_score_does_not_see_its_own_label():
+@pytest.mark.parametrize("count", [1, 4])
+def test_step_and_temperature_of_a_score_do_not_see_its_own_label(count):
     """The labels of one group change: the scores of that group stay as they were, those of others do not."""
     logits, targets = draw(np.random.default_rng(0), [20] * 3, [2] * 3)
     groups = np.array([f"g{number % 12}" for number in range(60)])
     other = np.where(groups == "g0", (targets + 1) % 3, targets)
-    before, after = (cross_fitted_scores(classes(3), logits, labels, groups) for labels in (targets, other))
+    steps = [logits + np.random.default_rng(step).normal(size=logits.shape) for step in range(count)]
+    before, after = (cross_fitted_scores(classes(3), steps[0], labels, groups, steps) for labels in (targets, other))
     same = np.isclose(before, after, rtol=0, atol=1e-12).all(1)
     assert same[groups == "g0"].all() and not same.all()
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from hftransfer import outputs
 from hftransfer.config import checked
 from hftransfer.errors import UserError
 from hftransfer.evaluation.conformal import measure_sets, prediction_sets
@@ -15,7 +16,7 @@ from hftransfer.evaluation.unknown import knn_distance, unknown_threshold
 from hftransfer.predictor import load
 from hftransfer.tasks import Task
 from hftransfer.train import run
-from hftransfer.trust import REFERENCE, THRESHOLDS, Trust, distance, neighbours_of, unit
+from hftransfer.trust import REFERENCE, THRESHOLDS, Trust, distance, fit_trust, neighbours_of, unit
 from tests import tiny
 from tests.test_matrix import configuration, image_table
 
@@ -165,6 +166,17 @@ def test_the_features_of_a_trained_network_are_those_of_the_saved_model(tmp_path
     found = [predictor.trust.nearest(row, 1) for row in features]
     assert np.mean([ids == [id_] for ids, id_ in zip(found, splits["id"], strict=True)]) > 0.9  # float16 may tie
     assert predictor.predict(splits["input"].tolist()[:2])["set"].str.len().min() > 0
+
+
+@pytest.mark.parametrize("kind", ["text", "text-regression"])
+def test_thresholds_are_fitted_on_the_logits_of_every_evaluated_step(kind, tmp_path, monkeypatch):
+    """The step that is kept is one of them, in the order of the validation part."""
+    caught = []
+    monkeypatch.setattr(outputs, "fit_trust", lambda *args: caught.append(args) or fit_trust(*args))
+    run(configuration("frozen", kind, tmp_path))
+    (work, _, predictions, _, steps), task = caught[0], caught[0][0].data.task
+    kept = predictions.logits[np.isin(predictions.positions, work.positions("validation"))] * predictions.temperature
+    assert len(steps) > 1 and min(np.abs(task.in_units(step) - kept).max() for step in steps) < 0.05
 
 
 def test_a_run_can_be_made_without_features_of_its_training_rows(tmp_path):

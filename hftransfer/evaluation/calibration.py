@@ -6,6 +6,7 @@ trained on: out-of-fold or validation logits. Regression has no probabilities to
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,24 +67,44 @@ def _best_temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> fl
 
 
 def cross_fitted_scores(
-    task: Task, logits: np.ndarray, targets: np.ndarray, groups: Groups, folds: int = 5, seed: int = 0
+    task: Task,
+    logits: np.ndarray,
+    targets: np.ndarray,
+    groups: Groups,
+    steps: Sequence[np.ndarray] = (),
+    folds: int = 5,
+    seed: int = 0,
 ) -> np.ndarray:
-    """Return scores (N, C), each at a temperature that its own example did not take part in fitting.
+    """Return scores (N, C), each at a step and a temperature that its own example did not take part in choosing.
 
     What thresholds are fitted on (Vovk 2015, "Cross-conformal predictors"): scores at a temperature of their own
-    examples are too good. Examples of one group are left out together. With fewer than 30 examples, or a single group,
-    the logits are taken as they are, as `MIN_ROWS_FOR_TEMPERATURE` says for the temperature itself.
+    examples are too good. Examples of one group are left out together. A single group has the step and the
+    temperature of the model. The temperature is 1 below 30 examples, as for the model (`MIN_ROWS_FOR_TEMPERATURE`).
+
+    Args:
+        logits: (N, C) of the model that is kept.
+        steps: logits (N, C) of the same examples at all steps that it was chosen from; none where it was not chosen.
     """
-    units = group_units(groups, len(logits))
+    units, steps = group_units(groups, len(logits)), steps or [logits]
     count = min(folds, len(np.unique(units)))
-    if task.type == "regression" or len(logits) < MIN_ROWS_FOR_TEMPERATURE or count < 2:
-        return task.probabilities(logits)
+    enough = task.type != "regression" and len(logits) >= MIN_ROWS_FOR_TEMPERATURE
+    if count < 2:
+        return apply_temperature(task, logits, _best_temperature(task, logits, targets) if enough else 1.0)
     fold = (np.random.default_rng(seed).permutation(units.max() + 1) % count)[units]
     scores = np.empty(logits.shape)
     for held_out in (fold == number for number in range(count)):
-        temperature = _best_temperature(task, logits[~held_out], targets[~held_out])
-        scores[held_out] = apply_temperature(task, logits[held_out], temperature)
+        losses = [_selection_loss(task, step[~held_out], targets[~held_out]) for step in steps]
+        best = steps[int(np.argmin(losses))] if len(steps) > 1 else logits
+        temperature = _best_temperature(task, best[~held_out], targets[~held_out]) if enough else 1.0
+        scores[held_out] = apply_temperature(task, best[held_out], temperature)
     return scores
+
+
+def _selection_loss(task: Task, logits: np.ndarray, targets: np.ndarray) -> float:
+    """Return what chooses the step of a training (`Task.selection_metric`), for logits in the units of the targets."""
+    if task.type == "regression":
+        return float((((logits - targets) / np.array(task.std or 1.0)) ** 2).mean())
+    return calibrated_log_loss(task, logits, targets)
 
 
 def _mean_loss(task: Task, targets: np.ndarray, scores: np.ndarray) -> float:
