@@ -1,4 +1,4 @@
-"""What every modality answers to. No other file asks whether an example is an image or a text."""
+"""Define what every modality answers to."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
