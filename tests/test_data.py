@@ -681,3 +681,52 @@ def test_a_test_part_without_labels_is_left_out_and_another_is_cut(tmp_path, for
     data = load(train=str(tmp_path))
     assert caplog.text.count("The test part has no labels: its 2 examples are left out") == 1
     assert len(data.frame) == 40 and len(data.part("test")) == 8 and data.task.names == ("no", "yes")
+
+
+def test_a_competition_folder_trains_on_its_labelled_part(tmp_path, caplog):
+    words = [f"{word} {other}" for word in ("tree", "river", "stone", "cloud", "moon") for other in "abcdefgh"]
+    table(tmp_path / "train.csv", id=range(40), text=words, target=[0, 1] * 20)
+    table(tmp_path / "test.csv", id=range(40, 42), text=["a hidden one", "another that is hidden"])
+    table(tmp_path / "sample_submission.csv", id=range(40, 42), target=[0, 0])
+    data = load(train=str(tmp_path))
+    assert caplog.text.count("has no column 'target': its 2 examples are left out") == 1
+    assert len(data.frame) == 40 and len(data.part("test")) == 8 and data.task.names == ("0", "1")
+    table(tmp_path / "test.csv", id=range(40, 42), text=["a hidden one", "another"], answer=[0, 1])
+    fails("has no column 'target', which the other parts have", train=str(tmp_path))
+
+
+def test_single_examples_marked_as_unlabelled_are_left_out_of_a_dataset(tmp_path, caplog):
+    """SNLI marks examples without a majority of annotators with -1."""
+    import datasets
+
+    names = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    part = {"text": texts(), "label": [0, 1] * 9 + [-1, -1]}
+    data = load_data(DataConfig(), datasets.DatasetDict({"train": datasets.Dataset.from_dict(part, features=names)}))
+    assert len(data.frame) == 18 and not data.skipped
+    assert caplog.text.count("2 of 20 examples of the train part are marked as unlabelled (-1) and left out") == 1
+
+
+def test_usual_names_of_splits_and_two_names_for_one(caplog):
+    import datasets
+
+    caplog.set_level(logging.INFO)
+    parts = {
+        name: datasets.Dataset.from_dict({"text": [f"{name} {text}" for text in texts()], "label": ["a", "b"] * 10})
+        for name in ("train", "validation_mismatched", "validation_matched", "dev", "holdout")
+    }
+    frame = load_data(DataConfig(), datasets.DatasetDict(parts)).frame
+    assert frame["split"].value_counts().to_dict() == {"train": 20, "validation": 20, "test": 20}
+    assert frame["input"][frame["split"] == "validation"].str.startswith("validation_matched").all()
+    assert "the splits validation_mismatched, dev are left out" in caplog.text
+
+
+def test_a_split_column_that_is_not_understood_is_a_warning(tmp_path, caplog):
+    columns = {"text": texts(), "label": ["a", "b"] * 10}
+    known = ["Training"] * 12 + ["PublicTest"] * 4 + ["PrivateTest"] * 4
+    given = load(train=table(tmp_path / "a.csv", **columns, split=known))
+    assert given.frame["split"].value_counts().to_dict() == {"train": 12, "validation": 4, "test": 4}
+    assert not caplog.records
+    load(train=table(tmp_path / "b.csv", **columns, split=["train"] * 16 + ["later"] * 4))
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "The division in column 'split' is ignored: later" in warning.getMessage()
+    assert "Call its values train, validation and test" in warning.getMessage()

@@ -75,20 +75,49 @@ def as_written(name: str, frame: pd.DataFrame) -> str:
 def find_columns(source: Source, config: DataConfig, first: Columns | None = None) -> Columns:
     """Find the roles of the columns of `source`: those named, those of the `first` source, else by content.
 
-    Raises `UserError` with sample values where a role cannot be told, and for a part that lacks a column.
+    Raises `UserError` with sample values where a role cannot be told.
     """
     frame = next(iter(source.parts.values()))
     named_input = tuple(as_written(name, frame) for name in _as_tuple(config.input)) or _present(first, "input", frame)
     named_label = tuple(as_written(name, frame) for name in _as_tuple(config.label)) or _present(first, "label", frame)
-    found = _find_roles(source, frame, config, named_input, named_label)
-    _require_in_all_parts(found, source)
-    return found
+    return _find_roles(source, frame, config, named_input, named_label)
 
 
 def _present(first: Columns | None, role: str, frame: pd.DataFrame) -> tuple[str, ...]:
     """Return the columns of a role in the first source, where this one has all of them."""
     names = getattr(first, role) if first else ()
     return names if set(names) <= set(frame.columns) else ()
+
+
+def labelled_parts(source: Source, found: Columns) -> Source:
+    """Return `source` without what its owner marks as unlabelled: parts without the label's column, and classes of -1.
+
+    Raises `UserError` for a part that lacks a column otherwise.
+    """
+    first = next(iter(source.parts.values()))
+    parts = {}
+    for part, frame in source.parts.items():
+        lacking = [name for name in found.label if name not in frame.columns]
+        # A column that the first part lacks may be the label under another name.
+        if lacking and part != "train" and set(frame.columns) < set(first.columns):
+            log.warning("The %s part of %s has no column %r: its %d examples are left out (`hftransfer predict` takes "
+                        "them).", part, source.name, lacking[0], len(frame))  # fmt: skip
+        else:
+            parts[part] = _without_marked(frame, part, source, found)
+    source = replace(source, parts=parts)
+    _require_in_all_parts(found, source)
+    return source
+
+
+def _without_marked(frame: pd.DataFrame, part: str, source: Source, found: Columns) -> pd.DataFrame:
+    """Return `frame` without examples whose class index is -1, unless all are: the part is unlabelled then."""
+    names = [name for name in found.label if name in source.class_names and name in frame.columns]
+    marked = frame[names].isin([-1]).any(axis=1)
+    if not marked.any() or marked.all():
+        return frame
+    log.warning("%s: %d of %d examples of the %s part are marked as unlabelled (-1) and left out.",
+                source.name, marked.sum(), len(frame), part)  # fmt: skip
+    return frame[~marked]
 
 
 def _require_in_all_parts(found: Columns, source: Source) -> None:
@@ -270,5 +299,9 @@ def split_column(frame: pd.DataFrame) -> str | None:
             words = {str(value).strip().lower() for value in frame[name]}
             if words <= set(SPLIT_WORDS):
                 return name
-            log.info("Column %r is no division into train, validation and test (values: %s).", name, sorted(words)[:5])
+            log.warning(
+                "Column %r is no division into train, validation and test (values: %s). The division in column %r is "
+                "ignored: %s cannot be told. Call its values train, validation and test if it is one.",
+                name, sorted(words)[:5], name, ", ".join(sorted(words - set(SPLIT_WORDS))[:5]),
+            )  # fmt: skip
     return None

@@ -76,15 +76,20 @@ def from_dataset(dataset: Union["datasets.Dataset", "datasets.DatasetDict"], nam
 
 
 def _known_splits(dataset: "datasets.DatasetDict", name: str) -> dict[str, "datasets.Dataset"]:
-    parts = {SPLIT_WORDS[key.lower()]: part for key, part in dataset.items() if key.lower() in SPLIT_WORDS}
-    unknown = [key for key in dataset if key.lower() not in SPLIT_WORDS]
-    if not parts:
+    """Return the splits of `dataset` by what they are for: of two for one purpose the more usual name."""
+    order = list(SPLIT_WORDS)
+    known = sorted((key for key in dataset if key.lower() in SPLIT_WORDS), key=lambda key: order.index(key.lower()))
+    used: dict[str, str] = {}
+    for key in known:
+        used.setdefault(SPLIT_WORDS[key.lower()], key)
+    left_out = [key for key in dataset if key not in used.values()]
+    if not used:
         raise UserError(
-            f"{name} is divided into {', '.join(unknown)}: expected splits named train, validation or test."
+            f"{name} is divided into {', '.join(left_out)}: expected splits named train, validation or test."
         )
-    if unknown:
-        log.info("%s: the splits %s are left out; train, validation and test are used.", name, ", ".join(unknown))
-    return in_order(parts)
+    if left_out:
+        log.info("%s: the splits %s are left out; %s are used.", name, ", ".join(left_out), ", ".join(used.values()))
+    return in_order({split: dataset[key] for split, key in used.items()})
 
 
 def _class_labels(features: "datasets.Features") -> dict[str, "datasets.ClassLabel"]:

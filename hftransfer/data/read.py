@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Union
 import pandas as pd
 
 from hftransfer.data.cells import is_missing
-from hftransfer.data.columns import Columns, find_columns, with_names_of
+from hftransfer.data.columns import Columns, find_columns, labelled_parts, with_names_of
 from hftransfer.data.config import DataConfig, Modality
 from hftransfer.data.labels import natural_order, read_labels
 from hftransfer.data.readers import from_python, read_source
@@ -46,6 +46,7 @@ def read_rows(config: DataConfig, dataset: Union["datasets.Dataset", "datasets.D
     sources = _with_same_names(_sources(config, dataset))
     first = find_columns(sources[0], config)
     columns = [first, *(find_columns(source, config, first) for source in sources[1:])]
+    sources = [labelled_parts(source, found) for source, found in zip(sources, columns, strict=True)]
     modality = _one_modality(sources, columns)
     frame = gather(sources, columns, config)
     values = _label_values(sources, columns)

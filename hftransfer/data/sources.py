@@ -13,8 +13,11 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 SPLIT_WORDS = {
     "train": "train", "training": "train",
-    "val": "validation", "validation": "validation", "valid": "validation", "dev": "validation",
-    "test": "test", "testing": "test",
+    "validation": "validation", "val": "validation", "valid": "validation", "validation_matched": "validation",
+    "dev": "validation", "development": "validation", "eval": "validation", "evaluation": "validation",
+    "publictest": "validation",
+    "test": "test", "testing": "test", "test_matched": "test", "holdout": "test", "heldout": "test",
+    "privatetest": "test",
 }  # fmt: skip
 
 
