@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ PAPERS = {
 }
 BLANK = "[to be filled in]"
 PARTS = ("train", "validation", "test")
+NO_PATHS = ("input", "label", "separator", "group")  # settings whose slash belongs to a column's name
 MOST_CLASSES = 12  # a confusion matrix with more columns cannot be read on a page of text
 
 
@@ -129,23 +130,31 @@ def pipeline_task(run: RecordedRun) -> str:
 
 
 def shown_source(source: str) -> str:
-    """A checkpoint as it may be published: a path of this machine gives its last part alone."""
-    return Path(source).name if source.startswith((".", "/", "~")) else source
+    """A checkpoint as it may be published: one that is not from the Hub gives the last part of its path alone."""
+    return source if hub_source(source) else _last_part(source)
 
 
 def public_config(folder: Path) -> dict[str, Any]:
     """The run's configuration without what was left open, the folders of the machine it was made on, and its own push."""
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    return _without_folders({name: value for name, value in config.items() if name != "push_to_hub"})
+    public = _without_folders({name: value for name, value in config.items() if name != "push_to_hub"})
+    if hub_source(json.loads((folder / "run.json").read_text(encoding="utf-8"))["checkpoint"]["source"]):
+        public["model"] = {name: value for name, value in config["model"].items() if value is not None}
+    return public
 
 
-def _without_folders(value: Any) -> Any:
+def _without_folders(value: Any, name: str = "") -> Any:
     if isinstance(value, dict):
-        return {key: _without_folders(inner) for key, inner in value.items() if inner is not None}
+        return {key: _without_folders(inner, key) for key, inner in value.items() if inner is not None}
     if isinstance(value, list):
-        return [_without_folders(inner) for inner in value]
-    is_path = isinstance(value, str) and (Path(value).is_absolute() or value.startswith(("~", "..")))
-    return Path(value).name if is_path else value
+        return [_without_folders(inner, name) for inner in value]
+    is_private = isinstance(value, str) and name not in NO_PATHS and not value.startswith("hub:")
+    return _last_part(value) if is_private else value
+
+
+def _last_part(path: str) -> str:
+    """Return the name at the end of a path, whichever system wrote it; a relative folder can name a client too."""
+    return PureWindowsPath(path).name if re.search(r"[/\\]|^~", path) else path
 
 
 def certificate_of(folder: Path) -> dict[str, Any] | None:

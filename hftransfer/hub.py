@@ -1,5 +1,6 @@
 """A run goes to the Hub: model, processor, card, metrics and certificate in one commit, or nothing at all."""
 
+import glob
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import validate_repo_id
 
-from hftransfer.card import blanks, hub_source, public_config, render_card, shown_source
+from hftransfer.card import blanks, certificate_of, hub_source, public_config, render_card, shown_source
 from hftransfer.certificate import certified, check
 from hftransfer.config import HubConfig
 from hftransfer.errors import UserError
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 RepoType = Literal["model", "space"]
 ATTEMPTS = 3
+MANIFEST = ".hftransfer-files.json"  # names the files of the last push: `update` removes no others
 MADE_BY_THE_HUB = {".gitattributes", "README.md"}  # what a new repository may hold before the first push
 
 
@@ -155,10 +157,21 @@ def write_repository(run: RecordedRun, target: Path, repo_id: str, adapter: bool
         shutil.copytree(run.folder / "model", target)
     write_json(target / "task.json", _task_facts(run))
     (target / "README.md").write_text(render_card(run, repo_id, adapter), encoding="utf-8")
-    for name in ("metrics.json", "receipt.json", "certificate.json"):
+    for name in ("metrics.json", "receipt.json"):
         if (run.folder / name).is_file():
             shutil.copy(run.folder / name, target / name)
+    if found := certificate_of(run.folder):
+        write_json(target / "certificate.json", _without_ids(found))
     write_json(target / "training_config.json", public_config(run.folder))
+
+
+def _without_ids(certificate: dict[str, Any]) -> dict[str, Any]:
+    """Return the certificate with numbers in place of the examples' ids, which are file names of this machine."""
+    stages = [
+        stage | {"disagreements": [f"example {number + 1}" for number in range(len(stage["disagreements"]))]}
+        for stage in certificate["stages"]
+    ]
+    return certificate | {"stages": stages}
 
 
 def write_space(run: RecordedRun, target: Path, repo_id: str) -> None:
@@ -250,6 +263,7 @@ def upload(
 ) -> str:
     """One commit with all files of `folder`, in a repository made for it where there is none; its address.
 
+    Files of an earlier push that this one does not have are removed; files that somebody else added stay.
     Raises `UserError` for a token that is missing or refused, a namespace or name that is not free, a connection that
     breaks.
     """
@@ -258,13 +272,29 @@ def upload(
     _check_owner(repo_id, _check_token(api))
     _refuse_taken(api, repo_id, repo_type, update)
     url = _create(api, repo_id, repo_type, private)
+    gone = [glob.escape(name) for name in _earlier_files(api, repo_id, repo_type)]
+    write_json(folder / MANIFEST, sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()))
     _commit(
         lambda: api.upload_folder(
-            repo_id=repo_id, folder_path=folder, repo_type=repo_type, commit_message=message, delete_patterns="*"
+            repo_id=repo_id, folder_path=folder, repo_type=repo_type, commit_message=message, delete_patterns=gone
         ),
         repo_id,
     )
     return url
+
+
+def _earlier_files(api: HfApi, repo_id: str, repo_type: RepoType) -> list[str]:
+    """Return the files that an earlier push wrote, by its manifest; none where there is no manifest."""
+    try:
+        if not api.file_exists(repo_id, MANIFEST, repo_type=repo_type):
+            return []
+        with tempfile.TemporaryDirectory() as place:
+            file = api.hf_hub_download(repo_id, MANIFEST, repo_type=repo_type, local_dir=place)
+            return [name for name in json.loads(Path(file).read_text(encoding="utf-8")) if isinstance(name, str)]
+    except (hub_errors.HfHubHTTPError, TransportError) as error:
+        raise UserError(_broken(repo_id, error)) from None
+    except ValueError:
+        raise UserError(f"{MANIFEST} in {repo_id} is no list of file names: remove it on the Hub, then push.") from None
 
 
 def _check_names(*names: str | None) -> None:

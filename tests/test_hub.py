@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -252,7 +253,40 @@ def test_name_that_is_taken_needs_update(send, tmp_path):
         upload_folder()
     assert set(repo.files) == {"weights.bin"}
     upload_folder(update=True)
-    assert "weights.bin" not in repo.files and len(repo.commits) == 2
+    assert "weights.bin" in repo.files and "config.json" in repo.files and len(repo.commits) == 2
+
+
+def test_update_removes_files_of_an_earlier_push_and_no_others(send, tmp_path):
+    hub, upload_folder = send
+    for name in ("old[1].bin", "old1.bin"):
+        (tmp_path / "folder" / name).write_bytes(b"old")
+    upload_folder()
+    repo = hub.repos["model", f"{OWNER}/topics"]
+    repo.commit(repo.files | {"LICENSE": b"mine", "media/plot.png": b"png"})
+    (tmp_path / "folder" / "old[1].bin").unlink()
+    upload_folder(update=True)
+    expected = {"LICENSE", "media/plot.png", "old1.bin", "config.json", "model.safetensors", ".hftransfer-files.json"}
+    assert set(repo.files) - {".gitattributes"} == expected
+    assert repo.files["LICENSE"] == b"mine"
+
+
+def test_repository_has_no_folder_names_and_no_ids_of_examples(run_folder, tmp_path):
+    folder = shutil.copytree(run_folder, tmp_path / "topics")
+    about = json.loads((folder / "run.json").read_text())
+    source = about["checkpoint"] | {"source": "C:\\Users\\me\\secret-client\\bert"}
+    write_json(folder / "run.json", about | {"checkpoint": source})
+    config = {"data": {"train": "clients/acme/patients.csv", "input": "good/bad", "split": {"file": "..\\acme\\s.parquet"}},
+              "model": {"name": "models/secret-client/bert"}, "output": "runs/acme/a"}  # fmt: skip
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    stage = PASSED | {"disagreements": ["acme/patient-7.png"]}
+    write_json(folder / "certificate.json", {"rows": 16, "forms": "x", "stages": [stage]})
+    write_repository(RecordedRun.open(folder), tmp_path / "repository", f"{OWNER}/topics")
+    pages = [file for file in (tmp_path / "repository").iterdir() if file.suffix in (".json", ".md", ".yaml")]
+    published = "".join(file.read_text(encoding="utf-8") for file in pages)
+    assert not [word for word in ("acme", "clients", "secret-client", "Users", "patient-7") if word in published]
+    kept = json.loads((tmp_path / "repository" / "training_config.json").read_text())
+    assert kept["data"] == {"train": "patients.csv", "input": "good/bad", "split": {"file": "s.parquet"}}
+    assert kept["model"]["name"] == "bert"
 
 
 SPACE = f"{OWNER}/topics-demo"

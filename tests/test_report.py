@@ -19,7 +19,7 @@ from hftransfer.errors import UserError
 from hftransfer.evaluation.recorded import RecordedRun
 from hftransfer.report import write_report
 from hftransfer.report.diagnosis import Evidence, diagnose, gather
-from hftransfer.report.gallery import confident_errors, label_errors, shown_outputs, thumbnail
+from hftransfer.report.gallery import _find_label_issues, confident_errors, label_errors, shown_outputs, thumbnail
 from hftransfer.report.sections import number
 from hftransfer.tasks import Task
 from tests.run_folders import MULTI, VALUES, learning_curve, make_run
@@ -121,6 +121,24 @@ def test_texts_and_folder_names_are_escaped_too(tmp_path):
     page = page_of(run)
     assert "img" not in page.tags
     assert "<img src=x> & more" in page.text and "run <b>" in page.text
+
+
+def test_label_errors_of_one_single_label_are_found(tmp_path):
+    """cleanlab reads several labels alone: with one it ended in a traceback, without report and card."""
+    run = RecordedRun.open(make_run(tmp_path / "run", Task("multi_label", ("spam",)), rows=120))
+    part = run.part("test")
+    part.targets[:5] = 1 - part.targets[:5]
+    assert set(_find_label_issues("multi_label", part)[:5].tolist()) & set(range(5))
+    assert write_report(run.folder).is_file()
+
+
+def test_report_is_complete_where_cleanlab_refuses_the_labels(tmp_path, monkeypatch, caplog):
+    def refuse(*arguments, **options):
+        raise ValueError("Labels must be in multi-label format")
+
+    monkeypatch.setattr("cleanlab.filter.find_label_issues", refuse)
+    assert write_report(make_run(tmp_path / "run", rows=60)).is_file()
+    assert "cleanlab cannot search them (Labels must be in multi-label format)" in caplog.text
 
 
 def test_without_test_rows_the_page_speaks_of_validation(tmp_path):

@@ -85,7 +85,11 @@ def label_errors(run: RecordedRun, count: int = SHOWN) -> Picked | None:
     if run.task.type == "regression" or not _has_cleanlab():
         return None
     part = joined([part for part in (run.out_of_fold, run.part(run.judged)) if part is not None])
-    rows = _find_label_issues(run.task.type, part)[:count]
+    try:
+        rows = _find_label_issues(run.task.type, part)[:count]
+    except ValueError as error:  # cleanlab's own conditions on labels; the report is whole without this list
+        logger.warning("The report has no likely label errors: cleanlab cannot search them (%s)", error)
+        return None
     suggested = [run.task.decode(row) for row in run.task.decide(part.scores[rows])]
     notes = [f"{_probability_of_label(run.task.type, part, row):.0%} for the given label" for row in rows]
     return Picked(part, rows, [words(answer) for answer in suggested], notes)
@@ -99,6 +103,8 @@ def _has_cleanlab() -> bool:
 
 def _find_label_issues(kind: str, part: Part) -> np.ndarray:
     """Row numbers, likeliest first."""
+    if kind == "multi_label" and part.scores.shape[1] == 1:
+        kind, part = "single_label", _as_classes(part)
     if kind == "single_label":
         from cleanlab.filter import find_label_issues
 
@@ -109,6 +115,11 @@ def _find_label_issues(kind: str, part: Part) -> np.ndarray:
 
     labels = [np.flatnonzero(row).tolist() for row in part.targets]
     return find_in_labels(labels, part.scores, return_indices_ranked_by="self_confidence", n_jobs=1)
+
+
+def _as_classes(part: Part) -> Part:
+    """Return the yes/no answers to one single label as two classes: cleanlab reads several labels alone."""
+    return Part(part.frame, part.targets[:, 0].astype(int), np.hstack([1 - part.scores, part.scores]))
 
 
 def _probability_of_label(kind: str, part: Part, row: int) -> float:
