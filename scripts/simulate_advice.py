@@ -1,6 +1,7 @@
 """Where should the folds that a budget still allows go? Made-up climbs, in which the truth is known.
 
     python scripts/simulate_advice.py [--climbs 200]
+    python scripts/simulate_advice.py --rules        # how sure a choice must be: false departures, and regret
 
 Every row has a difficulty that all rungs share, and each rung is right on its own share of the rows. After one fold of every
 rung that trains, further folds go evenly to those that may change the choice, or first to the one of the highest estimate,
@@ -17,6 +18,7 @@ import numpy as np
 
 from hftransfer.advice.rungs import next_to_measure
 from hftransfer.evaluation.comparison import paired_shares
+from hftransfer.evaluation.resampling import corrected_t_interval
 
 FOLDS, SHARED = 5, 0.5  # folds of the rows; the correlation of two rungs' luck with a row
 SECONDS = {"frozen": 10, "lora": 24, "full": 30}  # a fold of each, as on 50 to 200 digits and one core
@@ -31,6 +33,31 @@ TRUTHS = {
 }
 
 
+@dataclass(frozen=True)
+class Rule:
+    """How sure a choice must be: corrected for the number of rivals, for the training sets, for the looks.
+
+    `by_folds` asks the corrected t interval of the folds besides, where there are three.
+    """
+
+    rivals: bool = False
+    training_sets: bool = False
+    looks: bool = False
+    by_folds: bool = False
+
+    def width(self, rungs: int, folds: int) -> float:
+        """Half the width of the interval in standard errors."""
+        z = NormalDist().inv_cdf(1 - 0.025 / (max(1, rungs - 1) if self.rivals else 1))
+        z *= np.sqrt(1 + 1 / (FOLDS - 1)) if self.training_sets else 1  # Nadeau & Bengio 2003: 1 + n_test / n_train
+        return z * np.sqrt(FOLDS / folds) if self.looks else z  # O'Brien & Fleming 1979
+
+
+RULES = {
+    "95 %, no correction": Rule(), "rivals": Rule(True), "rivals, training sets": Rule(True, True),
+    "rivals, looks": Rule(True, looks=True), "rivals, t of folds": Rule(True, by_folds=True),
+}  # fmt: skip
+
+
 @dataclass
 class Climb:
     """`right` says by rung which rows it answers rightly, `folds` how many folds of it have been looked at."""
@@ -38,6 +65,20 @@ class Climb:
     right: dict[str, np.ndarray]
     fold_of_row: np.ndarray
     folds: dict[str, int]
+    rule: Rule = Rule()
+
+    def surely_better(self, new: str, old: str) -> bool:
+        """Whether `new` is told from `old` under the rule."""
+        folds = min(self.folds[new], self.folds[old])
+        value, low, high = self.difference(new, old)
+        low = (low + high) / 2 - (high - low) / 2 * self.rule.width(len(self.folds), folds) / 1.96
+        if low > 0 and self.rule.by_folds and folds >= 3:
+            gains = [
+                (self.right[new].astype(int) - self.right[old])[self.fold_of_row == fold].mean()
+                for fold in range(folds)
+            ]
+            low = corrected_t_interval(gains, FOLDS - 1, 1).low
+        return low > 0
 
     def difference(self, new: str, old: str) -> tuple[float, float, float]:
         """The gain of `new` over `old` on the rows of their common folds, with its 95 % interval."""
@@ -50,7 +91,7 @@ class Climb:
     @property
     def chosen(self) -> str:
         best = max(self.folds, key=lambda rung: self.difference(rung, "probe")[0])
-        return next(rung for rung in self.folds if rung == best or self.difference(best, rung)[1] <= 0)
+        return next(rung for rung in self.folds if rung == best or not self.surely_better(best, rung))
 
     def open_ones(self) -> list[str]:
         """Rungs with folds left that are the choice or not clearly worse than it."""
@@ -69,32 +110,69 @@ def nearest_first(climb: Climb, open_ones: list[str]) -> str:
     return next_to_measure(chosen, gains, climb.folds, FOLDS)
 
 
-def choice(truth: dict[str, float], rows: int, seconds: float, spend: Callable, seed: int) -> str:
+def choice(truth, rows: int, seconds: float, spend: Callable, seed: int, rule: Rule = Rule()) -> str:
     """The rung that is chosen when the rows are drawn by `seed` and `seconds` are left after one fold of each rung."""
+    return climbed(truth, rows, seconds, spend, seed, rule)[-1]
+
+
+def climbed(truth, rows: int, seconds: float, spend: Callable, seed: int, rule: Rule) -> list[str]:
+    """The choice after every fold."""
     random = np.random.default_rng(seed)
     difficulty = np.sqrt(SHARED) * random.standard_normal(rows)
     luck = {rung: difficulty + np.sqrt(1 - SHARED) * random.standard_normal(rows) for rung in truth}
     right = {rung: luck[rung] < NormalDist().inv_cdf(share) for rung, share in truth.items()}
-    climb = Climb(right, random.permutation(np.arange(rows) % FOLDS), {"probe": FOLDS} | dict.fromkeys(SECONDS, 1))
+    climb = Climb(
+        right,
+        random.permutation(np.arange(rows) % FOLDS),
+        {"probe": FOLDS} | {r: 1 for r in truth if r != "probe"},
+        rule,
+    )
+    looks = [climb.chosen]
     while open_ones := climb.open_ones():
         rung = spend(climb, open_ones)
-        seconds -= SECONDS[rung]
+        seconds -= SECONDS.get(rung, 20)
         if seconds < 0:
             break
         climb.folds[rung] += 1
-    return climb.chosen
+        looks.append(climb.chosen)
+    return looks
 
 
-def regret(truth: dict[str, float], rows: int, seconds: float, spend: Callable, climbs: int) -> float:
+def regret(
+    truth: dict[str, float], rows: int, seconds: float, spend: Callable, climbs: int, rule: Rule = Rule()
+) -> float:
     """The mean over `climbs`, in points."""
-    chosen = [choice(truth, rows, seconds, spend, seed) for seed in range(climbs)]
+    chosen = [choice(truth, rows, seconds, spend, seed, rule) for seed in range(climbs)]
     return 100 * (max(truth.values()) - np.mean([truth[rung] for rung in chosen]))
+
+
+def false_departures(candidates: int, rows: int, climbs: int, rule: Rule) -> tuple[float, float]:
+    """How often one of equally good rungs takes the place of the probe: at the end, and at any look."""
+    truth = {"probe": 0.85} | {f"r{number}": 0.85 for number in range(candidates)}
+    looks = [climbed(truth, rows, np.inf, evenly, seed, rule) for seed in range(climbs)]
+    return np.mean([f[-1] != "probe" for f in looks]), np.mean([set(f) != {"probe"} for f in looks])
+
+
+def compare_rules(climbs: int) -> None:
+    print("| rule | false, 4 equal: end, any look | false, 6 equal: end, any look | regret: 50, 200, 1,000 rows |")
+    print("|---|---|---|---|")
+    for name, rule in RULES.items():
+        false = [false_departures(count, 200, climbs, rule) for count in (4, 6)]
+        lost = [
+            np.mean([regret(truth, rows, 90, nearest_first, climbs, rule) for truth in TRUTHS.values()])
+            for rows in (50, 200, 1000)
+        ]
+        shares = " | ".join(f"{100 * end:.1f}, {100 * any_look:.1f} %" for end, any_look in false)
+        print(f"| {name} | {shares} | {', '.join(f'{points:.2f}' for points in lost)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--climbs", type=int, default=200)
+    parser.add_argument("--rules", action="store_true")
     asked = parser.parse_args()
+    if asked.rules:
+        return compare_rules(asked.climbs)
     print("| rows | seconds left | evenly | the nearest first |\n|---|---|---|---|")
     for rows in (50, 100, 200, 500, 1000):
         for seconds in (45, 90, 200):

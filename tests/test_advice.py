@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from hftransfer.advice import rungs
+from hftransfer.advice import baselines, rungs
 from hftransfer.advice.bench import Curve, Fold, Trial
 from hftransfer.advice.command import advise
-from hftransfer.advice.judge import Answers, Judge
+from hftransfer.advice.judge import Answers, Difference, Judge
 from hftransfer.advice.kept import Kept
 from hftransfer.advice.rungs import Climb, Clock, halve
 from hftransfer.advice.words import advice, as_dict, evidence
@@ -154,12 +154,8 @@ class FakeBench:
         self.data = SimpleNamespace(task=TASK, modality="text")
         shuffled = np.random.default_rng(0).permutation(200)
         self.folds = [Fold(np.setdiff1d(shuffled, part), part) for part in np.array_split(shuffled, 5)]
-        self.judge, self.labels, self.row_seconds, self.rows_to_choose_on = (
-            Judge(TASK, TARGETS, None, 100),
-            200,
-            1e-6,
-            40,
-        )
+        self.judge, self.labels, self.row_seconds = Judge(TASK, TARGETS, None, 100), 200, 1e-6
+        self.rate_rows = np.arange(1000, 1040)  # by default none that is scored
         self.work = SimpleNamespace(fitted=np.arange(200), model=torch.nn.Linear(1, 1))
 
     blocks, solving, pass_seconds = 1, 0.0, 0.0
@@ -227,7 +223,49 @@ def test_a_rung_that_is_better_takes_its_place_and_is_said_with_its_interval():
     assert any(
         "From fold to fold, each trained on other rows, LoRA gains +20.0 (" in found for found in evidence(climb)
     )
+    assert any(
+        said.startswith("Expect about +19.") and "the choice among 3 candidates and other" in said
+        for said in evidence(climb)
+    )
     assert climb.chosen.changes["training.learning_rate"] == pytest.approx(5e-4 * 3)  # nearest to what the bench likes
+
+
+def test_the_gain_of_the_best_of_several_is_shrunk_and_its_interval_wider(judge):
+    plain = judge.difference(answers("lora", 170), answers("probe", 160))
+    alone, of_four = plain.corrected(1, 0.0), plain.corrected(4, 0.25)
+    assert (alone.low, alone.high) == pytest.approx((plain.low, plain.high))
+    assert of_four.low < plain.low < of_four.value < alone.value < plain.value < plain.high < of_four.high
+    assert (of_four.high - of_four.low) / (plain.high - plain.low) == pytest.approx(2.4977 / 1.96 * 1.25**0.5, 1e-3)
+
+
+def test_luck_among_equal_candidates_is_rarely_announced_as_certain():
+    """One of four equal candidates beats the probe on its own 95 % interval more often than on the corrected one."""
+    random, plain, corrected = np.random.default_rng(0), 0, 0
+    for _ in range(2000):
+        gain = (random.standard_normal(4) + random.standard_normal()).max() / np.sqrt(2)
+        best = Difference(gain, gain - 1.96, gain + 1.96, 200)
+        plain, corrected = plain + best.is_better, corrected + best.corrected(4, 0.0).is_better
+    assert corrected / 2000 <= 0.025 < plain / 2000
+
+
+def test_examples_that_chose_the_learning_rate_do_not_score_it():
+    bench = FakeBench(LORA)
+    bench.rate_rows = bench.folds[1].held_out[:32]
+    climb = Climb(bench, AutoStrategy(), Clock(1000))
+    climb.run()
+    assert climb.measured["lora"].notes["rates"] and climb.measured["probe"].rows.size == 200
+    assert sorted(climb.measured["lora"].rows) == sorted(np.setdiff1d(np.arange(200), bench.rate_rows))
+    assert climb.by_folds(climb.measured["lora"]).rows == 168
+
+
+@pytest.mark.parametrize("groups", [None, np.repeat([str(number) for number in range(8)], 5)])
+def test_the_penalty_of_the_linear_model_on_pixels_is_chosen_on_whole_groups(groups, monkeypatch):
+    asked = []
+    made = baselines.make_folds
+    monkeypatch.setattr(baselines, "make_folds", lambda *how: asked.append(how[2]) or made(*how))
+    pixels = np.random.default_rng(0).random((40, 12), dtype=np.float32)
+    baselines.raw_image(TASK, pixels, TARGETS[:40], np.arange(30), groups, 0)
+    assert asked[0] is None if groups is None else asked[0].tolist() == groups[:30].tolist()
 
 
 def test_the_simpler_of_two_that_are_better_is_taken_though_it_alone_would_not_show_it():
@@ -301,7 +339,7 @@ def test_scratch_is_tried_where_pretraining_gives_nothing():
 
 def test_no_rate_is_searched_where_the_user_named_one_or_few_rows_would_choose():
     for change in (
-        {"rows_to_choose_on": 10},
+        {"rate_rows": np.arange(1000, 1010)},
         {"config": with_overrides({"data": "d", "model": "m"}, {"training.learning_rate": 1})},
     ):
         bench = FakeBench(ALIKE)

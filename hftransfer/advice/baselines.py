@@ -72,9 +72,11 @@ def _spread(scores: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
     return wide
 
 
-def raw_image(task: Task, pixels: np.ndarray, targets: np.ndarray, train: np.ndarray, seed: int) -> Fitted:
-    """The convex head on the `pixels` (N, 3 * 16 * 16) of a thumbnail."""
-    folds = make_folds(task, targets[train], None, 3, seed)
+def raw_image(
+    task: Task, pixels: np.ndarray, targets: np.ndarray, train: np.ndarray, groups: np.ndarray | None, seed: int
+) -> Fitted:
+    """Fit the convex head on the `pixels` (N, 3 * 16 * 16) of thumbnails; its penalty is chosen on whole `groups` (N,)."""
+    folds = make_folds(task, targets[train], None if groups is None else groups[train], 3, seed)
     head = solve_head(pixels[train], task.standardised(targets[train]), task, folds)
     return lambda rows: task.probabilities(task.in_units(head.logits(pixels[rows])))
 

@@ -119,7 +119,8 @@ class Bench:
         if self.data.modality == "text":
             return self._over_folds("raw", lambda train: baselines.raw_text(task, self.data.frame, targets, train))
         pixels = baselines.thumbnails(self.work.items)
-        found = self._over_folds("raw", lambda train: baselines.raw_image(task, pixels, targets, train, seed))
+        fit = lambda train: baselines.raw_image(task, pixels, targets, train, self.work.groups, seed)  # noqa: E731
+        found = self._over_folds("raw", fit)
         return replace(found, total_seconds=time.perf_counter() - begin)
 
     def _over_folds(self, name: str, fit: Any) -> Answers:
@@ -194,9 +195,9 @@ class Bench:
         return planned_steps(config.training, config.strategy.defaults(self.data.modality), batch, examples)
 
     @property
-    def rows_to_choose_on(self) -> int:
-        """Rows of a fold that choose between checkpoints, and between learning rates."""
-        return int((self._divided(self.folds[0]).frame["split"] == "validation").sum())
+    def rate_rows(self) -> np.ndarray:
+        """Numbers of the examples of the first fold that choose between learning rates."""
+        return np.flatnonzero(self._divided(self.folds[0]).frame["split"] == "validation")
 
     def train(self, config: RunConfig, fold: Fold) -> Trial:
         """Train as a run with this configuration would, choosing the checkpoint on a part of `fold.train`."""

@@ -203,7 +203,7 @@ class Climb:
         """Successive halving (Jamieson & Talwalkar 2016): short runs at three rates, longer ones at the better two."""
         steps = self.bench.steps(rung.config)
         named = rung.config.training.learning_rate is not None
-        if named or self.bench.rows_to_choose_on < ROWS_TO_CHOOSE_A_RATE or rung.fold_seconds > seconds or steps < 16:
+        if named or len(self.bench.rate_rows) < ROWS_TO_CHOOSE_A_RATE or rung.fold_seconds > seconds or steps < 16:
             return
         begin = time.perf_counter()
         own = rung.config.strategy.defaults_for(self.bench.data.modality, self.bench.work.model).learning_rate
@@ -229,12 +229,14 @@ class Climb:
     def _answers(self, rung: Trained) -> Answers:
         trials, folds = rung.trials, self.bench.folds[: len(rung.trials)]
         changes: dict[str, Any] = {"strategy.type": rung.name}
+        rows, scores = np.concatenate([fold.held_out for fold in folds]), np.concatenate([t.scores for t in trials])
         if rung.searched:
             changes["training.learning_rate"] = trials[0].learning_rate
+            fair = ~np.isin(rows, self.bench.rate_rows)  # the others chose the rate that they would score
+            rows, scores = rows[fair], scores[fair]
         return Answers(
-            rung.name, np.concatenate([fold.held_out for fold in folds]), np.concatenate([t.scores for t in trials]),
-            len(trials), float(np.mean([t.seconds for t in trials])), rung.spent, trials[0].trainable_share,
-            1000 * self.bench.row_seconds, changes,
+            rung.name, rows, scores, len(trials), float(np.mean([t.seconds for t in trials])), rung.spent,
+            trials[0].trainable_share, 1000 * self.bench.row_seconds, changes,
             {"steps": trials[0].steps, "learning_rate": trials[0].learning_rate, "rates": rung.searched},
         )  # fmt: skip
 
@@ -301,10 +303,17 @@ class Climb:
             return None
         return self.judge.difference(self.measured[new], self.measured[old])
 
+    def gain_after_choice(self, answers: Answers) -> Difference:
+        """Return the gain over the probe, corrected for the choice among all candidates and for the training sets."""
+        fold = self.bench.folds[0]
+        found = self.judge.difference(answers, self.measured["probe"])
+        return found.corrected(len(self.deployable) - 1, len(fold.held_out) / len(fold.train))
+
     def by_folds(self, answers: Answers) -> Difference | None:
         """The gain over the probe from fold to fold."""
         folds = self.bench.folds[: answers.folds]
-        held_out, trained_on = [fold.held_out for fold in folds], len(folds[0].train)
+        held_out = [np.intersect1d(fold.held_out, answers.rows) for fold in folds]
+        trained_on = len(folds[0].train)
         return self.judge.by_folds(answers, self.measured["probe"], held_out, trained_on)
 
     def _note(self, answers: Answers) -> None:

@@ -113,7 +113,15 @@ def evidence(climb: Climb) -> list[str]:
     """What the advice rests on, a sentence each."""
     return [
         sentence
-        for sentence in (_labels(climb), _transfer(climb), _raw(climb), _peak(climb), _folds(climb), *_left_out(climb))
+        for sentence in (
+            _labels(climb),
+            _transfer(climb),
+            _raw(climb),
+            _peak(climb),
+            _choice(climb),
+            _folds(climb),
+            *_left_out(climb),
+        )
         if sentence
     ]
 
@@ -182,6 +190,19 @@ def _peak(climb: Climb) -> str:
     if gain is None or not gain.is_better:
         return f"{found}; in {climb.judge.metric} these rows cannot tell the two."
     return f"{found}: the blocks above serve the source rather than this task, and may well be retrained."
+
+
+def _choice(climb: Climb) -> str:
+    """Describe what is left of the gain when the choice among several candidates is counted."""
+    chosen, candidates = climb.chosen, len(climb.deployable) - 1
+    if chosen.name == "probe":
+        return ""
+    found = climb.gain_after_choice(chosen)
+    doubt = "" if found.is_better else ": not certain"
+    of = f"the choice among {candidates} candidates and " if candidates > 1 else ""
+    return (
+        f"Expect about {points(climb, found)} from {TITLES[chosen.name]}, corrected for {of}other training sets{doubt}."
+    )
 
 
 def _folds(climb: Climb) -> str:
