@@ -188,7 +188,12 @@ def _one(values: list[str] | None) -> str | list[str] | None:
 @app.command()
 def predict(
     run: Annotated[str, typer.Argument(help="a run folder or a model folder")],
-    inputs: Annotated[list[str], typer.Argument(help="files, folders, globs, a table, texts, or - for standard input")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="files, folders, globs, a table, texts (behind -- where one begins with -), or - for standard input"
+        ),
+    ],
     output: Annotated[Path | None, typer.Option(help="write a CSV, JSON or Parquet file in place of a table")] = None,
     column: Annotated[list[str] | None, typer.Option(help="input column(s) of a table")] = None,
     views: Annotated[int, typer.Option(min=0, help="average this many augmented views of each image")] = 0,
@@ -381,7 +386,11 @@ def demo(
     share: Annotated[bool, typer.Option("--share", help="a public link for a while")] = False,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="port on this machine")] = None,
 ) -> None:
-    """Try a model in the browser."""
+    """Try a model in the browser.
+
+    The page answers on this machine alone. GRADIO_SERVER_NAME=0.0.0.0 opens it to the network (in a container),
+    GRADIO_ROOT_PATH=/demo serves it behind a proxy under that path, --share gives a public link without examples of the data.
+    """
     from hftransfer.demo import launch
 
     launch(runs, share, port)
@@ -404,7 +413,9 @@ def push(
     run: RunFolder,
     repo_id: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub")],
     private: Annotated[bool, typer.Option("--private")] = False,
-    update: Annotated[bool, typer.Option("--update", help="add a commit to repositories that hold something")] = False,
+    update: Annotated[
+        bool, typer.Option("--update", help="add a commit to repositories that hold something; files of others stay")
+    ] = False,
     adapter: Annotated[bool, typer.Option("--adapter", help="the adapter of a LoRA run alone")] = False,
     dry_run: Annotated[
         Path | None, typer.Option(help="write the repository into this folder, ask the Hub nothing")

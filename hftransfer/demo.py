@@ -2,6 +2,7 @@
 
 import functools
 import html
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from hftransfer.run_folder import beside, read_json
 from hftransfer.serving import Served, answered, serve
 from hftransfer.tasks import Task
 from hftransfer.terminal import ends
-from hftransfer.theme import theme
+from hftransfer.web import start
 from hftransfer.why import why_html
 
 MAX_FILE_SIZE = "100mb"
@@ -35,7 +36,8 @@ CSS = Path(__file__).with_name("demo.css")
 def build_demo(path: str | list[str], examples: bool = True) -> gr.Blocks:
     """The app for one run, or for two runs to compare; a run folder, a model folder, or a Hub id each.
 
-    With `examples` it shows the training rows that are most like an input, where they are at hand.
+    With `examples` it shows the training rows that are most like an input, where they are at hand, and the report, which
+    quotes training and test rows.
 
     Raises `UserError` for a folder that holds no model, and for two runs with different kinds of input.
     """
@@ -54,7 +56,7 @@ def build_demo(path: str | list[str], examples: bool = True) -> gr.Blocks:
         if len(models) == 2:
             with gr.Tab("Compare"):
                 _compare_tab(models)
-        if (models[0].folder / "report.html").is_file():
+        if examples and (models[0].folder / "report.html").is_file():
             with gr.Tab("Report") as tab:
                 _report_tab(tab, models[0].folder / "report.html")
     return app.queue(max_size=WAITING, default_concurrency_limit=4, api_open=False)
@@ -65,18 +67,10 @@ def launch(
 ) -> tuple[gr.Blocks, str]:
     """Serve `build_demo(path)` until it is interrupted; with `wait=False` return the app and its address at once.
 
-    A public link shows no training rows. Raises `UserError` when the port is taken.
+    A public link shows no examples of the data and no report, which quotes some. Raises `UserError` when the port is taken.
     """
     app = build_demo(path, examples=not share)
-    try:
-        _, url, _ = app.launch(
-            share=share, server_port=port, prevent_thread_lock=not wait, quiet=not wait, max_file_size=MAX_FILE_SIZE,
-            allowed_paths=[], show_error=False, theme=theme(), css_paths=[CSS], footer_links=["api"],
-            ssr_mode=False,
-        )  # fmt: skip
-    except OSError as error:
-        raise UserError(f"Cannot serve on port {port}: {error}. Choose another --port.") from None
-    return app, url
+    return start(app, share, port, wait, MAX_FILE_SIZE, [CSS], footer_links=["api"])
 
 
 def _headline(model: Served) -> str:
@@ -277,6 +271,8 @@ def _batch_tab(model: Served) -> None:
 
     def answer(file: str | None, progress: gr.Progress = gr.Progress()) -> tuple[str, dict[str, Any], str]:  # noqa: B008
         """A CSV with one prediction a row, its first rows, and how many inputs could not be read."""
+        for earlier in Path(made.name).iterdir():  # Gradio has its own copy, which it removes after an hour
+            shutil.rmtree(earlier)
         with tempfile.TemporaryDirectory() as place:
             frame = uploads.read_batch(file, model.modality, model.columns, Path(place))
             table = pd.concat(_chunks(model, frame, progress), ignore_index=True)
@@ -306,9 +302,20 @@ def _batch_tab(model: Served) -> None:
 
 
 def _chunks(model: Served, frame: pd.DataFrame, progress: gr.Progress) -> Iterator[pd.DataFrame]:
-    for start in range(0, len(frame), CHUNK):
+    start = 0
+    while start < len(frame):
         progress((start, len(frame)), desc="Predicting", unit="rows")
-        yield answered(model, frame.iloc[start : start + CHUNK])
+        size = _chunk_size(model, frame.iloc[start : start + CHUNK])
+        yield answered(model, frame.iloc[start : start + size])
+        start += size
+
+
+def _chunk_size(model: Served, frame: pd.DataFrame) -> int:
+    """Return how many of the first rows fit into memory together: pictures of one chunk are decoded before any answer."""
+    if model.modality != "image":
+        return len(frame)
+    total = np.cumsum([uploads.pixels(path) for path in frame["input"]])
+    return max(1, int(np.searchsorted(total, uploads.MAX_PIXELS, side="right")))
 
 
 def _preview(table: pd.DataFrame) -> pd.DataFrame:

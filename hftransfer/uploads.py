@@ -1,5 +1,7 @@
 """What strangers send to the demo: checked before it is decoded, and never trusted with a path."""
 
+import csv
+import itertools
 import shutil
 import stat
 import warnings
@@ -16,8 +18,10 @@ from hftransfer.errors import UserError
 from hftransfer.images import UnreadableImage, is_image_name, opened
 
 MAX_PIXELS = 64_000_000  # phones take 12 to 50 million
+MAX_BATCH_PIXELS = 2_000_000_000  # photos in a zip of 100 MB have half as many; flat PNGs a hundred times more
 MAX_CHARACTERS = 100_000
 MAX_ROWS = 2_000
+MAX_TABLE = 10 * 2**20  # bytes
 MAX_UNZIPPED = 500 * 2**20  # bytes
 TABLES = (".csv", ".tsv", ".jsonl")
 
@@ -43,6 +47,17 @@ def check_image(path: str | Path | None) -> str:
     if width * height > MAX_PIXELS:
         raise UserError(_too_large(f"{width} x {height} = {width * height / 1e6:.0f}"))
     return f"Of {frames} frames only the first was looked at." if frames > 1 else ""
+
+
+def pixels(path: str | Path) -> int:
+    """Return width times height from the header of a picture; 0 where it cannot be read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with opened(path) as image:
+                return image.width * image.height
+        except UnreadableImage:
+            return 0
 
 
 def _too_large(found: str) -> str:
@@ -88,6 +103,11 @@ def read_batch(path: str | None, modality: str, columns: Sequence[str], place: P
         raise UserError("The model compares two texts: send a table with two text columns.")
     if modality == "text":
         _refuse_long(frame)
+    elif sum(size for size in map(pixels, frame["input"]) if size <= MAX_PIXELS) > MAX_BATCH_PIXELS:
+        raise UserError(
+            f"The images of {Path(path).name} have more than {MAX_BATCH_PIXELS // 10**6:,} million pixels together. "
+            "Send them in parts, or smaller."
+        )
     return frame
 
 
@@ -100,6 +120,7 @@ def expected(modality: str, pairs: bool) -> str:
 
 def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """The model's own columns where the table has them; else the ones that look like texts are found."""
+    _refuse_large(path)
     try:
         try:
             return load_inputs([str(path)], "text", list(columns) or None)
@@ -107,6 +128,20 @@ def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
             return load_inputs([str(path)], "text")
     except UserError as error:
         raise UserError(str(error).replace(str(path), path.name)) from None
+
+
+def _refuse_large(path: Path) -> None:
+    """Refuse a table by its bytes and its records, before anything is parsed into columns."""
+    if path.stat().st_size > MAX_TABLE:
+        raise UserError(f"{path.name} is larger than {MAX_TABLE // 2**20} MB. Send it in parts.")
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        records = (line for line in file if line.strip()) if path.suffix.lower() == ".jsonl" else csv.reader(file)
+        try:
+            found = sum(1 for _ in itertools.islice(records, MAX_ROWS + 2))
+        except csv.Error:  # a cell of more than 128 kB: the reader names the row
+            return
+    if found > MAX_ROWS + 1:  # a header may be one of them
+        raise UserError(f"{path.name} holds more than {MAX_ROWS:,} rows, which is the limit. Send it in parts.")
 
 
 def _refuse_long(frame: pd.DataFrame) -> None:

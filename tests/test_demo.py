@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shutil
+import tempfile
 import tomllib
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from hftransfer import uploads
+from hftransfer import demo, uploads
 from hftransfer.demo import build_demo, launch
 from hftransfer.errors import UserError
 from hftransfer.evaluation.recorded import RecordedRun
@@ -312,6 +313,56 @@ def test_report_stands_in_a_frame_that_runs_nothing(runs, tmp_path):
     app = build_demo(str(folder))
     page = next(fn.fn for fn in app.fns.values() if fn.fn and fn.fn.__name__ == "page")()
     assert re.match(r'<iframe [^>]*sandbox srcdoc="[^"<>]*"></iframe>$', page)
+
+
+def test_public_link_has_no_report(runs, tmp_path):
+    """The report quotes training and test rows."""
+    folder = shutil.copytree(runs["text"], tmp_path / "reported")
+    (folder / "report.html").write_text("a training row")
+    tabs = lambda app: [block.label for block in app.blocks.values() if isinstance(block, gr.Tab)]  # noqa: E731
+    assert "Report" in tabs(build_demo(str(folder)))
+    assert tabs(build_demo(str(folder), examples=False)) == ["Predict", "Batch"]
+
+
+def test_large_tables_are_refused_before_they_are_parsed(tmp_path, monkeypatch):
+    monkeypatch.setattr(uploads, "load_inputs", lambda *arguments: pytest.fail("parsed"))
+    tables = {"rows.csv": "x\n" * 10**6, "rows.jsonl": "{}\n" * 10**6, "wide.csv": "text\n" + "x" * (11 * 2**20)}
+    for name, content in tables.items():
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match="more than 2,000 rows|larger than 10 MB"):
+            uploads.read_batch(str(tmp_path / name), "text", ["text"], tmp_path)
+
+
+def test_lines_inside_of_cells_are_no_rows(tmp_path):
+    cell = '"' + "line\n" * 50 + '"\n'
+    (tmp_path / "poems.csv").write_text("text\n" + cell * 100)
+    assert len(uploads.read_batch(str(tmp_path / "poems.csv"), "text", ["text"], tmp_path)) == 100
+
+
+def test_large_pictures_are_decoded_a_few_at_a_time(runs, tmp_path, monkeypatch):
+    """Sixteen flat PNGs of 64 million pixels took 7 GB; their zip is a megabyte."""
+    model = serve(runs["image"])
+    for number in range(5):
+        Image.new("RGB", (200, 100)).save(tmp_path / f"{number}.png")
+    with zipfile.ZipFile(tmp_path / "flat.zip", "w") as archive:
+        for number in range(5):
+            archive.write(tmp_path / f"{number}.png", f"{number}.png")
+    (tmp_path / "place").mkdir()
+    frame = uploads.read_batch(str(tmp_path / "flat.zip"), "image", model.columns, tmp_path / "place")
+    monkeypatch.setattr(uploads, "MAX_PIXELS", 45_000)
+    sizes = [len(table) for table in demo._chunks(model, frame, lambda *arguments, **options: None)]
+    assert sizes == [2, 2, 1]
+    monkeypatch.setattr(uploads, "MAX_BATCH_PIXELS", 99_999)
+    with pytest.raises(UserError, match=r"flat.zip have more than .* pixels together. Send them in parts, or smaller"):
+        uploads.read_batch(str(tmp_path / "flat.zip"), "image", model.columns, tmp_path / "place")
+
+
+def test_batch_results_do_not_pile_up(clients, tmp_path):
+    (tmp_path / "a.csv").write_text("text\na goal in the last minute\n")
+    for _ in range(3):
+        clients["text"].predict(handle_file(tmp_path / "a.csv"), api_name="/batch")
+    made = [folder for folder in Path(tempfile.gettempdir()).glob("hftransfer-demo-*")]
+    assert made and all(len(list(folder.iterdir())) <= 1 for folder in made if folder.owner() == tmp_path.owner())
 
 
 def test_folders_that_cannot_be_shown(runs, tmp_path):

@@ -18,7 +18,7 @@ LEVELS = [
     {"errors", "settings", "memory", "interruption"},
     {"tasks", "heads", "images", "compute", "quick_ops", "run_folder", "starter"},
     {"terminal", "ladder", "processors", "shards", "theme", "trials", "faults", "training_state", "limits"},
-    {"features", "boundary", "references"},
+    {"features", "boundary", "references", "web"},
     {"modalities", "strategies", "convex", "weights"},
     {"data", "checkpoints", "readout", "receipt"},
     {"evaluation"},

@@ -17,7 +17,7 @@ from hftransfer.evaluation.recorded import RecordedRun
 from hftransfer.report.gallery import thumbnail, words
 from hftransfer.review.items import CHOICES, KINDS, Item, Queue, Row, percent
 from hftransfer.run_folder import beside
-from hftransfer.theme import theme
+from hftransfer.web import start
 
 log = logging.getLogger(__name__)
 
@@ -280,12 +280,5 @@ def launch(path: str | Path, share: bool = False, port: int | None = None, wait:
     app = build_review(path)
     if share:
         log.warning("Everybody who has the link sees the rows shown and can write to the patch")
-    try:
-        _, url, _ = app.launch(
-            share=share, server_port=port, prevent_thread_lock=not wait, quiet=not wait, max_file_size="1mb",
-            allowed_paths=[], show_error=False, theme=theme(), footer_links=[], ssr_mode=False,
-            css_paths=[HERE.parent / "demo.css", HERE / "review.css"], js=(HERE / "keys.js").read_text(encoding="utf-8"),
-        )  # fmt: skip
-    except OSError as error:
-        raise UserError(f"Cannot serve on port {port}: {error}. Choose another --port.") from None
-    return app, url
+    keys = (HERE / "keys.js").read_text(encoding="utf-8")
+    return start(app, share, port, wait, "1mb", [HERE.parent / "demo.css", HERE / "review.css"], js=keys)
