@@ -146,9 +146,29 @@ def _find_roles(
         raise UserError(f"The column {sorted(set(inputs) & set(label))} cannot be input and label at once.")
     if len(inputs) > 2 or (len(inputs) == 2 and modality == "image"):
         raise UserError(f"data.input takes one column, or two columns of texts (a pair); found {list(inputs)}.")
+    for name in inputs if modality == "text" else ():
+        _refuse_pictures_as_text(frame[name], name, source.name)
     if source.kind != "image folder":
         log.info("%s: input %s (%s), label %s.", source.name, _words(inputs), modality, _words(label))
     return Columns(inputs, label, modality)
+
+
+def _refuse_pictures_as_text(values: pd.Series, name: str, where: str) -> None:
+    """Raise `UserError` for a column of pictures written as numbers of pixels (FER2013) or in base64."""
+    sample = [value for value in filled(values).head(_SAMPLE) if isinstance(value, str)]
+    for kind, pattern in _PICTURES.items():
+        if sample and all(pattern.match(value) for value in sample):
+            raise UserError(
+                f"{where}: the column {name!r} holds pictures written as {kind}, not words (it starts with "
+                f"{sample[0][:20]!r}). Save each as an image file and name the files in the column."
+            )
+
+
+# 64 grey values are a picture of 8 x 8; base64 of JPEG, PNG, GIF and WebP begins with these letters.
+_PICTURES = {
+    "pixel values": re.compile(r"\s*\[?\s*(?:\d{1,3}[\s,;]+){63}\d{1,3}(?:[\s,;]+\d{1,3})*\s*\]?\s*$"),
+    "base64": re.compile(r"\s*(?:data:image/|/9j/|iVBORw0KGgo|R0lGOD|UklGR)"),
+}
 
 
 def require_column(name: str, frame: pd.DataFrame, where: str) -> None:

@@ -257,14 +257,21 @@ def _records(content: Any) -> Any:
         return [dict(zip(content["columns"], row, strict=False)) for row in content["data"]]
     inner = list(content.values())
     if all(isinstance(value, dict) for value in inner):
-        keys = [set(value) for value in inner]
-        if len(inner) > 1 and all(found == keys[0] for found in keys) and len(keys[0]) >= len(inner):
+        if all(value.keys() == inner[0].keys() for value in inner) and _are_columns(content, inner[0]):
             return [{name: content[name][row] for name in content} for row in inner[0]]  # orient="columns"
         return inner  # orient="index"
     lists = all(isinstance(value, list) for value in inner) and len({len(value) for value in inner}) == 1
     if lists and len(inner) > 1 and not any(isinstance(entry, dict) for value in inner for entry in value):
         return [dict(zip(content, row, strict=True)) for row in zip(*inner, strict=True)]
+    if not any(isinstance(value, (dict, list)) for value in inner):
+        return [content]  # a single row, or a single line of JSON Lines
     return content
+
+
+def _are_columns(outer: dict, inner: dict) -> bool:
+    """Return whether the outer keys name columns and the inner ones number rows: by their digits, else by their number."""
+    numbered_outer, numbered_inner = (all(key.isdigit() for key in keys) for keys in (outer, inner))
+    return numbered_inner if numbered_outer != numbered_inner else 1 < len(outer) <= len(inner)
 
 
 def _parse_json(text: str, place: str) -> Any:
