@@ -59,6 +59,7 @@ def _quiet() -> None:
 
     compute.wait_briefly()  # before torch is imported
     compute.collect_seldom()
+    compute.name_the_user()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loaders fork

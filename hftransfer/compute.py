@@ -10,7 +10,9 @@ import logging
 import os
 import platform
 import sys
+import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,11 +160,18 @@ def thread_plan(device: "torch.device", world: World = World(), batch_bytes: int
     threads = min(share, int(asked) if asked.isdigit() and int(asked) else torch.get_num_threads())
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
-    workers = 0 if device.type == "cpu" else min(8, share - 1, _shared_memory_bytes() // (3 * batch_bytes))
+    workers = min(8, share - 1, _shared_memory_bytes() // (3 * batch_bytes)) if device.type != "cpu" and _forks() else 0
     logger.info("Threads: %d, data loading workers: %d (%d cores a process)", threads, workers, share)
     if threads < share and asked:
         logger.info("OMP_NUM_THREADS=%s leaves %d of %d cores idle (launchers set it)", asked, share - threads, share)
     return ThreadPlan(threads, workers)
+
+
+def _forks() -> bool:
+    """Whether a new process begins as a copy of this one; else it imports the user's script again, and all items travel."""
+    import multiprocessing
+
+    return multiprocessing.get_context().get_start_method() == "fork"
 
 
 def available_cores() -> int:
@@ -242,6 +251,38 @@ def hardware(device: "torch.device") -> dict[str, Any]:
     }
 
 
+def name_the_user() -> None:
+    """Give a user id that the system has no name for one: torch asks for it where it keeps compiled code."""
+    import getpass
+
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        os.environ["USER"] = f"uid-{os.getuid()}"
+
+
 def cache_folder() -> Path:
-    """Where the package keeps what it can make again: `$HFTRANSFER_CACHE`, or `~/.cache/hftransfer`."""
-    return Path(os.environ.get("HFTRANSFER_CACHE") or "~/.cache/hftransfer").expanduser()
+    """Return where the package keeps what it can make again: `$HFTRANSFER_CACHE`, or `~/.cache/hftransfer`.
+
+    Without a home folder that can be written (containers with an unknown user) it is a folder of the temporary ones.
+    """
+    named = os.environ.get("HFTRANSFER_CACHE")
+    if named:
+        return Path(named).expanduser()
+    home = os.path.expanduser("~")
+    folder = Path(home) / ".cache" / "hftransfer"
+    return folder if os.path.isabs(home) and _writable(folder) else _temporary_cache(home)
+
+
+def _writable(folder: Path) -> bool:
+    nearest = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    return os.access(nearest, os.W_OK)
+
+
+@cache
+def _temporary_cache(home: str) -> Path:
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    folder = Path(tempfile.gettempdir()) / f"hftransfer-{user}"
+    logger.warning("The home folder %s cannot be written: features are kept in %s (HFTRANSFER_CACHE names another).",
+                   home, folder)  # fmt: skip
+    return folder

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from hftransfer import run_folder
 from hftransfer.certificate import EIGHT_BITS, NEAR_VALUE, readable, readable_rows
 from hftransfer.errors import UserError, did_you_mean
-from hftransfer.evaluation.comparison import HEADLINE
 from hftransfer.evaluation.intervals import Measured, measure, wilson
+from hftransfer.evaluation.metrics import headline
 from hftransfer.evaluation.recorded import Part, RecordedRun
 from hftransfer.ladder import Ladder
 from hftransfer.predictor import Predictor, load
@@ -214,7 +214,7 @@ def compare(task: Task, original: np.ndarray, exported: np.ndarray) -> dict[str,
     agreement = Measured(float(same.mean()), *wilson(same.sum(), len(same)), len(same))
     return {
         "rows": len(same),
-        "metric": HEADLINE[task.type],
+        "metric": headline(task),
         "max_difference": float(np.abs(original - exported).max()),
         "largest_logit": float(np.abs(original).max()),
         "agreement": asdict(agreement),
@@ -268,7 +268,7 @@ def _agree(task: Task, original: np.ndarray, exported: np.ndarray) -> np.ndarray
 
 
 def _quality(task: Task, part: Part, logits: np.ndarray) -> Measured:
-    return measure(task, part.targets, task.probabilities(logits), part.groups)[HEADLINE[task.type]]
+    return measure(task, part.targets, task.probabilities(logits), part.groups)[headline(task)]
 
 
 def _with_further_inputs(run: RecordedRun, part: Part) -> pd.DataFrame:

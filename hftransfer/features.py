@@ -23,6 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from hftransfer.compute import cache_folder
+from hftransfer.run_folder import has_no_locks
 from hftransfer.shards import OFFSETS, Compute, Shard, Writer, open_checked, read_header, remove, unwritable
 
 if TYPE_CHECKING:
@@ -272,7 +273,9 @@ def _locked(path: Path) -> Iterator[None]:
             logger.info("Waiting for another process that computes the same features (%s)", path)
             lock.acquire()
     except OSError as error:
-        raise unwritable(path.parent, error) from error
+        if not has_no_locks(error):
+            raise unwritable(path.parent, error) from error
+        logger.warning("The file system of %s has no locks: two processes may compute the same features.", path.parent)
     try:
         yield
     finally:

@@ -216,7 +216,6 @@ def train(
     train, validation = positions["train"], positions["validation"]
     by_length = np.argsort(lengths[validation])
     collator = Collator(examples, modality, task)
-    callbacks = [*_callbacks(plan, config), Ending(stop, machine)]
     judged_first = begins_trained and len(validation) > 0
     _check_judged(config, len(validation), plan.model)
     asked, alone = config.per_device_train_batch_size, machine.world_size == 1
@@ -245,7 +244,7 @@ def train(
             data_collator=collator,
             compute_loss_func=loss,
             compute_metrics=_metrics(task, arguments.metric_for_best_model, seen),
-            callbacks=callbacks,
+            callbacks=[*_callbacks(plan, config), Ending(stop, machine)],  # of this attempt: early stopping counts
         )
         trainer.plan, trainer.stop = plan, stop
         trainer.model_accepts_loss_kwargs = False  # else timm's forward is handed `num_items_in_batch`
@@ -260,7 +259,7 @@ def train(
             _undo_a_loss(trainer, start)
         return Trained(
             trainer.state.log_history, arguments.learning_rate, trainer.state.global_step, size,
-            tried.gradient_accumulation_steps, _interruption(trainer, stop),
+            tried.gradient_accumulation_steps, _interruption(trainer, stop, start if judged_first else None),
             _all_evaluations(trainer, task, seen, by_length),
         )  # fmt: skip
 
@@ -324,13 +323,21 @@ def _undo_a_loss(trainer: Trainer, start: Snapshot) -> None:
     state.best_metric, state.best_global_step = first, 0
 
 
-def _interruption(trainer: PlanTrainer, stop: Stop) -> Interruption | None:
-    """Whether training ended before its time, said aloud. Raises `UserError` where nothing good was left by then."""
+def _interruption(trainer: PlanTrainer, stop: Stop, start: Snapshot | None) -> Interruption | None:
+    """Whether training ended before its time, said aloud.
+
+    A loss that is no number before anything was saved leaves the weights of the `start`, where those were evaluated.
+    Raises `UserError` where nothing good is left.
+    """
     state = trainer.state
     if not stop.reason or (stop.reason != LOSS and state.global_step >= state.max_steps):
         return None
     found = Interruption(stop.reason, state.global_step, state.max_steps)
-    if stop.reason == LOSS and state.best_model_checkpoint is None:
+    nothing_saved = stop.reason == LOSS and state.best_model_checkpoint is None
+    if nothing_saved and start is not None:
+        start.restore()
+        state.best_global_step = 0
+    elif nothing_saved:
         remove(Path(trainer.args.output_dir))
         raise UserError(
             f"Training stopped: {found.in_words()}, before anything was saved. Lower training.learning_rate (it is "

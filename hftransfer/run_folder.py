@@ -1,12 +1,13 @@
 """The run folder: made beside its final place and moved there whole; read by everything that comes after training."""
 
+import errno
 import json
 import logging
 import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,21 @@ def _alone(output: Path) -> Iterator[None]:
         raise UserError(f"Another process is writing {output}: wait for it, or choose another --output.") from None
     except PermissionError as error:
         raise UserError(f"No permission to write {error.filename or output}: choose another --output.") from None
+    except OSError as error:
+        if not has_no_locks(error):
+            raise
+        log.warning("The file system of %s has no locks: take care that no other process writes there.", output.parent)
     try:
         yield
     finally:
+        with suppress(OSError):  # Windows keeps a file that is open
+            Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: later it could be another process's
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def has_no_locks(error: OSError) -> bool:
+    """Return whether a lock failed since the file system has none (NFS without its daemon, some Lustre mounts)."""
+    return error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def _refuse(output: Path, folder: Path, resume: bool) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
+from hftransfer.compute import cache_folder
 from hftransfer.errors import UserError, did_you_mean
 
 
@@ -65,8 +66,7 @@ def load(name: str) -> Path:
 
 
 def _cache() -> Path:
-    root = os.environ.get("HFTRANSFER_CACHE")
-    return (Path(root) if root else Path("~/.cache/hftransfer").expanduser()) / "starter"
+    return cache_folder() / "starter"
 
 
 def _files(package: str, pattern: str, name: str) -> list[Path]:

@@ -16,8 +16,8 @@ PACKAGE = ROOT / "hftransfer"
 LEVELS = [
     {"__init__"},
     {"errors", "settings", "memory", "interruption"},
-    {"tasks", "heads", "images", "compute", "quick_ops", "run_folder", "starter"},
-    {"terminal", "ladder", "processors", "shards", "theme", "trials", "faults", "training_state", "limits"},
+    {"tasks", "heads", "images", "compute", "quick_ops", "run_folder"},
+    {"starter", "terminal", "ladder", "processors", "shards", "theme", "trials", "faults", "training_state", "limits"},
     {"features", "boundary", "references", "web"},
     {"modalities", "strategies", "convex", "weights"},
     {"data", "checkpoints", "readout", "receipt"},

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hftransfer.evaluation.comparison import HEADLINE, compare_parts, value_of
+from hftransfer.evaluation.comparison import compare_parts, value_of
 from hftransfer.evaluation.intervals import Measured, measure
-from hftransfer.evaluation.metrics import higher_is_better
+from hftransfer.evaluation.metrics import headline, higher_is_better
 from hftransfer.evaluation.recorded import Part
 from hftransfer.evaluation.resampling import corrected_t_interval
 from hftransfer.tasks import Task
@@ -80,7 +80,7 @@ class Judge:
 
     @property
     def metric(self) -> str:
-        return HEADLINE[self.task.type]
+        return headline(self.task)
 
     def score(self, answers: Answers) -> Measured:
         """The metric that decides, with its 95 % interval."""

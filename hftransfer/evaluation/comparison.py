@@ -19,7 +19,7 @@ from hftransfer.data.patch import in_words
 from hftransfer.errors import UserError, did_you_mean
 from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.intervals import Draws, Measured, measure
-from hftransfer.evaluation.metrics import higher_is_better
+from hftransfer.evaluation.metrics import headline, higher_is_better
 from hftransfer.evaluation.recorded import Part, RecordedRun, open_all
 from hftransfer.tasks import Task
 from hftransfer.terminal import describe_part, percent
@@ -27,7 +27,6 @@ from hftransfer.terminal import describe_part, percent
 if TYPE_CHECKING:
     from rich.console import Group
 
-HEADLINE = {"single_label": "accuracy", "multi_label": "micro_f1", "regression": "rmse"}
 _RIGHT_OR_WRONG = {"accuracy", "subset_accuracy"}
 _ALPHA, _POWER = 0.05, 0.8
 
@@ -127,7 +126,7 @@ def compare(run_folders: Sequence[str | Path], metric: str | None = None, resamp
     parts, notes = _as_patched(runs, names)
     notes += [_describe_headline(run, name) for run, name in zip(runs, names, strict=True) if run.headline != "test"]
     parts = _aligned(runs, parts)
-    task, metric = runs[0].task, metric or HEADLINE[runs[0].task.type]
+    task, metric = runs[0].task, metric or headline(runs[0].task)
     measured = [measure(task, p.targets, p.scores, p.groups, resamples=resamples) for p in parts]
     if metric not in measured[0]:
         raise UserError(

@@ -60,6 +60,13 @@ def compute_metrics(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict
     return {name: float(value) for name, value in found.items()}
 
 
+def headline(task: Task) -> str:
+    """Return the metric that decides between runs: one without a unit where several targets have units of their own."""
+    if task.type == "regression":
+        return "rmse" if task.head_size == 1 else "r2"
+    return "accuracy" if task.type == "single_label" else "micro_f1"
+
+
 def metric_names(task: Task) -> list[str]:
     """Names of all metrics of the task, as two made-up rows have them."""
     targets = np.arange(2) % task.head_size if task.type == "single_label" else np.zeros((2, task.head_size))

@@ -103,7 +103,9 @@ class RecordedRun:
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
-        return read_json(self.folder / "history.json")
+        """The log of the training; a value that was no number (null in the file) is NaN."""
+        entries = read_json(self.folder / "history.json")
+        return [{key: np.nan if value is None else value for key, value in entry.items()} for entry in entries]
 
     @cached_property
     def receipt(self) -> dict[str, Any]:

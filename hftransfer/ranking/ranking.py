@@ -14,9 +14,9 @@ from hftransfer.config import RunConfig
 from hftransfer.data import LabelledData, load_data
 from hftransfer.data.splits import take_examples
 from hftransfer.errors import UserError, did_you_mean
-from hftransfer.evaluation.comparison import HEADLINE, Pair, compare_parts
+from hftransfer.evaluation.comparison import Pair, compare_parts
 from hftransfer.evaluation.intervals import Measured, measure
-from hftransfer.evaluation.metrics import higher_is_better, metric_names
+from hftransfer.evaluation.metrics import headline, higher_is_better, metric_names
 from hftransfer.evaluation.recorded import Part
 from hftransfer.ranking.candidates import CANDIDATES, described
 from hftransfer.ranking.reach import Reachable, reachable
@@ -107,7 +107,7 @@ def rank(config: RunConfig, names: list[str], rows: int = 1000, metric: str | No
     """
     compute.keep_freed_memory()
     data = sample(load_data(config.data), rows, config.seed)
-    metric = metric or HEADLINE[data.task.type]
+    metric = metric or headline(data.task)
     if metric not in (known := metric_names(data.task)):
         raise UserError(f"The metric {metric!r} is not measured here.{did_you_mean(metric, known)}")
     found, outcomes = [], []
