@@ -125,8 +125,7 @@ def _write_any(content, kind, path):
     return True
 
 
-def _use(path, kind, settings_):
-    given_ = datasets.load_from_disk(path) if kind == "saved" else None
+def _use(path, given_, settings_):
     config = DataConfig(train=str(path), **settings_)
     uses = [
         lambda: load_data(config),
@@ -146,7 +145,7 @@ def _use(path, kind, settings_):
 def _any_table(tmp_path_factory, content, kind, settings_):
     path = _fresh(tmp_path_factory, kind)
     if _write_any(content, kind, path):
-        _use(path, kind, settings_)
+        _use(path, datasets.Dataset.from_dict(content) if kind == "saved" else None, settings_)
 
 
 @few
@@ -160,6 +159,12 @@ def test_any_frame_is_used_or_the_users_mistake(tmp_path_factory, content, kind,
 @given(any_frames(), st.sampled_from([*WRITERS, "saved"]), configs)
 def test_two_thousand_frames_are_used_or_the_users_mistake(tmp_path_factory, content, kind, settings_):
     _any_table(tmp_path_factory, content, kind, settings_)
+
+
+def test_a_saved_dataset_without_rows_is_named(tmp_path):
+    datasets.Dataset.from_dict({"text": [], "label": []}).save_to_disk(tmp_path / "empty")
+    with pytest.raises(UserError, match="empty holds no rows"):
+        load_data(DataConfig(train=str(tmp_path / "empty")))
 
 
 # --- pictures that are no texts --------------------------------------------------------------------------------------

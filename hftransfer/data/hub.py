@@ -37,6 +37,8 @@ def read_saved(folder: Path) -> Source:
 
     try:
         dataset = datasets.load_from_disk(str(folder))
+    except IndexError:  # what `datasets` raises for one without rows
+        raise UserError(f"{folder} holds no rows.") from None
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise UserError(f"{folder} looks like a saved dataset but cannot be read: {error}") from error
     return from_dataset(dataset, str(folder), root=folder)
