@@ -171,7 +171,9 @@ def _forks() -> bool:
     """Whether a new process begins as a copy of this one; else it imports the user's script again, and all items travel."""
     import multiprocessing
 
-    return multiprocessing.get_context().get_start_method() == "fork"
+    # asked for without choosing one: a script may still set its own
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    return method == "fork"
 
 
 def available_cores() -> int:
@@ -258,7 +260,7 @@ def name_the_user() -> None:
     try:
         getpass.getuser()
     except (KeyError, OSError, ImportError):
-        os.environ["USER"] = f"uid-{os.getuid()}"
+        os.environ["USER"] = f"uid-{os.getuid()}" if hasattr(os, "getuid") else "user"
 
 
 def cache_folder() -> Path:
@@ -268,7 +270,7 @@ def cache_folder() -> Path:
     """
     named = os.environ.get("HFTRANSFER_CACHE")
     if named:
-        return Path(named).expanduser()
+        return Path(os.path.expanduser(named))
     home = os.path.expanduser("~")
     folder = Path(home) / ".cache" / "hftransfer"
     return folder if os.path.isabs(home) and _writable(folder) else _temporary_cache(home)
@@ -283,6 +285,9 @@ def _writable(folder: Path) -> bool:
 def _temporary_cache(home: str) -> Path:
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"hftransfer-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        raise UserError(f"{folder} belongs to another user: name a folder of your own in HFTRANSFER_CACHE.")
     logger.warning("The home folder %s cannot be written: features are kept in %s (HFTRANSFER_CACHE names another).",
                    home, folder)  # fmt: skip
     return folder

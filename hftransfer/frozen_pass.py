@@ -20,6 +20,10 @@ from hftransfer.weights import architecture_key
 log = logging.getLogger(__name__)
 
 
+class NotStored(Exception):
+    """The activations of this family cannot be stored row by row: they are not as long as the input (Funnel)."""
+
+
 @dataclass(frozen=True)
 class FrozenPass:
     """A network whose lower part is frozen, and where what it gives is kept.
@@ -66,6 +70,8 @@ class FrozenPass:
                 if "attention_mask" not in batch:
                     return list(hidden.numpy())
                 masks = batch["attention_mask"].bool().cpu()  # by the mask: some tokenizers pad on the left
+                if hidden.shape[:2] != masks.shape:
+                    raise NotStored
                 return [row[mask].numpy() for row, mask in zip(hidden, masks, strict=True)]
 
             for found, rows in passes(self.modality, items, positions, self.machine, forward, title):

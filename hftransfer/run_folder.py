@@ -43,15 +43,25 @@ def making(output: Path, resume: bool, is_main: bool = True) -> Iterator[Path]:
         try:
             folder.mkdir(exist_ok=True)
             yield folder
-            os.replace(folder, output)
         except BaseException:
             if _is_resumable(folder):
                 log.warning("%s holds what was done: --resume continues it", folder)
             else:
                 remove(folder)
             raise
+        _move(folder, output)
         for name in SCRATCH:  # not before: killed in between, the run would have lost its checkpoints
             remove(output / name)
+
+
+def _move(folder: Path, output: Path) -> None:
+    """Give a finished run its name. Raises `UserError` that names where it lies instead: it must not be lost."""
+    try:
+        os.replace(folder, output)
+    except OSError as error:
+        raise UserError(
+            f"The run is finished and lies in {folder}: it could not be moved to {output} ({error.strerror}). Move it by hand."
+        ) from error
 
 
 def _is_resumable(folder: Path) -> bool:

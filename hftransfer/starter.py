@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from hftransfer.compute import cache_folder
 from hftransfer.errors import UserError, did_you_mean
+from hftransfer.run_folder import has_no_locks
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,19 @@ def load(name: str) -> Path:
     target, write = DATA[name]
     place = _cache() / target
     place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{place}.lock"):
+    lock = FileLock(f"{place}.lock")
+    try:
+        lock.acquire()
+    except OSError as error:
+        if not has_no_locks(error):
+            raise
+    try:
         if not place.exists():
             unfinished = place.with_name(f"{target}.incomplete")
             write(name, unfinished)
             os.replace(unfinished, place)
+    finally:
+        lock.release()
     return place
 
 

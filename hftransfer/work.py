@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hftransfer.checkpoints import Checkpoint, load_checkpoint
 from hftransfer.config import RunConfig
 from hftransfer.data import LabelledData
 from hftransfer.features import Features, FeatureStore, content_key
-from hftransfer.frozen_pass import FrozenPass, replayed_batch
+from hftransfer.frozen_pass import FrozenPass, NotStored, replayed_batch
 from hftransfer.heads import final_linear, output_layers
 from hftransfer.inference import Machine, predict_logits
 from hftransfer.ladder import Ladder
@@ -215,9 +216,10 @@ def stored_activations(work: Work, plan: Plan) -> tuple[Boundary | None, Feature
     if boundary.is_exact(work.machine.place(work.modality.collate([work.items[row] for row in few]))):
         log.info("Activations below %s are computed once", plan.ladder.rung_name(plan.boundary))
         keys = work.data.frame["digest"].tolist()
-        stored = work.frozen(plan.ladder).boundary(work.items, keys, boundary)
-        if _replays(work, boundary, stored, few):
-            return boundary, stored
+        with suppress(NotStored):
+            stored = work.frozen(plan.ladder).boundary(work.items, keys, boundary)
+            if _replays(work, boundary, stored, few):
+                return boundary, stored
     log.info("Activations are not stored: %s cannot be run from a split point", type(work.model).__name__)
     return None, None
 

@@ -180,7 +180,9 @@ class TestEveryCase:
         metrics = json.loads((runs[strategy, kind] / "metrics.json").read_text())
         for split in ("test", "validation"):
             assert metrics[split]
-            for measured in metrics[split].values():
+            known = {name: found for name, found in metrics[split].items() if found["low"] is not None}
+            assert {"accuracy", "subset_accuracy", "mae"} & known.keys()  # the others may hang on a class of a few rows
+            for measured in known.values():
                 assert measured["low"] <= measured["value"] <= measured["high"]
 
 

@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from hftransfer import compute
 from hftransfer.config import checked
+from hftransfer.errors import UserError
 from hftransfer.evaluation.intervals import measure
 from hftransfer.evaluation.metrics import headline
 from hftransfer.tasks import Task
@@ -67,9 +68,8 @@ def test_file_systems_without_locks(monkeypatch, tmp_path, caplog, code):
 def test_loading_processes_need_a_fork(monkeypatch):
     monkeypatch.setattr(compute, "_shared_memory_bytes", lambda: 2**40)
     monkeypatch.setattr(compute, "available_cores", lambda: 8)
-    context = type("Context", (), {"get_start_method": staticmethod(lambda: "spawn")})
     assert compute.thread_plan(torch.device("cuda")).workers > 0
-    monkeypatch.setattr(multiprocessing, "get_context", lambda: context)
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: "spawn")
     assert compute.thread_plan(torch.device("cuda")).workers == 0
 
 
@@ -117,3 +117,20 @@ def test_the_deciding_metric_of_several_targets_has_no_unit():
     )  # the share is hardly told
     cents = measure(two, truth * [100, 1], answers * [100, 1], None)[headline(two)]
     assert measure(two, truth, answers, None)[headline(two)].value == pytest.approx(cents.value)
+
+
+def test_a_finished_run_that_cannot_be_moved_is_kept_and_named(tmp_path, monkeypatch):
+    replace, output = os.replace, tmp_path / "run"
+
+    def refuse(source, target):
+        if str(target) == str(output):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    data = tiny.text_table(tmp_path / "t.csv", rows=40)
+    with pytest.raises(
+        UserError, match="The run is finished and lies in .*run.incomplete: it could not be moved to .*run"
+    ):
+        run(configuration(tiny.TEXT_FAMILIES["bert"](tmp_path / "m"), data, output))
+    assert (tmp_path / "run.incomplete" / "run.json").is_file()
