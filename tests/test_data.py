@@ -533,7 +533,7 @@ def test_broken_tables(tmp_path):
     fails("EOF inside string", train=write(tmp_path / "quote.csv", 'text,label\n"a,b\nc,d\n'))
     fails(", line 2 is not valid JSON", train=write(tmp_path / "bad.jsonl", '{"text": "a"}\n{"text": \n'))
     fails(", line 1: expected an object", train=write(tmp_path / "list.jsonl", "[1, 2]\n"))
-    fails("expected a list of objects", train=write(tmp_path / "bad.json", '{"a": 1}'))
+    fails("expected a list of objects", train=write(tmp_path / "bad.json", '{"a": {"b": 1}, "c": 2}'))
     fails("cannot be read as Parquet", train=write(tmp_path / "bad.parquet", "PAR1"))
     fails("several columns named 'text'", train=write(tmp_path / "twice.csv", "text,text ,label\na,b,c\n"))
     fails("is no table that can be read: expected a file ending in .csv", train=write(tmp_path / "x.xlsx", "x"))

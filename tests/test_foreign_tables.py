@@ -243,6 +243,40 @@ def test_minus_one_in_a_list_of_class_labels_is_a_missing_label():
         load_data(DataConfig(), datasets.Dataset.from_list(rows, features=features))
 
 
+# Pictures that a table names in its own way
+
+
+@pytest.mark.parametrize(("column", "name"), [
+    ("id", "{:05d}"), ("image_id", "{:05d}.jpg"), ("path", "train\\{:05d}.jpg"), ("file", "elsewhere/{:05d}"),
+])  # fmt: skip
+def test_pictures_are_found_below_the_table(tmp_path, caplog, column, name):
+    caplog.set_level(logging.INFO)
+    for number in range(12):
+        write(tmp_path / "train" / f"{number:05d}.jpg", b"")
+        Image.new("RGB", (40, 40), (20 * number, 0, 0)).save(tmp_path / "train" / f"{number:05d}.jpg")
+    rows = pd.DataFrame({column: [name.format(number) for number in range(12)], "breed": ["cat", "dog"] * 6})
+    rows.to_csv(tmp_path / "labels.csv", index=False)
+    if "elsewhere" in name:
+        with pytest.raises(UserError):
+            load_data(DataConfig(train=str(tmp_path / "labels.csv"), input=column, modality="image"))
+        return
+    data = load_data(DataConfig(train=str(tmp_path / "labels.csv")))
+    assert sorted(data.frame["input"]) == [str(tmp_path / "train" / f"{number:05d}.jpg") for number in range(12)]
+    assert "12 images are found by name below" in caplog.text
+
+
+def test_a_name_that_two_pictures_have_is_not_guessed(tmp_path):
+    for folder in ("a", "b"):
+        for number in range(4):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.new("RGB", (40, 40), (20 * number, 0, 0)).save(tmp_path / folder / f"{number}.jpg")
+    pd.DataFrame({"image": [f"{i}.jpg" for i in range(4)], "label": ["x", "y"] * 2}).to_csv(
+        tmp_path / "t.csv", index=False
+    )
+    with pytest.raises(UserError, match="there is no such file"):
+        load_data(DataConfig(train=str(tmp_path / "t.csv")))
+
+
 # Files that are passed over
 
 

@@ -5,6 +5,8 @@ import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
@@ -35,6 +37,7 @@ INDEX_NAMES = re.compile(r"unnamed: \d+|__index_level_\d+__|index|idx|id|uid|gui
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 USUAL_NAMES = IMAGE_NAMES | TEXT_NAMES | set().union(*LABEL_NAMES, *PAIRS) | {"id", "split", "index"}
 _SAMPLE = 500
+MOST_FILES = 200_000  # that are looked at for pictures a table may mean
 
 
 @dataclass(frozen=True)
@@ -194,15 +197,35 @@ def find_input(
     """The column of images or texts, or the two columns of a text pair, outside of `taken`."""
     free = [name for name in frame.columns if name not in taken]
     images = [name for name in free if name in source.image_columns or looks_like_image(frame[name])]
+    texts = [name for name in free if name.lower() in TEXT_NAMES or _looks_like_text(frame[name])]
+    if not images and (modality == "image" or (modality is None and not texts)):
+        images = _stems_of_images(source, frame, free)
     if images and modality != "text":
         return (_the_one(images, IMAGE_NAMES, "images", "data.input", source.name, frame),), "image"
     if modality == "image":
         raise UserError(f"{source.name}: no column looks like images. Name it with data.input.{_samples(frame, free)}")
-    texts = [name for name in free if name.lower() in TEXT_NAMES or _looks_like_text(frame[name])]
     pair = _pair(texts)
     if pair:
         return pair, "text"
     return (_the_one(texts, TEXT_NAMES, "texts", "data.input", source.name, frame),), "text"
+
+
+def images_below(root: Path) -> dict[str, list[str]]:
+    """Return the images below a folder, relative to it, by file name and by file name without suffix."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(islice(root.rglob("*"), MOST_FILES)):
+        if is_image_name(path.name) and not any(part.startswith(".") for part in path.relative_to(root).parts):
+            for name in {path.name, path.stem}:
+                found.setdefault(name, []).append(path.relative_to(root).as_posix())
+    return found
+
+
+def _stems_of_images(source: Source, frame: pd.DataFrame, free: list[str]) -> list[str]:
+    """The columns whose every value is the name, without suffix, of an image below the table's folder."""
+    ids = [name for name in free if frame[name].map(lambda value: isinstance(value, str) and bool(value.strip())).all()]
+    ids = [name for name in ids if not _looks_like_text(frame[name])]
+    files = images_below(source.root) if ids and source.root is not None and source.kind == "table" else {}
+    return [name for name in ids if files and all(PurePath(value.strip()).name in files for value in frame[name])]
 
 
 def _looks_like_text(values: pd.Series) -> bool:

@@ -3,17 +3,18 @@
 import logging
 import os
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 
 from hftransfer.data.cells import is_missing
-from hftransfer.data.columns import Columns, require_column, split_column
+from hftransfer.data.columns import Columns, images_below, require_column, split_column
 from hftransfer.data.config import AUTOMATIC, DataConfig, Modality
 from hftransfer.data.looks import digest
 from hftransfer.data.sources import SPLIT_WORDS, SPLITS, Source, counts_in_words
 from hftransfer.errors import UserError
+from hftransfer.images import is_image_name
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,33 @@ def gather(sources: list[Source], columns: list[Columns], config: DataConfig) ->
     return rows.drop(columns="written")
 
 
+def as_files(values: pd.Series, source: Source) -> list[Any]:
+    """Return image paths with those that lead nowhere replaced by the one file below the root that they can mean.
+
+    A table may name files without suffix or folder, or with backslashes.
+    """
+    if source.root is None or source.kind == "image folder":
+        return list(values)
+    lost = [isinstance(v, str) and bool(v.strip()) and not (source.root / v.strip()).exists() for v in values]
+    if not any(lost):
+        return list(values)
+    files = images_below(source.root)
+    found = [_meant(value, files) if is_lost else None for value, is_lost in zip(values, lost, strict=True)]
+    count = sum(path is not None for path in found)
+    if count:
+        log.info("%s: %d images are found by name below %s.", source.name, count, source.root)
+    return [value if path is None else path for value, path in zip(values, found, strict=True)]
+
+
+def _meant(value: str, files: dict[str, list[str]]) -> str | None:
+    """The one file that a path without suffix or folder, or with backslashes, can mean."""
+    path = value.strip().replace("\\", "/")
+    wanted = path.rsplit(".", 1)[0] if is_image_name(path) else path
+    found = files.get(PurePosixPath(path).name, []) or files.get(PurePosixPath(wanted).name, [])
+    fitting = [file for file in found if f"/{file}".rsplit(".", 1)[0].endswith(f"/{wanted}")]
+    return fitting[0] if len(fitting) == 1 else None
+
+
 def image_input(value: Any, root: Path | None, allow_outside: bool) -> str | bytes:
     """An image as path or encoded bytes, from a path or from what `datasets` stores; paths may not leave `root`."""
     if isinstance(value, dict):
@@ -76,7 +104,8 @@ def _refuse_outside(path: str, root: Path) -> None:
 def _inputs(source: Source, found: Columns, frame: pd.DataFrame, allow_outside: bool) -> pd.DataFrame:
     """Columns `input`, `input_pair` for pairs, and `written`: what the id is made from."""
     if found.modality == "image":
-        inputs = [image_input(value, source.root, allow_outside) for value in frame[found.input[0]]]
+        values = as_files(frame[found.input[0]], source)
+        inputs = [image_input(value, source.root, allow_outside) for value in values]
         written = [digest(value) if isinstance(value, bytes) else _relative(value, source.root) for value in inputs]
         return pd.DataFrame({"input": inputs, "written": written}, dtype=object)
     texts = {
