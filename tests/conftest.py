@@ -17,6 +17,14 @@ def pytest_unconfigure():
     shutil.rmtree(os.environ["HFTRANSFER_CACHE"], ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_repeated_headline():
+    """The headline of small sets is cross-validated, which every run here would pay seconds for: test_repeats asks for it."""
+    from hftransfer import repeats
+
+    repeats.HEADLINE_BELOW = 0
+
+
 @pytest.fixture(scope="session")
 def browser():
     """Chromium, where it and playwright are installed."""

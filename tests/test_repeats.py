@@ -21,6 +21,12 @@ from hftransfer.train import run
 from tests.test_matrix import configuration
 
 
+@pytest.fixture(autouse=True)
+def headline_below_300(monkeypatch):
+    """As users have it; the other tests do without (conftest)."""
+    monkeypatch.setattr(repeats, "HEADLINE_BELOW", 300)
+
+
 def changed(config, *overrides):
     return with_overrides(config.model_dump(mode="json"), parse_overrides(overrides))
 

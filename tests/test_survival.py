@@ -577,6 +577,8 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_weights(tmp_path, monkeypa
 
 def test_a_loss_that_is_no_number_at_once_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
     config = configuration("full", "text", tmp_path, max_steps=40, evaluations=2, learning_rate=1e-3)
+    random_head = config.strategy.model_copy(update={"head_init": "random"})  # a solved one would be kept
+    config = config.model_copy(update={"strategy": random_head})
     spoils_the_loss(monkeypatch, 3)
     words = r"no longer a number at step 4 of 40, before anything was saved. Lower training.learning_rate \(it is 0.001\), or set"
     with pytest.raises(UserError, match=words):

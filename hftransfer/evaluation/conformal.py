@@ -117,10 +117,12 @@ def describe_sets(task: Task, found: dict) -> str:
     low, high = found["coverage"]["low"], found["coverage"]["high"]
     known = low is not None and np.isfinite([low, high]).all()
     interval = f"95 % interval {low:.3f} to {high:.3f}" if known else "interval not known"
+    mean = found["mean_size"]
+    width = f"{mean:.3g}" if mean is not None and np.isfinite(mean) else "unbounded (too few examples for this level)"
     least = min(found["achievable"].values(), key=lambda each: each["examples"])
     return (
         f"Prediction {kind} at {100 * found['level']:.0f} %: coverage {found['coverage']['value']:.3f} ({interval}), "
-        f"{size} {found['mean_size']:.3g}. The limit with the fewest calibration examples ({least['examples']}) has a "
+        f"{size} {width}. The limit with the fewest calibration examples ({least['examples']}) has a "
         f"coverage of {least['low']:.2f} to {least['high']:.2f} on new examples (95 % Beta interval)."
     )
 
