@@ -57,7 +57,7 @@ def _widened(middle: float, end: float, factor: float, added: float) -> float:
 
 
 def _scale(name: str):
-    """A scale without ends for the metric, and the way back from it."""
+    """Return a scale without ends for the metric, and its inverse."""
     if name in SHARES:
         return logit, expit
     if name in CORRELATIONS:
