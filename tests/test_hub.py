@@ -147,7 +147,7 @@ def test_pushed_model_answers_as_the_local_one(run_folder, tmp_path):
         fresh = in_process(ASK, hub, tmp_path / "other", TOKEN)["answer"]
         repo = hub.repos["model", f"{OWNER}/topics"]
     assert pushed["url"] == f"{hub.url}/{OWNER}/topics" and repo.private and len(repo.commits) == 2
-    assert set(pushed["files"]) == set(repo.files) - {".gitattributes"}
+    assert set(pushed["files"]) == set(repo.files) - {".gitattributes", ".hftransfer-files.json"}
     assert {"README.md", "model.safetensors", "metrics.json", "task.json", "certificate.json"} <= set(repo.files)
     assert "Intended use" in pushed["blanks"] and "Source and licence of the data" in pushed["blanks"]
     local = transformers.pipeline("text-classification", str(run_folder / "model"))("the goal of the match", top_k=None)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 LEAST_ROWS = {"balanced_accuracy": 1, "macro_f1": 5, "mcc": 5}  # of the smallest class, below which it is not known
-_DRAWS = 1000
+_DRAWS, _NUMBERS = 1000, 2_000_000  # as many matrices, or as many numbers in all, but 200 matrices at least
 Interval = tuple[float, float]
 
 
@@ -50,7 +50,8 @@ def _rows_drawn(adjusted: np.ndarray, classes: int, seed: int) -> np.ndarray:
     total = adjusted.sum(1, keepdims=True)
     concentration = np.maximum(total - 1 - (classes - 2) / classes, 0.25)
     random = np.random.default_rng(seed)
-    drawn = random.standard_gamma(np.broadcast_to(adjusted / total * concentration, (_DRAWS, *adjusted.shape)))
+    count = max(200, min(_DRAWS, _NUMBERS // adjusted.size))
+    drawn = random.standard_gamma(np.broadcast_to(adjusted / total * concentration, (count, *adjusted.shape)))
     return drawn / np.maximum(drawn.sum(-1, keepdims=True), 1e-300)
 
 
