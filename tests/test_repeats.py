@@ -142,7 +142,7 @@ def test_a_head_on_few_examples_is_told_by_cross_validation(tmp_path, caplog):
     assert metrics["test"]["accuracy"]["n"] == 12  # the single test part remains
     folder = config.output_folder
     assert "The headline: cross-validated (5 folds, 4 times)" in (folder / "README.md").read_text()
-    assert "Cross-validated (5 folds, 4 times) accuracy" in (folder / "report.html").read_text().lower()
+    assert "cross-validated (5 folds, 4 times) accuracy" in (folder / "report.html").read_text().lower()
     without = run(changed(config, "evaluation.folds=0", f"output={tmp_path / 'other'}"))
     assert without.metrics["headline"] == "test" and "cross_validation" not in without.metrics
     assert f"The headline of {folder.name} is cross-validated" in " ".join(compare([folder, without.folder]).notes)
