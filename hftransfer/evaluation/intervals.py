@@ -29,8 +29,8 @@ _LEVEL = 0.95
 _ROUNDING = 1e-5  # of float32 weights: a smaller step is none
 _BASIS = {"precision": "guessed", "recall": "present", "f1": "union"}  # the rows that each is a share of
 _PROPORTIONS = {"accuracy", "subset_accuracy", "precision", "recall"}
-_CORRELATIONS = {"mcc", "pearson", "spearman"}
-_POSITIVE = {"log_loss", "brier", "mae", "rmse"}
+CORRELATIONS = {"mcc", "pearson", "spearman"}
+POSITIVE = {"log_loss", "brier", "mae", "rmse"}
 _MACRO = {"balanced_accuracy", "macro_f1", "mcc", "auroc", "mean_average_precision"}  # hang on the smallest class
 LEAST_UNITS = 5  # rows (or 2 groups) of the smallest class behind a macro average; fewer are not known
 
@@ -87,7 +87,7 @@ def measure(
 
 def _around(value: float, ends: tuple[float, float], name: str) -> tuple[float, float]:
     """The ends, inside of what the metric can be, with `value` between them."""
-    least = -1.0 if name in _CORRELATIONS else 0.0
+    least = -1.0 if name in CORRELATIONS else 0.0
     return float(min(max(ends[0], least), value)), float(max(min(ends[1], 1.0), value))
 
 
@@ -244,10 +244,10 @@ def _unbounded(name: str, value: float, step: float, rows: int) -> tuple[float, 
     if name == "r2":  # 1 - R2 is a ratio of squares
         low, high = _unbounded("rmse", 1 - value, step, rows)
         return 1 - high, 1 - low
-    if name in _CORRELATIONS:
+    if name in CORRELATIONS:
         low, high = _unbounded("share", (value + 1) / 2, step / 2, rows)
         return 2 * low - 1, 2 * high - 1
-    if name in _POSITIVE:
+    if name in POSITIVE:
         return (value * np.exp(-step / value), value * np.exp(step / value)) if value > 0 else (np.nan, np.nan)
     if step == 0 or not 0 < value < 1:
         # No resample differs, for lack of errors rather than of doubt: as much is known as of `rows` of `rows`.

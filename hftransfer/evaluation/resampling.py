@@ -7,9 +7,8 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from hftransfer.errors import UserError
-from hftransfer.evaluation.intervals import Measured
+from hftransfer.evaluation.intervals import CORRELATIONS, POSITIVE, Measured
 
-CORRELATIONS = {"mcc", "pearson", "spearman"}
 SHARES = {
     "accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "subset_accuracy", "auroc", "mean_average_precision",
 }  # fmt: skip
@@ -64,7 +63,7 @@ def _scale(name: str):
         return (lambda value: logit((value + 1) / 2)), (lambda value: 2 * expit(value) - 1)
     if name == "r2":
         return (lambda value: np.log(1 - value)), (lambda value: 1 - np.exp(value))
-    if name in {"log_loss", "brier", "mae", "rmse"}:
+    if name in POSITIVE:
         return np.log, np.exp
     return (lambda value: np.asarray(value, dtype=float)), (lambda value: value)  # of another library: no known ends
 
