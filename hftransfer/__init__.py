@@ -6,16 +6,17 @@ transformers take seconds to import.
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from hftransfer.core.version import __version__ as __version__
+
 __all__ = ["RunConfig", "load", "predict", "run"]
 
 if TYPE_CHECKING:
     from hftransfer.config import RunConfig
-    from hftransfer.predictor import load, predict
+    from hftransfer.prediction.predictor import load, predict
     from hftransfer.train import run
 
 # No module may be called `predict`: importing it would put the module where the function is expected.
-_HOMES = {"RunConfig": "config", "run": "train", "load": "predictor", "predict": "predictor"}
+_HOMES = {"RunConfig": "config", "run": "train", "load": "prediction.predictor", "predict": "prediction.predictor"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,12 +10,12 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from hftransfer.core.errors import UserError, did_you_mean
+from hftransfer.core.settings import Count, Seed, Settings
 from hftransfer.data import DataConfig
-from hftransfer.errors import UserError, did_you_mean
 from hftransfer.evaluation import EvaluationConfig
 from hftransfer.modalities import AugmentationConfig
-from hftransfer.references import ModelConfig
-from hftransfer.settings import Count, Seed, Settings
+from hftransfer.models.references import ModelConfig
 from hftransfer.strategies import CHOICES, AnyStrategy, ProbeStrategy
 from hftransfer.strategies.head import HeadConfig
 

@@ -12,21 +12,17 @@ from typing import Any
 
 import torch
 
-from hftransfer import compute, run_folder
-from hftransfer.checkpoints import Checkpoint, load_checkpoint
 from hftransfer.config import RunConfig
+from hftransfer.core.errors import UserError
+from hftransfer.core.files import read_json, write_json
+from hftransfer.core.wording import describe_part, ends, percent
 from hftransfer.data import LabelledData, load_data
 from hftransfer.doctor import examine_loaded
-from hftransfer.errors import UserError
-from hftransfer.faults import explained
-from hftransfer.interruption import Interruption, Stop, listening
-from hftransfer.ladder import Ladder
-from hftransfer.probe import Probe
-from hftransfer.receipt import Sizes, check_frozen, tensor_hashes
-from hftransfer.repeats import check_parts, check_repeats, offer_folds, repeat
-from hftransfer.strategies import AutoStrategy, Plan, ProbeStrategy
-from hftransfer.terminal import describe_part, ends, percent
-from hftransfer.work import (
+from hftransfer.models.layers import Ladder
+from hftransfer.models.loading import Checkpoint, load_checkpoint
+from hftransfer.pipeline.error_translation import explained
+from hftransfer.pipeline.repeats import check_parts, check_repeats, offer_folds, repeat
+from hftransfer.pipeline.run_context import (
     Work,
     network_predictions,
     prepare,
@@ -35,6 +31,12 @@ from hftransfer.work import (
     solve_head,
     stored_activations,
 )
+from hftransfer.probe.fit import Probe
+from hftransfer.runs import folder as run_folder
+from hftransfer.runtime import devices
+from hftransfer.runtime.interruption import Interruption, Stop, listening
+from hftransfer.strategies import AutoStrategy, Plan, ProbeStrategy
+from hftransfer.training.freeze_check import Sizes, check_frozen, tensor_hashes
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
     check_repeats(config)
     _check_training(config)
     if config.push_to_hub.repo_id:
-        from hftransfer.hub import check_ready, push_as_configured
+        from hftransfer.publish.hub import check_ready, push_as_configured
 
         check_ready(config.push_to_hub.repo_id, config.push_to_hub.space, config.push_to_hub.update)
     with explained(config.output_folder), listening() as stop:
@@ -92,7 +94,7 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
         if made.metrics:
             if repeated:
                 made.metrics.update(repeated)
-                run_folder.write_json(made.folder / "metrics.json", made.metrics)
+                write_json(made.folder / "metrics.json", made.metrics)
             _say(made)
             _explain(config, made)
             _write_pages(made.folder)
@@ -105,7 +107,7 @@ def _check_training(config: RunConfig) -> None:
     """What transformers alone can judge, before minutes of features are spent on it."""
     named = JUDGED_BY_TRANSFORMERS & config.training.model_dump(exclude_defaults=True).keys()
     if named and not isinstance(config.strategy, ProbeStrategy):
-        from hftransfer.arguments import check_arguments
+        from hftransfer.training.arguments import check_arguments
 
         check_arguments(config.training)
 
@@ -113,13 +115,13 @@ def _check_training(config: RunConfig) -> None:
 def _explain(config: RunConfig, made: Run) -> None:
     """What led to the answers that the report shows, where there are any."""
     if config.evaluation.explanations and {"test", "validation"} & made.metrics.keys():
-        from hftransfer.explain import explain_run
+        from hftransfer.prediction.explain import explain_run
 
         explain_run(made.folder, config.use_cpu)
 
 
 def _write_pages(folder: Path) -> None:
-    from hftransfer.outputs import write_pages  # scikit-learn and scipy.stats: not before the first batch
+    from hftransfer.pipeline.outputs import write_pages  # scikit-learn and scipy.stats: not before the first batch
 
     write_pages(folder)
 
@@ -136,7 +138,7 @@ def _say(made: Run) -> None:
 
 def _chosen(config: RunConfig, dataset: Any, resume: bool) -> tuple[RunConfig, Run]:
     """Strategy auto: what the data chose, and its run. Ctrl-C ends the search at once: its output is whole already."""
-    from hftransfer.advice.command import keep_the_best
+    from hftransfer.planning.strategies.command import keep_the_best
 
     if resume:
         raise UserError("strategy auto is not resumed: its output is a whole run from the first minute on. Train anew.")
@@ -156,17 +158,17 @@ def _finished(config: RunConfig, dataset: Any) -> Run | None:
     folder = config.output_folder
     if not (folder / run_folder.COMPLETE).is_file():
         return None
-    modality = run_folder.read_json(folder / run_folder.COMPLETE)["modality"]
+    modality = read_json(folder / run_folder.COMPLETE)["modality"]
     stored = {
         "config": _described(RunConfig.from_yaml(folder / "config.yaml")),
-        "data": run_folder.read_json(folder / run_folder.COMPLETE)["data"]["fingerprint"],
+        "data": read_json(folder / run_folder.COMPLETE)["data"]["fingerprint"],
     }
     run_folder.refuse_differences(folder, stored, stored | {"config": _described(config.settled(modality))})
     data = load_data(config.data, dataset)
     run_folder.refuse_differences(folder, stored, stored | {"data": data.fingerprint})
     log.info("Nothing to resume: %s is whole", folder)
-    world = compute.launched_world()
-    return Run(folder, run_folder.read_json(folder / "metrics.json") if world.rank == 0 else {})
+    world = devices.launched_world()
+    return Run(folder, read_json(folder / "metrics.json") if world.rank == 0 else {})
 
 
 def _described(config: RunConfig) -> dict[str, Any]:
@@ -193,9 +195,9 @@ def _again(config: RunConfig, dataset: Any) -> dict[str, Any]:
 def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
     """Make one run folder; its metrics are known to the main process."""
     seconds = Seconds()
-    compute.keep_freed_memory()
-    world = compute.launched_world()
-    device = compute.choose_device(world, config.use_cpu)
+    devices.keep_freed_memory()
+    world = devices.launched_world()
+    device = devices.choose_device(world, config.use_cpu)
     _join(world, device)
     metrics: dict[str, Any] = {}
     with run_folder.making(config.output_folder, resume, world.rank == 0) as folder:
@@ -223,7 +225,7 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
         predictions, trained = _adapt(work, plan, probe, folder, stop, seconds)
         check_frozen(plan, before)
         if world.rank == 0:
-            from hftransfer.outputs import Record, write_run
+            from hftransfer.pipeline.outputs import Record, write_run
 
             with seconds("writing"):
                 predictions = settle(work, predictions)
@@ -236,7 +238,7 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
     return Run(config.output_folder, metrics, trained.interruption if trained else None)
 
 
-def _join(world: compute.World, device: torch.device) -> None:
+def _join(world: devices.World, device: torch.device) -> None:
     """Connect the processes of a launch before anything is shared between them."""
     if world.size > 1:
         from accelerate import PartialState
@@ -298,7 +300,7 @@ def _adapt(work: Work, plan: Plan, probe: Probe | None, folder: Path, stop: Stop
     """Train what the plan says, from stored activations where that is exact; returns predictions and the loop's record."""
     if not work.trains:
         return probe_predictions(work, probe), None
-    from hftransfer import loop  # six seconds of imports that a probe does not need
+    from hftransfer.training import trainer as loop  # six seconds of imports that a probe does not need
 
     with seconds("features"):
         boundary, stored = stored_activations(work, plan)

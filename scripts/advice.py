@@ -92,9 +92,9 @@ def main() -> None:
 
 def measure(name: str, labels: int, seed: int, asked: argparse.Namespace) -> dict[str, Any]:
     """Advice on one draw of the labels, and every strategy trained on them."""
-    from hftransfer.advice.command import advise
-    from hftransfer.advice.words import as_dict
     from hftransfer.config import parse_overrides, with_overrides
+    from hftransfer.planning.strategies.command import advise
+    from hftransfer.planning.strategies.wording import as_dict
 
     title, model, arguments = SETS[name]
     with tempfile.TemporaryDirectory() as place:
@@ -143,7 +143,7 @@ def draw(name: str, root: Path, labels: int, seed: int) -> pd.DataFrame:
 
 
 def _starter_digits(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    from hftransfer import starter
+    from hftransfer.core import starter
 
     files = sorted(starter.load("starter/digits").glob("*/*.png"))
     table = pd.DataFrame({"path": [str(file) for file in files], "label": [f"d{file.parent.name}" for file in files]})
@@ -152,7 +152,7 @@ def _starter_digits(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _starter_bbc(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    from hftransfer import starter
+    from hftransfer.core import starter
 
     table = pd.read_csv(starter.load("starter/bbc")).rename(columns={"topic": "label"}).drop_duplicates("text")
     test = table.groupby("label").sample(frac=0.4, random_state=0)

@@ -114,8 +114,8 @@ def _write_table(path: Path, frame, modality: str) -> None:
 
 def _plain_weights(model: str, data, folder: Path) -> Path:
     """The folder itself where the reference is one, else a copy written by transformers."""
-    from hftransfer import starter
-    from hftransfer.checkpoints import ModelConfig, load_checkpoint, save_model
+    from hftransfer.core import starter
+    from hftransfer.models.loading import ModelConfig, load_checkpoint, save_model
 
     place = starter.checkpoint(model).path if model.startswith("starter/") else Path(model)
     if place.is_dir():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from results import SETS
 
-from hftransfer.evaluation.recorded import RecordedRun
+from hftransfer.runs.reader import RecordedRun
 
 COLUMNS = ("set", "strategy", "test rows", "temperature", "ECE before", "ECE after", "Brier before", "Brier after", "sets at",
            "hold the truth", "classes in a set")  # fmt: skip

@@ -41,8 +41,8 @@ def photos(folder: Path, model: str) -> dict[str, Any]:
 
 def certificates(kinds: dict[str, dict], strategies: list[str]) -> Iterator[dict[str, Any]]:
     """One line a run: its stages, as `certificate.json` holds them."""
-    from hftransfer.certificate import certify
-    from hftransfer.export import export
+    from hftransfer.publish.export import export
+    from hftransfer.publish.round_trip import certify
 
     for kind, values in kinds.items():
         for strategy in strategies:
@@ -58,7 +58,7 @@ def certificates(kinds: dict[str, dict], strategies: list[str]) -> Iterator[dict
 
 def exports(sources: dict[str, dict]) -> Iterator[dict[str, Any]]:
     """One line an export: what `export.json` holds, or why it was refused."""
-    from hftransfer.export import export
+    from hftransfer.publish.export import export
 
     for name, values in sources.items():
         with tempfile.TemporaryDirectory() as place:
@@ -80,7 +80,7 @@ def train(values: dict[str, Any], place: Path) -> Path:
 
 def attempt(export: Any, folder: Path, format: str) -> str:
     """Export; the reason where it was refused."""
-    from hftransfer.errors import UserError
+    from hftransfer.core.errors import UserError
 
     try:
         export(folder, format)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hftransfer.convex import make_folds
 from hftransfer.evaluation.intervals import measure
 from hftransfer.evaluation.metrics import compute_metrics
 from hftransfer.evaluation.resampling import corrected_t_interval, over_repeats
+from hftransfer.probe.solver import make_folds
 from hftransfer.tasks import Task
 
 WIDTH, FRESH = 20, 20_000

@@ -22,8 +22,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from hftransfer.convex import PENALTIES, make_folds, mean_loss, solve_head
-from hftransfer.labelling.curve import Problem
+from hftransfer.planning.labels.curve import Problem
+from hftransfer.probe.solver import PENALTIES, make_folds, mean_loss, solve_head
 
 TEST_ROWS, MOST_ROWS = 1000, 500
 Folds = list[tuple[np.ndarray, np.ndarray]]

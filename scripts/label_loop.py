@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hftransfer.apps.review.page import Review
 from hftransfer.config import checked
 from hftransfer.data.patch import append
 from hftransfer.evaluation.comparison import compare
-from hftransfer.review.page import Review
 from hftransfer.train import run
 
 SHOWN = (10, 20, 40, 70, 100)

@@ -22,8 +22,8 @@ import numpy as np
 from results import SETS
 from tqdm import tqdm
 
-from hftransfer.labelling.choice import choose, directions, doubt
-from hftransfer.labelling.curve import METRIC, Judge, Problem, arrange, fitted, measure_curve, solved
+from hftransfer.planning.labels.choice import choose, directions, doubt
+from hftransfer.planning.labels.curve import METRIC, Judge, Problem, arrange, fitted, measure_curve, solved
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,24 @@ FURTHER = (1.25, 1.5, 2.0)
 
 def problem_of(name: str, root: str) -> Problem:
     """Features of a set by its starter checkpoint: the mean of the tokens, or what the network's head reads."""
-    from hftransfer import compute
-    from hftransfer.checkpoints import load_checkpoint
     from hftransfer.config import parse_overrides, with_overrides
     from hftransfer.data import load_data
-    from hftransfer.ladder import Ladder
-    from hftransfer.probe import plain_features
-    from hftransfer.work import prepare
+    from hftransfer.models.layers import Ladder
+    from hftransfer.models.loading import load_checkpoint
+    from hftransfer.pipeline.run_context import prepare
+    from hftransfer.probe.fit import plain_features
+    from hftransfer.runtime import devices
 
     source, *overrides = (argument.replace("{root}", root) for argument in SETS[name].arguments.split())
     changes = parse_overrides(overrides) | {"data.train_examples": MEASURED[name].limit}
     if MEASURED[name].test:
         changes["data.split.test"] = MEASURED[name].test
     config = with_overrides({"data": {"train": source}, "model": SETS[name].model}, changes)
-    compute.keep_freed_memory()
+    devices.keep_freed_memory()
     data = load_data(config.data)
     checkpoint = load_checkpoint(config.model, data.modality, data.task)
     with tempfile.TemporaryDirectory() as scratch:
-        work = prepare(config, data, checkpoint, compute.choose_device(), compute.World(), Path(scratch))
+        work = prepare(config, data, checkpoint, devices.choose_device(), devices.World(), Path(scratch))
         keys = data.frame["digest"].tolist()
         features = plain_features(work.frozen(Ladder.of(work.model)), work.items, keys)
     return Problem(

@@ -109,7 +109,7 @@ def fuse_batch_norm(model, inputs) -> None:
 
 
 def child(arguments: argparse.Namespace) -> None:
-    from hftransfer.compute import keep_freed_memory
+    from hftransfer.runtime.devices import keep_freed_memory
 
     allocator = "kept" if keep_freed_memory() else "as is"
     import torch

@@ -25,10 +25,10 @@ from unittest.mock import patch
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmark"))
-from hftransfer.boundary import Boundary
 from hftransfer.config import RunConfig, parse_overrides, with_overrides
+from hftransfer.models.partial import Boundary
+from hftransfer.runtime.autotune import seconds_of
 from hftransfer.train import run
-from hftransfer.trials import seconds_of
 
 BATCH, FIRST = 32, 5
 SETS = {
@@ -55,15 +55,15 @@ def phases(name: str, strategy: str, *further: str) -> dict[str, float]:
 
 def prepared(name: str, folder: str) -> Any:
     """Data, network and machine as a run has them before it trains."""
-    from hftransfer import compute
-    from hftransfer.checkpoints import load_checkpoint
     from hftransfer.data import load_data
-    from hftransfer.work import prepare
+    from hftransfer.models.loading import load_checkpoint
+    from hftransfer.pipeline.run_context import prepare
+    from hftransfer.runtime import devices
 
     config = configuration(name, folder, "full")
     data = load_data(config.data)
     checkpoint = load_checkpoint(config.model, data.modality, data.task)
-    return prepare(config, data, checkpoint, compute.choose_device(), compute.World(), Path(folder) / "scratch")
+    return prepare(config, data, checkpoint, devices.choose_device(), devices.World(), Path(folder) / "scratch")
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def _seconds(step: Any, count: int, device: torch.device) -> float:
 
 
 def training(name: str, steps: int) -> dict[str, float]:
-    with patch("hftransfer.loop.quick_operations", lambda device: nullcontext()):
+    with patch("hftransfer.training.trainer.quick_operations", lambda device: nullcontext()):
         torchs_own = ours(name, steps)
     return {
         "train: hftransfer full": ours(name, steps),
@@ -147,7 +147,7 @@ def training(name: str, steps: int) -> dict[str, float]:
 
 def prediction(name: str, rows: int = 1024) -> dict[str, float]:
     """Rows a second of a pass over real lengths; texts also padded to a fixed length, in float32 and as our machine computes."""
-    from hftransfer.inference import predict_logits
+    from hftransfer.features.passes import predict_logits
 
     with tempfile.TemporaryDirectory() as folder:
         work = prepared(name, folder)

@@ -28,7 +28,7 @@ def variants(folder: Path) -> list[str]:
     """MiniLM whole, with one and three of its six layers, and with random weights, as folders."""
     from transformers import AutoModel, AutoTokenizer, set_seed
 
-    from hftransfer import starter
+    from hftransfer.core import starter
 
     source = starter.checkpoint("starter/minilm").path
     tokenizer = AutoTokenizer.from_pretrained(source)
@@ -51,8 +51,8 @@ def measure(name: str, root: str, checkpoints: list[str], samples: list[int]) ->
     from hftransfer.config import parse_overrides, with_overrides
     from hftransfer.data import load_data
     from hftransfer.evaluation.metrics import compute_metrics
-    from hftransfer.ranking.ranking import rank
-    from hftransfer.work import probed
+    from hftransfer.pipeline.run_context import probed
+    from hftransfer.planning.checkpoints.ranking import rank
 
     source, *overrides = (argument.replace("{root}", root) for argument in SETS[name].arguments.split())
     changes = parse_overrides(overrides) | {"data.train_examples": LIMITS[name]}

@@ -16,9 +16,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from hftransfer.advice.rungs import next_to_measure
 from hftransfer.evaluation.comparison import paired_shares
 from hftransfer.evaluation.resampling import corrected_t_interval
+from hftransfer.planning.strategies.candidates import next_to_measure
 
 FOLDS, SHARED = 5, 0.5  # folds of the rows; the correlation of two rungs' luck with a row
 SECONDS = {"frozen": 10, "lora": 24, "full": 30}  # a fold of each, as on 50 to 200 digits and one core

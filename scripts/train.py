@@ -5,7 +5,7 @@ The same as `accelerate launch -m hftransfer train …`.
 
 import sys
 
-from hftransfer.cli import main
+from hftransfer.cli.commands import main
 
 if __name__ == "__main__":
     sys.argv.insert(1, "train")

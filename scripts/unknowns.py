@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hftransfer import starter
 from hftransfer.config import checked
+from hftransfer.core import starter
 from hftransfer.evaluation.intervals import Measured
 from hftransfer.evaluation.unknown import energy, separation
-from hftransfer.predictor import load
+from hftransfer.prediction.predictor import load
+from hftransfer.prediction.reliability import distance
 from hftransfer.train import run
-from hftransfer.trust import distance
 
 MODELS = {"text": "starter/minilm", "image": "starter/efficientnet-lite0"}
 FAR = {"text": "bbc", "image": "digits"}

@@ -4,7 +4,7 @@ import logging
 import os
 from pathlib import Path
 
-from hftransfer.demo import launch
+from hftransfer.apps.demo import launch
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 launch(os.environ.get("MODEL", str(Path(__file__).with_name("model"))))

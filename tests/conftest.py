@@ -20,7 +20,7 @@ def pytest_unconfigure():
 @pytest.fixture(scope="session", autouse=True)
 def no_repeated_headline():
     """The headline of small sets is cross-validated, which every run here would pay seconds for: test_repeats asks for it."""
-    from hftransfer import repeats
+    from hftransfer.pipeline import repeats
 
     repeats.HEADLINE_BELOW = 0
 

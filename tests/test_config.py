@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from hftransfer.config import NOT_FURTHER, RunConfig, checked, parse_overrides, read_yaml, with_overrides
-from hftransfer.errors import UserError
-from hftransfer.settings import Settings
+from hftransfer.core.errors import UserError
+from hftransfer.core.settings import Settings
 from hftransfer.strategies import CHOICES
 
 MINIMAL = {"data": {"train": "x"}, "model": "m"}

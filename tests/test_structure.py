@@ -8,62 +8,54 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hftransfer.cli import app
+from hftransfer.cli.commands import app
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hftransfer"
-# Bottom to top; a file imports only from files above its own line here.
-LEVELS = [
-    {"__init__"},
-    {"errors", "settings", "memory", "interruption"},
-    {"tasks", "heads", "images", "compute", "quick_ops", "run_folder"},
-    {"starter", "terminal", "ladder", "processors", "shards", "theme", "trials", "faults", "training_state", "limits"},
-    {"features", "boundary", "references", "web"},
-    {"modalities", "strategies", "convex", "weights"},
-    {"data", "checkpoints", "readout", "receipt"},
-    {"evaluation"},
-    {"config", "inference", "predictions", "kept_inputs"},
-    {"repeats"},
-    {"frozen_pass", "report", "certificate", "quantise", "callbacks", "arguments"},
-    {"loop", "probe", "card"},
-    {"work", "hub"},
-    {"trust", "doctor", "ranking", "self_check"},
-    {"predictor"},
-    {"outputs", "uploads", "export", "explain", "labelling"},
-    {"serving"},
-    {"corrections", "why"},
-    {"advice"},
-    {"train", "demo", "review"},
-    {"cli", "forms"},
-    {"__main__"},
-]
+# Bottom to top: a package imports only from the packages before it.
+ORDER = (
+    "core", "tasks", "runtime", "models", "runs", "evaluation", "modalities", "strategies", "features", "data", "probe",
+    "config", "report", "training", "prediction", "apps", "publish", "pipeline", "planning", "doctor", "train", "cli",
+)  # fmt: skip
+ENTRY = ("__init__", "__main__")  # public names and the command: from anywhere, imported by nothing
 
 
-def level_of(unit):
-    return next((number for number, units in enumerate(LEVELS) if unit in units), None)
+def unit_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_modules(tree):
+    """Yield what a file imports of the package, as dotted names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            yield "hftransfer.__relative__"
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def units_and_imports():
     for path in sorted(PACKAGE.rglob("*.py")):
-        unit = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hftransfer."):
-                yield unit, node.module.split(".")[1], path
-            elif isinstance(node, ast.ImportFrom) and node.module == "hftransfer":
-                yield from ((unit, alias.name, path) for alias in node.names)
+        for name in imported_modules(ast.parse(path.read_text(encoding="utf-8"))):
+            first, _, rest = name.partition(".")
+            if first == "hftransfer":
+                yield unit_of(path), rest.split(".")[0] or "__init__", path
 
 
-def test_every_file_has_a_level():
-    found = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
-    assert found == set().union(*LEVELS)
+def test_every_package_has_a_place_in_the_order():
+    assert {unit_of(path) for path in PACKAGE.rglob("*.py")} == {*ORDER, *ENTRY}
+
+
+def test_few_modules_lie_beside_the_packages():
+    assert len(list(PACKAGE.glob("*.py"))) <= 8
 
 
 def test_imports_run_one_way():
     wrong = [
-        f"{path.relative_to(ROOT)} imports {imported}"
+        f"{path.relative_to(ROOT)} imports hftransfer.{imported}"
         for unit, imported, path in units_and_imports()
-        if unit not in (imported, "__init__") and not imported.startswith("__")  # public names, from anywhere
-        and level_of(imported) >= level_of(unit)
+        if unit not in (*ENTRY, imported) and (imported not in ORDER or ORDER.index(imported) > ORDER.index(unit))
     ]  # fmt: skip
     assert not wrong
 

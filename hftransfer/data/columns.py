@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from hftransfer.data.cells import filled, number
+from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.data.config import AUTOMATIC, DataConfig, Modality
 from hftransfer.data.sources import SPLIT_WORDS, Source
-from hftransfer.errors import UserError, did_you_mean
-from hftransfer.images import is_image_name
+from hftransfer.data.values import filled, number
+from hftransfer.modalities.image_files import is_image_name
 
 log = logging.getLogger(__name__)
 

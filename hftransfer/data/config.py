@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from hftransfer.settings import Count, Seed, Settings
+from hftransfer.core.settings import Count, Seed, Settings
 from hftransfer.tasks import TaskType
 
 Modality = Literal["image", "text"]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from hftransfer.core.errors import UserError
 from hftransfer.data.sources import SPLIT_WORDS, Source, counts_in_words
-from hftransfer.errors import UserError
-from hftransfer.images import describe_passed_over, is_image_name
+from hftransfer.modalities.image_files import describe_passed_over, is_image_name
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

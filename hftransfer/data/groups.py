@@ -9,12 +9,12 @@ from pathlib import PurePath
 import numpy as np
 import pandas as pd
 
-from hftransfer.data.cells import is_missing
+from hftransfer.core.errors import UserError
 from hftransfer.data.config import Modality
 from hftransfer.data.duplicates import NO_PAIRS, SMALL_PICTURE, components, equal_pairs, similar_images, similar_texts
-from hftransfer.data.looks import Look
+from hftransfer.data.inspection import Look
 from hftransfer.data.sources import SPLIT_WORDS
-from hftransfer.errors import UserError
+from hftransfer.data.values import is_missing
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Union
 
 import pandas as pd
 
+from hftransfer.core.errors import UserError
 from hftransfer.data.sources import SPLIT_WORDS, Source, counts_in_words, in_order
-from hftransfer.errors import UserError
 
 if TYPE_CHECKING:
     import datasets

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from hftransfer.data.cells import is_missing, number
-from hftransfer.errors import UserError
+from hftransfer.core.errors import UserError
+from hftransfer.data.values import is_missing, number
 from hftransfer.tasks import Task, TaskType
 
 log = logging.getLogger(__name__)

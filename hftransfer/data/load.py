@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any, Union
 import numpy as np
 import pandas as pd
 
-from hftransfer.data.cells import is_missing
+from hftransfer.core.errors import UserError, did_you_mean
+from hftransfer.core.wording import in_words
 from hftransfer.data.config import AUTOMATIC, DataConfig, Modality, SplitConfig
 from hftransfer.data.groups import join_copies, leak_groups, links
-from hftransfer.data.looks import Look, look_at_all
-from hftransfer.data.patch import Patch, in_words, without_known
+from hftransfer.data.inspection import Look, look_at_all
+from hftransfer.data.patch import Patch, without_known
 from hftransfer.data.read import read_rows
 from hftransfer.data.sources import SPLITS
 from hftransfer.data.splits import assign_splits, read_split_file, single_examples, take_examples
-from hftransfer.errors import UserError, did_you_mean
+from hftransfer.data.values import is_missing
 from hftransfer.tasks import Task
 
 if TYPE_CHECKING:

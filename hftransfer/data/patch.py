@@ -21,18 +21,18 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from hftransfer.data.cells import number
+from hftransfer.core.errors import UserError
+from hftransfer.core.wording import DONE
 from hftransfer.data.config import DataConfig, Modality
 from hftransfer.data.rows import image_input
 from hftransfer.data.sources import missing
-from hftransfer.errors import UserError
+from hftransfer.data.values import number
 from hftransfer.tasks import Task
 
 log = logging.getLogger(__name__)
 
 # Of the members of a group those stand that are furthest right; copies of a judged row leave the part before it.
 _RANK = {"train": 0, "validation": 1, "test": 2}
-DONE = {"relabel": "relabelled", "drop": "dropped", "group": "grouped", "add": "added"}
 
 
 class Decision(BaseModel):
@@ -231,9 +231,3 @@ def without_known(added: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
                     "one corrects the same input", len(added), known.sum(), (twice & ~known).sum())  # fmt: skip
     kept = added[~known & ~twice]
     return kept.assign(id=[f"added:{digest}" for digest in kept["digest"]])
-
-
-def in_words(about: dict[str, Any], split: str | None = None) -> str:
-    """What a patch did to one split, or in all: "12 relabelled, 3 dropped" ("" where nothing was done)."""
-    counts = {name: about[name].get(split, 0) if split else sum(about[name].values()) for name in DONE.values()}
-    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, Union
 
 import pandas as pd
 
-from hftransfer.data.cells import is_missing
+from hftransfer.core.errors import UserError
 from hftransfer.data.columns import Columns, find_columns, labelled_parts, with_names_of
 from hftransfer.data.config import DataConfig, Modality
 from hftransfer.data.labels import natural_order, read_labels
 from hftransfer.data.readers import from_python, read_source
 from hftransfer.data.rows import by_split_column, gather
 from hftransfer.data.sources import SPLITS, Source
-from hftransfer.errors import UserError
+from hftransfer.data.values import is_missing
 from hftransfer.tasks import Task
 
 if TYPE_CHECKING:

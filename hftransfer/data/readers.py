@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Union
 
 import pandas as pd
 
-from hftransfer import starter
+from hftransfer.core import starter
+from hftransfer.core.errors import UserError
 from hftransfer.data import folders, hub, tables
 from hftransfer.data.sources import Source, missing
-from hftransfer.errors import UserError
 
 if TYPE_CHECKING:
     import datasets

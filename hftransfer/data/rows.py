@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from hftransfer.data.cells import is_missing
+from hftransfer.core.errors import UserError
 from hftransfer.data.columns import Columns, images_below, require_column, split_column
 from hftransfer.data.config import AUTOMATIC, DataConfig, Modality
-from hftransfer.data.looks import digest
+from hftransfer.data.inspection import digest
 from hftransfer.data.sources import SPLIT_WORDS, SPLITS, Source, counts_in_words
-from hftransfer.errors import UserError
-from hftransfer.images import is_image_name
+from hftransfer.data.values import is_missing
+from hftransfer.modalities.image_files import is_image_name
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hftransfer.errors import UserError, did_you_mean
+from hftransfer.core.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hftransfer.core.errors import UserError
 from hftransfer.data.config import SplitConfig
 from hftransfer.data.sources import SPLITS, missing
-from hftransfer.errors import UserError
 from hftransfer.tasks import Task
 
 log = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hftransfer.data.cells import number
+from hftransfer.core.errors import UserError, refuse_lfs_pointer
 from hftransfer.data.columns import USUAL_NAMES
 from hftransfer.data.sources import SPLIT_WORDS, Source, counts_in_words, in_order, missing
-from hftransfer.errors import UserError, refuse_lfs_pointer
+from hftransfer.data.values import number
 
 log = logging.getLogger(__name__)
 

@@ -3,17 +3,17 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Union
 
+from hftransfer.core.errors import UserError
 from hftransfer.data import DataConfig, LabelledData
-from hftransfer.data.looks import look_at_all
+from hftransfer.data.inspection import look_at_all
 from hftransfer.data.read import read_rows
 from hftransfer.doctor.copies import check_copies
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
-from hftransfer.doctor.hints import check_hints
+from hftransfer.doctor.images import check_images
 from hftransfer.doctor.labels import check_labels
-from hftransfer.doctor.pictures import check_images
+from hftransfer.doctor.shortcuts import check_hints
 from hftransfer.doctor.texts import check_texts
-from hftransfer.errors import UserError
 
 if TYPE_CHECKING:
     import datasets
@@ -43,8 +43,8 @@ def examine(
     if run is None:
         yield from check_data(facts)
         return
-    from hftransfer.checkpoints import load_checkpoint
     from hftransfer.doctor.training import check_machine, check_model
+    from hftransfer.models.loading import load_checkpoint
 
     try:
         checkpoint = load_checkpoint(run.model, facts.modality, facts.task)
@@ -56,7 +56,7 @@ def examine(
     yield from check_model(checkpoint, facts, run)
     yield from check_data(facts, checkpoint.processor)
     if measure:
-        from hftransfer.doctor.honesty import measure_honesty
+        from hftransfer.doctor.split_bias import measure_honesty
 
         yield from measure_honesty(run, dataset)
 

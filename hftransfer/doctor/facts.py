@@ -9,7 +9,7 @@ import pandas as pd
 
 from hftransfer.data.config import DataConfig, Modality
 from hftransfer.data.groups import links
-from hftransfer.data.looks import Look
+from hftransfer.data.inspection import Look
 from hftransfer.data.read import Read
 from hftransfer.tasks import Task
 

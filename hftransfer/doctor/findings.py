@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from hftransfer.errors import UserError, did_you_mean
+from hftransfer.core.errors import UserError, did_you_mean
 
 Severity = Literal["error", "warning", "note"]
 

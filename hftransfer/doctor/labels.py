@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hftransfer.data.cells import number
 from hftransfer.data.duplicates import plain
 from hftransfer.data.groups import pair_texts
 from hftransfer.data.splits import single_examples
+from hftransfer.data.values import number
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
 

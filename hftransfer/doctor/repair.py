@@ -13,16 +13,16 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from hftransfer.core.errors import UserError
 from hftransfer.data import DataConfig
 from hftransfer.data.duplicates import components
 from hftransfer.data.sources import Source
 from hftransfer.doctor.copies import rows_with_partner
 from hftransfer.doctor.examination import gather_facts
 from hftransfer.doctor.facts import Facts
+from hftransfer.doctor.images import SAME_FORMAT, format_of
 from hftransfer.doctor.labels import names_of, near_equal_names
-from hftransfer.doctor.pictures import SAME_FORMAT, format_of
 from hftransfer.doctor.texts import HTML_ENTITY, HTML_TAG, reread
-from hftransfer.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -11,14 +11,14 @@ import psutil
 import torch
 from torch import nn
 
-from hftransfer.checkpoints import Checkpoint
-from hftransfer.compute import choose_device, device_name
+from hftransfer.core.errors import UserError
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
-from hftransfer.errors import UserError
-from hftransfer.heads import describe_head
-from hftransfer.ladder import Ladder
 from hftransfer.modalities import make_modality
+from hftransfer.models.heads import describe_head
+from hftransfer.models.layers import Ladder
+from hftransfer.models.loading import Checkpoint
+from hftransfer.runtime.devices import choose_device, device_name
 from hftransfer.strategies.lora import lora_targets
 
 if TYPE_CHECKING:

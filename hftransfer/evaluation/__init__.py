@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
-from hftransfer.settings import Count, Settings
+from hftransfer.core.settings import Count, Settings
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from hftransfer.data.patch import in_words
-from hftransfer.errors import UserError, did_you_mean
+from hftransfer.core.errors import UserError, did_you_mean
+from hftransfer.core.wording import describe_part, in_words, percent
 from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.intervals import Draws, Measured, measure
 from hftransfer.evaluation.metrics import headline, higher_is_better
-from hftransfer.evaluation.recorded import Part, RecordedRun, open_all
+from hftransfer.runs.reader import Part, RecordedRun, open_all
 from hftransfer.tasks import Task
-from hftransfer.terminal import describe_part, percent
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -13,7 +13,7 @@ import evaluate
 import numpy as np
 from scipy import stats
 
-from hftransfer.errors import UserError
+from hftransfer.core.errors import UserError
 from hftransfer.evaluation.intervals import Draws, Measured, group_units
 from hftransfer.evaluation.metrics import HIGHER_IS_BETTER, compute_metrics
 from hftransfer.tasks import Task, TaskType

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
 
-from hftransfer.errors import UserError, did_you_mean
+from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.tasks import Task, TaskType
 
 HIGHER_IS_BETTER = {

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import stats
 from scipy.special import expit, logit
 
-from hftransfer.errors import UserError
+from hftransfer.core.errors import UserError
 from hftransfer.evaluation.intervals import CORRELATIONS, POSITIVE, Measured
 
 SHARES = {

@@ -3,8 +3,8 @@
 from typing import Any
 
 from hftransfer.modalities.base import Modality
+from hftransfer.modalities.image import AugmentationConfig, Vision
 from hftransfer.modalities.text import Text
-from hftransfer.modalities.vision import AugmentationConfig, Vision
 
 __all__ = ["AugmentationConfig", "Modality", "Text", "Vision", "make_modality"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from hftransfer.features import content_key
+from hftransfer.core.hashing import content_key
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hftransfer.evaluation.recorded import RecordedRun
+    from hftransfer.runs.reader import RecordedRun
 
 
 def write_report(run: str | Path) -> Path:
@@ -16,7 +16,7 @@ def write_report(run: str | Path) -> Path:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from hftransfer.evaluation.recorded import RecordedRun
+    from hftransfer.runs.reader import RecordedRun
 
     recorded = RecordedRun.open(run)
     environment = Environment(

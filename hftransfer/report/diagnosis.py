@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hftransfer.evaluation.recorded import RecordedRun
+from hftransfer.runs.reader import RecordedRun
 from hftransfer.tasks import Task
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from hftransfer.errors import UserError
+from hftransfer.core.errors import UserError
 
 INK, MUTED, FIRST, SECOND, THIRD = "#1f2933", "#66737f", "#2563a8", "#c2571a", "#3f7d4e"
 _STYLE = {

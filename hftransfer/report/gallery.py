@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from hftransfer.errors import UserError
-from hftransfer.evaluation.recorded import PAIR_MARK, Part, RecordedRun
-from hftransfer.images import open_image
-from hftransfer.run_folder import read_json
+from hftransfer.core.errors import UserError
+from hftransfer.core.files import read_json
+from hftransfer.modalities.image_files import open_image
+from hftransfer.runs.reader import PAIR_MARK, Part, RecordedRun
 
 logger = logging.getLogger(__name__)
 

@@ -6,14 +6,13 @@ import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from hftransfer.data.patch import in_words
+from hftransfer.core.wording import describe_part, in_words, percent
 from hftransfer.data.sources import SPLITS
 from hftransfer.evaluation.calibration import apply_temperature, calibration_report, reliability
 from hftransfer.evaluation.conformal import describe_sets
 from hftransfer.evaluation.metrics import HIGHER_IS_BETTER
-from hftransfer.evaluation.recorded import RecordedRun
 from hftransfer.report import plots
-from hftransfer.terminal import describe_part, percent
+from hftransfer.runs.reader import RecordedRun
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _MOST_PAIRS = 12

@@ -16,9 +16,9 @@ from pydantic import Field
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hftransfer.heads import plain_name
-from hftransfer.ladder import Ladder
-from hftransfer.settings import Settings
+from hftransfer.core.settings import Settings
+from hftransfer.models.heads import plain_name
+from hftransfer.models.layers import Ladder
 from hftransfer.strategies.head import HeadConfig
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from hftransfer.ladder import Ladder
+from hftransfer.models.layers import Ladder
 from hftransfer.strategies.base import Defaults, LayerDecay, Plan, Strategy, factors
 
 

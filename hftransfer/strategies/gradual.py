@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
-from hftransfer.errors import UserError
-from hftransfer.ladder import Ladder
+from hftransfer.core.errors import UserError
+from hftransfer.models.layers import Ladder
 from hftransfer.strategies.base import Defaults, LayerDecay, Plan, Strategy, factors
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from hftransfer.settings import Settings
+from hftransfer.core.settings import Settings
 
 
 class HeadConfig(Settings):

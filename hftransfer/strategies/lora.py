@@ -10,10 +10,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from hftransfer.errors import UserError
-from hftransfer.heads import head_of
-from hftransfer.ladder import Ladder
-from hftransfer.settings import Count
+from hftransfer.core.errors import UserError
+from hftransfer.core.settings import Count
+from hftransfer.models.heads import head_of
+from hftransfer.models.layers import Ladder
 from hftransfer.strategies.base import Defaults, Plan, Strategy
 from hftransfer.strategies.head import HeadConfig
 

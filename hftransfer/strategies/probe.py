@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import nn
 
-from hftransfer.ladder import Ladder
+from hftransfer.models.layers import Ladder
 from hftransfer.strategies.base import Defaults, Plan, Strategy, factors
 
 

@@ -7,7 +7,7 @@ from statistics import mean, median
 
 import torch
 
-from hftransfer.compute import hardware
+from hftransfer.runtime.devices import hardware
 
 OURS, PEERS = "#1f6feb", "#8a8f98"
 

@@ -1,0 +1,341 @@
+"""The demo: a trained model to try in the browser, for images, texts and pairs of texts alike."""
+
+import functools
+import html
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pandas as pd
+
+from hftransfer.apps import uploads
+from hftransfer.apps.corrections import keep_correction
+from hftransfer.apps.serving import Served, answered, serve
+from hftransfer.apps.web import start
+from hftransfer.apps.why import why_html
+from hftransfer.core.errors import UserError
+from hftransfer.core.files import read_json
+from hftransfer.core.wording import ends
+from hftransfer.runs.folder import beside
+from hftransfer.tasks import Task
+
+MAX_FILE_SIZE = "100mb"
+WAITING = 300  # requests that may stand in line
+CHUNK = 16  # rows of a batch between two looks at the line: single questions pass in between
+CSS = Path(__file__).with_name("demo.css")
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def build_demo(path: str | list[str], examples: bool = True) -> gr.Blocks:
+    """The app for one run, or for two runs to compare; a run folder, a model folder, or a Hub id each.
+
+    With `examples` it shows the training rows that are most like an input, where they are at hand, and the report, which
+    quotes training and test rows.
+
+    Raises `UserError` for a folder that holds no model, and for two runs with different kinds of input.
+    """
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    if not 1 <= len(paths) <= 2:
+        raise UserError(f"The demo shows one run, or compares two; found {len(paths)}.")
+    models = [serve(one, examples) for one in paths]
+    if len({model.kind for model in models}) > 1:
+        raise UserError(f"{paths[0]} and {paths[1]} take different inputs, so nothing can be asked of both.")
+    with gr.Blocks(title=f"{models[0].name} · hftransfer", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
+        gr.HTML(_headline(models[0]))
+        with gr.Tab("Predict"):
+            _predict_tab(models[0])
+        with gr.Tab("Batch"):
+            _batch_tab(models[0])
+        if len(models) == 2:
+            with gr.Tab("Compare"):
+                _compare_tab(models)
+        if examples and (models[0].folder / "report.html").is_file():
+            with gr.Tab("Report") as tab:
+                _report_tab(tab, models[0].folder / "report.html")
+    return app.queue(max_size=WAITING, default_concurrency_limit=4, api_open=False)
+
+
+def launch(
+    path: str | list[str], share: bool = False, port: int | None = None, wait: bool = True
+) -> tuple[gr.Blocks, str]:
+    """Serve `build_demo(path)` until it is interrupted; with `wait=False` return the app and its address at once.
+
+    A public link shows no examples of the data and no report, which quotes some. Raises `UserError` when the port is taken.
+    """
+    app = build_demo(path, examples=not share)
+    return start(app, share, port, wait, MAX_FILE_SIZE, [CSS], footer_links=["api"])
+
+
+def _headline(model: Served) -> str:
+    names = model.task.names
+    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    facts = [_measured(model.folder), f"{'predicts' if model.task.type == 'regression' else 'knows'} {shown}"]
+    lines = "".join(f"<p>{html.escape(fact)}</p>" for fact in facts if fact)
+    return f'<header class="headline"><h1>{html.escape(model.name)}</h1>{lines}</header>'
+
+
+def _measured(folder: Path) -> str:
+    """The first metric of the test part with its interval ("" where nothing was measured)."""
+    file = folder / "metrics.json"
+    found = read_json(file).get("test") if file.is_file() else None
+    if not found:
+        return ""
+    name, value = next(iter(found.items()))
+    interval = ends(value, 3)
+    return f"{name.replace('_', ' ')} {value['value']:.3f} on held-out examples (95 % interval {interval})"
+
+
+def _said(function: Callable, *names: str) -> Callable:
+    """A mistake of the user becomes a message on the page; it is shown as HTML there, so it is escaped.
+
+    `names` are what the API calls the arguments.
+    """
+
+    @functools.wraps(function)
+    def answer(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except UserError as error:
+            message = html.escape(uploads.in_words(error))
+            raise gr.Error(message, title="That did not work", print_exception=False) from None
+
+    if names:
+        answer.__signature__ = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
+    return answer
+
+
+def _names(model: Served) -> list[str]:
+    """What the API calls the inputs."""
+    return ["image"] if model.modality == "image" else ["text", "second_text"][: len(model.columns)]
+
+
+# --- one question ----------------------------------------------------------------------------------------------------
+
+
+def _inputs(model: Served) -> list[gr.components.Component]:
+    if model.modality == "image":
+        picture = gr.Image(type="filepath", sources=["upload", "clipboard"], label="Image", height=320)
+        picture.preprocess = _undecoded  # a subclass would have Gradio write a .pyi beside this file
+        return [picture]
+    labels = ["Text"] if len(model.columns) == 1 else [name.replace("_", " ") for name in model.columns]
+    return [
+        gr.Textbox(label=label, lines=8 // len(labels), max_lines=16, placeholder="Write or paste here",
+                   info="Shift + Enter asks the model")
+        for label in labels
+    ]  # fmt: skip
+
+
+def _undecoded(upload: Any) -> str | None:
+    """The uploaded file as it is: whether to decode it is decided by `uploads`."""
+    return None if upload is None else upload.path
+
+
+def _answer(task: Task, label: str = "Prediction") -> gr.components.Component:
+    if task.type == "regression":
+        return gr.Dataframe(headers=["target", "value"], label=label, interactive=False, elem_classes="values")
+    top = min(8, len(task.names))
+    return gr.Label(num_top_classes=top, label=label, show_heading=task.type == "single_label")
+
+
+def _shown(task: Task, scores: np.ndarray) -> Any:
+    """One row of scores as `_answer` takes it."""
+    if task.type == "regression":
+        return [[name, f"{value:.4g}"] for name, value in zip(task.names, scores, strict=True)]
+    return dict(zip(task.names, map(float, scores), strict=True))
+
+
+def _asking(
+    model: Served, inputs: Sequence[Any], button: gr.Button, ask: Callable, outputs: list[Any], api_name: str
+) -> None:
+    """The button asks, and so does what each input has for it: a new picture, or Shift + Enter in a text."""
+    own = [each.upload if isinstance(each, gr.Image) else each.submit for each in inputs]
+    asking = _said(ask, *_names(model))
+    gr.on([button.click, *own], asking, list(inputs), outputs, api_name=api_name, concurrency_id="ask",
+          show_progress_on=outputs[:1])  # fmt: skip
+    for each in inputs:
+        if isinstance(each, gr.Image):
+            each.clear(lambda: [None] * len(outputs), None, outputs, api_visibility="private", queue=False)
+
+
+def _predict_tab(model: Served) -> None:
+    def ask(*inputs: str | None) -> tuple[Any, str]:
+        """Probabilities, or values, for one input, and remarks on it."""
+        frame, remark = model.frame(*inputs)
+        scores, limits = model.ask(frame)
+        return _shown(model.task, scores[0]), _remarks(model, limits, remark)
+
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=300):
+            inputs = _inputs(model)
+            button = gr.Button("Predict", variant="primary")
+        with gr.Column(min_width=300):
+            answer = _answer(model.task)
+            remarks = gr.HTML(elem_classes="remark")
+            why = _why(model, inputs)
+            _correction(model, inputs)
+    _asking(model, inputs, button, ask, [answer, remarks], "predict")
+    answer.change(lambda: "", None, why, api_visibility="private", queue=False)
+
+
+def _why(model: Served, inputs: list[Any]) -> gr.HTML:
+    """What spoke for the answer, on demand: it costs as much as many answers."""
+
+    def because(*inputs: str | None) -> str:
+        return why_html(model, model.frame(*inputs)[0])
+
+    with gr.Accordion("Why?", open=False):
+        button = gr.Button("Show what led to the answer", size="sm")
+        shown = gr.HTML(elem_classes="why")
+    button.click(_said(because), inputs, shown, api_visibility="private", concurrency_id="why", concurrency_limit=1)
+    return shown
+
+
+def _remarks(model: Served, limits: dict[str, Any], remark: str) -> str:
+    """What the run knows of its limits on one input, and what was found odd in the input, as HTML."""
+    said = [remark]
+    if limits.get("unknown", [False])[0]:
+        said.append("This input is unlike the training data: it may be none of these.")
+    if limits.get("set", [""])[0]:
+        names = limits["set"][0].replace("|", ", ")
+        said.append(f"At {100 * model.predictor.trust.level:.0f} % confidence: {names}.")
+    for name in model.task.names:
+        if f"lower:{name}" in limits:
+            low, high = (limits[f"{end}:{name}"][0] for end in ("lower", "upper"))
+            said.append(f"{name}: {low:.4g} to {high:.4g} at {100 * model.predictor.trust.level:.0f} % confidence.")
+    if model.task.type == "multi_label":
+        said.append("Each label has a probability of its own; those above 50 % are predicted.")
+    return "".join(f"<p>{html.escape(each)}</p>" for each in said if each)
+
+
+def _compare_tab(models: list[Served]) -> None:
+    def ask(*inputs: str | None) -> tuple[Any, ...]:
+        """What both runs say to one input, and a remark on the input."""
+        frame, remark = models[0].frame(*inputs)
+        return *(_shown(model.task, model.ask(frame)[0][0]) for model in models), html.escape(remark)
+
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=300):
+            inputs = _inputs(models[0])
+            button = gr.Button("Compare", variant="primary")
+            remark = gr.HTML(elem_classes="remark")
+        with gr.Column(min_width=300):
+            answers = [_answer(model.task, model.name) for model in models]
+    _asking(models[0], inputs, button, ask, [*answers, remark], "compare")
+
+
+# --- corrections -----------------------------------------------------------------------------------------------------
+
+
+def _correction(model: Served, inputs: list[Any]) -> None:
+    patch = beside(model.folder, "corrections")
+
+    def wrong(*given: Any) -> str:
+        """Keep an input with its right label."""
+        *questions, label = given
+        frame, _ = model.frame(*questions)
+        keep_correction(patch, model, frame, label)
+        return f"Kept in {patch.name}, thank you."
+
+    with gr.Accordion("This is wrong", open=False):
+        label = _label_input(model.task)
+        button = gr.Button("Keep the right answer", size="sm")
+        thanks = gr.Markdown(elem_classes="remark")
+    button.click(
+        _said(wrong, *_names(model), "label"),
+        [*inputs, label],
+        thanks,
+        api_name="wrong",
+        concurrency_id="keep",
+        concurrency_limit=1,
+    )
+
+
+def _label_input(task: Task) -> gr.components.Component:
+    if task.type == "regression":
+        return gr.Textbox(label=f"Right value ({', '.join(task.names)})", placeholder="numbers, separated by spaces")
+    return gr.Dropdown(list(task.names), value=None, multiselect=task.type == "multi_label", label="Right label")
+
+
+# --- many questions --------------------------------------------------------------------------------------------------
+
+
+def _batch_tab(model: Served) -> None:
+    made = tempfile.TemporaryDirectory(prefix="hftransfer-demo-")
+
+    def answer(file: str | None, progress: gr.Progress = gr.Progress()) -> tuple[str, dict[str, Any], str]:  # noqa: B008
+        """A CSV with one prediction a row, its first rows, and how many inputs could not be read."""
+        for earlier in Path(made.name).iterdir():  # Gradio has its own copy, which it removes after an hour
+            shutil.rmtree(earlier)
+        with tempfile.TemporaryDirectory() as place:
+            frame = uploads.read_batch(file, model.modality, model.columns, Path(place))
+            table = pd.concat(_chunks(model, frame, progress), ignore_index=True)
+        target = Path(made.name) / uuid.uuid4().hex / "predictions.csv"
+        target.parent.mkdir()
+        table.to_csv(target, index=False)
+        failed = int((table["error"] != "").sum())
+        said = f"{len(table)} predictions." + (
+            f" {failed} without an answer: see the column `error`." if failed else ""
+        )
+        return str(target), gr.update(value=_preview(table), visible=True), said
+
+    wanted = uploads.expected(model.modality, len(model.columns) == 2)
+    gr.Markdown(f"Send {wanted}; a CSV with the predictions comes back. At most {uploads.MAX_ROWS:,} rows.")
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=300):
+            types = [".zip"] if model.modality == "image" else [".zip", *uploads.TABLES]
+            file = gr.File(label=wanted[0].upper() + wanted[1:], file_types=types, height=160)
+            button = gr.Button("Predict all", variant="primary")
+        with gr.Column(min_width=300):
+            result = gr.File(label="Predictions (CSV)", height=120)
+            said = gr.Markdown(elem_classes="remark")
+    preview = gr.Dataframe(label="First rows", interactive=False, visible=False)
+    button.click(
+        _said(answer), file, [result, preview, said], api_name="batch", concurrency_id="batch", concurrency_limit=1
+    )
+
+
+def _chunks(model: Served, frame: pd.DataFrame, progress: gr.Progress) -> Iterator[pd.DataFrame]:
+    start = 0
+    while start < len(frame):
+        progress((start, len(frame)), desc="Predicting", unit="rows")
+        size = _chunk_size(model, frame.iloc[start : start + CHUNK])
+        yield answered(model, frame.iloc[start : start + size])
+        start += size
+
+
+def _chunk_size(model: Served, frame: pd.DataFrame) -> int:
+    """Return how many of the first rows fit into memory together: pictures of one chunk are decoded before any answer."""
+    if model.modality != "image":
+        return len(frame)
+    total = np.cumsum([uploads.pixels(path) for path in frame["input"]])
+    return max(1, int(np.searchsorted(total, uploads.MAX_PIXELS, side="right")))
+
+
+def _preview(table: pd.DataFrame) -> pd.DataFrame:
+    """Ten rows without the scores, long texts cut."""
+    shown = (
+        table[[name for name in table if not name.startswith("score:")]].head(10).astype(object).fillna("").astype(str)
+    )
+    return shown.map(lambda value: value if len(value) <= 120 else value[:119] + "…")
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def _report_tab(tab: gr.Tab, report: Path) -> None:
+    """The page is read when it is asked for; in its frame it can run nothing and reach nothing."""
+
+    def page() -> str:
+        content = html.escape(report.read_text(encoding="utf-8"), quote=True)
+        return f'<iframe class="report" title="Report of the run" sandbox srcdoc="{content}"></iframe>'
+
+    frame = gr.HTML()
+    tab.select(page, None, frame, api_visibility="private")

@@ -1,0 +1,161 @@
+"""A trained model that answers many people: one question at a time, and a broken input costs nobody else."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from hftransfer.apps import uploads
+from hftransfer.core.errors import UserError
+from hftransfer.core.files import read_json
+from hftransfer.modalities.image_files import UnreadableImage
+from hftransfer.prediction.explain import Explanation, explain
+from hftransfer.prediction.predictor import Predictor, load
+from hftransfer.runs.reader import RecordedRun, plain_label
+from hftransfer.tasks import Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Served:
+    """A model that answers one question at a time (tokenizers are not thread-safe), and what is known about it."""
+
+    folder: Path
+    predictor: Predictor
+    columns: tuple[str, ...]  # names of the inputs in the training data; two for pairs
+    examples: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)  # training rows that can be shown
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def name(self) -> str:
+        """Of the run: a folder as it is pushed may have another name."""
+        facts = self.folder / "task.json"
+        return read_json(facts)["name"] if facts.is_file() else self.folder.resolve().name
+
+    @property
+    def task(self) -> Task:
+        return self.predictor.task
+
+    @property
+    def modality(self) -> str:
+        return self.predictor.modality.name
+
+    @property
+    def kind(self) -> tuple[str, int]:
+        return self.modality, len(self.columns)
+
+    def frame(self, *inputs: str | None) -> tuple[pd.DataFrame, str]:
+        """One row of the inputs, and a remark on them. Raises `UserError`."""
+        if self.modality == "image":
+            remark = uploads.check_image(inputs[0])
+        else:
+            inputs, remark = tuple(uploads.check_text(text) for text in inputs), ""
+        return pd.DataFrame([("", *inputs)], columns=["id", "input", "input_pair"][: len(inputs) + 1]), remark
+
+    def nearest(self, frame: pd.DataFrame, count: int = 3) -> list[dict[str, Any]]:
+        """The training rows (id, label, input, input_pair) most like one row of inputs; none where they are not at hand."""
+        if not self.examples:
+            return []
+        with self.lock:
+            _, features = self.predictor.read(frame)
+        found = self.predictor.trust.nearest(features[0], count)
+        return [self.examples[id_] for id_ in found if id_ in self.examples]
+
+    def explain(self, frame: pd.DataFrame) -> Explanation:
+        """What in one row of inputs spoke for its largest output. Raises `UserError` where the model has no such map."""
+        with self.lock:
+            return explain(self.predictor, frame)[0]
+
+    def ask(self, frame: pd.DataFrame) -> tuple[np.ndarray, dict[str, Sequence[Any]]]:
+        """Calibrated probabilities, or values, (N, C), and what the run knows of its limits (`Trust.columns`)."""
+        with self.lock:
+            logits, features = self.predictor.read(frame)
+        trust = self.predictor.trust
+        return self.task.probabilities(logits), trust.columns(self.task, logits, features) if trust else {}
+
+
+def serve(path: str | Path, examples: bool = True) -> Served:
+    """The model of a run folder, of a model folder, or of a model repository on the Hub. Raises `UserError`.
+
+    `examples`: training rows may be shown, where a run folder has them.
+    """
+    folder = _local(path)
+    predictor = load(folder)
+    # Worker processes pay for data sets, not for one question, and must not be forked from a server's threads.
+    predictor = replace(predictor, machine=replace(predictor.machine, workers=0))
+    served = Served(folder, predictor, _columns(folder), _examples(folder, predictor) if examples else {})
+    log.info("%s: %s, %s, %d names.", served.name, served.modality, served.task.type, len(served.task.names))
+    return served
+
+
+def _local(path: str | Path) -> Path:
+    if Path(path).exists() or str(path).count("/") != 1 or str(path).startswith((".", "/", "~")):
+        return Path(path)
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(str(path)))
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError) as error:
+        raise UserError(f"There is no folder {path}, and the Hub has none ({type(error).__name__}).") from None
+
+
+def _examples(folder: Path, predictor: Predictor) -> dict[str, dict[str, Any]]:
+    """The rows of the reference by id. A pushed model has neither them nor their features."""
+    if predictor.trust is None or not predictor.trust.ids or not (folder / "splits.parquet").is_file():
+        return {}
+    rows = RecordedRun(folder).splits
+    rows = rows[rows["id"].isin(predictor.trust.ids) & (rows["input"] != "")]
+    return {row["id"]: row | {"label": plain_label(row["label"])} for row in rows.to_dict("records")}
+
+
+def _columns(folder: Path) -> tuple[str, ...]:
+    """The input columns that the model was trained on; one unnamed input where nothing is written down."""
+    for name in ("config.yaml", "training_config.json"):  # a run folder; a folder as it is pushed
+        if (folder / name).is_file():
+            found = yaml.safe_load((folder / name).read_text(encoding="utf-8"))["data"].get("input")
+            names = (found,) if isinstance(found, str) else tuple(found or ("input",))
+            return ("first text", "second text") if len(names) == 1 and _of_pairs(folder) else names
+    return ("input",)
+
+
+def _of_pairs(folder: Path) -> bool:
+    """Whether a run that found its columns itself was trained on pairs; `task.json` is what a push leaves."""
+    import pyarrow.parquet
+
+    if (folder / "task.json").is_file():
+        return read_json(folder / "task.json").get("inputs") == 2
+    file = folder / "splits.parquet"
+    return file.is_file() and "input_pair" in pyarrow.parquet.read_schema(file).names
+
+
+def answered(model: Served, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with prediction, limits, error and scores; one broken picture costs its own row, not the batch."""
+    try:
+        if model.modality == "image":
+            for path in frame["input"]:
+                uploads.check_image(path)
+        scores, limits = model.ask(frame)
+    except UserError as error:
+        if len(frame) > 1:
+            return pd.concat([answered(model, frame.iloc[[row]]) for row in range(len(frame))])
+        return _inputs(model, frame).assign(prediction="", error=_reason(error))
+    decided = [model.task.decode(row) for row in model.task.decide(scores)]
+    predictions = ["|".join(row) if model.task.type == "multi_label" else row for row in decided]
+    columns = {f"score:{name}": scores[:, number] for number, name in enumerate(model.task.names)}
+    return _inputs(model, frame).assign(prediction=predictions, **limits, error="", **columns)
+
+
+def _inputs(model: Served, frame: pd.DataFrame) -> pd.DataFrame:
+    """What identifies a row: texts stand beside their answer, the place of an unpacked picture says nothing."""
+    return frame.drop(columns="input") if model.modality == "image" else frame
+
+
+def _reason(error: UserError) -> str:
+    return error.reason if isinstance(error, UnreadableImage) else str(error)

@@ -1,0 +1,195 @@
+"""What strangers send to the demo: checked before it is decoded, and never trusted with a path."""
+
+import csv
+import itertools
+import shutil
+import stat
+import warnings
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+from PIL import Image
+
+from hftransfer.core.errors import UserError
+from hftransfer.data import load_inputs
+from hftransfer.modalities.image_files import UnreadableImage, is_image_name, opened
+
+MAX_PIXELS = 64_000_000  # phones take 12 to 50 million
+MAX_BATCH_PIXELS = 2_000_000_000  # photos in a zip of 100 MB have half as many; flat PNGs a hundred times more
+MAX_CHARACTERS = 100_000
+MAX_ROWS = 2_000
+MAX_TABLE = 10 * 2**20  # bytes
+MAX_UNZIPPED = 500 * 2**20  # bytes
+TABLES = (".csv", ".tsv", ".jsonl")
+
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError)
+
+
+def check_image(path: str | Path | None) -> str:
+    """A remark on the picture ("" where there is none to make), from its header alone.
+
+    Raises `UserError` when there is no picture, when it is none, and when it has more than `MAX_PIXELS` pixels.
+    """
+    if path is None:
+        raise UserError("Choose an image first.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower than Pillow's
+        try:
+            with opened(path) as image:
+                (width, height), frames = image.size, getattr(image, "n_frames", 1)
+        except UnreadableImage as error:
+            if isinstance(error.__cause__, Image.DecompressionBombError):
+                raise UserError(_too_large("more than 170")) from None
+            raise
+    if width * height > MAX_PIXELS:
+        raise UserError(_too_large(f"{width} x {height} = {width * height / 1e6:.0f}"))
+    return f"Of {frames} frames only the first was looked at." if frames > 1 else ""
+
+
+def pixels(path: str | Path) -> int:
+    """Return width times height from the header of a picture; 0 where it cannot be read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with opened(path) as image:
+                return image.width * image.height
+        except UnreadableImage:
+            return 0
+
+
+def _too_large(found: str) -> str:
+    return f"The image has {found} million pixels; the limit is {MAX_PIXELS // 10**6} million. Send a smaller copy."
+
+
+def check_text(text: str | None) -> str:
+    """The text itself. Raises `UserError` when it is empty or longer than `MAX_CHARACTERS`."""
+    if text is None or not text.strip():
+        raise UserError("There is no text: write one first.")
+    if len(text) > MAX_CHARACTERS:
+        raise UserError(
+            f"The text has {len(text):,} characters; the limit is {MAX_CHARACTERS:,}. Send the part that matters."
+        )
+    return text
+
+
+def in_words(error: UserError) -> str:
+    """The message without the place where an upload lies on the server."""
+    if isinstance(error, UnreadableImage):
+        return f"Cannot read the image {Path(error.name.strip(chr(39))).name}: {error.reason}."
+    return str(error)
+
+
+def read_batch(path: str | None, modality: str, columns: Sequence[str], place: Path) -> pd.DataFrame:
+    """Rows with `id`, `input` and, for pairs, `input_pair` of an uploaded file; archives are unpacked into `place`.
+
+    Images come as a zip; texts as a table (`columns` are looked for first) or a zip of .txt files; pairs as a table. A
+    table never names files: a stranger could point at the server's own. Raises `UserError`.
+    """
+    if path is None:
+        raise UserError(f"Choose a file first: {expected(modality, len(columns) == 2)}.")
+    suffix = Path(path).suffix.lower()
+    if suffix == ".zip":
+        frame = _unpacked(Path(path), modality, place)
+    elif modality == "text" and suffix in TABLES:
+        frame = _table(Path(path), columns)
+    else:
+        raise UserError(f"Expected {expected(modality, len(columns) == 2)}, found {Path(path).name}.")
+    if len(frame) > MAX_ROWS:
+        raise UserError(f"{Path(path).name} holds {len(frame):,} rows; the limit is {MAX_ROWS:,}. Send it in parts.")
+    if len(columns) == 2 and "input_pair" not in frame:
+        raise UserError("The model compares two texts: send a table with two text columns.")
+    if modality == "text":
+        _refuse_long(frame)
+    elif sum(size for size in map(pixels, frame["input"]) if size <= MAX_PIXELS) > MAX_BATCH_PIXELS:
+        raise UserError(
+            f"The images of {Path(path).name} have more than {MAX_BATCH_PIXELS // 10**6:,} million pixels together. "
+            "Send them in parts, or smaller."
+        )
+    return frame
+
+
+def expected(modality: str, pairs: bool) -> str:
+    """The files that a batch may come in, in words."""
+    if modality == "image":
+        return "a zip of images"
+    return f"a table ({', '.join(TABLES)})" + (" with two text columns" if pairs else ", or a zip of .txt files")
+
+
+def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """The model's own columns where the table has them; else the ones that look like texts are found."""
+    _refuse_large(path)
+    try:
+        try:
+            return load_inputs([str(path)], "text", list(columns) or None)
+        except UserError:
+            return load_inputs([str(path)], "text")
+    except UserError as error:
+        raise UserError(str(error).replace(str(path), path.name)) from None
+
+
+def _refuse_large(path: Path) -> None:
+    """Refuse a table by its bytes and its records, before anything is parsed into columns."""
+    if path.stat().st_size > MAX_TABLE:
+        raise UserError(f"{path.name} is larger than {MAX_TABLE // 2**20} MB. Send it in parts.")
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        records = (line for line in file if line.strip()) if path.suffix.lower() == ".jsonl" else csv.reader(file)
+        try:
+            found = sum(1 for _ in itertools.islice(records, MAX_ROWS + 2))
+        except csv.Error:  # a cell of more than 128 kB: the reader names the row
+            return
+    if found > MAX_ROWS + 1:  # a header may be one of them
+        raise UserError(f"{path.name} holds more than {MAX_ROWS:,} rows, which is the limit. Send it in parts.")
+
+
+def _refuse_long(frame: pd.DataFrame) -> None:
+    for name in frame.columns.drop("id"):
+        too_long = frame.loc[frame[name].str.len() > MAX_CHARACTERS, "id"]
+        if len(too_long):
+            raise UserError(f"{too_long.iloc[0]} has more than {MAX_CHARACTERS:,} characters. Shorten it.")
+
+
+def _unpacked(path: Path, modality: str, place: Path) -> pd.DataFrame:
+    """The wanted files of an archive under names of our own, so that no name in it decides where anything is written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wanted = _wanted(archive, path.name, modality)
+            files = [place / f"{number}{PurePosixPath(e.filename).suffix.lower()}" for number, e in enumerate(wanted)]
+            for entry, file in zip(wanted, files, strict=True):
+                with archive.open(entry) as source, file.open("wb") as target:
+                    shutil.copyfileobj(source, target)  # zipfile stops at the size that the entry declares
+    except _BROKEN_ZIP as error:
+        raise UserError(f"Cannot unpack {path.name}: {error}. Zip the files again, without a password.") from None
+    try:
+        frame = load_inputs([str(file) for file in files], modality)
+    except UserError as error:
+        raise UserError(f"{path.name}: {str(error).replace(str(place), '')}") from None
+    return frame.assign(id=[entry.filename for entry in wanted])
+
+
+def _wanted(archive: zipfile.ZipFile, name: str, modality: str) -> list[zipfile.ZipInfo]:
+    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    outside = [entry.filename for entry in entries if _leaves(entry)]
+    if outside:
+        raise UserError(f"{name} holds {outside[0]!r}, which points outside of the archive. Zip the plain folder.")
+    if sum(entry.file_size for entry in entries) > MAX_UNZIPPED:
+        raise UserError(f"{name} is larger than {MAX_UNZIPPED // 2**20} MB when unpacked. Send it in parts.")
+    suffix = is_image_name if modality == "image" else lambda path: path.lower().endswith(".txt")
+    wanted = [entry for entry in entries if suffix(entry.filename) and not _hidden(entry.filename)]
+    if not wanted:
+        raise UserError(f"{name} holds no {'image' if modality == 'image' else '.txt file'}.")
+    if len(wanted) > MAX_ROWS:
+        raise UserError(f"{name} holds {len(wanted):,} files; the limit is {MAX_ROWS:,}. Send it in parts.")
+    return wanted
+
+
+def _leaves(entry: zipfile.ZipInfo) -> bool:
+    path = PurePosixPath(entry.filename.replace("\\", "/"))
+    is_link = stat.S_ISLNK(entry.external_attr >> 16)
+    return path.is_absolute() or ".." in path.parts or ":" in str(path).split("/")[0] or is_link
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)

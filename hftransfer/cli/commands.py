@@ -1,0 +1,423 @@
+"""The command line. Heavy imports stand inside the commands, so that `--help` answers at once."""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hftransfer.cli.tables import as_store_table, check_table_name, show_metrics, show_predictions, write_table
+from hftransfer.core.errors import UserError, did_you_mean
+from hftransfer.core.files import read_json
+from hftransfer.core.terminal import PlainFormatter, display, printable, show
+
+app = typer.Typer(
+    name="hftransfer",
+    help="Transfer learning for small labelled sets of images and texts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DataOrConfig = Annotated[
+    str | None,
+    typer.Argument(help="a YAML configuration, an image folder, a table, or starter/…; data.train=… says the same"),
+]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as training.learning_rate=1e-3")]
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+RunFolder = Annotated[str, typer.Argument(help="a run folder, such as runs/pets-probe")]
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends in one message and exit code 2, never in a traceback."""
+    _quiet()
+    try:
+        app()
+    except UserError as error:
+        print(printable(f"Error: {error}"), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _quiet() -> None:
+    """Our own log is what the user reads; libraries speak up when something is wrong."""
+    from hftransfer.runtime import devices
+
+    devices.wait_briefly()  # before torch is imported
+    devices.collect_seldom()
+    devices.name_the_user()
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loaders fork
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(message)s"))
+    root = logging.getLogger("hftransfer")
+    root.handlers = [handler]
+    root.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+
+
+@app.command()
+def train(
+    data_or_config: DataOrConfig = None,
+    overrides: Overrides = None,
+    data: Annotated[str | None, typer.Option(help="training data, in place of the configuration's")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, folder, timm architecture, or starter/…")] = None,
+    strategy: Annotated[str | None, typer.Option(help="probe, frozen, full, gradual, lora, scratch or auto")] = None,
+    output: Annotated[str | None, typer.Option(help="run folder to make")] = None,
+    patch: Annotated[str | None, typer.Option(help="decisions about single rows, as `review` writes them")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted run")] = False,
+    as_json: Json = False,
+) -> None:
+    """Adapt a checkpoint to labelled images or texts and write a run folder."""
+    config = _config(data_or_config, overrides or [], data, model, strategy, output, patch)
+    from hftransfer.train import run
+
+    finished = run(config, resume=resume)
+    if finished.metrics:
+        show_metrics(finished.metrics, finished.folder, as_json)
+        if finished.interruption:
+            print(f"Ended early: {finished.interruption.in_words()}", file=sys.stderr)
+            raise typer.Exit(finished.interruption.exit_code)
+
+
+def _config(
+    data_or_config: str | None,
+    overrides: list[str],
+    data: str | None,
+    model: str | None,
+    strategy: str | None,
+    output: str | None,
+    patch: str | None = None,
+) -> Any:
+    from hftransfer.config import parse_overrides, read_yaml, with_overrides
+
+    where, overrides = _where_and_overrides(data_or_config, overrides)
+    values = read_yaml(Path(where)) if _is_yaml(where) else {"data": {"train": where} if where else {}}
+    flags = {"data.train": data, "model.name": model, "strategy.type": strategy, "output": output, "data.patch": patch}
+    named = {key: value for key, value in flags.items() if value is not None}
+    config = with_overrides(values, parse_overrides(overrides) | named)
+    if config.data.train is None:
+        raise UserError("Name the training data: hftransfer COMMAND DATA, or data.train=DATA.")
+    return config
+
+
+def _where_and_overrides(data_or_config: str | None, overrides: list[str]) -> tuple[str | None, list[str]]:
+    """Return the data or configuration and the overrides; the first argument is an override where it is no path."""
+    from hftransfer.config import OVERRIDE
+
+    if data_or_config and OVERRIDE.fullmatch(data_or_config) and not Path(data_or_config).exists():
+        return None, [data_or_config, *overrides]
+    return data_or_config, overrides
+
+
+def _is_yaml(where: str | None) -> bool:
+    return bool(where) and where.endswith((".yaml", ".yml"))
+
+
+@app.command()
+def advise(
+    data_or_config: DataOrConfig = None,
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, folder, timm architecture, or starter/…")] = None,
+    budget: Annotated[str | None, typer.Option(help="time to spend: 90s, 10m (the default), 1h")] = None,
+    prefer: Annotated[str | None, typer.Option(help="simplicity where rows cannot tell (default), or accuracy")] = None,
+    output: Annotated[str | None, typer.Option(help="keep what is chosen as this run folder")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure which strategy these data need, from the probe to full training, within a budget of time."""
+    wishes = {"strategy.type": "auto", "strategy.budget": budget, "strategy.prefer": prefer}
+    named = [f"{key}={value}" for key, value in wishes.items() if value is not None]
+    config = _config(data_or_config, [*named, *(overrides or [])], None, model, None, output)
+    from hftransfer.planning.strategies.wording import FILE, as_dict, as_table
+
+    if output:
+        from hftransfer.core.files import read_json
+        from hftransfer.train import run
+
+        found = read_json(run(config).folder / FILE)
+    else:
+        from hftransfer.planning.strategies.command import advise as measure
+
+        found = as_dict(measure(config))
+    show(found, lambda: as_table(found), as_json)
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    data: Annotated[str | None, typer.Option(help="other labelled data, in place of the run's own parts")] = None,
+    input: Annotated[
+        list[str] | None, typer.Option(help="input column(s) of --data; default: those of the run")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="label column(s) of --data; default: those of the run")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show how good a run is, on its own test part or on other labelled data."""
+    from hftransfer.runs import folder as run_folder
+
+    folder = run_folder.open_run(run)
+    if data is None:
+        return show_metrics(read_json(folder / "metrics.json"), folder, as_json)
+    from hftransfer.evaluation import EvaluationConfig
+    from hftransfer.prediction.predictor import evaluate as evaluate_on
+
+    columns = {name: value for name, value in (("input", _one(input)), ("label", _one(label))) if value}
+    found = evaluate_on(folder, data, columns, EvaluationConfig())
+    show_metrics({data: found["metrics"], "per_class": {data: found["per_class"]}}, folder, as_json)
+
+
+def _one(values: list[str] | None) -> str | list[str] | None:
+    return values[0] if values and len(values) == 1 else values
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(help="a run folder or a model folder")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="files, folders, globs, a table, texts (behind -- where one begins with -), or - for standard input"
+        ),
+    ],
+    output: Annotated[Path | None, typer.Option(help="write a CSV, JSON or Parquet file in place of a table")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="input column(s) of a table")] = None,
+    views: Annotated[int, typer.Option(min=0, help="average this many augmented views of each image")] = 0,
+    explain: Annotated[Path | None, typer.Option(help="folder to write heat maps, or weights of words, into")] = None,
+    as_json: Json = False,
+) -> None:
+    """Predict labels or values for new inputs."""
+    check_table_name(output)
+    from hftransfer.prediction.predictor import load
+
+    predictor = load(run)
+    frame = predictor.frame(inputs, column)
+    table = predictor.table(frame, views)
+    if explain is not None:
+        from hftransfer.prediction.explain import explain as explained
+        from hftransfer.prediction.explain import write_explanations
+
+        read = table["error"].isna().to_numpy() if "error" in table else slice(None)
+        shown = frame[read].reset_index(drop=True)
+        write_explanations(explained(predictor, shown), shown["id"].tolist(), explain)
+    if output is not None:
+        write_table(table, output)
+    elif as_json:
+        print(table.to_json(orient="records", force_ascii=False))
+    else:
+        show_predictions(table)
+    if "error" in table:
+        print(f"{table['error'].notna().sum()} of {len(table)} inputs could not be read: see `error`.", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a configuration."""
+    from hftransfer.config import RunConfig
+
+    print(json.dumps(RunConfig.model_json_schema(), indent=2))
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="remove everything that is stored")] = False,
+    space: Annotated[str | None, typer.Option(help="with --clear: only this space")] = None,
+    as_json: Json = False,
+) -> None:
+    """See or clear the store of computed features."""
+    from dataclasses import asdict
+
+    from hftransfer.features.store import FeatureStore
+
+    store = FeatureStore()
+    if clear:
+        known = [entry.space for entry in store.summary()]
+        if space and space not in known:
+            raise UserError(f"There is no space {space!r} in {store.folder}.{did_you_mean(space, known)}")
+        return print(f"{store.clear(space) / 2**20:.1f} MiB freed in {store.folder}")
+    entries = store.summary()
+    show([asdict(entry) for entry in entries], lambda: as_store_table(store.folder, entries), as_json)
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Make the one-page report of a run: metrics with intervals, curves, confusion, errors, what moved."""
+    from hftransfer.report import write_report
+
+    print(write_report(run))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="two or more run folders with the same test rows")],
+    metric: Annotated[str | None, typer.Option(help="metric to compare by; default: the task's own")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare runs on the same rows: paired tests, differences with intervals, and no winner that noise could make."""
+    from hftransfer.evaluation.comparison import as_table
+    from hftransfer.evaluation.comparison import compare as compare_runs
+
+    comparison = compare_runs(runs, metric)
+    show(comparison.to_dict(), lambda: as_table(comparison), as_json)
+
+
+@app.command()
+def doctor(
+    data_or_config: DataOrConfig = None,
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option(help="checkpoint: checks lengths, sizes, memory and machine too")] = None,
+    fix: Annotated[bool, typer.Option("--fix", help="write a cleaned copy beside the data")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="measure what a random split would have reported")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="warnings count in the exit code")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find what would spoil a training, before it: broken files, wrong labels, duplicates, leaks."""
+    from hftransfer.config import read_yaml
+
+    known = model or (_is_yaml(data_or_config) and "model" in read_yaml(Path(data_or_config)))
+    if measure and not known:
+        raise UserError("--measure trains a probe on both splits: name the checkpoint with --model.")
+    config = _config(data_or_config, overrides or [], None, model or (None if known else "none"), None, None)
+    from hftransfer.doctor import doctor as examine
+
+    sys.exit(examine(config.data, config if known else None, fix, as_json, strict, measure))
+
+
+@app.command()
+def rank(
+    data_or_config: DataOrConfig = None,
+    models: Annotated[list[str] | None, typer.Option(help="a checkpoint to try; give the option once for each")] = None,
+    overrides: Overrides = None,
+    candidates: Annotated[str | None, typer.Option(help="auto: a short list for images or texts")] = None,
+    rows: Annotated[int, typer.Option(min=10, help="training rows to rank on, stratified")] = 1000,
+    metric: Annotated[str | None, typer.Option(help="metric to rank by; default: the task's own")] = None,
+    plot: Annotated[Path | None, typer.Option(help="draw score against latency into this .png or .svg")] = None,
+    as_json: Json = False,
+) -> None:
+    """Rank checkpoints for the data at hand: cross-validated probes on the same rows, and what each costs."""
+    from hftransfer.planning.checkpoints.command import named_models
+    from hftransfer.planning.checkpoints.command import rank as rank_checkpoints
+
+    names, overrides = named_models(models or [], overrides or [], candidates)
+    config = _config(data_or_config, overrides, None, names[0], "probe", None)
+    rank_checkpoints(config, names, rows, metric, plot, as_json)
+
+
+@app.command()
+def curve(
+    data_or_config: DataOrConfig = None,
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, folder, timm architecture, or starter/…")] = None,
+    more: Annotated[
+        int | None, typer.Option(min=1, help="so many more labels; default: a quarter to as many again")
+    ] = None,
+    classes: Annotated[int, typer.Option(min=0, help="classes to look at one by one, the worst first")] = 10,
+    output: Annotated[Path | None, typer.Option(help="folder for curve.json and curve.svg")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how much more labels would bring: the learning curve of a probe, overall and for each class."""
+    config = _config(data_or_config, overrides or [], None, model, "probe", None)
+    from hftransfer.planning.labels.command import curve as show_curve
+
+    show_curve(config, more, classes, output, as_json)
+
+
+@app.command("next")
+def next_to_label(
+    pool: Annotated[str, typer.Argument(help="a folder, glob or table of inputs without labels")],
+    run: Annotated[str | None, typer.Option(help="a run folder: what it is unsure of is chosen")] = None,
+    model: Annotated[str | None, typer.Option(help="a checkpoint, where there is no run yet")] = None,
+    count: Annotated[int, typer.Option("-n", min=1, help="how many to choose")] = 50,
+    output: Annotated[Path | None, typer.Option(help="write a CSV, JSON or Parquet file in place of a table")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="input column(s) of a table")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the clusters")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Choose which inputs to label next: where the model is unsure, and unlike each other."""
+    check_table_name(output)
+    from hftransfer.planning.labels.pool import as_table
+    from hftransfer.planning.labels.pool import next_to_label as choose_next
+
+    found = choose_next(pool, count, run, model, column, seed)
+    if output is not None:
+        return write_table(found, output, "rows to label")
+    show(found.to_dict("records"), lambda: as_table(found), as_json)
+
+
+@app.command()
+def explain(finding: Annotated[str, typer.Argument(help="the id of a finding of the doctor")]) -> None:
+    """Say what a finding of the doctor means and what cures it."""
+    from hftransfer.doctor.findings import explain as explained
+
+    print(explained(finding))
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    format: Annotated[str, typer.Option(help="onnx, onnx-int8 or safetensors-merged")] = "onnx",
+    output: Annotated[Path | None, typer.Option(help="folder to make; default: exports/FORMAT in the run")] = None,
+) -> None:
+    """Write the model in another form, compared with the original on held-out inputs before it is kept."""
+    from hftransfer.publish.export import as_table
+    from hftransfer.publish.export import export as export_run
+
+    display(as_table(export_run(run, format, output)))
+
+
+@app.command()
+def demo(
+    runs: Annotated[list[str], typer.Argument(help="a run folder, a model folder or a Hub id; or two, to compare")],
+    share: Annotated[bool, typer.Option("--share", help="a public link for a while")] = False,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="port on this machine")] = None,
+) -> None:
+    """Try a model in the browser.
+
+    The page answers on this machine alone. GRADIO_SERVER_NAME=0.0.0.0 opens it to the network (in a container),
+    GRADIO_ROOT_PATH=/demo serves it behind a proxy under that path, --share gives a public link without examples of the data.
+    """
+    from hftransfer.apps.demo import launch
+
+    launch(runs, share, port)
+
+
+@app.command()
+def review(
+    run: RunFolder,
+    share: Annotated[bool, typer.Option("--share", help="a public link for a while")] = False,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="port on this machine")] = None,
+) -> None:
+    """Look at likely label errors in the browser; what you decide becomes a patch for `train --patch`."""
+    from hftransfer.apps.review.page import launch
+
+    launch(run, share, port)
+
+
+@app.command()
+def push(
+    run: RunFolder,
+    repo_id: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub")],
+    private: Annotated[bool, typer.Option("--private")] = False,
+    update: Annotated[
+        bool, typer.Option("--update", help="add a commit to repositories that hold something; files of others stay")
+    ] = False,
+    adapter: Annotated[bool, typer.Option("--adapter", help="the adapter of a LoRA run alone")] = False,
+    dry_run: Annotated[
+        Path | None, typer.Option(help="write the repository into this folder, ask the Hub nothing")
+    ] = None,
+    space: Annotated[str | None, typer.Option(help="OWNER/NAME of a demo Space to fill as well")] = None,
+) -> None:
+    """Put a run's model on the Hub, with card, metrics and round-trip certificate."""
+    from hftransfer.publish.hub import push as push_run
+
+    pushed = push_run(run, repo_id, private, update, adapter, dry_run, space)
+    if pushed:
+        print("\n".join(filter(None, (pushed.url, pushed.space))))

@@ -1,0 +1,78 @@
+"""What the terminal shows of results, and the tables that go into files instead."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from hftransfer.core.errors import UserError
+from hftransfer.core.files import finite
+from hftransfer.core.terminal import display
+from hftransfer.core.wording import describe_part, ends
+
+
+def show_metrics(metrics: dict[str, Any], folder: Path, as_json: bool) -> None:
+    if as_json:
+        return print(json.dumps(finite({"run": str(folder)} | metrics), ensure_ascii=False))
+    from rich.table import Table
+
+    for split, found in metrics.items():
+        if split not in ("test", "validation", "cross_validation", "seeds"):
+            continue
+        note = metrics.get("notes", {}).get(split)
+        title = f"{folder.name}: {describe_part(split, metrics)}{' (headline)' * (split == metrics.get('headline'))}"
+        table = Table("metric", "value", "95 % interval", title=title, caption=note)
+        for name, measured in found.items():
+            table.add_row(name, f"{measured['value']:.4f}", ends(measured))
+        display(table)
+    print(f"Run folder: {folder}")
+
+
+def show_predictions(table: Any) -> None:
+    from rich.table import Table
+
+    scores = [column for column in table.columns if column.startswith("score:")]
+    shown = Table("input", "prediction", "score")
+    for row in table.to_dict("records"):
+        if row.get("error"):
+            shown.add_row(str(row["id"])[:60], f"error: {row['error']}", "")
+            continue
+        best = max(row[column] for column in scores)
+        answer = f"{row['answer']} (nearest: {row['prediction']})" if row.get("unknown") else str(row["prediction"])
+        shown.add_row(str(row["id"])[:60], answer, f"{best:.3f}")
+    display(shown)
+
+
+def as_store_table(folder: Path, entries: list[Any]) -> Any:
+    from rich.table import Table
+
+    total = sum(entry.bytes for entry in entries)
+    table = Table("space", "what", "rows", "MiB", title=f"{folder}: {total / 2**20:.1f} MiB")
+    for entry in entries:
+        table.add_row(entry.space[:12], entry.about, str(entry.rows), f"{entry.bytes / 2**20:.1f}")
+    return table
+
+
+WRITERS = {".csv": "to_csv", ".json": "to_json", ".jsonl": "to_json", ".parquet": "to_parquet"}
+
+
+def check_table_name(output: Path | None) -> None:
+    """Raises `UserError` for a name that `write_table` would refuse: before the work, not after it."""
+    if output is not None and output.suffix not in WRITERS:
+        raise UserError(f"Cannot write {output}: expected a name ending in {', '.join(WRITERS)}.")
+
+
+def write_table(table: Any, output: Path, what: str = "predictions") -> None:
+    """Write the table whole, in the form that the name asks for; folders are made. Raises `UserError`."""
+    check_table_name(output)
+    options = {".json": {"orient": "records"}, ".jsonl": {"orient": "records", "lines": True}}.get(
+        output.suffix, {"index": False}
+    )
+    temporary = output.with_name(f".{output.name}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        getattr(table, WRITERS[output.suffix])(temporary, **options)
+        os.replace(temporary, output)
+    except OSError as error:
+        raise UserError(f"Cannot write {output}: {error.strerror}.") from None
+    print(f"{len(table)} {what} in {output}")

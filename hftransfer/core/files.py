@@ -1,0 +1,87 @@
+"""Files: strict JSON written at once, removal, locks, and the folder of what can be made again."""
+
+import errno
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hftransfer.core.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; the ends of an interval that is not known come back as NaN."""
+    return json.loads(path.read_text(encoding="utf-8"), object_hook=_with_unknown_ends)
+
+
+def _with_unknown_ends(found: dict[str, Any]) -> dict[str, Any]:
+    if {"value", "low", "high"} <= found.keys():
+        found |= {end: math.nan for end in ("low", "high") if found[end] is None}
+    return found
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict JSON by way of a temporary name, so that no reader ever sees half a file.
+
+    What is no number or infinite becomes null.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    text = json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def finite(value: Any) -> Any:
+    """Return plain values as strict JSON has them: null for what is no number or infinite."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, where it is there."""
+    path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+
+
+def has_no_locks(error: OSError) -> bool:
+    """Return whether a lock failed since the file system has none (NFS without its daemon, some Lustre mounts)."""
+    return error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def cache_folder() -> Path:
+    """Return where the package keeps what it can make again: `$HFTRANSFER_CACHE`, or `~/.cache/hftransfer`.
+
+    Without a home folder that can be written (containers with an unknown user) it is a folder of the temporary ones.
+    """
+    named = os.environ.get("HFTRANSFER_CACHE")
+    if named:
+        return Path(os.path.expanduser(named))
+    home = os.path.expanduser("~")
+    folder = Path(home) / ".cache" / "hftransfer"
+    return folder if os.path.isabs(home) and _writable(folder) else _temporary_cache(home)
+
+
+def _writable(folder: Path) -> bool:
+    nearest = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    return os.access(nearest, os.W_OK)
+
+
+@cache
+def _temporary_cache(home: str) -> Path:
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    folder = Path(tempfile.gettempdir()) / f"hftransfer-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        raise UserError(f"{folder} belongs to another user: name a folder of your own in HFTRANSFER_CACHE.")
+    logger.warning("The home folder %s cannot be written: features are kept in %s (HFTRANSFER_CACHE names another).",
+                   home, folder)  # fmt: skip
+    return folder

@@ -1,0 +1,33 @@
+"""Numbers and names as people read them; shared by log, terminal, report and card."""
+
+import math
+from typing import Any
+
+DONE = {"relabel": "relabelled", "drop": "dropped", "group": "grouped", "add": "added"}
+
+
+def percent(share: float) -> str:
+    """A share to three digits, such as that of the weights that train: `0.378 %`."""
+    return f"{100 * share:.3g} %"
+
+
+def describe_part(part: str, metrics: dict[str, Any]) -> str:
+    """Name a part of `metrics.json` as people read it: "test", or "cross-validated (5 folds, 4 times)"."""
+    design = metrics.get("cross_validation_folds")
+    if part != "cross_validation" or not design:
+        return part.replace("_", " ")
+    times = f", {design['repeats']} times" if design["repeats"] > 1 else ""
+    return f"cross-validated ({design['folds']} folds{times})"
+
+
+def ends(measured: dict[str, Any], digits: int = 4) -> str:
+    """The interval of a number, such as `0.8260 to 0.9450`; in words where it is not known (docs/coverage.md)."""
+    if math.isnan(measured["low"]) or math.isnan(measured["high"]):
+        return "not known"
+    return f"{measured['low']:.{digits}f} to {measured['high']:.{digits}f}"
+
+
+def in_words(about: dict[str, Any], split: str | None = None) -> str:
+    """What a patch did to one split, or in all: "12 relabelled, 3 dropped" ("" where nothing was done)."""
+    counts = {name: about[name].get(split, 0) if split else sum(about[name].values()) for name in DONE.values()}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)

@@ -1,0 +1,1 @@
+"""The frozen part computed once: feature store, extraction, feature sources."""

@@ -1,0 +1,113 @@
+"""The one pass of the frozen part over the data, by way of the feature store."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hftransfer.core.hashing import content_key
+from hftransfer.features.passes import Machine, passes
+from hftransfer.features.readout import Reader, Readout
+from hftransfer.features.store import Features, FeatureStore, space_key
+from hftransfer.modalities import Modality
+from hftransfer.models.layers import Ladder
+from hftransfer.models.partial import Batch, Boundary
+from hftransfer.models.weights import architecture_key
+
+log = logging.getLogger(__name__)
+
+
+class NotStored(Exception):
+    """The activations of this family cannot be stored row by row: they are not as long as the input (Funnel)."""
+
+
+@dataclass(frozen=True)
+class FrozenPass:
+    """A network whose lower part is frozen, and where what it gives is kept.
+
+    `weights_hash` stands for the frozen weights.
+    """
+
+    model: nn.Module
+    ladder: Ladder
+    modality: Modality
+    machine: Machine
+    weights_hash: str
+    store: FeatureStore
+
+    def readouts(
+        self, items: Sequence[Any], keys: Sequence[str], wanted: list[Readout], view: int | None = None, seed: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Name -> features (N, D) float32 of every readout. `view` numbers an augmented view of each image, by `seed`."""
+        reader = Reader(self.model, self.ladder, wanted)
+        name = ", ".join(readout.name for readout in wanted)
+
+        def compute(positions: Sequence[int]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
+            self.model.eval()
+
+            title = f"features ({name})"
+            seeds = None if view is None else [_seed_of_view(keys[position], seed) for position in range(len(keys))]
+            for found, read in passes(self.modality, items, positions, self.machine, reader, title, seeds):
+                yield found, {key: value.float().cpu().numpy() for key, value in read.items()}
+
+        keys = keys if view is None else [f"{key}-view{view}" for key in keys]
+        features = self._collect(
+            keys, compute, {"readouts": name, "view": self._view_settings(view, seed)}, f"features {name}"
+        )
+        return {name: np.asarray(features[name]) for name in features.names}
+
+    def boundary(self, items: Sequence[Any], keys: Sequence[str], boundary: Boundary) -> Features:
+        """The hidden state at a boundary for every row, under the name `boundary`; texts without their padding."""
+
+        def compute(positions: Sequence[int]) -> Iterator[tuple[list[int], dict[str, Any]]]:
+            self.model.eval()
+
+            def forward(batch: Batch) -> list[np.ndarray]:
+                hidden = boundary.activations(batch).float().cpu()
+                if "attention_mask" not in batch:
+                    return list(hidden.numpy())
+                masks = batch["attention_mask"].bool().cpu()  # by the mask: some tokenizers pad on the left
+                if hidden.shape[:2] != masks.shape:
+                    raise NotStored
+                return [row[mask].numpy() for row, mask in zip(hidden, masks, strict=True)]
+
+            for found, rows in passes(self.modality, items, positions, self.machine, forward, title):
+                yield found, {"boundary": rows}
+
+        title = f"activations below {self.ladder.rung_name(boundary.rung)}"
+        return self._collect(keys, compute, {"boundary": boundary.rung}, title)
+
+    def _collect(self, keys: Sequence[str], compute: Any, what: dict[str, Any], about: str) -> Features:
+        space = space_key(
+            **what,
+            weights=self.weights_hash,
+            inputs=self.modality.settings(),
+            precision=str(self.machine.autocast or torch.float32),
+            device=self.machine.device.type,
+            network=architecture_key(self.model),
+        )
+        share = (self.machine.rank, self.machine.world_size)
+        return self.store.collect(space, list(keys), compute, about, share, self.machine.barrier)
+
+    def _view_settings(self, view: int | None, seed: int) -> Any:
+        return None if view is None else {"seed": seed} | self.modality.augmentation.model_dump()
+
+
+def _seed_of_view(key: str, seed: int) -> int:
+    """Return the seed of one view of one image: the same whatever else the store lacks."""
+    return int(content_key(key, str(seed))[:15], 16)
+
+
+def replayed_batch(stored: Features, modality: Modality, items: Sequence[Any], positions: Sequence[int]) -> Batch:
+    """Return a batch that starts at the boundary (see `partial.Boundary.replaying`), padded where its mask says so."""
+    batch, rows = modality.skeleton(items), stored.tensors("boundary", positions)
+    if "attention_mask" not in batch:
+        return batch | {"boundary": torch.stack(rows)}
+    mask = batch["attention_mask"].bool()
+    hidden = rows[0].new_zeros((*mask.shape, *rows[0].shape[1:]))
+    hidden[mask] = torch.cat(rows)
+    return batch | {"boundary": hidden}

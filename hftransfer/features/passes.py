@@ -1,0 +1,184 @@
+"""One pass of a network over rows, in batches of like length, on every process its share."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from hftransfer.core.hashing import content_key
+from hftransfer.modalities import Modality
+from hftransfer.runtime.memory import is_lack_of_memory, release
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how forward passes run: decided once a run (`compute`, `trials`) and said in the log."""
+
+    device: torch.device
+    autocast: torch.dtype | None = None  # of passes without gradients; None computes in float32
+    train_in_bf16: bool = False
+    workers: int = 0
+    batch_size: int = 32
+    rank: int = 0
+    world_size: int = 1
+
+    def context(self) -> Any:
+        """Autocast where it was found to pay, for the network alone: heads are solved in float64."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
+
+    def place(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            torch.distributed.barrier()
+
+    def largest(self, value: int) -> int:
+        """The largest `value` of all processes."""
+        if self.world_size == 1:
+            return value
+        values = torch.tensor(value, device=self.device)
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+        return int(values)
+
+    def gather(self, value: Any) -> list[Any]:
+        """`value` of every process, in order of rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+
+class Items(Dataset):
+    """Encoded rows with their positions, for a data loader."""
+
+    def __init__(self, items: Sequence[Any]):
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, position: int) -> tuple[int, Any]:
+        return position, self.items[position]
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Makes (positions, batch); an object rather than a closure, so that loader workers can receive it.
+
+    With `seeds`, one for each position, every item is augmented by its own: the batch it is in plays no part.
+    """
+
+    modality: Modality
+    seeds: Sequence[int] | None = None
+
+    def __call__(self, rows: list[tuple[int, Any]]) -> tuple[list[int], dict[str, Tensor]]:
+        positions, items = zip(*rows, strict=True)
+        if self.seeds is None:
+            return list(positions), self.modality.collate(items)
+        views = [self._view(item, self.seeds[position]) for position, item in rows]
+        return list(positions), {name: torch.cat([view[name] for view in views]) for name in views[0]}
+
+    def _view(self, item: Any, seed: int) -> dict[str, Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.modality.collate([item], training=True)
+
+
+def batches_of_like_length(lengths: Sequence[int], positions: Sequence[int], size: int) -> list[list[int]]:
+    """Positions sorted by length, longest first (memory runs out at once or not at all), cut into batches."""
+    ordered = sorted(positions, key=lambda position: -lengths[position])
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def passes(
+    modality: Modality,
+    items: Sequence[Any],
+    positions: Sequence[int],
+    machine: Machine,
+    forward: Callable[[dict[str, Tensor]], Any],
+    title: str,
+    seeds: Sequence[int] | None = None,
+) -> Iterator[tuple[list[int], Any]]:
+    """Run `forward` over batches of the rows at `positions`: yields (positions of the batch, what it returned).
+
+    The stream of random numbers stays as it is, so that a pass that the feature store spares changes nothing after it.
+    With `seeds`, one for each of `items`, images come augmented.
+    """
+    batches = batches_of_like_length(modality.lengths(items), positions, machine.batch_size)
+    loader = DataLoader(
+        Items(items), batch_sampler=batches, collate_fn=Collate(modality, seeds), num_workers=machine.workers,
+        pin_memory=machine.device.type == "cuda", generator=torch.Generator(),
+    )  # fmt: skip
+    hidden = machine.rank > 0 or len(batches) < 2
+    with (
+        torch.no_grad(),  # not inference_mode: BEiT keeps tensors of a pass, and a later training needs ordinary ones
+        tqdm(total=len(positions), desc=title, unit="row", disable=hidden or None, leave=False) as bar,
+    ):
+        for batch_positions, batch in loader:
+            yield from _in_parts(batch_positions, batch, machine, forward)
+            bar.update(len(batch_positions))
+
+
+def _in_parts(
+    positions: list[int], batch: dict[str, Tensor], machine: Machine, forward: Callable[[dict[str, Tensor]], Any]
+) -> list[tuple[list[int], Any]]:
+    """A batch at once, or in halves where memory runs out: batches come longest first, so that later ones may fit."""
+    try:
+        with machine.context():
+            return [(positions, forward(machine.place(batch)))]
+    except (RuntimeError, MemoryError) as error:
+        if not is_lack_of_memory(error) or len(positions) == 1:
+            raise
+    release()
+    half = len(positions) // 2
+    log.warning("Memory ran out with %d rows at a time: they are taken in halves", len(positions))
+    parts = (slice(0, half), slice(half, None))
+    halves = [(positions[part], {name: value[part] for name, value in batch.items()}) for part in parts]
+    return [found for half in halves for found in _in_parts(*half, machine, forward)]
+
+
+def predict_logits(
+    model: nn.Module,
+    modality: Modality,
+    items: Sequence[Any],
+    machine: Machine,
+    training: bool = False,
+    seed: int = 0,
+) -> np.ndarray:
+    """Logits of every row, float32 (N, head size), on every process; each process computes its share once.
+
+    `training` gives each image in an augmented view, drawn by `seed`.
+    """
+    model.eval()
+    seeds = [int(content_key(str(item), str(seed))[:15], 16) for item in items] if training else None
+    mine = range(machine.rank, len(items), machine.world_size)
+    results = passes(modality, items, mine, machine, lambda batch: model(**batch).logits, "predict", seeds)
+    rows = [(positions, logits.float().cpu().numpy()) for positions, logits in results]
+    return in_order((row for share in machine.gather(rows) for row in share), len(items), model.config.num_labels)
+
+
+def in_order(batches: Iterable[tuple[list[int], np.ndarray]], count: int, width: int) -> np.ndarray:
+    """Rows of batches put back in the order of their positions; each position exactly once. No rows: (0, `width`)."""
+    result: np.ndarray | None = None
+    seen = np.zeros(count, dtype=int)
+    for positions, values in batches:
+        if result is None:
+            result = np.empty((count, *values.shape[1:]), dtype=values.dtype)
+        result[positions] = values
+        np.add.at(seen, positions, 1)
+    if count and (result is None or (seen != 1).any()):
+        raise RuntimeError(f"expected every row once, found {int((seen != 1).sum())} rows missing or repeated")
+    return result if result is not None else np.empty((0, width), dtype=np.float32)

@@ -1,0 +1,215 @@
+"""Opening images: every file a user may have, as an upright RGB picture, or an error that names the file."""
+
+import os
+import stat
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+from hftransfer.core.errors import LFS_POINTER, UserError
+
+HEIF = find_spec("pillow_heif") is not None  # reads the photos of iPhones, where it is installed
+SUFFIXES = frozenset({".heic", ".heif"} if HEIF else ()) | frozenset(
+    ".avif .bmp .gif .jfif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp".split()
+)
+
+BESIDE_IMAGES = frozenset(
+    ".txt .csv .tsv .json .jsonl .parquet .md .xml .yaml .yml .html .ini .db .pdf .py .ipynb .log".split()
+)
+
+# Pillow knows more, some of which starts other programs (PostScript): the content, not the suffix, decides what is tried.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
+
+# Pillow's plugins raise whatever the broken bytes lead them to.
+_DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError, MemoryError,
+    struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+
+
+class UnreadableImage(UserError):
+    """An image that cannot be decoded whole; the message names the file and the reason."""
+
+    def __init__(self, name: str, reason: str | None = None):
+        """`name` alone is a whole message: so a loader's worker hands the error on (torch makes it again from its text)."""
+        self.name, self.reason = name, reason
+        super().__init__(
+            name
+            if reason is None
+            else f"Cannot read the image {name}: {reason}. Replace or remove it, or leave such files out with "
+            "data.on_error=skip."
+        )
+
+
+@contextmanager
+def opened(source: str | Path | bytes) -> Iterator[Image.Image]:
+    """A Pillow image that is not decoded yet; whatever fails while it is used is raised as `UnreadableImage`."""
+    try:
+        if not isinstance(source, bytes):
+            _require_file(source)
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
+            yield image
+    except _DECODING_ERRORS as error:
+        raise UnreadableImage(_name(source), _reason(error)) from error
+
+
+def read_file(path: str | Path) -> bytes:
+    """The content of an image's file. Raises `UnreadableImage`."""
+    try:
+        _require_file(path)
+        return Path(path).read_bytes()
+    except _DECODING_ERRORS as error:
+        raise UnreadableImage(_name(path), _reason(error)) from error
+
+
+def _require_file(path: str | Path) -> None:
+    """A pipe or a device would never come to its end."""
+    found = os.stat(path)
+    mode = found.st_mode
+    if stat.S_ISREG(mode) and found.st_size < 1000:
+        with open(path, "rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise OSError("it is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository")
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError
+    if not stat.S_ISREG(mode):
+        raise OSError("it is no file but a pipe or a device")
+
+
+@cache
+def _formats() -> list[str]:
+    Image.init()
+    if HEIF:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    return [name for name in (*FORMATS, "HEIF") if name in Image.OPEN]
+
+
+def describe_passed_over(names: list[str]) -> str | None:
+    """Return how many files of each suffix are no images to this installation; None where there are none.
+
+    Notes and lists that stand beside images (`.txt`, `.csv`, …) do not count.
+    """
+    counts = Counter(Path(name).suffix.lower() or "no suffix" for name in names)
+    counts = {suffix: count for suffix, count in counts.items() if suffix not in BESIDE_IMAGES}
+    if not counts:
+        return None
+    listed = ", ".join(f"{suffix} {count}" for suffix, count in sorted(counts.items(), key=lambda item: -item[1]))
+    heic = " pip install pillow-heif reads HEIC." if {".heic", ".heif"} & counts.keys() else ""
+    return f"{sum(counts.values())} files are passed over, as they are no images that can be read ({listed}).{heic}"
+
+
+def open_image(source: str | Path | bytes | Image.Image, at_least: int | None = None) -> Image.Image:
+    """The image in RGB, turned upright by its EXIF orientation and decoded whole.
+
+    Transparency is laid on white, 16-bit greys keep their upper 8 bits, of an animation the first frame is taken.
+    `at_least` (pixels): a JPEG whose short side is more than twice that is decoded smaller (libjpeg's scaled decoding),
+    with no side of the result below it. Raises `UnreadableImage` when the image is missing, broken or truncated.
+    """
+    if isinstance(source, Image.Image):
+        return decode(source)
+    with opened(source) as image:
+        return decode(image, at_least)
+
+
+def decode(image: Image.Image, at_least: int | None = None) -> Image.Image:
+    """The upright RGB picture of an opened image; `at_least` as in `open_image`."""
+    if at_least is not None:
+        _decode_smaller(image, at_least)
+    image.load()
+    return _rgb(ImageOps.exif_transpose(image))
+
+
+class KeptImages:
+    """Opens images for training and keeps them decoded, up to `limit_bytes`, for the epochs to come.
+
+    A picture much larger than `at_least` (pixels of the short side) is kept at twice that, which crops of half its area
+    still fill. For training alone: predictions go through the processor that is saved, from the file itself.
+    """
+
+    def __init__(self, at_least: int, limit_bytes: int):
+        self.at_least, self.free = at_least, limit_bytes
+        self._kept: dict[str | bytes, np.ndarray] = {}
+
+    def open(self, source: str | bytes) -> Image.Image:
+        """As `open_image`; the file is read once."""
+        if source in self._kept:
+            return Image.fromarray(self._kept[source])
+        image = open_image(source, at_least=self.at_least)
+        if min(image.size) > 2 * self.at_least:
+            factor = 2 * self.at_least / min(image.size)
+            image = image.resize([max(1, round(side * factor)) for side in image.size], Image.Resampling.LANCZOS)
+        pixels = np.asarray(image)
+        if pixels.nbytes <= self.free:
+            self._kept[source] = pixels
+            self.free -= pixels.nbytes
+        return image
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is taken for an image (by its suffix)."""
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def _decode_smaller(image: Image.Image, at_least: int) -> None:
+    short = min(image.size)
+    if short > 2 * at_least:
+        # Rounded up: draft() must never undershoot. Formats without scaled decoding ignore the call.
+        image.draft(image.mode, tuple(-(-side * at_least // short) for side in image.size))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode as RGB (8 bits a channel)."""
+    if image.has_transparency_data:  # before the modes: an RGB PNG may name one colour as transparent
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.mode == "LAB":
+        return ImageCms.profileToProfile(
+            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values of any depth as uint8, by the smallest of the usual full scales (1 for floats, 8, 16 bits) that
+    holds the type or the largest value; beyond 16 bits the range of the image is stretched."""
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        return (values >> 8).astype(np.uint8)
+    scales = [1.0, 255.0, 65535.0] if values.dtype.kind == "f" else [255.0, 65535.0]
+    values = np.nan_to_num(values.astype(np.float64))
+    low, high = values.min(), values.max()
+    fitting = [scale for scale in scales if low >= 0 and high <= scale]
+    if not fitting:
+        values, fitting = values - low, [max(high - low, 1e-12)]
+    return np.round(values * (255.0 / fitting[0])).astype(np.uint8)
+
+
+def _name(source: str | Path | bytes) -> str:
+    return f"given as {len(source)} bytes" if isinstance(source, bytes) else repr(str(source))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder"
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "its content is no image that Pillow knows"
+    if isinstance(error, MemoryError):
+        return "it does not fit into memory"
+    return str(error).strip().rstrip(".") or type(error).__name__

@@ -1,0 +1,1 @@
+"""Checkpoints as networks: loading, weights, processors, heads, layers, partial execution."""

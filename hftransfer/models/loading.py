@@ -1,0 +1,322 @@
+"""A reference to a pretrained checkpoint becomes a model with the right new head, and its processor or tokenizer.
+
+A reference is a Hub id, a local folder in the layout of transformers or of timm, the name of a timm architecture (with
+a weights file, or alone for its weights on the Hub), or `starter/…`. Whatever it is, the model is a plain transformers
+class, in float32, that `transformers.pipeline` loads again once `save_model` has written it.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from hftransfer.core.errors import UserError, refuse_lfs_pointer
+from hftransfer.models.heads import describe_head, head_parameters, reorder_head, reset_head
+from hftransfer.models.limits import check_pixels, check_shards, check_sizes
+from hftransfer.models.processors import is_timm_config, limit_length, resize, save_processor
+from hftransfer.models.references import ModelConfig, Reference, find
+from hftransfer.models.weights import AUTO_CLASS, Modality, check_finite, pretrained_model, random_model, weights_hash
+from hftransfer.tasks import Task
+
+log = logging.getLogger(__name__)
+
+EXAMPLES = {"image": "google/vit-base-patch16-224 or timm/resnet50.a1_in1k", "text": "bert-base-uncased"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model ready to be adapted. `new_parameters` names the tensors that did not come from the checkpoint."""
+
+    model: PreTrainedModel
+    processor: Any
+    config: PreTrainedConfig
+    weights_hash: str
+    source: str
+    new_parameters: frozenset[str] = frozenset()
+
+
+def load_checkpoint(config: ModelConfig, modality: Modality, task: Task, random_weights: bool = False) -> Checkpoint:
+    """The model with a head for `task` in float32, and its image processor or tokenizer.
+
+    With `random_weights` only the architecture is taken. Raises `UserError` when the reference cannot be found, is not
+    of the modality, or holds other tensors than its architecture has.
+    """
+    _check_sizes_of(modality, config)
+    reference = find(config, random_weights)
+    with quiet_transformers(), _readable(reference):
+        model_config, old_labels = _read_config(reference, config, modality, task)
+        if random_weights:
+            model = random_model(model_config, modality, config)
+            new = frozenset(model.state_dict())
+        else:
+            model, new = pretrained_model(reference, model_config, modality, config)
+        processor = _read_processor(reference, config, modality, model)
+    if config.keep_head:
+        _keep_head(model, new, old_labels, task)
+    else:
+        new = new | _replace_head(model, new, model_config)
+    check_finite(model, reference)
+    if config.image_size:
+        model, processor = resize(model, processor, config.image_size)
+    if modality == "text":
+        limit_length(model, processor, config.max_length)
+        _ensure_padding(model, processor, reference)
+        _split_special_tokens(model, processor, config)
+    identity = weights_hash(model, frozenset() if random_weights else new)
+    return Checkpoint(model, processor, model.config, identity, reference.source, new)
+
+
+def _check_sizes_of(modality: Modality, config: ModelConfig) -> None:
+    kind, names = (
+        ("texts", ("max_length", "split_special_tokens")) if modality == "image" else ("images", ("image_size",))
+    )
+    for name in names:
+        if (found := getattr(config, name)) != ModelConfig.model_fields[name].default:
+            raise UserError(f"model.{name}={found} is for {kind}, and the data are {modality}s. Leave it out.")
+
+
+# --- the config ------------------------------------------------------------------------------------------------------
+
+
+def _read_config(
+    reference: Reference, config: ModelConfig, modality: Modality, task: Task
+) -> tuple[PreTrainedConfig, list[str]]:
+    """The model's config with the labels of `task`, and the labels it had before."""
+    stored = _stored_config(reference)
+    if "architecture" in stored:
+        model_config, old_labels = _timm_config(stored, task)
+    else:
+        model_config = AutoConfig.from_pretrained(
+            reference.path, revision=reference.revision, trust_remote_code=config.trust_remote_code
+        )
+        model_config = _as_classifier(model_config)
+        old_labels = [model_config.id2label[key] for key in sorted(model_config.id2label)]
+    _check_modality(model_config, reference, modality, config)
+    check_sizes(model_config.to_dict(), reference.name)
+    check_shards(reference.path, reference.name)
+    model_config.id2label = task.id2label
+    model_config.label2id = {name: index for index, name in task.id2label.items()}
+    model_config.problem_type = task.problem_type
+    return model_config, old_labels
+
+
+def _stored_config(reference: Reference) -> dict[str, Any]:
+    if reference.architecture:
+        import timm
+
+        pretrained = timm.get_pretrained_cfg(reference.architecture)
+        return {"architecture": reference.architecture, "pretrained_cfg": pretrained.to_dict() if pretrained else {}}
+    return PreTrainedConfig.get_config_dict(reference.path, revision=reference.revision)[0]
+
+
+def _timm_config(stored: dict[str, Any], task: Task) -> tuple[PreTrainedConfig, list[str]]:
+    from transformers import TimmWrapperConfig
+
+    stored = dict(stored)
+    # timm's own export keeps num_classes among the model's arguments, and the wrapper would pass it twice
+    arguments = {key: value for key, value in (stored.get("model_args") or {}).items() if key != "num_classes"}
+    labels = stored.get("label_names") or stored.get("pretrained_cfg", {}).get("label_names") or []
+    stored["model_args"] = arguments or None
+    stored["pretrained_cfg"] = {
+        key: value for key, value in stored.get("pretrained_cfg", {}).items() if not key.startswith("label_")
+    }
+    stored.pop("label_descriptions", None)
+    return TimmWrapperConfig.from_dict(stored, num_labels=task.head_size), list(labels)
+
+
+# Checkpoints whose tensors are those of a classifier of another type, with the part of its config that they describe.
+CLASSIFIER_OF = {
+    "vit_mae": ("vit", None),
+    "clip_vision_model": ("clip", "vision_config"),
+    "siglip_vision_model": ("siglip", "vision_config"),
+    "siglip2_vision_model": ("siglip2", "vision_config"),
+    "metaclip_2_vision_model": ("metaclip_2", "vision_config"),
+}
+
+
+def _as_classifier(model_config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the config of the image classifier that can hold the checkpoint's tensors, else the config as it is."""
+    if model_config.model_type not in CLASSIFIER_OF:
+        return model_config
+    kind, part = CLASSIFIER_OF[model_config.model_type]
+    settings = {key: value for key, value in model_config.to_dict().items() if key != "model_type"}
+    log.info("A %s checkpoint: read as an image classifier of the type %s", model_config.model_type, kind)
+    return AutoConfig.for_model(kind, **(settings if part is None else {part: settings}))
+
+
+def _check_modality(
+    model_config: PreTrainedConfig, reference: Reference, modality: Modality, config: ModelConfig
+) -> None:
+    auto = AUTO_CLASS[modality]
+    remote = config.trust_remote_code and auto.__name__ in getattr(model_config, "auto_map", {})
+    if type(model_config) not in auto._model_mapping and not remote:
+        raise UserError(
+            f"{reference.name} is a {model_config.model_type} checkpoint, which cannot classify {modality}s. "
+            f"Take one made for {modality}s, such as {EXAMPLES[modality]}."
+        )
+
+
+# --- the head --------------------------------------------------------------------------------------------------------
+
+
+def _replace_head(model: PreTrainedModel, new: frozenset[str], model_config: PreTrainedConfig) -> frozenset[str]:
+    """A fresh head in place of the old one; the names of its tensors.
+
+    What a checkpoint that was no classifier has beside its backbone (ModernBERT's dense layer) is pretrained: it stays.
+    """
+    head = frozenset(head_parameters(model))
+    was_classifier = any(name.endswith("Classification") for name in model_config.architectures or ["Classification"])
+    kept = frozenset() if was_classifier else head - new
+    reset_head(model, kept)
+    log.info("new head: %s", describe_head(model))
+    others = sorted(new - head)
+    if others and len(new) < len(model.state_dict()):
+        log.info("new as well, as the checkpoint lacks it: %s", ", ".join(others))
+    return head - kept
+
+
+def _keep_head(model: PreTrainedModel, new: frozenset[str], old_labels: list[str], task: Task) -> None:
+    if sorted(old_labels) != sorted(task.names):
+        raise UserError(
+            f"model.keep_head: the checkpoint's labels are {_named(old_labels)}, the data's are {_named(task.names)}. "
+            "They must agree; leave keep_head out for a new head."
+        )
+    if new & frozenset(head_parameters(model)):
+        raise UserError("model.keep_head: the checkpoint has no head to keep. Leave keep_head out.")
+    rows = [old_labels.index(name) for name in task.names]
+    reorder_head(model, rows)
+    log.info("kept head: %s%s", describe_head(model), "" if rows == sorted(rows) else ", rows in the data's order")
+
+
+def _named(labels: Sequence[str]) -> str:
+    return f"{', '.join(labels[:10])}{', …' if len(labels) > 10 else ''} ({len(labels)})" if labels else "unnamed"
+
+
+# --- the processor ---------------------------------------------------------------------------------------------------
+
+
+def _read_processor(reference: Reference, config: ModelConfig, modality: Modality, model: PreTrainedModel) -> Any:
+    if is_timm_config(model.config):
+        from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+
+        return TimmWrapperImageProcessor(model.config.pretrained_cfg, architecture=model.config.architecture)
+    auto = AutoImageProcessor if modality == "image" else AutoTokenizer
+    processor = auto.from_pretrained(
+        reference.path, revision=reference.revision, trust_remote_code=config.trust_remote_code
+    )
+    if modality == "text":
+        _check_vocabulary(processor, model, reference)
+    else:
+        check_pixels(processor, reference.name)
+    return processor
+
+
+def _check_vocabulary(tokenizer: Any, model: PreTrainedModel, reference: Reference) -> None:
+    """Where the files are missing, transformers makes a tokenizer that knows its special tokens alone."""
+    words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
+    if not words:
+        raise UserError(
+            f"{reference.name} has no tokenizer: copy the tokenizer's files of the original model into its folder."
+        )
+    size = _vocabulary_size(model)
+    if size is not None and len(tokenizer) > size:
+        raise UserError(
+            f"The tokenizer of {reference.name} has {len(tokenizer)} tokens, its model {size}: they do not belong together."
+        )
+
+
+def _vocabulary_size(model: PreTrainedModel) -> int | None:
+    """Return how many tokens the model has embeddings for; None where it hashes characters (CANINE)."""
+    try:
+        return model.get_input_embeddings().num_embeddings
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def _split_special_tokens(model: PreTrainedModel, tokenizer: Any, config: ModelConfig) -> None:
+    """Let names of special tokens inside of texts be plain text: BART stops at a second "</s>", GPT-2 reads only up to it.
+
+    The setting is saved with the tokenizer, so that `pipeline` reads texts alike. Tokenizers written in Python lose their
+    vocabulary with it (ESM splits residues by it): they are left as they are.
+    """
+    if not config.split_special_tokens and model.config.is_encoder_decoder:
+        raise UserError(
+            f"model.split_special_tokens=false: {type(model).__name__} reads a text up to its last {tokenizer.eos_token}, "
+            "so a text cannot hold one. Leave it out."
+        )
+    if hasattr(tokenizer, "backend_tokenizer"):
+        tokenizer.split_special_tokens = config.split_special_tokens
+        tokenizer.init_kwargs["split_special_tokens"] = config.split_special_tokens
+
+
+def _ensure_padding(model: PreTrainedModel, tokenizer: Any, reference: Reference) -> None:
+    """Batches of texts need a padding token, which decoders such as GPT-2 come without."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token is None:
+            raise UserError(
+                f"The tokenizer of {reference.name} has no padding, end or unknown token, and batches of texts need one. "
+                "Add one to the checkpoint: tokenizer.add_special_tokens({'pad_token': '[PAD]'}), then "
+                "model.resize_token_embeddings(len(tokenizer)), and save both."
+            )
+        log.info("the tokenizer has no padding token: %r takes its place", tokenizer.pad_token)
+    model.config.pad_token_id = tokenizer.pad_token_id
+
+
+# --- saving ----------------------------------------------------------------------------------------------------------
+
+
+def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
+    """Writes a folder that plain `transformers.pipeline(task, folder)` loads: safetensors, config, processor."""
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        save_processor(processor, model, Path(folder))
+
+
+# --- words instead of reports and tracebacks -------------------------------------------------------------------------
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silences transformers' load report and progress bars: the lines about the head say what matters."""
+    logging_ = transformers.utils.logging
+    level, bars = logging_.get_verbosity(), logging_.is_progress_bar_enabled()
+    logging_.set_verbosity_error()
+    logging_.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging_.set_verbosity(level)
+        if bars:
+            logging_.enable_progress_bar()
+
+
+@contextmanager
+def _readable(reference: Reference) -> Iterator[None]:
+    """Turns what reading a broken or foreign checkpoint raises into one sentence."""
+    try:
+        yield
+    except UnpicklingError:
+        raise UserError(
+            f"{reference.weights or reference.name} is a pickle that holds more than tensors, which could run code "
+            "when opened. Save the weights alone, with safetensors.torch.save_file(model.state_dict(), FILE) or timm's "
+            "clean_checkpoint.py."
+        ) from None
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers raises nothing narrower, and a foreign config can lead anywhere
+        for file in [reference.weights, *(Path(reference.path).glob("*") if reference.path else ())]:
+            if file is not None:
+                refuse_lfs_pointer(file)
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{reference.name} needs Python code from its own repository. Read that code first; then allow it with "
+                "model.trust_remote_code=true."
+            ) from None
+        raise UserError(f"The checkpoint {reference.name} cannot be read: {str(error).strip()}") from error

@@ -1,0 +1,1 @@
+"""The steps of a run, shared by training and by trials."""

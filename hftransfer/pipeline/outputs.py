@@ -1,0 +1,245 @@
+"""What a run leaves: predictions, metrics, splits, and the record of how it was made."""
+
+import importlib.metadata
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from hftransfer.core.errors import UserError
+from hftransfer.core.files import read_json, write_json
+from hftransfer.core.version import __version__
+from hftransfer.core.wording import in_words
+from hftransfer.data import LabelledData
+from hftransfer.data.sources import SPLITS
+from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
+from hftransfer.modalities import Modality
+from hftransfer.models.heads import final_linear
+from hftransfer.models.loading import save_model
+from hftransfer.pipeline.kept_inputs import keep_inputs
+from hftransfer.pipeline.reliability_fit import fit_trust, trust_metrics
+from hftransfer.pipeline.repeats import cross_validate_head, folds_of, headline_of
+from hftransfer.pipeline.run_context import Work
+from hftransfer.pipeline.self_check import check_saved_model
+from hftransfer.probe.fit import Probe
+from hftransfer.runs import folder as run_folder
+from hftransfer.runs.predictions import Predictions, prediction_table
+from hftransfer.runtime import devices
+from hftransfer.strategies import Plan
+from hftransfer.strategies.base import rates_by_rung
+from hftransfer.tasks import Task
+from hftransfer.training.freeze_check import Sizes, receipt
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "transformers", "timm", "peft", "accelerate", "datasets", "scikit-learn", "numpy")
+
+
+def labelled_table(data: LabelledData, predictions: Predictions) -> pd.DataFrame:
+    """`prediction_table` with the split and the label of each row: what `predictions.parquet` holds."""
+    rows = data.frame.iloc[predictions.positions]
+    table = prediction_table(rows["id"].tolist(), data.task, predictions.logits)
+    table.insert(1, "split", rows["split"].to_numpy())
+    table.insert(2, "label", pd.Series(rows["label"].tolist(), dtype=object))
+    table.insert(4, "out_of_fold", predictions.out_of_fold)
+    return table
+
+
+def split_table(data: LabelledData, modality: Modality) -> pd.DataFrame:
+    """What `splits.parquet` holds: id, split, group, label, digest of the content, input (empty for images as bytes)."""
+    frame = data.frame
+    inputs = [modality.recorded(value) for value in frame["input"]]
+    table = frame[["id", "split", "group", "label", "digest"]].assign(input=inputs)
+    return table.assign(input_pair=frame["input_pair"]) if "input_pair" in frame else table
+
+
+def measured(
+    data: LabelledData, predictions: Predictions, targets: np.ndarray, config: EvaluationConfig
+) -> dict[str, Any]:
+    """`metrics.json`: per split its metrics with intervals, `per_class`, and how the numbers came about."""
+    result: dict[str, Any] = {"per_class": {}, "notes": {}}
+    for split in ("test", "validation"):
+        part = predictions.of_split(data.frame, split)
+        if split == "validation" and part.out_of_fold.any():
+            part = Predictions(
+                *(
+                    a[predictions.out_of_fold]
+                    for a in (predictions.positions, predictions.logits, predictions.out_of_fold)
+                )
+            )
+            result["notes"][split] = "cross-validated predictions of every row the head was fitted on"
+        elif split == "validation" and len(part.positions) and not predictions.out_of_fold.any():
+            result["notes"][split] = "this part chose the best checkpoint and the temperature: expect it to flatter"
+        if len(part.positions):
+            scores = data.task.probabilities(part.logits)
+            groups = groups_of(data, part.positions)
+            found = evaluate_predictions(data.task, targets[part.positions], scores, groups, config)
+            result[split], result["per_class"][split] = found["metrics"], found["per_class"]
+    _note_patch(result["notes"], data.patch)
+    return result
+
+
+def groups_of(data: LabelledData, positions: np.ndarray) -> list[str | None] | None:
+    """The groups of some rows; None where none of them has one."""
+    groups = data.frame["group"].to_numpy()[positions]
+    return None if pd.isna(groups).all() else list(groups)
+
+
+def _note_patch(notes: dict[str, str], patch: dict[str, Any] | None) -> None:
+    """What the patch did to each split, beside what else is to be known of its numbers."""
+    for split in SPLITS if patch else ():
+        if done := in_words(patch, split):
+            notes[split] = "; ".join([*([notes[split]] if split in notes else []), f"by the patch {done}"])
+
+
+def write_pages(folder: Path) -> None:
+    """`report.html` and the model card of a whole run folder; a run that measured nothing has neither."""
+    from hftransfer.publish.card import write_card
+    from hftransfer.report import write_report
+
+    if not any(split in read_json(folder / "metrics.json") for split in ("test", "validation")):
+        log.info("Neither test nor validation rows: no report and no model card")
+        return
+    write_report(folder)
+    write_card(folder)
+
+
+def versions() -> dict[str, str]:
+
+    return {"hftransfer": __version__} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def describe_task(task: Task) -> dict[str, Any]:
+    return asdict(task) | {"names": list(task.names)}
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a run went: for `receipt.json`, `run.json` and `history.json`."""
+
+    plan: Plan
+    sizes: Sizes
+    before: dict[str, str]
+    after: dict[str, str]
+    trained: Any  # loop.Trained, or None where only the head was solved
+    probe: Probe | None
+    seconds: dict[str, float]
+
+    @property
+    def interruption(self) -> str | None:
+        """Why training ended before its time, in words."""
+        found = self.trained.interruption if self.trained else None
+        return found.in_words() if found else None
+
+
+def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictions, record: Record) -> dict[str, Any]:
+    """Everything of the run folder but the adapter; `run.json` last, because it says that the folder is whole."""
+    config, data = work.config, work.data
+    (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    split_table(data, work.modality).to_parquet(folder / "splits.parquet", index=False)
+    keep_inputs(folder, data.frame)
+    labelled_table(data, predictions).to_parquet(folder / "predictions.parquet", index=False)
+    if record.probe is not None:
+        _out_of_fold_table(work, record.probe, predictions.temperature).to_parquet(folder / "oof.parquet", index=False)
+    save_model(model, work.checkpoint.processor, folder / "model")
+    checked = check_saved_model(folder / "model", work, model, predictions, record.probe)
+    steps = record.trained.steps_logits if record.trained else ()
+    trust = fit_trust(work, model, predictions, record.probe, steps)
+    if trust is not None:
+        trust.write(folder, data.task)
+    test = predictions.of_split(data.frame, "test")
+    metrics = measured(data, predictions, work.targets, config.evaluation)
+    metrics |= trust_metrics(data.task, trust, test, work.targets[test.positions], groups_of(data, test.positions))
+    if data.task.weights:
+        metrics["notes"]["probabilities"] = (
+            "training.imbalance=balanced: they are calibrated for classes that are equally frequent, not for these data"
+        )
+    metrics |= _cross_validated(work, record.probe, final_linear(model).bias is not None)
+    metrics["headline"] = headline_of(config, len(data.frame), data.given, metrics)
+    if record.interruption:
+        kept = "best weights until then" if "validation" in metrics else "weights of that step"
+        metrics["notes"]["training"] = f"ended early ({record.interruption}); these are the {kept}"
+    write_json(folder / "metrics.json", metrics)
+    rates = rates_by_rung(record.plan, record.trained.learning_rate) if record.trained else {}
+    write_json(folder / "history.json", record.trained.history if record.trained else [])
+    write_json(folder / "receipt.json", receipt(record.plan.ladder, record.sizes, rates, record.before, record.after))
+    write_json(folder / run_folder.COMPLETE, _about(work, record, predictions) | {"self_check": checked})
+    return metrics
+
+
+def _cross_validated(work: Work, probe: Probe | None, intercept: bool) -> dict[str, Any]:
+    """Cross-validation of a head on its stored features, where it is asked for or affordable."""
+    config, data = work.config, work.data
+    folds = folds_of(config, len(data.frame), data.given, data.modality)
+    if not folds or work.trains or config.head.views:
+        return {}
+    evaluation = config.evaluation.model_copy(update={"folds": folds})
+    try:
+        return cross_validate_head(
+            data.task, probe.tried, work.targets, work.groups, config.head, intercept, evaluation, config.seed
+        )
+    except UserError as error:  # a single group, or too few examples
+        if config.evaluation.folds:
+            raise
+        log.warning("Cross-validation is left out, and the single test part is the headline: %s", error)
+        return {}
+
+
+def _out_of_fold_table(work: Work, probe: Probe, temperature: float) -> pd.DataFrame:
+    rows = work.data.frame.iloc[work.fitted]
+    logits = work.data.task.in_units(probe.head.out_of_fold)
+    table = prediction_table(rows["id"].tolist(), work.data.task, logits / (1.0 if work.trains else temperature))
+    table.insert(1, "label", pd.Series(rows["label"].tolist(), dtype=object))
+    return table
+
+
+def _about(work: Work, record: Record, predictions: Predictions) -> dict[str, Any]:
+    counts = work.data.frame["split"].value_counts().to_dict()
+    return {
+        "modality": work.data.modality,
+        "pipeline_task": work.modality.pipeline_task,
+        "task": describe_task(work.data.task),
+        "checkpoint": {"source": work.checkpoint.source, "weights_hash": work.checkpoint.weights_hash},
+        "strategy": work.config.strategy.type,
+        "readout": record.probe and {"chosen": record.probe.readout.name, "losses": record.probe.losses},
+        "temperature": predictions.temperature,
+        "steps": record.trained.steps if record.trained else 0,
+        "interrupted": record.interruption,
+        "batch_size": [record.trained.batch_size, record.trained.accumulation] if record.trained else None,
+        "learning_rate": record.trained.learning_rate if record.trained else None,
+        "truncated_share": work.modality.truncated_share,
+        "seconds": record.seconds,
+        "versions": versions(),
+        "seed": work.config.seed,
+        "world_size": work.machine.world_size,
+        "precision": {
+            "inference": _precision(work.machine.autocast),
+            "training": _precision(work.machine.train_in_bf16),
+        },
+        "data": {
+            "fingerprint": work.data.fingerprint,
+            "columns": work.data.columns,
+            "counts": counts,
+            "skipped": work.data.skipped,
+            "patch": work.data.patch,
+            "given": list(work.data.given),
+            "fitted": work.data.frame["split"].iloc[work.fitted].unique().tolist(),
+            **_copies(work.data),
+        },
+        "hardware": devices.hardware(work.machine.device),
+        "peak_memory_bytes": devices.peak_memory(work.machine.device),
+    }
+
+
+def _copies(data: LabelledData) -> dict[str, int]:
+    """Rows whose input is, to the byte, that of an earlier row; and held-out rows whose input the training part holds."""
+    digests, train = data.frame["digest"], data.frame["split"] == "train"
+    return {"copies": int(digests.duplicated().sum()), "leaked": int((~train & digests.isin(digests[train])).sum())}
+
+
+def _precision(bf16: object) -> str:
+    return "bf16" if bf16 else "fp32"

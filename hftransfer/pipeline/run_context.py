@@ -1,0 +1,314 @@
+"""The steps of a run, between loading and the run folder."""
+
+import logging
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hftransfer.config import RunConfig
+from hftransfer.core.hashing import content_key
+from hftransfer.data import LabelledData
+from hftransfer.features.extract import FrozenPass, NotStored, replayed_batch
+from hftransfer.features.passes import Machine, predict_logits
+from hftransfer.features.readout import open_head
+from hftransfer.features.store import Features, FeatureStore
+from hftransfer.modalities import Modality, make_modality
+from hftransfer.models.heads import final_linear, output_layers
+from hftransfer.models.layers import Ladder
+from hftransfer.models.loading import Checkpoint, load_checkpoint
+from hftransfer.models.partial import Boundary
+from hftransfer.models.weights import architecture_key, weights_hash
+from hftransfer.probe.fit import Probe, Rows, fold_scale, fold_temperature, solve_probe
+from hftransfer.runs.predictions import Predictions
+from hftransfer.runtime import autotune, devices
+from hftransfer.runtime.cpu_kernels import REPLACED
+from hftransfer.strategies import Plan, ProbeStrategy
+from hftransfer.tasks import Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Work:
+    """Everything a run works on, once it is loaded. `items` and `targets` follow the rows of `data.frame`."""
+
+    config: RunConfig
+    data: LabelledData
+    checkpoint: Checkpoint
+    modality: Modality
+    machine: Machine
+    store: FeatureStore
+    items: list[Any]
+    targets: np.ndarray
+
+    @property
+    def model(self) -> nn.Module:
+        return self.checkpoint.model
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is left to train once the head is made."""
+        return self.config.strategy.defaults(self.data.modality) is not None
+
+    def begins_trained(self, probe: Probe | None) -> bool:
+        """Whether the network has answers before its first step: its head was solved, or came with the checkpoint."""
+        return probe is not None or self.config.model.keep_head and not self.config.strategy.from_random_weights
+
+    def positions(self, *splits: str) -> np.ndarray:
+        return np.flatnonzero(self.data.frame["split"].isin(splits))
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """The group of each row, or its id where it has none; None where no row has one."""
+        groups = self.data.frame["group"]
+        return None if groups.isna().all() else groups.fillna(self.data.frame["id"]).to_numpy()
+
+    @property
+    def fitted(self) -> np.ndarray:
+        """Rows that the convex head is fitted on.
+
+        A validation part that was merely cut off has nothing to choose where only a head is solved: its rows train too.
+        Not so where it was given, or where the number of training rows was.
+        """
+        given = "validation" in self.data.given or self.config.data.train_examples
+        return self.positions("train") if self.trains or given else self.positions("train", "validation")
+
+    def frozen(self, ladder: Ladder) -> FrozenPass:
+        identity = features_identity(self.checkpoint)
+        return FrozenPass(self.model, ladder, self.modality, self.machine, identity, self.store)
+
+
+def features_identity(checkpoint: Checkpoint) -> str:
+    """Stands for every tensor that features are computed with: the checkpoint's own, and fresh ones below the last layer.
+
+    A fresh layer that could not be opened (see `open_head`) is random: another seed must not be served its features.
+    """
+    last = output_layers(checkpoint.model)
+    above = {name for name in checkpoint.new_parameters if _belongs_to(checkpoint.model, name, last)}
+    below = checkpoint.new_parameters - above
+    others = frozenset(name for name in checkpoint.model.state_dict() if name not in below)
+    return content_key(checkpoint.weights_hash, weights_hash(checkpoint.model, leave_out=others))
+
+
+def _belongs_to(model: nn.Module, name: str, modules: tuple[nn.Module, ...]) -> bool:
+    return any(model.get_submodule(name.rpartition(".")[0]) is module for module in modules)
+
+
+def prepare(
+    config: RunConfig,
+    data: LabelledData,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    world: devices.World,
+    scratch: Path,
+) -> Work:
+    """Encode the data, place the network, and decide how passes run. `scratch` holds what is not to be kept."""
+    model = checkpoint.model.to(device)
+    data = replace(data, task=_centred_only_with_bias(data.task, model))
+    modality = make_modality(data.modality, checkpoint.processor, _augmentation(config, data.modality))
+    items = modality.encode(data.frame)
+    devices.channels_last(model)
+    sample = {name: value.to(device) for name, value in modality.collate(items[:8]).items()}
+    model.eval()
+    open_head(model, checkpoint.new_parameters, sample)
+    machine = _machine(config, checkpoint, modality, items, device, world)
+    targets = data.task.encode_all(list(data.frame["label"]))
+    store = FeatureStore() if config.store else FeatureStore(scratch)
+    work = Work(config, data, checkpoint, modality, machine, store, items, targets)
+    if config.training.imbalance == "balanced":
+        return replace(work, data=replace(data, task=data.task.with_balance(targets[work.fitted])))
+    return work
+
+
+def probed(config: RunConfig, data: LabelledData) -> tuple[Work, Probe]:
+    """One pass of the frozen checkpoint over `data` and the convex head on it; nothing is written but the store."""
+    from accelerate.utils import set_seed
+
+    set_seed(config.seed)
+    config = config.model_copy(update={"strategy": ProbeStrategy()})
+    device = devices.choose_device(use_cpu=config.use_cpu)
+    checkpoint = load_checkpoint(config.model, data.modality, data.task)
+    with tempfile.TemporaryDirectory() as scratch:
+        work = prepare(config, data, checkpoint, device, devices.World(), Path(scratch))
+        return work, solve_head(work)
+
+
+def _centred_only_with_bias(task: Task, model: nn.Module) -> Task:
+    """A head without bias (GPT-2) cannot express the mean of the targets: then they are scaled, not centred."""
+    return task if final_linear(model).bias is not None else replace(task, mean=(0.0,) * len(task.mean))
+
+
+def _augmentation(config: RunConfig, modality: str) -> Any:
+    """`auto` made definite: light where the whole image network trains or views are asked for, else none."""
+    if config.augmentation.level != "auto":
+        return config.augmentation
+    defaults = config.strategy.defaults(modality)
+    light = modality == "image" and (config.head.views > 0 or (defaults is not None and defaults.augment))
+    if modality == "image":
+        log.info("Augmentation: %s", "light" if light else "none")
+    return config.augmentation.model_copy(update={"level": "light" if light else "none"})
+
+
+def _machine(
+    config: RunConfig,
+    checkpoint: Checkpoint,
+    modality: Modality,
+    items: list[Any],
+    device: torch.device,
+    world: devices.World,
+) -> Machine:
+    """Precision and batch size by trial on the real network and real rows; remembered for equal runs later."""
+    threads = devices.thread_plan(device, world)
+    model = checkpoint.model
+
+    def make_batch(rows: int) -> dict[str, torch.Tensor]:
+        chosen = [items[i % len(items)] for i in range(rows)]
+        return {name: value.to(device) for name, value in modality.collate(chosen).items()}
+
+    def inference() -> dict[str, Any]:
+        precision = autotune.measure_precision(model, make_batch(16), device)
+        size = autotune.batch_size_for_inference(model, make_batch, device, precision)
+        return {"precision": precision, "batch_size": size}
+
+    def training() -> dict[str, Any]:
+        return {"precision": autotune.measure_precision(model, make_batch(16), device, training=True)}
+
+    network = architecture_key(model)
+    key = f"{checkpoint.weights_hash}-{devices.device_name(device)}-{threads.threads}-{modality.settings()}-{network}"
+    found = autotune.remembered(f"inference-{key}", inference)
+    wanted = config.training.bf16
+    forward_bf16 = found["precision"] == "bf16" if wanted is None else wanted
+    trains = config.strategy.defaults(modality.name) is not None
+    if wanted is None and trains:
+        wanted = autotune.remembered(f"training-{REPLACED}-{key}", training)["precision"] == "bf16"
+    return Machine(
+        device, torch.bfloat16 if forward_bf16 else None, bool(wanted), threads.workers, found["batch_size"],
+        world.rank, world.size,
+    )  # fmt: skip
+
+
+# --- head, plan, training ---------------------------------------------------------------------------------------------
+
+
+def solve_head(work: Work) -> Probe | None:
+    """The convex head, where the strategy begins with it. A strategy that ends with it uses the validation rows too."""
+    if work.config.strategy.head_init != "probe":
+        return None
+    fitted = work.fitted
+    rows = Rows(work.items, work.data.frame["digest"].tolist(), work.targets, fitted, work.groups)
+    frozen = work.frozen(Ladder.of(work.model))
+    head = work.config.strategy.readable(work.config.head)
+    return solve_probe(frozen, rows, work.data.task, head, work.config.seed)
+
+
+def stored_activations(work: Work, plan: Plan) -> tuple[Boundary | None, Features | None]:
+    """What lies below the lowest rung that trains, computed once for all rows; None where that cannot be done exactly."""
+    augmentation = work.modality.augmentation
+    if plan.boundary is None or (augmentation and augmentation.level != "none"):
+        return None, None
+    boundary = Boundary(work.model, plan.ladder, plan.boundary)
+    few = _of_all_lengths(work)
+    if boundary.is_exact(work.machine.place(work.modality.collate([work.items[row] for row in few]))):
+        log.info("Activations below %s are computed once", plan.ladder.rung_name(plan.boundary))
+        keys = work.data.frame["digest"].tolist()
+        with suppress(NotStored):
+            stored = work.frozen(plan.ladder).boundary(work.items, keys, boundary)
+            if _replays(work, boundary, stored, few):
+                return boundary, stored
+    log.info("Activations are not stored: %s cannot be run from a split point", type(work.model).__name__)
+    return None, None
+
+
+def _of_all_lengths(work: Work, count: int = 4) -> list[int]:
+    """Return numbers of a few rows, from the shortest input to the longest."""
+    ordered = np.argsort(work.modality.lengths(work.items), kind="stable")
+    return ordered[np.unique(np.linspace(0, len(ordered) - 1, count).astype(int))].tolist()
+
+
+def _replays(work: Work, boundary: Boundary, stored: Features, rows: list[int]) -> bool:
+    """Return whether rows of different length give the live network's logits from what is stored of them."""
+    items = [work.items[row] for row in rows]
+    work.model.eval()
+    with torch.no_grad(), work.machine.context():
+        live = work.model(**work.machine.place(work.modality.collate(items))).logits.float()
+        with boundary.replaying():
+            replayed = work.model(
+                **work.machine.place(replayed_batch(stored, work.modality, items, rows))
+            ).logits.float()
+    tolerance = 1e-3 if work.machine.autocast is None else 0.05
+    return torch.allclose(live, replayed, atol=tolerance * max(1.0, live.abs().max().item()))
+
+
+# --- predictions ------------------------------------------------------------------------------------------------------
+
+
+def probe_predictions(work: Work, probe: Probe) -> Predictions:
+    """Of the rows the head was fitted on by the folds that did not see them, and of all others by the head."""
+    others = np.setdiff1d(np.arange(len(work.items)), work.fitted)
+    logits = np.concatenate([probe.head.out_of_fold, probe.logits[others]])
+    seen = np.concatenate([np.ones(len(work.fitted), bool), np.zeros(len(others), bool)])
+    return Predictions(np.concatenate([work.fitted, others]), logits.astype(np.float32), seen)
+
+
+def network_predictions(work: Work, plan: Plan, examples: Any) -> Predictions:
+    """Of the validation and test rows, by the trained network, from stored activations where there are any."""
+    positions = work.positions("validation", "test")
+    source = work.modality if examples.stored is None else Replayed(work.modality, examples.stored)
+    items = list(zip(positions, (work.items[p] for p in positions), strict=True)) if examples.stored else None
+    items = items or [work.items[position] for position in positions]
+    return Predictions(
+        positions, predict_logits(plan.model, source, items, work.machine), np.zeros(len(positions), bool)
+    )
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A modality whose items are (position, item) and whose batches start at the boundary."""
+
+    modality: Modality
+    stored: Features
+
+    def lengths(self, items: list[Any]) -> list[int]:
+        return self.modality.lengths([item for _, item in items])
+
+    def collate(self, items: list[Any], training: bool = False) -> dict[str, torch.Tensor]:
+        positions, inner = zip(*items, strict=True)
+        return replayed_batch(self.stored, self.modality, inner, positions)
+
+
+def settle(work: Work, predictions: Predictions) -> Predictions:
+    """Fold the scale of the targets, or the temperature, into the head; the predictions likewise."""
+    task = work.data.task
+    if task.type == "regression":
+        fold_scale(work.model, task)
+        return replace(predictions, logits=task.in_units(predictions.logits))
+    temperature = _temperature(work, predictions)
+    fold_temperature(work.model, temperature)
+    return replace(predictions, logits=predictions.logits / temperature, temperature=temperature)
+
+
+def judged_rows(work: Work, predictions: Predictions) -> np.ndarray:
+    """Which predictions (bool, (N,)) what comes after training is fitted on: out of fold, or of the validation rows."""
+    if predictions.out_of_fold.any():
+        return predictions.out_of_fold
+    return np.isin(predictions.positions, work.positions("validation"))
+
+
+def _temperature(work: Work, predictions: Predictions) -> float:
+    """From rows that no weight was fitted on; 1 where there are too few of them to tell."""
+    from hftransfer.evaluation.calibration import MIN_ROWS_FOR_TEMPERATURE, fit_temperature
+
+    judged = judged_rows(work, predictions)
+    if judged.sum() < MIN_ROWS_FOR_TEMPERATURE:
+        return 1.0
+    temperature = fit_temperature(
+        work.data.task, predictions.logits[judged], work.targets[predictions.positions[judged]]
+    )
+    log.info("Temperature: %.3g, folded into the head", temperature)
+    return temperature

@@ -1,0 +1,167 @@
+"""Check that the saved model is the evaluated one: load it as an outside user would and ask it recorded examples.
+
+The check uses plain transformers classes in float32: no feature store, no split point, no autocast, no replaced CPU
+operations. It runs before the run folder is complete, so that `metrics.json` cannot describe another network.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+
+from hftransfer.core.errors import UserError
+from hftransfer.features.passes import Machine, predict_logits
+from hftransfer.models.loading import quiet_transformers
+from hftransfer.models.weights import AUTO_CLASS
+from hftransfer.pipeline.run_context import Work
+from hftransfer.probe.fit import Probe
+from hftransfer.runs.predictions import Predictions
+
+log = logging.getLogger(__name__)
+
+EXAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What rounding may do: `logits` as a share of their spread, and `tie` between two probabilities."""
+
+    logits: float
+    tie: float
+
+    @classmethod
+    def of(cls, machine: Machine) -> "Tolerance":
+        return cls(0.02, 0.01) if machine.autocast is None else cls(0.3, 0.05)
+
+
+def check_saved_model(
+    folder: Path, work: Work, model: nn.Module, predictions: Predictions, probe: Probe | None
+) -> dict[str, Any]:
+    """Compare the model in `folder` with up to 16 recorded logits; return what `run.json` says of it.
+
+    The shortest, the longest and the largest inputs are among the examples: the smallest is padded beside the largest,
+    and read alone too. Raises `UserError` that names the stage where the saved model answers otherwise.
+    """
+    begin = time.perf_counter()
+    rows, recorded = recorded_logits(work, model, predictions, probe)
+    if not len(rows):
+        return {"examples": 0}
+    saved = Saved.load(folder, work)
+    found = saved.logits(work, rows)
+    found[0] = _farther(recorded[0], found[0], saved.logits(work, rows[:1])[0])
+    gap, tolerance = relative_gap(recorded, found), Tolerance.of(work.machine)
+    task = work.data.task
+    differ = task.decides_otherwise(task.probabilities(recorded), task.probabilities(found), tolerance.tie)
+    if not gap <= tolerance.logits or differ.any():
+        stage = _stage(work, model, saved, rows, found, tolerance)
+        raise UserError(_difference(work, rows, differ, gap, tolerance, stage))
+    seconds = time.perf_counter() - begin
+    log.info("Self-check: the saved model gives the recorded answers to %d examples (%.1f s)", len(rows), seconds)
+    return {"examples": len(rows), "max_difference": gap, "tolerance": tolerance.logits, "seconds": seconds}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A model folder as plain transformers loads it."""
+
+    model: nn.Module
+    processor: Any
+
+    @classmethod
+    def load(cls, folder: Path, work: Work) -> "Saved":
+        remote = work.config.model.trust_remote_code
+        reader = getattr(transformers, work.modality.processor_type)
+        with quiet_transformers():
+            model = AUTO_CLASS[work.data.modality].from_pretrained(
+                folder, dtype=torch.float32, trust_remote_code=remote
+            )
+            processor = reader.from_pretrained(folder, trust_remote_code=remote)
+        return cls(model.to(work.machine.device).eval(), processor)
+
+    def logits(self, work: Work, rows: np.ndarray) -> np.ndarray:
+        """Logits (n, C) of raw inputs."""
+        batches = _batches(len(rows))
+        frames = [work.data.frame.iloc[rows[batch]] for batch in batches]
+        found = [_logits(self.model, work, work.modality.plain_batch(self.processor, frame)) for frame in frames]
+        return np.concatenate(found)[np.argsort(np.concatenate(batches))]
+
+
+def recorded_logits(
+    work: Work, model: nn.Module, predictions: Predictions, probe: Probe | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and what the evaluated network gave for them (n, C): held-out rows, or where there are none fitted ones.
+
+    Out-of-fold predictions come from other heads and are no part of it.
+    """
+    own = ~predictions.out_of_fold
+    if own.any():
+        chosen = np.flatnonzero(own)[_extremes(work, predictions.positions[own])]
+        return predictions.positions[chosen], predictions.logits[chosen]
+    rows = work.fitted[_extremes(work, work.fitted)]
+    if probe is not None and not work.trains:
+        return rows, work.data.task.in_units(probe.logits[rows]) / predictions.temperature
+    return rows, predict_logits(model, work.modality, [work.items[row] for row in rows], work.machine)
+
+
+def _extremes(work: Work, rows: np.ndarray) -> np.ndarray:
+    """Return which of `rows` to ask, by size: the largest, and others spread evenly over the smallest quarter.
+
+    Small inputs tell as much as long ones and cost less.
+    """
+    lengths = np.array(work.modality.lengths(work.items))[rows]
+    pixels = np.array([max(1, look.size[0] * look.size[1]) for look in work.data.looks])[rows]
+    ordered = np.argsort(lengths * pixels, kind="stable")
+    last = len(rows) - 1
+    quarter = min(last, max(EXAMPLES - 2, last // 4))
+    return ordered[np.unique(np.append(np.linspace(0, quarter, EXAMPLES - 1).round(), last).astype(int))[: len(rows)]]
+
+
+def _batches(count: int) -> list[np.ndarray]:
+    """Return positions of examples in order of size: the smallest beside the largest, the others by fours of like sizes."""
+    others = np.arange(1, count - 1)
+    return [np.unique([0, count - 1]), *np.split(others, range(4, len(others), 4))][: 1 + len(others)]
+
+
+def relative_gap(recorded: np.ndarray, found: np.ndarray) -> float:
+    """Return the largest difference of a logit, as a share of the spread of the recorded ones over the examples."""
+    spread = max(float(recorded.std(0).max()), 0.01 * float(np.abs(recorded).max()), 1e-6)
+    return float(np.abs(recorded - found).max()) / spread
+
+
+def _farther(recorded: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return max(one, other, key=lambda found: np.abs(found - recorded).max())
+
+
+def _logits(model: nn.Module, work: Work, batch: Any) -> np.ndarray:
+    was_training = model.training
+    with torch.no_grad():
+        found = model.eval()(**work.machine.place(dict(batch))).logits.float().cpu().numpy()
+    model.train(was_training)
+    return found
+
+
+def _stage(
+    work: Work, model: nn.Module, saved: Saved, rows: np.ndarray, found: np.ndarray, tolerance: Tolerance
+) -> str:
+    """Return where the answers part: the same rows through the network in memory, the saved one, and both readers."""
+    own_inputs = work.modality.collate([work.items[row] for row in rows])
+    in_memory, loaded = _logits(model, work, own_inputs), _logits(saved.model, work, own_inputs)
+    if relative_gap(in_memory, loaded) > tolerance.logits:
+        return "saving and loading"
+    return "reading the inputs" if relative_gap(loaded, found) > tolerance.logits else "evaluation"
+
+
+def _difference(work: Work, rows: np.ndarray, differ: np.ndarray, gap: float, tolerance: Tolerance, stage: str) -> str:
+    ids = work.data.frame["id"].iloc[rows[differ]].tolist()[:5]
+    return (
+        f"The saved model is not the evaluated one (stage: {stage}): {int(differ.sum())} of {len(rows)} decisions differ"
+        f"{' (' + ', '.join(map(str, ids)) + ')' if ids else ''}, logits by {gap:.2g} of their spread (expected at most "
+        f"{tolerance.logits:g}). The run is not complete. Try store=false and training.bf16=false; if it stays, "
+        f"{type(work.model).__name__} cannot be used here: please report it."
+    )

@@ -1,0 +1,183 @@
+"""Checkpoints compared on the same rows: a cross-validated probe on each, and paired tests between them."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from tqdm.auto import tqdm
+
+from hftransfer.config import RunConfig
+from hftransfer.core.errors import UserError, did_you_mean
+from hftransfer.data import LabelledData, load_data
+from hftransfer.data.splits import take_examples
+from hftransfer.evaluation.comparison import Pair, compare_parts
+from hftransfer.evaluation.intervals import Measured, measure
+from hftransfer.evaluation.metrics import headline, higher_is_better, metric_names
+from hftransfer.models.references import find
+from hftransfer.pipeline.run_context import Work, probed
+from hftransfer.planning.checkpoints.candidates import CANDIDATES, described
+from hftransfer.planning.checkpoints.reach import Reachable, reachable
+from hftransfer.planning.checkpoints.scores import h_score, logme
+from hftransfer.runs.reader import Part
+from hftransfer.runtime import autotune, devices
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One checkpoint: out-of-fold `metrics` of its probe, the two cheap scores, and what it costs.
+
+    `milliseconds` a row on this machine, transforms of images included; `bytes` of the weights in float32.
+    """
+
+    name: str
+    objective: str | None
+    licence: str | None
+    readout: str
+    metrics: dict[str, Measured]
+    logme: float
+    h_score: float | None
+    milliseconds: float
+    parameters: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Checkpoints on the same `rows`, best first by `metric`; `pairs` are tested on these rows."""
+
+    metric: str
+    rows: int
+    checkpoints: list[Ranked]
+    pairs: list[Pair]
+
+    @property
+    def pairs_of_best(self) -> dict[str, Pair]:
+        """By the other one's name, the best checkpoint against it."""
+        best = self.checkpoints[0].name
+        seen = [pair.seen_from(best) for pair in self.pairs if best in (pair.first, pair.second)]
+        return {pair.first: pair for pair in seen}
+
+    @property
+    def level_with_best(self) -> list[str]:
+        """The best checkpoint and every one that these rows do not tell from it."""
+        best, against = self.checkpoints[0].name, self.pairs_of_best
+        return [found.name for found in self.checkpoints if found.name == best or not against[found.name].separated]
+
+    @property
+    def pareto(self) -> list[str]:
+        """Checkpoints that no other one beats in both score and speed, the fastest first."""
+        sign, kept = 1 if higher_is_better(self.metric) else -1, []
+        for found in sorted(self.checkpoints, key=lambda checkpoint: checkpoint.milliseconds):
+            score = sign * found.metrics[self.metric].value
+            if not kept or score > kept[-1][0]:
+                kept.append((score, found.name))
+        return [name for _, name in kept]
+
+    @property
+    def verdict(self) -> str:
+        level = self.level_with_best
+        if len(self.checkpoints) == 1:
+            return f"{level[0]} is the only checkpoint that was tried."
+        if len(level) == 1:
+            return f"{level[0]} is best: {self.metric} separates it from every other checkpoint on {self.rows} rows."
+        fastest = min((c for c in self.checkpoints if c.name in level), key=lambda c: c.milliseconds)
+        tie = f"A tie: {self.rows} rows do not separate {' and '.join(level)} by {self.metric}."
+        speed = f"the fastest ({fastest.milliseconds:.3g} ms a row)"
+        if fastest.name == level[0]:
+            return f"{tie} {fastest.name} has the best estimate and is {speed}."
+        return f"{tie} {level[0]} has the best estimate; {fastest.name} is {speed}."
+
+    def to_dict(self) -> dict:
+        """Plain values for JSON."""
+        words = {"level_with_best": self.level_with_best, "pareto": self.pareto, "verdict": self.verdict}
+        return asdict(self) | words
+
+
+def rank(config: RunConfig, names: list[str], rows: int = 1000, metric: str | None = None) -> Ranking:
+    """Probe each checkpoint of `names` on a stratified sample of the training and validation rows.
+
+    `names` ["auto"] stands for the list in `candidates.py`, of which those that cannot be had are left out. Test rows
+    stay unseen: they judge what is trained in the end. Raises `UserError`.
+    """
+    devices.keep_freed_memory()
+    data = sample(load_data(config.data), rows, config.seed)
+    metric = metric or headline(data.task)
+    if metric not in (known := metric_names(data.task)):
+        raise UserError(f"The metric {metric!r} is not measured here.{did_you_mean(metric, known)}")
+    found, outcomes = [], []
+    for candidate in (bar := tqdm(_candidates(config, names, data), desc="checkpoints", leave=False, disable=None)):
+        bar.set_postfix_str(candidate.name)
+        with _skipping(candidate.name, names == ["auto"]):
+            ranked, part = _ranked(config, candidate, data)
+            found, outcomes = [*found, ranked], [*outcomes, part]
+    if not found:
+        raise UserError("No checkpoint could be tried. Name some with --models: folders, Hub ids, or starter/….")
+    if any(metric not in ranked.metrics for ranked in found):
+        raise UserError(f"The metric {metric!r} is undefined on these rows: choose another with --metric.")
+    pairs = compare_parts(data.task, outcomes, [ranked.name for ranked in found], metric)
+    best_first = sorted(found, key=lambda ranked: ranked.metrics[metric].value, reverse=higher_is_better(metric))
+    return Ranking(metric, len(data.frame), best_first, pairs)
+
+
+def sample(data: LabelledData, rows: int, seed: int) -> LabelledData:
+    """At most so many of the training and validation rows, in the proportions of the classes."""
+    frame = data.frame[data.frame["split"] != "test"].reset_index(drop=True)
+    if rows < len(frame):
+        frame = frame.loc[take_examples(frame, data.task, rows, seed, "--rows ")].reset_index(drop=True)
+    log.info("Ranking on %d of %d training and validation rows", len(frame), (data.frame["split"] != "test").sum())
+    return replace(data, frame=frame.assign(split="train"), looks=[])
+
+
+def _candidates(config: RunConfig, names: list[str], data: LabelledData) -> list[Reachable]:
+    """What to try. A name that the user gave has to be found, before anything is computed."""
+    if names == ["auto"]:
+        return reachable([known.name for known in CANDIDATES if known.modality == data.modality])
+    for name in names:
+        find(config.model.model_copy(update={"name": name}))
+    return [Reachable(name, name) for name in dict.fromkeys(names)]
+
+
+@contextmanager
+def _skipping(name: str, auto: bool) -> Iterator[None]:
+    """Of the automatic list, a checkpoint that turns out not to load costs a line, not the ranking."""
+    try:
+        yield
+    except UserError as error:
+        if not auto:
+            raise
+        log.info("Skipped %s: %s", name, error)
+
+
+def _ranked(config: RunConfig, candidate: Reachable, data: LabelledData) -> tuple[Ranked, Part]:
+    begin = time.perf_counter()
+    model = config.model.model_copy(update={"name": candidate.place})
+    work, probe = probed(config.model_copy(update={"model": model}), data)
+    task = work.data.task
+    scores = task.probabilities(task.in_units(probe.cross_validated))
+    part, wanted = Part(data.frame[["id", "group"]], work.targets, scores), task.standardised(work.targets)
+    known, sizes = described(candidate.name), [tensor.numel() for tensor in work.model.parameters()]
+    ranked = Ranked(
+        candidate.name, known.objective if known else None, known.licence if known else None, probe.readout.name,
+        measure(task, part.targets, scores, part.groups), logme(task, probe.features, wanted),
+        h_score(task, probe.features, wanted), _milliseconds(work), sum(sizes), 4 * sum(sizes),
+        time.perf_counter() - begin,
+    )  # fmt: skip
+    return ranked, part
+
+
+def _milliseconds(work: Work) -> float:
+    """Of one row in a batch: collating and the whole network, the best of several."""
+    items, machine = work.items[: work.machine.batch_size], work.machine
+
+    def step() -> None:
+        batch = machine.place(work.modality.collate(items))
+        with torch.inference_mode(), machine.context():
+            work.model(**batch)
+
+    return 1000 * autotune.best_seconds([step], machine.device)[0] / len(items)

@@ -1,0 +1,225 @@
+"""The learning curve of a probe, from features that were computed once: how good with fewer rows, so how good with more.
+
+Heads are fitted on stratified subsamples of the training rows and judged on the same held-out rows. A subsample is the
+beginning of a random order, so that one order gives a whole curve. The intervals come from a bootstrap over orders and
+held-out rows together; a forecast is the power law of each resample read off beyond the data.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from tqdm.auto import tqdm
+
+from hftransfer.evaluation import bootstrap
+from hftransfer.evaluation.intervals import Draws, Measured
+from hftransfer.evaluation.metrics import higher_is_better
+from hftransfer.planning.labels.power_law import PowerLaws, fit
+from hftransfer.probe.solver import ConvexHead, Fit, make_folds, refit, solve_head, strata_of
+from hftransfer.tasks import Task
+
+METRIC = {"single_label": "accuracy", "multi_label": "mean_average_precision", "regression": "rmse"}
+MACRO = {"single_label": "balanced_accuracy", "multi_label": "mean_average_precision"}
+OF_A_CLASS = {"single_label": "recall", "multi_label": "f1"}
+SIZES, ORDERS, CLASS_ORDERS, RESAMPLES, FOLDS = 7, 5, 4, 400, 3
+CLASS_SHARES = (0.25, 0.4, 0.63, 1.0)
+REACH = 2.0  # beyond twice the rows at hand a power law is a guess
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Features (N, D) and targets of all rows; `pool` are the numbers of the rows to learn from, `held` of those to judge on.
+
+    `groups` (N,) belong together in folds and resamples.
+    """
+
+    task: Task
+    features: np.ndarray
+    targets: np.ndarray
+    pool: np.ndarray
+    held: np.ndarray
+    groups: np.ndarray | None = None
+
+
+class Judge:
+    """Judges heads on the held-out rows, as they are and in `RESAMPLES` resamples of them, the same for every head."""
+
+    def __init__(self, problem: Problem, seed: int):
+        self.problem, self.task = problem, problem.task
+        self.features, self.targets = problem.features[problem.held], problem.targets[problem.held]
+        groups = None if problem.groups is None else list(problem.groups[problem.held])
+        classes = self.targets if self.task.type == "single_label" else None
+        draws = Draws(len(self.targets), groups, classes, seed, RESAMPLES)
+        drawn = bootstrap.draw_weights(draws.units, draws.strata, RESAMPLES, seed)
+        self.weights = np.concatenate([np.ones((1, len(self.targets)), np.float32), *drawn])
+
+    def __call__(self, head: Fit | ConvexHead, metric: str) -> np.ndarray:
+        """(1 + RESAMPLES,), the value on the rows themselves first."""
+        return bootstrap.statistics(self.task, self.targets, self._scores(head))(self.weights)[metric]
+
+    def of_class(self, head: Fit | ConvexHead, number: int) -> np.ndarray:
+        """The same, of recall (F1 for several labels) of one class."""
+        found = bootstrap.by_class(self.task, self.targets, self._scores(head))(self.weights)
+        return found[OF_A_CLASS[self.task.type]][:, number]
+
+    def _scores(self, head: Fit | ConvexHead) -> np.ndarray:
+        return self.task.probabilities(self.task.in_units(head.logits(self.features)))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What was measured: `values` (S, K, 1 + R) of `metric` at S sizes in K orders, on the held-out rows and resamples.
+
+    `overlap` (S,) is the share of the rows at hand that a subsample of the size takes.
+    """
+
+    metric: str
+    sizes: np.ndarray
+    values: np.ndarray
+    overlap: np.ndarray
+
+    @property
+    def errors(self) -> np.ndarray:
+        """What falls as rows are added: 1 - share, or the error itself."""
+        return 1 - self.values if higher_is_better(self.metric) else self.values
+
+    def laws(self, seed: int = 0) -> PowerLaws:
+        """One power law per resample, that of the plain means first.
+
+        Sizes weigh as their rows: the error that n rows give varies by about 1 / n.
+        """
+        errors = _widened(self.errors, self.overlap)
+        orders, resamples = errors.shape[1], errors.shape[2] - 1
+        # One order fewer than there are: a resample of K varies by (K - 1) / K of what it should.
+        drawn = np.random.default_rng(seed).integers(orders, size=(resamples, orders - 1))
+        resampled = [errors[:, orders, 1 + number].mean(1) for number, orders in enumerate(drawn)]
+        means = np.stack([errors[:, :, 0].mean(1), *resampled])  # (1 + R, S)
+        return fit(self.sizes, means, self.sizes.astype(float))
+
+    def at(self, size: float, laws: PowerLaws) -> Measured:
+        """The value that the law has at `size` rows."""
+        sign = -1 if higher_is_better(self.metric) else 1
+        start = 1 if higher_is_better(self.metric) else 0
+        return _interval(start + sign * laws.at(size), len(self.sizes))
+
+    def gain(self, more: float, laws: PowerLaws) -> Measured:
+        """By how much the error falls with so many `more` rows than the largest size had."""
+        now = float(self.sizes[-1])
+        return _interval(laws.at(now) - laws.at(now + more), len(self.sizes))
+
+
+def _widened(errors: np.ndarray, overlap: np.ndarray) -> np.ndarray:
+    """Errors (S, K, …) whose spread over the K orders makes the variance of their mean what it is.
+
+    Subsamples that take a share f of the rows at hand have much in common: they vary by sqrt(1 - f) of what fresh samples
+    do (Cochran 1977, sec. 2.6), and what they share no averaging removes: the variance of their mean is that of one sample
+    times (1 - f) / K + f. Beyond three quarters, where hardly anything varies, the spread is taken from the size below,
+    shrunk by the root of the sizes. And a spread known from K orders is uncertain itself: Student's t allows for that.
+    """
+    middle, orders = errors.mean(1, keepdims=True), errors.shape[1]
+    student = stats.t.ppf(0.975, orders - 1) / stats.norm.ppf(0.975)
+    spread, source = student * (errors - middle), 0
+    result = np.empty_like(errors)
+    for place, share in enumerate(overlap):
+        source = place if share <= 0.75 else source
+        of_source = overlap[source]
+        factor = (1 - share + orders * share) * of_source / share / max(1 - of_source, 0.25)
+        result[place] = middle[place] + np.sqrt(factor) * spread[source]
+    return result
+
+
+def _interval(values: np.ndarray, n: int) -> Measured:
+    low, high = np.percentile(values[1:], [2.5, 97.5])
+    return Measured(float(np.clip(values[0], low, high)), float(low), float(high), n)
+
+
+def measure_curve(problem: Problem, orders: int = ORDERS, sizes: Sequence[int] | None = None, seed: int = 0) -> Curve:
+    """The overall curve: sizes on a log grid up to all rows of the pool, the penalty chosen anew at each size."""
+    judge, metric = Judge(problem, seed), METRIC[problem.task.type]
+    grid = np.asarray(sizes if sizes is not None else size_grid(problem))
+    arranged = [arrange(problem, seed + number) for number in range(orders)]
+    values = np.empty((len(grid), orders, 1 + RESAMPLES))
+    with tqdm(total=len(grid) * orders, desc="learning curve", unit="fit", leave=False, disable=None) as bar:
+        for place, size in enumerate(grid):
+            like = solved(problem, arranged[0][:size], seed)
+            for number, order in enumerate(arranged):
+                whole = size == len(problem.pool) and number > 0  # every order ends with the same rows
+                values[place, number] = (
+                    values[place, 0] if whole else judge(fitted(problem, order[:size], like), metric)
+                )
+                bar.update()
+    return Curve(metric, grid, values, grid / len(problem.pool))
+
+
+def size_grid(problem: Problem) -> np.ndarray:
+    """From two rows a class (ten at least, a fiftieth at least) to all."""
+    rows = len(problem.pool)
+    classes = problem.task.head_size if problem.task.type != "regression" else 1
+    first = min(max(2 * classes, 10, rows // 50), max(2, rows // 4))
+    return np.unique(np.geomspace(first, rows, SIZES).round().astype(int))
+
+
+def arrange(problem: Problem, seed: int) -> np.ndarray:
+    """The rows of the pool in a random order whose every beginning is stratified."""
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(problem.pool)
+    strata = np.unique(strata_of(problem.task, problem.targets[rows]), return_inverse=True)[1]
+    place = np.empty(len(rows))
+    for stratum in range(strata.max() + 1):
+        members = np.flatnonzero(strata == stratum)
+        place[members] = (np.arange(len(members)) + rng.random()) / len(members)
+    return rows[np.argsort(place, kind="stable")]
+
+
+def solved(problem: Problem, rows: np.ndarray, seed: int) -> ConvexHead:
+    """Solver and penalty for these rows, by cross-validation."""
+    task, targets = problem.task, problem.targets[rows]
+    groups = None if problem.groups is None else problem.groups[rows]
+    folds = make_folds(task, targets, groups, FOLDS, seed)
+    return solve_head(problem.features[rows], task.standardised(targets), task, folds)
+
+
+def fitted(problem: Problem, rows: np.ndarray, like: ConvexHead) -> Fit:
+    return refit(problem.features[rows], problem.task.standardised(problem.targets[rows]), problem.task, like)
+
+
+@dataclass(frozen=True)
+class ClassCurves:
+    """What the number of examples of one class does, all others kept: to the mean over classes, and to itself."""
+
+    name: str
+    macro: Curve
+    own: Curve
+
+
+def measure_class(
+    problem: Problem, number: int, like: ConvexHead, judge: Judge, orders: int = CLASS_ORDERS, seed: int = 0
+) -> ClassCurves:
+    """Keep a quarter to all of the examples of class `number` in the pool, and every row of the others.
+
+    Solver and penalty are those of `like`, the head on the whole pool.
+    """
+    task = problem.task
+    of_class = _examples(problem, number)
+    mine, others = problem.pool[of_class], problem.pool[~of_class]
+    sizes = np.unique(np.maximum(1, (len(mine) * np.array(CLASS_SHARES)).round().astype(int)))
+    macro, own = (np.empty((len(sizes), orders, 1 + RESAMPLES)) for _ in range(2))
+    whole = fitted(problem, problem.pool, like)
+    for turn in range(orders):
+        order = np.random.default_rng(seed + turn).permutation(mine)
+        for place, size in enumerate(sizes):
+            rows = np.concatenate([others, order[:size]])
+            head = whole if size == len(mine) else fitted(problem, rows, like)
+            macro[place, turn] = judge(head, MACRO[task.type])
+            own[place, turn] = judge.of_class(head, number)
+    share = sizes / len(mine)
+    return ClassCurves(
+        task.names[number], Curve(MACRO[task.type], sizes, macro, share), Curve("balanced_accuracy", sizes, own, share)
+    )
+
+
+def _examples(problem: Problem, number: int) -> np.ndarray:
+    """Which rows of the pool (bool) carry the class."""
+    targets = problem.targets[problem.pool]
+    return targets == number if problem.task.type == "single_label" else targets[:, number] > 0

@@ -1,0 +1,148 @@
+"""From answers to a choice: scores, paired differences, and the simplest of those that the rows cannot separate."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hftransfer.evaluation.comparison import compare_parts, value_of
+from hftransfer.evaluation.intervals import Measured, measure
+from hftransfer.evaluation.metrics import headline, higher_is_better
+from hftransfer.evaluation.resampling import corrected_t_interval
+from hftransfer.runs.reader import Part
+from hftransfer.tasks import Task
+
+Preference = Literal["simplicity", "accuracy"]
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What one rung said about held-out rows: their numbers (n,) and its scores (n, C) as `Task.probabilities` has them.
+
+    `seconds` of one fit, `total_seconds` of all that was done for it; `changes` are what a configuration needs to become
+    this rung, None for a baseline that cannot be deployed.
+    """
+
+    name: str
+    rows: np.ndarray
+    scores: np.ndarray
+    folds: int = 1
+    seconds: float = 0.0
+    total_seconds: float = 0.0
+    trainable_share: float = 0.0
+    row_milliseconds: float = 0.0
+    changes: dict[str, Any] | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one rung is than another on the `rows` that both have answered: above 0 is better."""
+
+    value: float
+    low: float
+    high: float
+    rows: int
+
+    @property
+    def is_better(self) -> bool:
+        return self.low > 0
+
+    @property
+    def is_worse(self) -> bool:
+        return self.high < 0
+
+    def corrected(self, candidates: int, tested_per_trained: float) -> "Difference":
+        """Return the gain of the best of `candidates`, shrunk, with an interval for all of them.
+
+        The interval is Bonferroni's, which is Holm's for the largest gain. Its variance grows by 1 + n_test / n_train for
+        other training sets (Nadeau & Bengio 2003, sec. 4). The value is shrunk because the best was partly lucky
+        (positive part of James & Stein 1961, towards 0; Efron 2011, "Tweedie's formula and selection bias").
+        """
+        middle, error = (self.low + self.high) / 2, (self.high - self.low) / 2 / stats.norm.ppf(0.975)
+        error *= np.sqrt(1 + tested_per_trained)
+        kept = max(0.0, 1 - (error / self.value) ** 2) if self.value else 0.0
+        width = float(error * stats.norm.ppf(1 - 0.025 / candidates))
+        return Difference(self.value * kept, middle - width, middle + width, self.rows)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Knows the truth. `targets` and `groups` follow all rows of the data; answers name theirs by number."""
+
+    task: Task
+    targets: np.ndarray
+    groups: Sequence[str | None] | None = None
+    resamples: int = 1000
+
+    @property
+    def metric(self) -> str:
+        return headline(self.task)
+
+    def score(self, answers: Answers) -> Measured:
+        """The metric that decides, with its 95 % interval."""
+        groups = None if self.groups is None else [self.groups[row] for row in answers.rows]
+        targets = self.targets[answers.rows]
+        return measure(self.task, targets, answers.scores, groups, resamples=self.resamples)[self.metric]
+
+    def value(self, answers: Answers, rows: np.ndarray | None = None) -> float:
+        """The metric alone, on some of the rows that were answered."""
+        return value_of(self.task, self._part(answers, answers.rows if rows is None else rows), self.metric)
+
+    def difference(self, new: Answers, old: Answers) -> Difference:
+        """Paired, on the rows that both have answered (McNemar's table, or the paired bootstrap).
+
+        The interval is that of these rows under these fits; how much another training set would move it is not in it.
+        """
+        rows = np.intersect1d(new.rows, old.rows)
+        parts = [self._part(old, rows), self._part(new, rows)]
+        (pair,) = compare_parts(self.task, parts, [old.name, new.name], self.metric, self.resamples)
+        if higher_is_better(self.metric):
+            return Difference(pair.difference, pair.low, pair.high, len(rows))
+        return Difference(-pair.difference, -pair.high, -pair.low, len(rows))
+
+    def by_folds(self, new: Answers, old: Answers, folds: Sequence[np.ndarray], trained_on: int) -> Difference | None:
+        """The mean of the differences in each fold's held-out `rows`, with the corrected resampled t interval.
+
+        Every fold was trained on other rows, so it holds what `difference` does not (Nadeau & Bengio 2003, sec. 4). None
+        for fewer than three folds. `trained_on` are the training rows of one fold.
+        """
+        if len(folds) < 3:
+            return None
+        found = corrected_t_interval([self.gain(new, old, rows) for rows in folds], trained_on, len(folds[0]))
+        return Difference(found.value, found.low, found.high, sum(map(len, folds)))
+
+    def _part(self, answers: Answers, rows: np.ndarray) -> Part:
+        place = {row: number for number, row in enumerate(answers.rows.tolist())}
+        groups = [None] * len(rows) if self.groups is None else [self.groups[row] for row in rows]
+        frame = pd.DataFrame({"id": [str(row) for row in rows], "group": pd.Series(groups, dtype=object)})
+        return Part(frame, self.targets[rows], answers.scores[[place[row] for row in rows.tolist()]])
+
+    def best(self, rungs: Sequence[Answers]) -> Answers:
+        """The highest estimate: each rung seen from the first, on the rows that it shares with it."""
+        return max(rungs, key=lambda rung: self.gain(rung, rungs[0]))
+
+    def gain(self, new: Answers, old: Answers, rows: np.ndarray | None = None) -> float:
+        """The difference without its interval, on the rows that both have answered or on some of them."""
+        rows = np.intersect1d(new.rows, old.rows) if rows is None else rows
+        change = self.value(new, rows) - self.value(old, rows)
+        return change if higher_is_better(self.metric) else -change
+
+    def choose(self, rungs: Sequence[Answers], prefer: Preference = "simplicity") -> Answers:
+        """The simplest rung that cannot be told from the best one (or the best one); `rungs` from simple to dear."""
+        best = self.best(rungs)
+        if prefer == "accuracy":
+            return best
+        return next(rung for rung in rungs if rung is best or not self.difference(best, rung).is_better)
+
+    def could_be_beaten(self, answers: Answers, prefer: Preference = "simplicity") -> bool:
+        """Whether something else could be chosen: a faultless rung would be separated, or for accuracy just be better."""
+        if self.task.type == "regression":
+            return True
+        targets = self.targets[answers.rows]
+        faultless = targets if self.task.type == "multi_label" else np.eye(self.task.head_size)[targets]
+        gain = self.difference(Answers("faultless", answers.rows, faultless.astype(float)), answers)
+        return gain.is_better if prefer == "simplicity" else gain.value > 0

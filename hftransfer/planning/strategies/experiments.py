@@ -1,0 +1,326 @@
+"""Where every rung is measured: the same rows, the same folds, the machinery of a real run without its folder.
+
+The rows are those that a probe would be fitted on, in cross-validation folds; where a validation part was given besides,
+it is held out whole, one fold. The test part is never looked at.
+"""
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hftransfer.config import RunConfig
+from hftransfer.data import LabelledData, load_data
+from hftransfer.data.splits import take_examples
+from hftransfer.features.readout import Readout
+from hftransfer.models.layers import Ladder
+from hftransfer.models.loading import load_checkpoint
+from hftransfer.models.partial import Boundary
+from hftransfer.pipeline.repeats import VALIDATION_FOLDS
+from hftransfer.pipeline.run_context import Work, network_predictions, prepare, solve_head, stored_activations
+from hftransfer.planning.strategies import baselines
+from hftransfer.planning.strategies.decision import Answers, Judge
+from hftransfer.probe.fit import Rows, candidates, sample, solve_readouts
+from hftransfer.probe.solver import make_folds, mean_loss
+from hftransfer.runtime import devices
+from hftransfer.runtime.interruption import Stop
+from hftransfer.strategies import ProbeStrategy, ScratchStrategy
+from hftransfer.strategies.head import HeadConfig
+from hftransfer.training.freeze_check import Sizes
+
+log = logging.getLogger(__name__)
+
+MAX_HELD_OUT = 1000  # of a validation part: more rows cost more than they tell
+TIMED_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Numbers of the rows that a rung trains on, and of those that it then answers."""
+
+    train: np.ndarray
+    held_out: np.ndarray
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: scores (n, C) of the held-out rows, and what it took. `loss` is the best on its own validation part."""
+
+    scores: np.ndarray
+    seconds: float
+    training_seconds: float
+    steps: int
+    trainable_share: float
+    learning_rate: float
+    loss: float
+
+
+@dataclass
+class Bench:
+    """Everything that is loaded once. `work` is the pretrained network with the probe as its strategy."""
+
+    config: RunConfig
+    data: LabelledData
+    work: Work
+    folds: list[Fold]
+    scratch: Path
+    row_seconds: float = 0.0
+    head_share: float = 0.0
+
+    @classmethod
+    def open(cls, config: RunConfig, dataset: Any, scratch: Path) -> "Bench":
+        """Raises `UserError` for every mistake in the input, as a run does."""
+        config = config.model_copy(update={"strategy": ProbeStrategy()})
+        data = _without_test(load_data(config.data, dataset))
+        work = _work(config, data, scratch)
+        bench = cls(config, data, work, _folds(work), scratch)
+        bench.row_seconds = bench._time(lambda batch: work.model(**batch).logits)
+        bench.head_share = Sizes.of(config.strategy.prepare(work.model, Ladder.of(work.model))).trainable_share
+        return bench
+
+    @property
+    def judge(self) -> Judge:
+        groups = self.work.groups
+        return Judge(self.data.task, self.work.targets, None if groups is None else groups.tolist())
+
+    @property
+    def labels(self) -> int:
+        """Rows that a rung may learn from."""
+        return len(self.work.fitted)
+
+    def _time(self, forward: Any) -> float:
+        """Seconds a row of one forward pass, loading and encoding included; the second of two passes."""
+        items, machine, best = self.work.items[:TIMED_ROWS], self.work.machine, np.inf
+        self.work.model.eval()
+        for _ in range(2):
+            begin = time.perf_counter()
+            for start in range(0, len(items), machine.batch_size):
+                with torch.no_grad(), machine.context():
+                    forward(machine.place(self.work.modality.collate(items[start : start + machine.batch_size])))
+            best = min(best, time.perf_counter() - begin)
+        return best / len(items)
+
+    # --- baselines ----------------------------------------------------------------------------------------------------
+
+    def majority(self) -> Answers:
+        fit = lambda train: baselines.majority(self.data.task, self.work.targets, train)  # noqa: E731
+        return self._over_folds("majority", fit)
+
+    def raw_input(self) -> Answers:
+        task, targets, seed = self.data.task, self.work.targets, self.config.seed
+        begin = time.perf_counter()
+        if self.data.modality == "text":
+            return self._over_folds("raw", lambda train: baselines.raw_text(task, self.data.frame, targets, train))
+        pixels = baselines.thumbnails(self.work.items)
+        fit = lambda train: baselines.raw_image(task, pixels, targets, train, self.work.groups, seed)  # noqa: E731
+        found = self._over_folds("raw", fit)
+        return replace(found, total_seconds=time.perf_counter() - begin)
+
+    def _over_folds(self, name: str, fit: Any) -> Answers:
+        begin, scores, answering = time.perf_counter(), [], 0.0
+        for fold in self.folds:
+            answer = fit(fold.train)
+            start = time.perf_counter()
+            scores.append(answer(fold.held_out))
+            answering += time.perf_counter() - start
+        seconds = time.perf_counter() - begin
+        rows = np.concatenate([fold.held_out for fold in self.folds])
+        return Answers(
+            name, rows, np.concatenate(scores), len(self.folds), seconds / len(self.folds), seconds,
+            row_milliseconds=1000 * answering / len(rows),
+        )  # fmt: skip
+
+    # --- heads on frozen features -------------------------------------------------------------------------------------
+
+    def readouts(self, head: HeadConfig) -> list[Readout]:
+        frozen = self.work.frozen(Ladder.of(self.work.model))
+        return candidates(self.work.model, frozen.ladder, head, sample(frozen, self._rows(self.work)))
+
+    def probes(self, wanted: list[Readout]) -> "Curve":
+        """A head on each of these readouts, from one pass over the rows."""
+        return self._solved(self.work, wanted)
+
+    @property
+    def pass_seconds(self) -> float:
+        """Of one pass over all rows, where the store has none of them."""
+        return self.row_seconds * len(self.data.frame)
+
+    def random_features(self) -> "Curve":
+        """The same head on the features of the same network with random weights."""
+        config = self.config.model_copy(update={"strategy": ScratchStrategy()})
+        with _quiet():
+            work = replace(_work(config, self.data, self.scratch), config=self.config)
+            return self._solved(work, self.readouts(self.config.head))
+
+    def _rows(self, work: Work) -> Rows:
+        return Rows(work.items, self.data.frame["digest"].tolist(), work.targets, work.fitted, work.groups)
+
+    def _solved(self, work: Work, wanted: list[Readout]) -> "Curve":
+        begin = time.perf_counter()
+        frozen, config = work.frozen(Ladder.of(work.model)), self.config
+        with _quiet():
+            solved = solve_readouts(frozen, self._rows(work), self.data.task, config.head, config.seed, wanted)
+        logits = {}
+        for readout, head in solved.heads.items():
+            table = np.full((len(self.data.frame), self.data.task.head_size), np.nan)
+            table[work.fitted] = head.out_of_fold
+            if len(self.folds) == 1:
+                held_out = self.folds[0].held_out
+                table[held_out] = head.logits(solved.features[readout][held_out])
+            logits[readout] = table
+        losses = {readout: head.loss for readout, head in solved.heads.items()}
+        folds = self.folds if len(self.folds) > 1 else [Fold(self.folds[0].train, self.work.fitted)]
+        return Curve(self, logits, losses, folds, time.perf_counter() - begin, solved.seconds)
+
+    def row_seconds_up_to(self, block: int) -> float:
+        """Seconds a row of the network without the blocks above `block`."""
+        ladder = Ladder.of(self.work.model)
+        return self._time(Boundary(self.work.model, ladder, block + 1).activations)
+
+    # --- trainings ----------------------------------------------------------------------------------------------------
+
+    def steps(self, config: RunConfig) -> int:
+        """Steps of a training on a fold."""
+        from hftransfer.training.arguments import planned_steps
+
+        batch = config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
+        examples = int((self._divided(self.folds[0]).frame["split"] == "train").sum())
+        return planned_steps(config.training, config.strategy.defaults(self.data.modality), batch, examples)
+
+    @property
+    def rate_rows(self) -> np.ndarray:
+        """Numbers of the examples of the first fold that choose between learning rates."""
+        return np.flatnonzero(self._divided(self.folds[0]).frame["split"] == "validation")
+
+    def train(self, config: RunConfig, fold: Fold) -> Trial:
+        """Train as a run with this configuration would, choosing the checkpoint on a part of `fold.train`."""
+        from hftransfer.training import trainer as loop
+
+        begin = time.perf_counter()
+        with _quiet(), tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            data, config = self._divided(fold), config.settled(self.data.modality)
+            work = _work(config, data, self.scratch)
+            head = solve_head(work)
+            plan = config.strategy.prepare(work.model, Ladder.of(work.model, head.constant if head else ()))
+            sizes = Sizes.of(plan)
+            boundary, stored = stored_activations(work, plan)
+            examples = loop.Examples(work.items, work.targets, stored)
+            positions = {split: work.positions(split) for split in ("train", "validation")}
+            with boundary.replaying() if boundary else nullcontext():
+                started = time.perf_counter()
+                trained = loop.train(
+                    plan, config.strategy.defaults_for(data.modality, work.model), work.data.task, work.modality, examples,
+                    positions, config.training, work.machine, Path(folder), config.seed, Stop(), work.begins_trained(head),
+                )  # fmt: skip
+                training = time.perf_counter() - started
+                found = network_predictions(work, plan, examples).of_split(data.frame, "test")
+        logits = data.task.in_units(found.logits)
+        losses = [
+            e[f"eval_{data.task.selection_metric}"]
+            for e in trained.history
+            if f"eval_{data.task.selection_metric}" in e
+        ]
+        return Trial(
+            data.task.probabilities(logits), time.perf_counter() - begin, training, trained.steps,
+            sizes.trainable_share, trained.learning_rate, min(losses, default=np.inf),
+        )  # fmt: skip
+
+    def _divided(self, fold: Fold) -> LabelledData:
+        """The held-out rows as the test part, one of seven parts of the others as the validation part."""
+        targets, groups = self.work.targets[fold.train], self.work.groups
+        groups = None if groups is None else groups[fold.train]
+        inner = make_folds(self.data.task, targets, groups, VALIDATION_FOLDS, self.config.seed)[0][1]
+        split = np.full(len(self.data.frame), "unused", dtype=object)
+        split[fold.train] = "train"
+        split[fold.train[inner]] = "validation"
+        split[fold.held_out] = "test"
+        return replace(self.data, frame=self.data.frame.assign(split=split))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Heads on several readouts: logits (N, C) of every row that was held out, and the cross-validated loss of each.
+
+    `seconds` of all of it, `solving` of the heads alone.
+    """
+
+    bench: Bench
+    logits: dict[Readout, np.ndarray]
+    losses: dict[Readout, float]
+    folds: list[Fold]
+    seconds: float
+    solving: float = 0.0
+
+    def answers(self, name: str, allowed: Sequence[Readout], changes: dict[str, Any] | None) -> Answers:
+        """The best of the `allowed` readouts, chosen for each fold by the others: the choice is cross-validated too."""
+        task, rows = self.bench.data.task, np.concatenate([fold.held_out for fold in self.bench.folds])
+        if len(self.bench.folds) == 1:
+            best = min(allowed, key=self.losses.__getitem__)
+            logits = self.logits[best][rows]
+        else:
+            logits = np.concatenate(
+                [self.logits[r][f.held_out] for f, r in zip(self.folds, self._chosen(allowed), strict=True)]
+            )
+        block = min(allowed, key=self.losses.__getitem__).block
+        deepest = block == max(readout.block for readout in self.losses)
+        milliseconds = 1000 * (self.bench.row_seconds if deepest else self.bench.row_seconds_up_to(block))
+        notes = {"readout": min(allowed, key=self.losses.__getitem__).name}
+        return Answers(
+            name, rows, task.probabilities(task.in_units(logits)), len(self.bench.folds), self.seconds, self.seconds,
+            self.bench.head_share, milliseconds, changes, notes,
+        )  # fmt: skip
+
+    def _chosen(self, allowed: Sequence[Readout]) -> list[Readout]:
+        task = self.bench.data.task
+        targets = task.standardised(self.bench.work.targets)
+        losses = np.array([
+            [mean_loss(task, self.logits[r][f.held_out], targets[f.held_out]) * len(f.held_out) for r in allowed]
+            for f in self.folds
+        ])  # fmt: skip
+        return [allowed[int(choice)] for choice in (losses.sum(0) - losses).argmin(1)]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A trial says nothing of its own: what matters of it is said by the rung."""
+    logger = logging.getLogger("hftransfer")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _work(config: RunConfig, data: LabelledData, scratch: Path) -> Work:
+    from accelerate.utils import set_seed
+
+    world = devices.launched_world()
+    set_seed(config.seed)
+    checkpoint = load_checkpoint(config.model, data.modality, data.task, config.strategy.from_random_weights)
+    return prepare(config, data, checkpoint, devices.choose_device(world, config.use_cpu), world, scratch / "features")
+
+
+def _without_test(data: LabelledData) -> LabelledData:
+    kept = (data.frame["split"] != "test").to_numpy()
+    looks = [look for look, keep in zip(data.looks, kept, strict=True) if keep]
+    return replace(data, frame=data.frame[kept].reset_index(drop=True), looks=looks)
+
+
+def _folds(work: Work) -> list[Fold]:
+    """The folds of the probe itself, or the validation part that it is not fitted on."""
+    fitted = work.fitted
+    others = np.setdiff1d(work.positions("validation"), fitted)
+    if len(others):
+        rows = work.data.frame.iloc[others]
+        return [Fold(fitted, np.sort(take_examples(rows, work.data.task, MAX_HELD_OUT, work.config.seed).to_numpy()))]
+    groups = None if work.groups is None else work.groups[fitted]
+    folds = make_folds(work.data.task, work.targets[fitted], groups, work.config.head.folds, work.config.seed)
+    return [Fold(fitted[train], fitted[held_out]) for train, held_out in folds]

@@ -1,0 +1,60 @@
+"""The run folder of a climb: the probe after the first minute, replaced whole by what was found to be better."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hftransfer.config import RunConfig, with_overrides
+from hftransfer.core.files import remove
+from hftransfer.runs import folder as run_folder
+
+log = logging.getLogger(__name__)
+
+Once = Callable[[RunConfig], dict[str, Any]]  # makes one run folder; returns its metrics
+
+
+class Kept:
+    """Makes the folder of `config.output_folder`, then remakes it beside and puts the new one in the place of the old.
+
+    At every moment but that of two renames a whole run lies at the output. `config` and `metrics` are those of it.
+    """
+
+    def __init__(self, config: RunConfig, once: Once):
+        self.output = config.output_folder
+        self.asked, self.once = config, once
+        self.config, self.metrics, self.seconds = config, {}, 0.0
+
+    def __call__(self, changes: dict[str, Any]) -> None:
+        """The run with these changes to what was asked for, at the output."""
+        begin = time.perf_counter()
+        values = self.asked.model_dump(mode="json") | {"output": str(self.output)}
+        config = with_overrides(values, changes)
+        if self.output.exists() and self.metrics:
+            metrics = self._replace(config)
+        else:
+            metrics = self.once(config)
+        self.config, self.metrics = config, metrics
+        self.seconds = time.perf_counter() - begin
+
+    def _replace(self, config: RunConfig) -> dict[str, Any]:
+        beside = self.output.with_name(f"{self.output.name}.next")
+        remove(run_folder.incomplete(beside))  # of a search that was killed
+        try:
+            metrics = self.once(config.model_copy(update={"output": str(beside)}))
+            (beside / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+            put_in_place(beside, self.output)
+        finally:
+            remove(beside)
+            remove(run_folder.incomplete(beside))
+        return metrics
+
+
+def put_in_place(new: Path, old: Path) -> None:
+    """`new` takes the name of `old`, which is removed."""
+    aside = old.with_name(f"{old.name}.old")
+    remove(aside)
+    old.rename(aside)
+    new.rename(old)
+    remove(aside)

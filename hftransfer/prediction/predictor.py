@@ -1,0 +1,280 @@
+"""A run or model folder and inputs -> predictions. Reads the folder alone; nothing of the training is needed."""
+
+import logging
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hftransfer.core.errors import UserError
+from hftransfer.data import load_inputs
+from hftransfer.data.columns import as_written
+from hftransfer.data.inspection import look_at_all
+from hftransfer.data.values import is_missing
+from hftransfer.features.passes import Machine, predict_logits
+from hftransfer.modalities import AugmentationConfig, Modality, make_modality
+from hftransfer.prediction.reliability import Trust, answers
+from hftransfer.runs import folder as run_folder
+from hftransfer.runs.predictions import prediction_table
+from hftransfer.runs.reader import RecordedRun
+from hftransfer.runtime import devices
+from hftransfer.tasks import Task
+
+log = logging.getLogger(__name__)
+
+NONE_OF_THESE = "none of these"
+TASK_TYPES = {
+    "single_label_classification": "single_label",
+    "multi_label_classification": "multi_label",
+    "regression": "regression",
+}
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model, ready to answer. Made by `load`."""
+
+    model: torch.nn.Module
+    modality: Modality
+    task: Task
+    machine: Machine
+    trust: Trust | None = None
+    columns: tuple[str, ...] = ()  # of the table that the run was trained on; two for pairs; () where nobody knows
+
+    def logits(self, frame: pd.DataFrame, views: int = 0) -> np.ndarray:
+        """Logits (N, C) of rows with `input` (and `input_pair`); the mean over `views` augmented views if there are any."""
+        items = self.modality.encode(frame)
+        if views == 0:
+            return predict_logits(self.model, self.modality, items, self.machine)
+        if self.modality.name != "image":
+            raise UserError("Augmented views exist for images; texts are read once: leave --views out.")
+        drawn = [
+            predict_logits(self.model, self.modality, items, self.machine, training=True, seed=view)
+            for view in range(views)
+        ]
+        return np.mean(drawn, axis=0)
+
+    def read(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (N, C) and the features (N, D) under the last layer, of rows with `input` (and `input_pair`)."""
+        return answers(self.model, self.modality, self.modality.encode(frame), self.machine)
+
+    def predict(self, inputs: str | Sequence[str], columns: list[str] | None = None, views: int = 0) -> pd.DataFrame:
+        """One row per input: id, prediction, and a `score:` and `logit:` column per name.
+
+        A run folder of a classifier adds what the run knows of its limits: the `answer`, which is "none of these" for an
+        input that is unknown and else the prediction, and `Trust.columns` (the prediction `set`, whether the input is
+        `unknown`, and the `distance` that says so). One of a regression adds the ends of the prediction interval,
+        `lower:` and `upper:` of each target.
+
+        `inputs` are files, folders, globs, a table (`columns` names its inputs), or texts. Raises `UserError`.
+        """
+        return self.table(self.frame(inputs, columns), views)
+
+    def frame(self, inputs: str | Sequence[str], columns: list[str] | None = None) -> pd.DataFrame:
+        """The rows (`id`, `input`, and for pairs `input_pair`) that `inputs` stand for.
+
+        Raises `UserError`, also for one text where the run reads pairs, or two where it reads one.
+        """
+        sources = [inputs] if isinstance(inputs, str) else list(inputs)
+        frame = load_inputs(sources, self.modality.name, columns, self.columns)
+        found = 2 if "input_pair" in frame else 1
+        if self.columns and found != len(self.columns):
+            wanted = f"{len(self.columns)} input{'s' if len(self.columns) > 1 else ''} per example"
+            raise UserError(
+                f"This model reads {wanted} ({', '.join(self.columns)}), and {found} per example were given. Give a table "
+                f"and name its columns: {' '.join(f'--column {shlex.quote(name)}' for name in self.columns)}."
+            )
+        return frame
+
+    def table(self, frame: pd.DataFrame, views: int = 0) -> pd.DataFrame:
+        """The answers to the rows of `frame`, as `predict` gives them.
+
+        An input that cannot be read has no answer: its reason stands in the column `error`, which is there only then.
+        Raises `UserError` where no input can be read.
+        """
+        errors = self.errors(frame)
+        good = errors.isna().to_numpy()
+        if not good.any():
+            raise UserError(
+                f"None of the {len(frame)} inputs can be read. The first: {frame['id'].iloc[0]}: {errors.iloc[0]}."
+            )
+        table = self._answers(frame[good].reset_index(drop=True), views)
+        if good.all():
+            return table
+        table = table.set_axis(np.flatnonzero(good)).reindex(range(len(frame)))
+        return table.assign(id=frame["id"].tolist(), error=errors.tolist())
+
+    def errors(self, frame: pd.DataFrame) -> pd.Series:
+        """Why each row of `frame` cannot be read; None for those that can."""
+        looks = look_at_all(frame, self.modality.name)
+        return pd.Series([look.fault for look in looks], index=frame.index, dtype=object)
+
+    def _answers(self, frame: pd.DataFrame, views: int) -> pd.DataFrame:
+        logits, features = self.read(frame)
+        if views:
+            logits = self.logits(frame, views)
+        table = prediction_table(frame["id"].tolist(), self.task, logits)
+        if self.trust is None:
+            return table
+        limits = self.trust.columns(self.task, logits, features)
+        if "unknown" in limits:
+            limits = {"answer": _answers(table["prediction"], limits["unknown"])} | limits
+        for place, (name, values) in enumerate(limits.items(), start=2):
+            table.insert(place, name, values)
+        return table
+
+
+def _answers(predictions: Sequence[str | list[str]], unknown: Sequence[bool]) -> list[str]:
+    """Return the prediction of each example, or "none of these" where it is unknown."""
+    joined = ("|".join([each] if isinstance(each, str) else each) for each in predictions)
+    return [NONE_OF_THESE if is_unknown else name for name, is_unknown in zip(joined, unknown, strict=True)]
+
+
+def load(
+    path: str | Path, use_cpu: bool = False, batch_size: int = 16, trust_remote_code: bool | None = None
+) -> Predictor:
+    """Load the model of a run folder, or of a model folder in the layout of transformers.
+
+    `trust_remote_code` lets Python code of the folder run; None allows what the run's own configuration allowed. Raises
+    `UserError` for a folder without a model, and for code that is not allowed.
+    """
+    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+
+    from hftransfer.models.loading import quiet_transformers
+    from hftransfer.models.weights import AUTO_CLASS
+
+    folder = model_folder(path)
+    remote = RecordedRun(Path(path)).runs_own_code if trust_remote_code is None else trust_remote_code
+    device = devices.choose_device(use_cpu=use_cpu)
+    with quiet_transformers(), _refusing_own_code(folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
+        auto = AUTO_CLASS["image"]
+        is_image = type(config) in auto._model_mapping or auto.__name__ in getattr(config, "auto_map", {})
+        name = "image" if is_image else "text"
+        reader = AutoImageProcessor if is_image else AutoTokenizer
+        processor = reader.from_pretrained(folder, trust_remote_code=remote)
+        model = AUTO_CLASS[name].from_pretrained(folder, dtype=torch.float32, trust_remote_code=remote)
+    model = model.to(device).eval()
+    # The keys of id2label are read in the order of the file, where 10 may stand before 2.
+    names = tuple(config.id2label[key] for key in sorted(config.id2label))
+    task = Task(TASK_TYPES[config.problem_type or _guessed(config)], names)
+    workers = devices.thread_plan(device).workers
+    modality = make_modality(name, processor, AugmentationConfig(level="light"))
+    machine = Machine(device, workers=workers, batch_size=batch_size)
+    columns = tuple(RecordedRun(Path(path)).columns.get("input", ()))
+    return Predictor(model, modality, task, machine, Trust.read(Path(path), task), columns)
+
+
+@contextmanager
+def _refusing_own_code(folder: Path) -> Iterator[None]:
+    """Turn the refusal of transformers to run a folder's own Python code into one sentence."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise UserError(
+            f"The model in {folder} needs Python code of its own, which may do anything. Read that code first. It runs for "
+            "a run that was trained with model.trust_remote_code=true, when the run folder is named and not its model; "
+            f"from Python: hftransfer.load({str(folder)!r}, trust_remote_code=True)."
+        ) from None
+
+
+def _guessed(config: Any) -> str:
+    """Folders that were not made here may lack the problem type: transformers' own rule decides then."""
+    return "regression" if config.num_labels == 1 else "single_label_classification"
+
+
+def model_folder(path: str | Path) -> Path:
+    """Where the model lies in a run folder; a model folder is its own. Raises `UserError`."""
+    folder = Path(path)
+    return folder if (folder / "config.json").is_file() else run_folder.open_run(folder) / "model"
+
+
+def predict(
+    path: str | Path, inputs: str | Sequence[str], columns: list[str] | None = None, views: int = 0
+) -> pd.DataFrame:
+    """`load(path).predict(inputs)` in one call."""
+    return load(path).predict(inputs, columns, views)
+
+
+def evaluate(path: str | Path, data: str, columns: dict[str, Any], config: Any) -> dict[str, Any]:
+    """Measure a run on other labelled data: one split of `metrics.json`. Raises `UserError`.
+
+    `columns` (input, label) are those of the run where none are given and the data have them. Of data that come divided
+    the test part counts. Examples without a label, with an unreadable input, or from the run's own training are left out
+    and named in the log.
+    """
+    from hftransfer.data.config import DataConfig
+    from hftransfer.data.read import read_rows
+    from hftransfer.evaluation import evaluate_predictions
+
+    predictor = load(path)
+    task, columns = predictor.task, _columns_of_the_run(Path(path), data) | columns
+    read = read_rows(DataConfig(train=data, task=task.type, modality=predictor.modality.name, **columns))
+    frame = _usable(read.frame, read.modality, data, RecordedRun(Path(path)))
+    targets = task.encode_all([_as_known(label, task) for label in frame["label"]])
+    scores = task.probabilities(predictor.logits(frame))
+    groups = None if frame["group"].isna().all() else list(frame["group"])
+    return evaluate_predictions(task, targets, scores, groups, config)
+
+
+def _usable(frame: pd.DataFrame, modality: str, data: str, run: RecordedRun) -> pd.DataFrame:
+    """Return the rows of `data` that can be evaluated fairly; what is left out is logged with its number and reason."""
+    if {"test"} < set(frame["split"].dropna()):
+        log.info(
+            "Of %s the test part is evaluated: %d of %d examples.", data, (frame["split"] == "test").sum(), len(frame)
+        )
+        frame = frame[frame["split"] == "test"]
+    looks = look_at_all(frame, modality)
+    digests = pd.Series([look.digest for look in looks], index=frame.index)
+    reasons = [
+        ("no label", frame["label"].map(is_missing)),
+        ("no usable input", pd.Series([look.fault is not None for look in looks], index=frame.index)),
+        ("been trained on by this run", digests.isin(run.trained_on)),
+    ]
+    for reason, wrong in reasons:
+        wrong = wrong.reindex(frame.index).astype(bool)
+        if wrong.any():
+            log.warning("%d of %d examples have %s, and are left out: %s%s", wrong.sum(), len(frame), reason,
+                        ", ".join(frame["where"][wrong].head(3)), ", …" if wrong.sum() > 3 else ".")  # fmt: skip
+        if wrong.all():
+            raise UserError(f"Nothing is left of {data} to evaluate: the last {len(frame)} examples have {reason}.")
+        frame = frame[~wrong]
+    return frame.reset_index(drop=True)
+
+
+def _as_known(label: Any, task: Task) -> Any:
+    """A label as the run calls it: of numbered classes, 1.0 is the class 1."""
+    if task.type != "single_label" or str(label) in task.names:
+        return label
+    whole = re.sub(r"\.0*$", "", str(label))
+    return whole if whole in task.names else label
+
+
+def _columns_of_the_run(folder: Path, data: str) -> dict[str, Any]:
+    """What the run knows of its columns, where `data` has them too; nothing of a model folder."""
+    from hftransfer.config import RunConfig
+    from hftransfer.data.readers import read_source
+
+    if not (folder / "config.yaml").is_file():
+        return {}
+    own = RunConfig.from_yaml(folder / "config.yaml").data
+    frame = next(iter(read_source(data).parts.values()))
+    found = RecordedRun(folder).columns
+    named = {"input": own.input or found.get("input"), "label": own.label or found.get("label")}
+    known = {role: name for role, name in named.items() if name and _has(frame, name)}
+    known |= {"separator": own.separator} if own.separator else {}
+    group = own.split.group
+    return known | ({"split": {"group": group}} if group and _has(frame, group) else {})
+
+
+def _has(frame: pd.DataFrame, names: str | list[str]) -> bool:
+    return all(as_written(name, frame) in frame for name in ([names] if isinstance(names, str) else names))

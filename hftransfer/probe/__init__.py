@@ -1,0 +1,1 @@
+"""Linear probes: solver and fit."""

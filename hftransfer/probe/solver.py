@@ -1,0 +1,353 @@
+"""The convex head: solved, not trained, on frozen features.
+
+L2-regularised multinomial logistic regression (one logistic per label for multi-label, ridge for regression) on
+features of like scale, its strength chosen by cross-validation on the loss (Kornblith et al. 2019, arXiv 1805.08974,
+appendix A.3; CLIP, arXiv 2103.00020, appendix A.3). The out-of-fold predictions come with it and are kept.
+
+Shapes: features (N, D), targets as in `tasks`, scores (N, C); a head is weight (C, D) and bias (C,).
+"""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+from hftransfer.core.errors import UserError
+from hftransfer.tasks import Task
+
+log = logging.getLogger(__name__)
+
+Solver = Literal["logistic", "lda", "prototype", "ridge"]
+# Penalty on the squared weights against the *mean* loss, strong to weak: on standardised features the best lies inside.
+PENALTIES = tuple(10.0**exponent for exponent in (1, 0.5, 0, -0.5, -1, -1.5, -2, -2.5, -3, -4, -5))
+# What a few rows say of numbers can be so little that only these come near to predicting the mean.
+STRONG_PENALTIES = tuple(10.0**exponent for exponent in (3, 2.5, 2, 1.5))
+SEARCHED = {"logistic": PENALTIES, "ridge": (*STRONG_PENALTIES, *PENALTIES)}
+SEARCH_TOLERANCE = 3e-4  # enough to rank penalties; the final solution is exact
+
+
+@dataclass(frozen=True)
+class ConvexHead:
+    """weight (C, D) and bias (C,) on the raw features; `out_of_fold` logits (F, C) of the rows that folds held out.
+
+    `loss` is the cross-validated mean loss that chose `penalty`; `solver` is what made it.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    out_of_fold: np.ndarray
+    loss: float
+    penalty: float
+    solver: Solver
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        return features @ self.weight.T + self.bias
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A linear map: weight (C, D) and bias (C,)."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        return features @ self.weight.T + self.bias
+
+
+def solve_head(
+    features: np.ndarray,
+    targets: np.ndarray,
+    task: Task,
+    folds: list[tuple[np.ndarray, np.ndarray]],
+    solver: Literal["auto", "logistic", "lda", "prototype"] = "auto",
+    intercept: bool = True,
+) -> ConvexHead:
+    """The convex head of the penalty that is best in cross-validation over `folds` (train and validation row numbers).
+
+    `auto` is logistic regression, or ridge for regression. `intercept` False is for heads that have no bias (GPT-2).
+    Regression targets are expected standardised (`task.standardised`).
+    """
+    from threadpoolctl import threadpool_limits
+
+    features = np.asarray(features, dtype=np.float64)
+    # Thousands of small products: several threads spend more time waiting for each other than multiplying.
+    with threadpool_limits(1, user_api="blas"):
+        return _solved(features, targets, task, folds, solver, intercept)
+
+
+def _solved(
+    features: np.ndarray, targets: np.ndarray, task: Task, folds: list, solver: str, intercept: bool
+) -> ConvexHead:
+    mean, scale = _standardiser(features, intercept)
+    standardised, rotation = _rotated((features - mean) / scale)
+    name = solver if solver != "auto" else "ridge" if task.type == "regression" else "logistic"
+    penalty, loss, out_of_fold = _cross_validated(name, standardised, targets, task, folds, intercept)
+    fit = _solve(name, standardised, targets, task, penalty, intercept, tolerance=1e-9)
+    log.info("Convex head: %s, penalty %.3g, cross-validated loss %.4f", name, penalty, loss)
+    fit = _on_raw(fit, mean, scale, rotation)
+    return ConvexHead(fit.weight, fit.bias, out_of_fold, loss, penalty, name)
+
+
+def refit(features: np.ndarray, targets: np.ndarray, task: Task, like: ConvexHead) -> Fit:
+    """A head on other rows with the solver and penalty of one that was chosen before: no folds, a search's precision.
+
+    For the many fits of a learning curve. Regression targets are expected standardised.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        features = np.asarray(features, dtype=np.float64)
+        mean, scale = _standardiser(features, intercept=True)
+        rows, rotation = _rotated((features - mean) / scale)
+        rows = rows.astype(np.float32) if like.solver == "logistic" else rows
+        fit = _solve(like.solver, rows, targets, task, like.penalty, intercept=True, tolerance=SEARCH_TOLERANCE)
+        return _on_raw(fit, mean, scale, rotation)
+
+
+def _on_raw(fit: Fit, mean: np.ndarray, scale: np.ndarray, rotation: np.ndarray) -> Fit:
+    """A fit on rotated, standardised features as one on the features themselves."""
+    weight = fit.weight @ rotation.T / scale
+    return Fit(weight, fit.bias - weight @ mean)
+
+
+def make_folds(
+    task: Task, targets: np.ndarray, groups: np.ndarray | None, count: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Divide rows into stratified folds: (train, held-out) row numbers, at most `count` of them.
+
+    Strata are classes, quartiles for regression, the rarest label for multi-label. A small class is spread over as many
+    folds as it has rows. Groups are kept together: with at most `count` of them, each is held out once. A single group
+    leaves no such division; its rows are divided with a warning. Raises `UserError` for fewer than two rows.
+    """
+    if len(targets) < 2:
+        raise UserError(f"Cross-validation needs at least 2 labelled examples, found {len(targets)}.")
+    strata = np.unique(strata_of(task, targets), return_inverse=True)[1]
+    if groups is None:
+        return _row_folds(strata, count, seed)
+    found = np.unique(groups)
+    if len(found) == 1:
+        log.warning(
+            "All %d examples to fit on are of one group (%s): folds divide its examples, so that validation metrics, "
+            "temperature and prediction sets hold for this group only.", len(targets), found[0],
+        )  # fmt: skip
+        return _row_folds(strata, count, seed)
+    return _group_folds(strata, groups, count, len(found), seed)
+
+
+def _row_folds(strata: np.ndarray, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Deal the shuffled rows of one stratum after the other to the folds: sizes differ by one, of strata too."""
+    order = np.random.default_rng(seed).permutation(len(strata))
+    order = order[np.argsort(strata[order], kind="stable")]
+    fold = np.empty(len(strata), dtype=np.int64)
+    fold[order] = np.arange(len(strata)) % min(count, len(strata))
+    return [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(fold.max() + 1)]
+
+
+def _group_folds(
+    strata: np.ndarray, groups: np.ndarray, count: int, found: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    from sklearn.model_selection import GroupKFold, LeaveOneGroupOut, StratifiedGroupKFold
+
+    if found <= count:
+        return list(LeaveOneGroupOut().split(strata, strata, groups))
+    if np.bincount(strata).max() >= count:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "least populated class": it is in fewer folds
+            splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+            folds = list(splitter.split(strata, strata, groups))
+        if all(len(held_out) for _, held_out in folds):  # few groups of unequal classes can leave a fold empty
+            return folds
+    return list(GroupKFold(count, shuffle=True, random_state=seed).split(strata, strata, groups))
+
+
+def strata_of(task: Task, targets: np.ndarray) -> np.ndarray:
+    """(N,) what folds and subsamples balance: classes, the rarest label of each row, or quartiles of the first value."""
+    if task.type == "single_label":
+        return targets
+    if task.type == "regression":
+        return np.searchsorted(np.quantile(targets[:, 0], [0.25, 0.5, 0.75]), targets[:, 0])
+    frequency = targets.sum(0)
+    return np.where(targets > 0, -frequency, -np.inf).argmax(1)
+
+
+def _standardiser(features: np.ndarray, intercept: bool) -> tuple[np.ndarray, np.ndarray]:
+    """What is taken off each feature (D,), and what it is divided by: its spread, but no less than the median one of those
+    that vary.
+
+    Behind a ReLU most features are 0 on most rows. Where rows are few, one that was not 0 once gets a spread near 0, and
+    divided by that it is a giant on the first new row that has it: digits with five labels a class lost 11 points.
+    """
+    mean = features.mean(0) if intercept else np.zeros(features.shape[1])
+    spread = features.std(0)
+    varying = spread[spread > 1e-9 * spread.max(initial=0)]
+    return mean, np.maximum(spread, np.median(varying) if len(varying) else 1.0)
+
+
+def _rotated(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features on their principal axes, (N, R), and the rotation (D, R), with R at most min(N, D).
+
+    The penalty does not see a rotation. With fewer rows than features the solution lies in the span of the rows, so R = N
+    is exact; and on principal axes every coordinate can be given its own step (see `_logistic`).
+    """
+    wide = features.shape[1] > len(features)
+    values, vectors = np.linalg.eigh(features @ features.T if wide else features.T @ features)
+    kept = values > values.max(initial=0) * 1e-12
+    rotation = features.T @ (vectors[:, kept] / np.sqrt(values[kept])) if wide else vectors[:, kept]
+    return features @ rotation, rotation
+
+
+def _cross_validated(
+    solver: Solver, features: np.ndarray, targets: np.ndarray, task: Task, folds: list, intercept: bool
+) -> tuple[float, float, np.ndarray]:
+    """(best penalty, its loss, out-of-fold logits). The search ends when weaker penalties only do worse."""
+    held = np.sort(np.concatenate([held_out for _, held_out in folds]))
+    best = (np.nan, np.inf, np.zeros((len(held), task.head_size)))
+    worse = 0
+    rough = features.astype(np.float32) if solver == "logistic" else features
+    starts: list[Fit | None] = [None] * len(folds)
+    for penalty in SEARCHED.get(solver, (np.nan,)):
+        logits = np.zeros((len(features), task.head_size))
+        for number, (train, held_out) in enumerate(folds):
+            fit = _solve(
+                solver, rough[train], targets[train], task, penalty, intercept, SEARCH_TOLERANCE, starts[number]
+            )
+            starts[number] = fit
+            logits[held_out] = features[held_out] @ fit.weight.T + fit.bias
+        logits = logits[held]
+        loss = mean_loss(task, logits, targets[held])
+        worse = worse + 1 if loss > best[1] else 0
+        best = (penalty, loss, logits) if loss < best[1] else best
+        if worse == 2:
+            break
+    return best
+
+
+def out_of_fold_of_best(
+    task: Task, heads: list[ConvexHead], targets: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]]
+) -> np.ndarray:
+    """Return out-of-fold logits (F, C) where each fold's head is the best of `heads` by the loss on the other folds.
+
+    So the choice between heads is cross-validated too. `targets` (F, ...) are standardised; the folds hold out every row once.
+    """
+    losses = np.array([
+        [mean_loss(task, head.out_of_fold[held_out], targets[held_out]) * len(held_out) for head in heads]
+        for _, held_out in folds
+    ])  # fmt: skip
+    logits = np.empty_like(heads[0].out_of_fold)
+    for (_, held_out), best in zip(folds, (losses.sum(0) - losses).argmin(1), strict=True):
+        logits[held_out] = heads[best].out_of_fold[held_out]
+    return logits
+
+
+def mean_loss(task: Task, logits: np.ndarray, targets: np.ndarray) -> float:
+    """Log-loss (single- and multi-label, with the task's weights) or squared error, the mean over rows and outputs."""
+    if task.type == "single_label":
+        losses = -log_softmax(logits, axis=1)[np.arange(len(targets)), targets]
+        return float((task.importance(targets) * losses).mean())
+    if task.type == "multi_label":
+        return float((task.importance(targets) * (np.logaddexp(0, logits) - targets * logits)).mean())
+    return float(((logits - targets) ** 2).mean())
+
+
+def _solve(
+    solver: Solver, features: np.ndarray, targets: np.ndarray, task: Task, penalty: float, intercept: bool,
+    tolerance: float, start: Fit | None = None,
+) -> Fit:  # fmt: skip
+    if solver == "ridge":
+        return _ridge(features, targets, penalty, intercept)
+    if solver in ("lda", "prototype"):
+        return _lda(features, targets, task, solver)
+    return _logistic(features, targets, task, penalty, intercept, tolerance, start)
+
+
+def _ridge(features: np.ndarray, targets: np.ndarray, penalty: float, intercept: bool) -> Fit:
+    bias = targets.mean(0) if intercept else np.zeros(targets.shape[1])
+    centre = features.mean(0) if intercept else np.zeros(features.shape[1])
+    x = features - centre
+    gram = x.T @ x / len(x) + penalty * np.eye(x.shape[1])
+    weight = np.linalg.solve(gram, x.T @ (targets - bias) / len(x)).T
+    return Fit(weight, bias - weight @ centre)
+
+
+def _lda(features: np.ndarray, targets: np.ndarray, task: Task, solver: Solver) -> Fit:
+    """Linear discriminants: class means seen through the spread that all classes have around theirs.
+
+    That spread is shrunk towards a round one, the less so the more rows tell it (Ledoit & Wolf 2004, sec. 3.3); prototypes
+    take it for round, so that the nearest mean wins. A task that balances its classes takes all of them for equally likely.
+    """
+    present, own, counts = np.unique(targets, return_inverse=True, return_counts=True)
+    means = np.stack([features[own == number].mean(0) for number in range(len(present))])
+    deviations = features - means[own]
+    size = np.abs(features).max(initial=0)
+    if np.abs(deviations).max(initial=0) <= 1e-9 * size:  # one row a class, or copies of one
+        deviations, solver = means - means.mean(0), "prototype"
+    spread = _spread(deviations, solver)
+    priors = np.full(len(present), 1 / len(present)) if task.weights else counts / len(targets)
+    weight = np.zeros((task.head_size, features.shape[1]))
+    bias = np.full(task.head_size, -1e3)  # absent classes: never chosen
+    weight[present] = np.linalg.solve(spread, means.T).T
+    bias[present] = np.log(priors) - 0.5 * (weight[present] * means).sum(1)
+    return Fit(weight, bias)
+
+
+def _spread(deviations: np.ndarray, solver: Solver) -> np.ndarray:
+    """(D, D): shrunk for `lda`, round for `prototype`."""
+    from sklearn.covariance import ledoit_wolf, shrunk_covariance
+
+    if not deviations.any():
+        return np.eye(deviations.shape[1])
+    if solver == "lda":
+        return ledoit_wolf(deviations, assume_centered=True)[0]
+    return shrunk_covariance(deviations.T @ deviations / len(deviations), shrinkage=1.0)
+
+
+def _logistic(
+    features: np.ndarray, targets: np.ndarray, task: Task, penalty: float, intercept: bool, tolerance: float,
+    start: Fit | None,
+) -> Fit:  # fmt: skip
+    """Minimises mean loss (summed over outputs) + penalty / 2 * |weight|^2 by L-BFGS; the bias is not penalised.
+
+    Coordinates are scaled by the curvature they have where all rows are predicted at the class frequencies: on principal
+    axes that makes the Hessian close to the identity, and ten iterations do what a hundred did. All is done in the
+    precision of the features, single for a search.
+    """
+    rows, width = features.shape
+    classes, dtype = task.head_size, features.dtype
+    wanted = (np.eye(classes)[targets] if task.type == "single_label" else targets).astype(dtype)
+    importance = np.asarray(task.importance(targets), dtype)
+    importance = importance[..., None] if task.type == "single_label" else importance  # (N, 1), (N, C), or one for all
+    frequency = np.clip(wanted.mean(0, dtype=np.float64), 0.5 / rows, 1 - 0.5 / rows)
+    spread = np.einsum("nd,nd->d", features, features) / rows
+    scale = 1 / np.sqrt(np.outer(frequency * (1 - frequency), spread) + penalty)  # (C, D)
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weight, bias = flat[: classes * width].reshape(classes, width) * scale, flat[classes * width :]
+        loss, error = _loss_and_error(task, features @ weight.T.astype(dtype) + bias.astype(dtype), wanted, importance)
+        gradient = ((error.T @ features) / rows + penalty * weight) * scale
+        bias_gradient = error.mean(0, dtype=np.float64) * intercept
+        return loss + 0.5 * penalty * (weight**2).sum(), np.concatenate([gradient.ravel(), bias_gradient])
+
+    start = start or Fit(np.zeros((classes, width)), intercept * np.log(frequency / (1 - frequency)))
+    initial = np.concatenate([(start.weight / scale).ravel(), start.bias])
+    options = {"maxiter": 1000, "gtol": tolerance, "ftol": tolerance**2}
+    solution = minimize(objective, initial, jac=True, method="L-BFGS-B", options=options).x
+    return Fit(solution[: classes * width].reshape(classes, width) * scale, solution[classes * width :])
+
+
+def _loss_and_error(
+    task: Task, logits: np.ndarray, wanted: np.ndarray, importance: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """The mean loss, and its derivative by the logits times N: probabilities minus what was wanted, weighted, (N, C)."""
+    if task.type == "single_label":
+        logged = log_softmax(logits, axis=1)
+        losses, error = -wanted * logged, np.exp(logged) - wanted
+    else:
+        small = np.exp(-np.abs(logits))  # never overflows, and is needed twice
+        losses = np.log1p(small) + np.maximum(logits, 0) - wanted * logits
+        error = np.where(logits < 0, small, 1) / (1 + small) - wanted
+    return float((importance * losses).sum(dtype=np.float64) / len(logits)), importance * error

@@ -1,0 +1,1 @@
+"""Hub, model card, export, and the round-trip check."""

@@ -1,0 +1,134 @@
+"""The forms that a run's model takes, each asked raw inputs in a process of its own; `round_trip` starts it:
+
+    python -P hftransfer/publish/targets.py job.json answers.json
+
+`pipeline` and `onnx` are what a stranger would write and import nothing of ours; `adapter` and `demo` run our code.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, str]  # `input`: a text or the path of an image; `input_pair`: the second text of a pair
+Ask = Callable[[Row], dict[str, float]]  # a score for each name
+
+
+def through_pipeline(job: dict[str, Any]) -> Ask:
+    """Plain `transformers.pipeline` on a model folder."""
+    import transformers
+
+    image = job["modality"] == "image"
+    task, own_code = f"{job['modality']}-classification", job["trust_remote_code"]
+    pipe = transformers.pipeline(task, job["folder"], device="cpu", trust_remote_code=own_code)
+    options = {"top_k": len(job["names"])} if image else {"top_k": None, "truncation": True}
+
+    def ask(row: Row) -> dict[str, float]:
+        pair = {"text": row["input"], "text_pair": row.get("input_pair")}
+        answer = pipe(pair if "input_pair" in row else row["input"], **options)
+        return {entry["label"]: entry["score"] for entry in answer}
+
+    return ask
+
+
+def through_onnx(job: dict[str, Any]) -> Ask:
+    """ONNX Runtime on an exported folder: the graph, its own metadata and the processor beside it."""
+    import numpy as np
+    import onnxruntime
+    import transformers
+
+    image = job["modality"] == "image"
+    session = onnxruntime.InferenceSession(f"{job['folder']}/model.onnx", providers=["CPUExecutionProvider"])
+    wanted = [given.name for given in session.get_inputs()]
+    about = session.get_modelmeta().custom_metadata_map
+    reader = transformers.AutoImageProcessor if image else transformers.AutoTokenizer
+    processor = reader.from_pretrained(job["folder"], trust_remote_code=job["trust_remote_code"])
+
+    def ask(row: Row) -> dict[str, float]:
+        if image:
+            read = processor(transformers.image_utils.load_image(row["input"]), return_tensors="pt")
+        else:
+            read = processor(row["input"], row.get("input_pair"), truncation=True, return_tensors="np")
+        (logits,) = session.run(None, {name: np.asarray(read[name]) for name in wanted})[0]
+        return dict(zip(json.loads(about["labels"]), _scores(about["task"], logits).tolist(), strict=True))
+
+    return ask
+
+
+def _scores(problem_type: str, logits: Any) -> Any:
+    import numpy as np
+
+    if problem_type == "regression":
+        return logits
+    raised = np.exp(logits - logits.max())
+    return raised / raised.sum() if problem_type == "single_label_classification" else 1 / (1 + np.exp(-logits))
+
+
+def through_adapter(job: dict[str, Any]) -> Ask:
+    """The published checkpoint with a LoRA run's adapter put on by peft: never merged."""
+    import pandas as pd
+    import torch
+    from peft import PeftModel
+
+    from hftransfer.features.passes import Machine
+    from hftransfer.modalities import AugmentationConfig, make_modality
+    from hftransfer.models.loading import load_checkpoint
+    from hftransfer.models.references import ModelConfig
+    from hftransfer.prediction.predictor import Predictor
+    from hftransfer.runs.reader import RecordedRun
+
+    run = RecordedRun.open(job["folder"])
+    base = load_checkpoint(ModelConfig.model_validate(run.config["model"]), job["modality"], run.task)
+    modality = make_modality(job["modality"], base.processor, AugmentationConfig())
+    model = PeftModel.from_pretrained(base.model, run.folder / "adapter").eval()
+    predictor = Predictor(model, modality, run.task, Machine(torch.device("cpu"), workers=0, batch_size=1))
+
+    def ask(row: Row) -> dict[str, float]:
+        scores = run.task.probabilities(predictor.logits(pd.DataFrame([{"id": ""} | row])))[0]
+        return dict(zip(run.task.names, scores.tolist(), strict=True))
+
+    return ask
+
+
+def through_demo(job: dict[str, Any]) -> Ask:
+    """The demo, served on loopback and asked by Gradio's own client. It shows the best scores alone where there are many."""
+    from gradio_client import Client, handle_file
+
+    from hftransfer.apps.demo import launch
+
+    _, url = launch(job["folder"], wait=False)
+    client = Client(url, verbose=False)
+
+    def ask(row: Row) -> dict[str, float]:
+        given = [handle_file(row["input"])] if job["modality"] == "image" else list(row.values())
+        answer, *_ = client.predict(*given, api_name="/predict")
+        if "data" in answer:  # values stand in a table
+            return {name: float(value) for name, value in answer["data"]}
+        return {entry["label"]: entry["confidence"] for entry in answer["confidences"]}
+
+    return ask
+
+
+FORMS = {
+    "pipeline": through_pipeline,
+    "onnx": through_onnx,
+    "adapter": through_adapter,
+    "demo": through_demo,
+}
+
+
+def main(asked: str, answered: str) -> None:
+    """Answer the rows of the job one by one; the first is asked once more before, to load what loads late."""
+    job = json.loads(Path(asked).read_text(encoding="utf-8"))
+    ask = FORMS[job["form"]](job)
+    ask(job["rows"][0])
+    begin = time.perf_counter()
+    answers = [ask(row) for row in job["rows"]]
+    found = {"answers": answers, "seconds": time.perf_counter() - begin, "alone": "hftransfer" not in sys.modules}
+    Path(answered).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Where and how computations run: devices, measured settings, CPU kernels, memory, interruption."""

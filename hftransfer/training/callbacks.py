@@ -1,0 +1,104 @@
+"""What happens at the steps of a training: what stays still, the progress bar, and an end before its time."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainingArguments
+
+from hftransfer.features.passes import Machine
+from hftransfer.runtime.interruption import LOSS, Stop
+from hftransfer.strategies import Plan
+from hftransfer.training.checkpointing import keep_only
+
+
+class Stillness(TrainerCallback):
+    """Keeps what is frozen as in evaluation, and opens rungs when their time has come (a function of progress alone)."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.still: list[nn.Module] = []
+        plan.model.register_forward_pre_hook(self._hold)
+
+    def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        progress = state.global_step / max(state.max_steps, 1)
+        self.still = self.plan.still_modules(progress)
+        for name, parameter in self.plan.model.named_parameters():
+            wanted = name in self.plan.rate_factors and self.plan.is_open(self.plan.rung_of(name), progress)
+            if parameter.requires_grad != wanted:
+                parameter.requires_grad_(wanted)
+                parameter.grad = None
+
+    def _hold(self, model: nn.Module, args: tuple) -> None:
+        if model.training:  # the Trainer calls model.train() before every step
+            for module in self.still:
+                module.training = False
+
+
+class Evaluations(TrainerCallback):
+    """Evaluates and saves `count` times, evenly spread, the last time at the last step.
+
+    The Trainer's own fixed interval looked seven times at 14 steps where five were asked for.
+    """
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step in {round(state.max_steps * part / self.count) for part in range(1, self.count + 1)}:
+            control.should_save = True
+            control.should_evaluate = args.eval_strategy != "no"
+
+
+class Bar(TrainerCallback):
+    """One progress bar that shows the loss and the last validation score."""
+
+    def __init__(self):
+        self.bar, self.shown = None, {}
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            begin = state.global_step
+            self.bar = tqdm(total=state.max_steps, initial=begin, desc="train", unit="step", leave=False, disable=None)
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(
+        self, args: TrainingArguments, state: Any, control: Any, logs: dict | None = None, **kwargs: Any
+    ) -> None:
+        metric = args.metric_for_best_model
+        wanted = {"loss": "loss", f"eval_{metric}": f"validation {metric}"}
+        self.shown |= {title: f"{logs[name]:.4g}" for name, title in wanted.items() if name in (logs or {})}
+        if self.bar is not None:
+            self.bar.set_postfix(self.shown)
+
+    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class Ending(TrainerCallback):
+    """Ends training early when any process was asked to; then, and only then, with an evaluation of these weights.
+
+    After a loss that is no number the weights are lost: they are neither judged nor kept.
+    """
+
+    def __init__(self, stop: Stop, machine: Machine):
+        self.stop, self.machine = stop, machine
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        agreed = self.machine.largest(self.stop.reason)
+        if agreed:  # a signal that came while the processes waited for each other counts at the next step
+            self.stop.reason = agreed
+            control.should_training_stop = True
+            control.should_save = agreed != LOSS
+            control.should_evaluate = control.should_save and args.eval_strategy != "no"
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """The newest checkpoint and the best are enough."""
+        if state.is_world_process_zero:
+            best = [state.best_model_checkpoint] if state.best_model_checkpoint else []
+            keep_only(Path(args.output_dir), Path(f"checkpoint-{state.global_step}"), *map(Path, best))

@@ -1,0 +1,381 @@
+"""The training loop: the stock `transformers.Trainer` with parameter groups, callbacks and a collator of ours."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+from torch.utils.data import Dataset
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
+
+from hftransfer.config import TrainingConfig
+from hftransfer.core.errors import UserError
+from hftransfer.core.files import remove
+from hftransfer.evaluation.calibration import calibrated_log_loss
+from hftransfer.evaluation.metrics import compute_metrics
+from hftransfer.features.extract import replayed_batch
+from hftransfer.features.passes import Machine
+from hftransfer.features.store import Features
+from hftransfer.modalities import Modality
+from hftransfer.models.loading import quiet_transformers
+from hftransfer.runtime.cpu_kernels import quick_operations
+from hftransfer.runtime.interruption import LOSS, Interruption, Stop
+from hftransfer.runtime.memory import with_less
+from hftransfer.strategies import Defaults, Plan
+from hftransfer.tasks import Task
+from hftransfer.training.arguments import global_batch, refused_as, training_arguments
+from hftransfer.training.callbacks import Bar, Ending, Evaluations, Stillness
+from hftransfer.training.checkpointing import STATE, Snapshot, keep_tracks, last_whole, settle_best
+
+log = logging.getLogger(__name__)
+
+# Tensors that weight decay must spare besides everything of one dimension (norms, biases, layer scale).
+NOT_DECAYED = ("cls_token", "pos_embed", "position_embedding", "relative_position", "mask_token", "register_tokens")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """All rows of a run: encoded items, targets, and stored activations at the boundary where there are any."""
+
+    items: Sequence[Any]
+    targets: np.ndarray
+    stored: Features | None = None
+
+
+WINDOW = 16  # batches of random rows that are sorted by length before they are cut
+
+
+def training_order(lengths: np.ndarray, batch: int, steps: int, seed: int) -> np.ndarray:
+    """The rows (numbers into `lengths`) of all batches of a training, (steps * batch,): texts of like length together.
+
+    Every row comes once an epoch, give or take the rows that an epoch leaves to the next one's first batches. Drawn at
+    once from `seed`, so that a resumed run, and any number of processes, see the same batches.
+    """
+    random, batches, carried = np.random.default_rng(seed), [], np.zeros(0, dtype=int)
+    while len(batches) < steps:
+        epoch = np.concatenate([carried, random.permutation(len(lengths))])
+        whole = len(epoch) // batch * batch
+        carried = epoch[whole:]
+        windows = [epoch[start : min(start + WINDOW * batch, whole)] for start in range(0, whole, WINDOW * batch)]
+        cut = [window[np.argsort(lengths[window], kind="stable")].reshape(-1, batch) for window in windows]
+        batches += list(random.permutation(np.concatenate(cut))) if cut else []
+    return np.concatenate(batches[:steps])
+
+
+class Rows(Dataset):
+    """The rows at `positions`, by number."""
+
+    def __init__(self, examples: Examples, positions: np.ndarray, training: bool):
+        self.examples, self.positions, self.training = examples, positions, training
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"position": int(self.positions[index]), "training": self.training}
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Rows -> the model's inputs and `labels`; from stored activations where there are any."""
+
+    examples: Examples
+    modality: Modality
+    task: Task
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        positions = [row["position"] for row in rows]
+        training = rows[0]["training"]
+        items = [self.examples.items[position] for position in positions]
+        labels = torch.from_numpy(self.task.standardised(self.examples.targets[positions]))
+        if self.examples.stored is not None:
+            return replayed_batch(self.examples.stored, self.modality, items, positions) | {"labels": labels}
+        batch = self.modality.collate(items, training)
+        if training and self.task.type == "single_label":
+            labels = self.modality.mix(batch, labels, self.task.head_size)
+        return batch | {"labels": labels}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The task's loss with its weights and label smoothing, normalised over the whole (accumulated) batch."""
+
+    task: Task
+    smoothing: float = 0.0
+
+    def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        logits = outputs.logits.float()
+        per_item = self._per_item(logits, labels.to(logits.device))
+        if num_items_in_batch is None:
+            return per_item.mean()
+        # The Trainer counts elements of `labels`; soft labels have one a class instead of one a row.
+        counted = labels[0].numel() if self.task.type == "single_label" else 1
+        return per_item.sum() * counted / num_items_in_batch
+
+    def _per_item(self, logits: Tensor, labels: Tensor) -> Tensor:
+        weights = torch.tensor(self.task.weights, device=logits.device) if self.task.weights else None
+        if self.task.type == "single_label":
+            return cross_entropy(logits, labels, weight=weights, label_smoothing=self.smoothing, reduction="none")
+        if self.task.type == "multi_label":
+            smooth = labels * (1 - self.smoothing) + 0.5 * self.smoothing
+            return binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights, reduction="none")
+        return mse_loss(logits, labels, reduction="none")
+
+
+class PlanTrainer(Trainer):
+    """The stock Trainer, told by a plan which rate each parameter has. A loss that is no number asks to `stop`."""
+
+    plan: Plan
+    stop: Stop
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            groups = parameter_groups(self.plan, self.args.learning_rate, self.args.weight_decay)
+            with refused_as(f"The optimizer ({self.args.optim}, training.extra)"):
+                optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+                self.optimizer = optimizer_class(groups, **settings | {"lr": self.args.learning_rate})
+        return self.optimizer
+
+    def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            self.stop.reason = LOSS
+        return loss
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict:
+        def attempt(size: int) -> dict:
+            if size != self.args.per_device_eval_batch_size:
+                self.args.per_device_eval_batch_size = size
+                self._eval_dataloaders = {}  # where the Trainer keeps loaders with their workers
+            return super(PlanTrainer, self).evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+        size = self.args.per_device_eval_batch_size
+        with torch.random.fork_rng([]):  # a loader draws a number: a second attempt must not change the training
+            return with_less(size, attempt, "evaluation", least=1 if self.args.world_size == 1 else size)
+
+
+def parameter_groups(plan: Plan, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+    """One group for each pair of rate and decay, the highest rate first: it is the one that the Trainer's log shows.
+
+    Rates are set as `lr`: torch's schedulers ignore timm's `lr_scale`.
+    """
+    spared = _not_decayed(plan.model)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in plan.model.named_parameters():
+        if name in plan.rate_factors:
+            decay = 0.0 if parameter.ndim <= 1 or any(part in name for part in spared) else weight_decay
+            groups.setdefault((learning_rate * plan.rate_factors[name], decay), []).append(parameter)
+    return [
+        {"params": found, "lr": rate, "weight_decay": decay}
+        for (rate, decay), found in sorted(groups.items(), reverse=True)
+    ]
+
+
+def _not_decayed(model: nn.Module) -> tuple[str, ...]:
+    declared = [m.no_weight_decay() for m in model.modules() if callable(getattr(m, "no_weight_decay", None))]
+    return NOT_DECAYED + tuple(name for names in declared for name in names)
+
+
+@dataclass
+class Trained:
+    """What the loop leaves besides the weights: the log, the rates and batches it used, and whether it ended early."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    learning_rate: float = 0.0
+    steps: int = 0
+    batch_size: int = 0
+    accumulation: int = 1
+    interruption: Interruption | None = None
+    steps_logits: list[np.ndarray] = field(
+        default_factory=list
+    )  # (V, C) of each evaluation, in the order of validation
+
+
+def train(
+    plan: Plan, defaults: Defaults, task: Task, modality: Modality, examples: Examples, positions: dict[str, np.ndarray],
+    config: TrainingConfig, machine: Machine, folder: Path, seed: int, stop: Stop, begins_trained: bool,
+) -> Trained:  # fmt: skip
+    """Train the plan's model in place, ending with the weights that did best on the validation part, or with the last.
+
+    Those that it has now are among them where it `begins_trained`. With a random head they never are: on a handful of rows
+    its even probabilities can have a smaller loss than answers that are mostly right.
+
+    Writes `folder`/checkpoints while it runs and goes on from a whole one that it finds there. Where memory runs out, a
+    single process tries again with fewer rows at a time and as many in all. Raises `UserError` for training arguments
+    that do not exist, and when the loss is no number before there is anything to keep.
+    """
+    plan.freeze()  # what opens later enters the optimizer (and DDP) now; Stillness closes it until its time
+    loss = Loss(task, config.label_smoothing_factor)
+    lengths = np.array(modality.lengths(examples.items))
+    train, validation = positions["train"], positions["validation"]
+    by_length = np.argsort(lengths[validation])
+    collator = Collator(examples, modality, task)
+    judged_first = begins_trained and len(validation) > 0
+    _check_judged(config, len(validation), plan.model)
+    asked, alone = config.per_device_train_batch_size, machine.world_size == 1
+    start = Snapshot.of(plan.model) if alone or begins_trained else None
+
+    def attempt(size: int) -> Trained:
+        tried = config.model_copy(update=_same_global_batch(config, size))
+        arguments = training_arguments(
+            tried,
+            defaults,
+            task,
+            machine,
+            folder / "checkpoints",
+            seed,
+            {"train": len(train), "validation": len(validation)},
+        )
+        if size != asked:
+            start.restore()
+        seen: list[np.ndarray] = []
+        order = training_order(lengths[train], global_batch(tried, machine), arguments.max_steps, seed)
+        trainer = PlanTrainer(
+            model=plan.model,
+            args=arguments,
+            train_dataset=Rows(examples, train[order], training=True),
+            eval_dataset=Rows(examples, validation[by_length], training=False),
+            data_collator=collator,
+            compute_loss_func=loss,
+            compute_metrics=_metrics(task, arguments.metric_for_best_model, seen),
+            callbacks=[*_callbacks(plan, config), Ending(stop, machine)],  # of this attempt: early stopping counts
+        )
+        trainer.plan, trainer.stop = plan, stop
+        trainer.model_accepts_loss_kwargs = False  # else timm's forward is handed `num_items_in_batch`
+        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(PrinterCallback)
+        log.info("Training: %d steps of %d examples, %d at a time, learning rate %.3g, weight decay %.3g, %s",
+                 arguments.max_steps, global_batch(tried, machine), size, arguments.learning_rate,
+                 arguments.weight_decay, "bf16 autocast" if arguments.bf16 else "float32")  # fmt: skip
+        with quiet_transformers(), stop.gently(), quick_operations(machine.device):
+            _train(trainer, last_whole(folder / "checkpoints", machine.world_size), judged_first)
+        if judged_first:
+            _undo_a_loss(trainer, start)
+        return Trained(
+            trainer.state.log_history, arguments.learning_rate, trainer.state.global_step, size,
+            tried.gradient_accumulation_steps, _interruption(trainer, stop, start if judged_first else None),
+            _all_evaluations(trainer, task, seen, by_length),
+        )  # fmt: skip
+
+    trained = with_less(asked, attempt, "training", least=1 if alone else asked)
+    if machine.rank == 0 and config.report_to != "none":
+        keep_tracks(folder)
+    return trained
+
+
+def _same_global_batch(config: TrainingConfig, size: int) -> dict[str, int]:
+    """`size` rows at a time on a device, accumulated to as many as the configuration asks for."""
+    times = config.per_device_train_batch_size // size
+    accumulation = config.gradient_accumulation_steps * times
+    return {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+
+
+def _check_judged(config: TrainingConfig, rows: int, model: nn.Module) -> None:
+    """Raises `UserError` for settings that need validation rows where there are none, or another network."""
+    if config.gradient_checkpointing and not getattr(model, "supports_gradient_checkpointing", True):
+        raise UserError(f"training.gradient_checkpointing: {type(model).__name__} does not have it. Leave it out.")
+    if rows:
+        return
+    for name in ("early_stopping_patience", "metric_for_best_model"):
+        if getattr(config, name):
+            raise UserError(f"training.{name} needs validation rows, and there are none: see data.split.validation.")
+    log.warning("No validation rows: the weights of the last step are kept, uncalibrated")
+
+
+def _train(trainer: Trainer, checkpoint: Path | None, judged_first: bool) -> None:
+    """From the beginning, from a checkpoint, or (where the last step was saved already) straight to the best weights."""
+    if checkpoint is None:
+        trainer.args.eval_on_start = judged_first
+        trainer.train()
+        return
+    if trainer.is_world_process_zero():
+        settle_best(checkpoint)
+    trainer.accelerator.wait_for_everyone()
+    state = TrainerState.load_from_json(str(checkpoint / STATE))
+    log.info("Goes on from step %d of %d", state.global_step, trainer.args.max_steps)
+    if state.global_step < trainer.args.max_steps:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    else:  # the Trainer would take one step more
+        trainer.state = state
+        trainer._load_best_model() if state.best_model_checkpoint else trainer._load_from_checkpoint(str(checkpoint))
+
+
+def _undo_a_loss(trainer: Trainer, start: Snapshot) -> None:
+    """Go back to the start where all that was trained is worse: who begins from a solved head must not end below it."""
+    state, metric = trainer.state, f"eval_{trainer.args.metric_for_best_model}"
+    first = next((entry[metric] for entry in state.log_history if entry["step"] == 0 and metric in entry), None)
+    if first is None or np.isnan(first) or state.best_metric is None:
+        return
+    sign = 1 if trainer.args.greater_is_better else -1
+    if sign * first <= sign * state.best_metric:
+        return
+    log.warning(
+        "Training gained nothing: %s of the validation part is %.4f before and %.4f at best after. The start is kept.",
+        trainer.args.metric_for_best_model, first, state.best_metric,
+    )  # fmt: skip
+    start.restore()
+    state.best_metric, state.best_global_step = first, 0
+
+
+def _interruption(trainer: PlanTrainer, stop: Stop, start: Snapshot | None) -> Interruption | None:
+    """Whether training ended before its time, said aloud.
+
+    A loss that is no number before anything was saved leaves the weights of the `start`, where those were evaluated.
+    Raises `UserError` where nothing good is left.
+    """
+    state = trainer.state
+    if not stop.reason or (stop.reason != LOSS and state.global_step >= state.max_steps):
+        return None
+    found = Interruption(stop.reason, state.global_step, state.max_steps)
+    nothing_saved = stop.reason == LOSS and state.best_model_checkpoint is None
+    if nothing_saved and start is not None:
+        start.restore()
+        state.best_global_step = 0
+    elif nothing_saved:
+        remove(Path(trainer.args.output_dir))
+        raise UserError(
+            f"Training stopped: {found.in_words()}, before anything was saved. Lower training.learning_rate (it is "
+            f"{trainer.args.learning_rate:.3g}), or set training.bf16=false."
+        )
+    kept = state.best_global_step if trainer.args.load_best_model_at_end else state.global_step
+    log.warning("Training ended early (%s): the weights of step %s are kept", found.in_words(), kept)
+    return found
+
+
+def _callbacks(plan: Plan, config: TrainingConfig) -> list[TrainerCallback]:
+    stopping = [EarlyStoppingCallback(config.early_stopping_patience)] if config.early_stopping_patience else []
+    evaluations = [] if {"eval_strategy", "eval_steps"} & config.extra.keys() else [Evaluations(config.evaluations)]
+    return [Stillness(plan), *evaluations, Bar(), *stopping]
+
+
+def _all_evaluations(trainer: Trainer, task: Task, seen: list[np.ndarray], order: np.ndarray) -> list[np.ndarray]:
+    """Return the logits of all evaluations in the order of the validation part; none where a part of them is not at hand."""
+    chosen = trainer.args.metric_for_best_model
+    values = [entry[f"eval_{chosen}"] for entry in trainer.state.log_history if f"eval_{chosen}" in entry]
+    if chosen == task.selection_metric and len(seen) == np.isfinite(values).sum():
+        return [logits[np.argsort(order)] for logits in seen]
+    if values:
+        log.info("Prediction sets: the choice of the step is not cross-fitted (a resumed training, or another metric)")
+    return []
+
+
+def _metrics(task: Task, chosen: str, seen: list[np.ndarray]) -> Callable[[Any], dict[str, float]]:
+    def compute(prediction: Any) -> dict[str, float]:
+        logits, targets = prediction.predictions, prediction.label_ids
+        if isinstance(logits, tuple):
+            logits = logits[0]
+        if not np.isfinite(logits).all():  # the loss will say so at the next step; never the best until then
+            return {chosen: float("nan")}
+        seen.append(np.array(logits, dtype=np.float32))
+        found = compute_metrics(task, targets, task.probabilities(logits))
+        if task.type != "regression":
+            found[task.selection_metric] = calibrated_log_loss(task, logits, targets)
+        return found
+
+    return compute

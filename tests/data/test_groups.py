@@ -1,0 +1,223 @@
+"""Planted duplicates are found, different inputs are not, and what belongs together never straddles a split."""
+
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageEnhance
+
+from hftransfer.core.errors import UserError
+from hftransfer.data import DataConfig, SplitConfig, load_data
+from hftransfer.data.duplicates import components, equal_pairs, plain, similar_images, similar_texts
+from hftransfer.data.groups import burst_pairs, series_key
+from hftransfer.data.inspection import Look, thumbnail
+
+
+def scene(seed: int, size: int = 128) -> Image.Image:
+    """A smooth random picture, as photos are: coarse noise drawn large."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def jpeg(image: Image.Image, path: Path, quality: int = 90, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, quality=quality, **options)
+    return path
+
+
+def taken(time: str) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0110] = "Camera One"
+    exif.get_ifd(0x8769)[0x9003] = time
+    return exif
+
+
+CHANGES = {
+    "resized": lambda image: image.resize((73, 73)),
+    "compressed": lambda image: Image.fromarray(np.asarray(image) // 16 * 16),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
+    "less contrast": lambda image: ImageEnhance.Contrast(image).enhance(0.6),
+    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "noisy": lambda image: Image.blend(image, Image.effect_noise(image.size, 60).convert("RGB"), 0.15),
+    "grey": lambda image: image.convert("L").convert("RGB"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_copies_of_images_are_found(change):
+    originals = [scene(seed) for seed in range(20)]
+    copies = [CHANGES[change](image) for image in originals]
+    pairs = {tuple(pair) for pair in similar_images([thumbnail(image) for image in originals + copies]).tolist()}
+    assert pairs == {(index, index + 20) for index in range(20)}
+
+
+def test_different_images_are_not_taken_for_copies():
+    assert not len(similar_images([thumbnail(scene(seed)) for seed in range(300)]))
+
+
+def test_small_things_on_a_plain_ground_and_blank_images_are_no_copies():
+    images = []
+    for seed in range(40):
+        canvas = Image.new("RGB", (128, 128), "white")
+        canvas.paste(scene(seed, 40), (44, 44))
+        images.append(thumbnail(canvas))
+    blanks = [np.full((32, 32), value, np.uint8) for value in (0, 10, 255)]
+    assert not len(similar_images(images + blanks))
+    assert not len(similar_images([None, images[0], None]))
+
+
+def test_small_pictures_have_to_agree_in_every_pixel():
+    """Fine noise, which comes from a camera in a large photo, is all there is to tell two small pictures apart."""
+    image = scene(5)
+    other = Image.blend(image, Image.effect_noise(image.size, 100).convert("RGB"), 0.2)
+    pair = [thumbnail(image), thumbnail(other)]
+    assert similar_images(pair, [256, 256]).tolist() == [[0, 1]]
+    assert similar_images(pair, [28, 28]).tolist() == []
+    assert similar_images([pair[0], pair[0].copy()], [28, 28]).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        "HOW do I get my new card, which I ordered last week",
+        "How do I get my new card -- which I ordered last week?!",
+        "How do I get my new cards, which I ordered last week?",
+    ],
+)
+def test_changed_copies_of_texts_are_found(copy):
+    texts = ["How do I get my new card, which I ordered last week?", "Where can I find a machine nearby?", copy]
+    assert similar_texts(texts).tolist() == [[0, 2]]
+
+
+def test_similar_texts_equal_an_exhaustive_search():
+    rng = np.random.default_rng(0)
+    words = [f"word{number}" for number in range(40)]
+    texts = [" ".join(rng.choice(words, 12)) for _ in range(60)]
+    texts += [" ".join(text.split()[:11] + ["other"]) for text in texts[:30]] + [text.upper() for text in texts[:10]]
+
+    def overlap(first: str, second: str) -> float:
+        sets = [{text[i : i + 5] for i in range(len(text) - 4)} for text in (plain(first), plain(second))]
+        return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+    expected = [[i, j] for i, j in combinations(range(100), 2) if overlap(texts[i], texts[j]) >= 0.8]
+    found = similar_texts(texts)
+    assert {tuple(pair) for pair in found.tolist()} <= {tuple(pair) for pair in expected}
+    # Of three equal texts two links are enough: the groups have to be the same.
+    assert (components(100, found) == components(100, np.array(expected))).all() and len(expected) >= 30
+
+
+def test_short_and_wordless_texts():
+    assert similar_texts(["a", "b", "A!", "😀", "😡", "😀"]).tolist() == [[0, 2], [3, 5]]
+    assert similar_texts(["only one"]).tolist() == []
+
+
+def test_equal_pairs_link_all_rows_of_a_hash_and_ignore_the_unknown():
+    assert equal_pairs(["x", "", "y", "x", "", "x"]).tolist() == [[0, 3], [3, 5]]
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("cat/patient12_3.png", "patient12"),
+        ("train/dog/patient12_4.png", "patient12"),
+        ("cat/clip3_frame0012.jpg", "clip3_frame"),
+        ("cat/IMG_20200101_120001.jpg", "IMG_20200101"),
+        ("cat/night/007.png", "night/"),
+        ("cat/photo (12).jpg", "photo"),
+        ("cat/tom.jpg", "tom"),
+    ],
+)
+def test_series_key(path, key):
+    assert series_key(path, {"cat", "dog", "train"})[0] == key
+
+
+def test_burst_is_one_camera_within_three_seconds():
+    times = ["2024:05:01 10:00:00", "2024:05:01 10:00:02", "2024:05:01 10:00:09", "never"]
+    looks = [Look(str(i), taken=("A", time)) for i, time in enumerate(times)] + [
+        Look("x", taken=("B", times[0])),
+        Look("y"),
+    ]
+    assert burst_pairs(looks).tolist() == [[0, 1]]
+
+
+@pytest.fixture
+def planted(tmp_path):
+    """Two classes of 30 scenes; every third has a changed copy, ten photos are a burst, and there is a film of 12 frames."""
+    rng = np.random.default_rng(0)
+    for index, name in enumerate(("cat", "dog")):
+        for number in range(30):
+            image = scene(1000 * index + number)
+            jpeg(image, tmp_path / name / f"{number:02d}{'abcdef'[number % 6]}.jpg")
+            if number % 3 == 0:
+                copy = CHANGES[list(CHANGES)[number // 3 % len(CHANGES)]](image)
+                jpeg(copy, tmp_path / name / f"copy_of_{number:02d}{'abcdef'[number % 6]}.jpg", 60)
+    for number in range(10):
+        jpeg(
+            scene(5000 + number),
+            tmp_path / "cat" / f"burst{'qwertyuiop'[number]}.jpg",
+            exif=taken(f"2024:05:01 10:00:{2 * number:02d}"),
+        )
+    start, end = (np.asarray(scene(seed), float) for seed in (7000, 7001))
+    for number in range(12):
+        frame = start + (end - start) * number / 40 + rng.normal(0, 2, start.shape)
+        jpeg(Image.fromarray(frame.clip(0, 255).astype(np.uint8)), tmp_path / "dog" / f"film_{number}.jpg")
+    return tmp_path
+
+
+def planted_group(id_: str) -> str | None:
+    name = Path(id_).stem
+    if name.startswith(("burst", "film")):
+        return name[:4]
+    number = name.removeprefix("copy_of_")
+    return id_.split("/")[0] + number if int(number[:2]) % 3 == 0 else None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_planted_copies_bursts_and_films_never_straddle(planted, seed):
+    frame = load_data(DataConfig(train=str(planted), split=SplitConfig(group="auto", seed=seed))).frame
+    groups = frame["id"].map(planted_group)
+    assert frame.groupby(groups)["split"].nunique().max() == 1
+    assert frame.loc[groups.isna(), "group"].isna().all(), "rows that stand alone must not be grouped"
+    shares = frame["split"].value_counts(normalize=True)
+    assert abs(shares["test"] - 0.2) < 0.05 and abs(shares["validation"] - 0.15) < 0.05
+
+
+def test_a_random_split_would_have_let_them_straddle(planted):
+    frame = load_data(DataConfig(train=str(planted), split=SplitConfig(copies="apart"))).frame
+    assert (frame.groupby(frame["id"].map(planted_group))["split"].nunique() > 1).sum() >= 5
+
+
+def test_groups_do_not_depend_on_the_order_of_rows(planted):
+    paths = sorted(str(path.relative_to(planted)) for path in planted.rglob("*.jpg"))
+    found = []
+    for order in (paths, paths[::-1]):
+        pd.DataFrame({"path": order, "label": [p[:3] for p in order]}).to_csv(planted / "t.csv", index=False)
+        frame = load_data(DataConfig(train=str(planted / "t.csv"), split=SplitConfig(group="auto"))).frame
+        found.append(frame.set_index("id")[["group", "split"]].sort_index())
+    assert found[0].equals(found[1])
+
+
+def test_stem_groups_by_name_alone_and_refuses_a_counter(tmp_path):
+    for index, name in enumerate(("cat", "dog")):
+        for patient in range(10):
+            for shot in range(3):
+                jpeg(scene(1000 * index + 10 * patient + shot), tmp_path / name / f"p{patient}_{shot}.jpg")
+    frame = load_data(DataConfig(train=str(tmp_path), split=SplitConfig(group="stem"))).frame
+    patients = frame["id"].str.extract(r"(p\d)_")[0]
+    assert (frame.groupby(patients)["split"].nunique() == 1).all() and frame["group"].nunique() == 10
+    for number in range(80):
+        jpeg(scene(9000 + number), tmp_path / "cat" / f"IMG_{number}.jpg")
+    with pytest.raises(UserError, match="80 of 140 files share one series with 'cat/IMG_0.jpg'"):
+        load_data(DataConfig(train=str(tmp_path), split=SplitConfig(group="stem")))
+
+
+def test_groups_of_texts(tmp_path):
+    texts = [f"sentence number {n} about {'abcdefghij'[n % 10] * 9} and {n * 7919}" for n in range(100)]
+    frame = pd.DataFrame({"text": texts + [text.upper() + "!" for text in texts[:40]], "label": ["a", "b"] * 70})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    data = load_data(DataConfig(train=str(tmp_path / "t.csv"), split=SplitConfig(group="auto"))).frame
+    assert (data["split"][:40].to_numpy() == data["split"][100:].to_numpy()).all()
+    with pytest.raises(UserError, match="data.split.group=stem looks at names of image files; there are none."):
+        load_data(DataConfig(train=str(tmp_path / "t.csv"), split=SplitConfig(group="stem")))

@@ -1,0 +1,607 @@
+"""Advice: the choice on made-up answers, the climb on a made-up bench, and both ways in on tiny networks."""
+
+import json
+import signal
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hftransfer.cli.commands import main
+from hftransfer.config import RunConfig, parse_overrides, with_overrides
+from hftransfer.core.errors import UserError
+from hftransfer.evaluation.resampling import corrected_t_interval
+from hftransfer.features.readout import Readout
+from hftransfer.planning.strategies import baselines, candidates
+from hftransfer.planning.strategies.candidates import Climb, Clock, halve
+from hftransfer.planning.strategies.command import advise
+from hftransfer.planning.strategies.decision import Answers, Difference, Judge
+from hftransfer.planning.strategies.experiments import Curve, Fold, Trial
+from hftransfer.planning.strategies.kept import Kept
+from hftransfer.planning.strategies.wording import advice, as_dict, evidence
+from hftransfer.strategies import AutoStrategy
+from hftransfer.strategies.auto import seconds_of
+from hftransfer.tasks import Task
+from hftransfer.train import run
+from tests.behaviour.test_cli import call
+from tests.behaviour.test_matrix import configuration, data_of
+from tests.support import tiny
+
+TASK = Task("single_label", ("a", "b"))
+TARGETS = np.arange(200) % 2
+
+
+def answers(name, right, rows=200, deployable=True):
+    """Answers to the first `rows` rows, of which the first `right` are right."""
+    said = np.where(np.arange(rows) < right, TARGETS[:rows], 1 - TARGETS[:rows])
+    changes = {"strategy.type": name} if deployable else None
+    return Answers(name, np.arange(rows), np.eye(2)[said] * 0.8 + 0.1, folds=5, seconds=1.0, changes=changes)
+
+
+@pytest.fixture
+def judge():
+    return Judge(TASK, TARGETS)
+
+
+# --- the budget -------------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_is_a_time_in_seconds_minutes_or_hours():
+    assert [seconds_of(text) for text in ("90s", "10m", "1h", "1.5h", 45, "45")] == [90, 600, 3600, 5400, 45, 45]
+
+
+@pytest.mark.parametrize("wrong", ["ten minutes", "10 days", "0m", "-5m", ""])
+def test_a_wrong_budget_is_named(wrong):
+    with pytest.raises(UserError) as error:
+        with_overrides({"data": "d", "model": "m", "strategy": "auto"}, {"strategy.budget": wrong})
+    expected = "expected a time such as 90s, 10m, 1h, or a number of seconds"
+    assert str(error.value) == f"strategy.budget: {expected}, found {wrong!r}."
+
+
+def test_auto_is_a_choice_of_the_configuration():
+    config = with_overrides({"data": "d", "model": "m"}, {"strategy.type": "auto", "strategy.prefer": "accuracy"})
+    assert config.strategy == AutoStrategy(prefer="accuracy") and config.strategy.seconds == 600
+    assert "AutoStrategy" in json.dumps(RunConfig.model_json_schema())
+    with pytest.raises(UserError, match="Unknown strategy 'autto'. Did you mean 'auto'?"):
+        with_overrides({"data": "d", "model": "m"}, {"strategy.type": "autto"})
+
+
+# --- the choice -------------------------------------------------------------------------------------------------------
+
+
+def test_the_simplest_of_those_that_cannot_be_separated_is_chosen(judge):
+    close = [answers("probe", 170), answers("lora", 172), answers("full", 174)]
+    assert judge.choose(close).name == "probe"
+    apart = [answers("probe", 150), answers("lora", 180), answers("full", 182)]
+    assert judge.choose(apart).name == "lora"
+
+
+def test_accuracy_may_be_preferred(judge):
+    assert judge.choose([answers("probe", 170), answers("lora", 172), answers("full", 171)], "accuracy").name == "lora"
+
+
+def test_rungs_are_compared_on_the_rows_that_both_have(judge):
+    """The first 40 rows are easy: a rung that was asked these alone is not better for it."""
+    probe, few = answers("probe", 150), answers("full", 40, rows=40)
+    assert judge.score(few).value > judge.score(probe).value
+    assert judge.difference(few, probe).value == 0 and judge.difference(few, probe).rows == 40
+    assert judge.choose([probe, few], "accuracy").name == "probe"
+
+
+def test_the_difference_is_that_of_the_paired_table(judge):
+    found = judge.difference(answers("lora", 180), answers("probe", 160))
+    assert found.value == pytest.approx(0.1) and 0 < found.low < 0.1 < found.high
+
+
+def test_a_smaller_error_is_better_in_regression():
+    task = Task("regression", ("y",))
+    targets = np.linspace(0, 1, 100)[:, None]
+    far, near = (Answers(n, np.arange(100), targets + e, changes={"x": 1}) for n, e in (("probe", 0.3), ("full", 0.1)))
+    near = Answers("full", np.arange(100), near.scores + np.sin(np.arange(100))[:, None] / 50, changes={"x": 1})
+    judge = Judge(task, targets)
+    assert judge.difference(near, far).is_better and judge.difference(far, near).is_worse
+    assert judge.choose([far, near]).name == "full" and judge.could_be_beaten(near)
+
+
+def test_the_difference_from_fold_to_fold_has_the_corrected_interval(judge):
+    lora, probe = answers("lora", 180), answers("probe", 160)
+    folds = [np.arange(start, 200, 5) for start in range(5)]
+    folds[0], folds[1] = np.arange(150, 190), np.arange(40)
+    gains = [0.5, 0.0, *(judge.gain(lora, probe, rows) for rows in folds[2:])]
+    found, expected = judge.by_folds(lora, probe, folds, 160), corrected_t_interval(gains, 160, 40)
+    assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
+    assert judge.by_folds(lora, probe, folds[:2], 160) is None
+
+
+def test_four_errors_in_200_rows_are_too_few_to_show_that_anything_is_better(judge):
+    assert not judge.could_be_beaten(answers("probe", 196))
+    assert judge.could_be_beaten(answers("probe", 195))
+
+
+def test_halving_gives_more_steps_to_fewer_rates():
+    asked = []
+    best = halve([1, 2, 3], 10, lambda rate, steps: asked.append((rate, steps)) or abs(rate - 2))
+    assert best == 2 and asked == [(1, 10), (2, 10), (3, 10), (2, 20), (1, 20)]
+
+
+def test_the_best_readout_is_chosen_by_the_other_folds():
+    """Block 2 is better on the first fold alone: there the others, which prefer block 1, decide."""
+    folds = [Fold(np.setdiff1d(np.arange(30), rows), rows) for rows in np.arange(30).reshape(3, 10)]
+    sure = np.where(np.eye(2)[TARGETS[:30]] > 0, 2.0, -2.0)
+    mixed = np.concatenate([3 * sure[:10], -sure[10:]])
+    work = SimpleNamespace(targets=TARGETS[:30])
+    bench = SimpleNamespace(folds=folds, data=SimpleNamespace(task=TASK), work=work, row_seconds=0.001, head_share=0.01)
+    bench.row_seconds_up_to = lambda block: 0.0005
+    one, two = Readout(1), Readout(2)
+    curve = Curve(bench, {one: sure, two: mixed}, {one: 0.1, two: 0.9}, folds, 1.0)
+    found = curve.answers("best-layer", [one, two], {})
+    assert (found.scores[:10].argmax(1) == TARGETS[:10]).all() and found.scores[0].max() < 0.99
+    assert found.row_milliseconds == 0.5 and found.notes == {"readout": "head@1"}
+
+
+# --- the climb --------------------------------------------------------------------------------------------------------
+
+
+class FakeBench:
+    """200 rows in five folds; every rung is right on a set number of rows; a training takes no time but says it does."""
+
+    def __init__(self, right, seconds=0.0):
+        self.right, self.seconds, self.asked = right, seconds, []
+        self.config = with_overrides({"data": "d", "model": "m"}, {})
+        self.data = SimpleNamespace(task=TASK, modality="text")
+        shuffled = np.random.default_rng(0).permutation(200)
+        self.folds = [Fold(np.setdiff1d(shuffled, part), part) for part in np.array_split(shuffled, 5)]
+        self.judge, self.labels, self.row_seconds = Judge(TASK, TARGETS, None, 100), 200, 1e-6
+        self.rate_rows = np.arange(1000, 1040)  # by default none that is scored
+        self.work = SimpleNamespace(fitted=np.arange(200), model=torch.nn.Linear(1, 1))
+
+    blocks, solving, pass_seconds = 1, 0.0, 0.0
+
+    def readouts(self, head):
+        return [Readout(3)] if head.layer == "last" else [Readout(block) for block in range(4 - self.blocks, 4)]
+
+    def probes(self, wanted):
+        losses = {readout: 1 / readout.block for readout in wanted}
+        made = lambda name, allowed, changes: answers(name, self.right[name], deployable=bool(changes))  # noqa: E731
+        return SimpleNamespace(answers=made, losses=losses, solving=self.solving * len(losses))
+
+    def majority(self):
+        return answers("majority", 100, deployable=False)
+
+    def raw_input(self):
+        return answers("raw", self.right.get("raw", 120), deployable=False)
+
+    def random_features(self):
+        made = answers("random", self.right.get("random", 120), deployable=False)
+        return SimpleNamespace(answers=lambda *_: made, losses={Readout(3): 1.0})
+
+    def steps(self, config):
+        return config.training.max_steps or 100
+
+    def train(self, config, fold):
+        self.asked.append((config.strategy.type, config.training.max_steps, config.training.learning_rate))
+        right = fold.held_out < self.right[config.strategy.type]
+        said = np.where(right, TARGETS[fold.held_out], 1 - TARGETS[fold.held_out])
+        steps, rate = self.steps(config), config.training.learning_rate or 0.0
+        seconds = self.seconds * steps / 100
+        return Trial(
+            np.eye(2)[said] * 0.8 + 0.1, seconds, seconds, steps, 0.5, rate, abs(np.log(max(rate, 1e-9) / 1.5e-3))
+        )
+
+
+def climbed(right, seconds=0.0, budget=1000, keep=None, prefer="simplicity", overhead=0.0):
+    climb = Climb(FakeBench(right, seconds), AutoStrategy(prefer=prefer), Clock(budget), keep, overhead)
+    climb.run()
+    return climb
+
+
+ALIKE = {"probe": 150, "frozen": 151, "lora": 152, "full": 149, "scratch": 100}
+LORA = {"probe": 140, "frozen": 143, "lora": 180, "full": 181, "scratch": 100}
+
+
+def test_every_rung_is_tried_and_the_probe_kept_where_nothing_is_better():
+    climb = climbed(ALIKE)
+    assert climb.chosen.name == "probe" and set(climb.skipped) == {"scratch"}
+    assert climb.skipped["scratch"] == "pretrained features are better than random ones here"
+    assert climb.measured["lora"].folds == 5
+    assert advice(climb).endswith("not distinguishable from the probe (LoRA the best of them, +1.0 (-0.7 to 2.7) points, "
+                                  "on 200 rows): take the probe (--prefer accuracy takes LoRA).")  # fmt: skip
+
+
+def test_a_rung_that_is_better_takes_its_place_and_is_said_with_its_interval():
+    kept = []
+    climb = climbed(LORA, keep=kept.append)
+    assert climb.chosen.name == climb.kept == "lora" and [made["strategy.type"] for made in kept] == ["lora"]
+    said = advice(climb)
+    assert said.startswith("LoRA is +20.0 (14.") and " points over the probe for " in said
+    assert "full is not distinguishable from LoRA" in said and said.endswith(
+        "take LoRA (--prefer accuracy takes full)."
+    )
+    assert any(
+        "From fold to fold, each trained on other rows, LoRA gains +20.0 (" in found for found in evidence(climb)
+    )
+    assert any(
+        said.startswith("Expect about +19.") and "the choice among 3 candidates and other" in said
+        for said in evidence(climb)
+    )
+    assert climb.chosen.changes["training.learning_rate"] == pytest.approx(5e-4 * 3)  # nearest to what the bench likes
+
+
+def test_the_gain_of_the_best_of_several_is_shrunk_and_its_interval_wider(judge):
+    plain = judge.difference(answers("lora", 170), answers("probe", 160))
+    alone, of_four = plain.corrected(1, 0.0), plain.corrected(4, 0.25)
+    assert (alone.low, alone.high) == pytest.approx((plain.low, plain.high))
+    assert of_four.low < plain.low < of_four.value < alone.value < plain.value < plain.high < of_four.high
+    assert (of_four.high - of_four.low) / (plain.high - plain.low) == pytest.approx(2.4977 / 1.96 * 1.25**0.5, 1e-3)
+
+
+def test_luck_among_equal_candidates_is_rarely_announced_as_certain():
+    """One of four equal candidates beats the probe on its own 95 % interval more often than on the corrected one."""
+    random, plain, corrected = np.random.default_rng(0), 0, 0
+    for _ in range(2000):
+        gain = (random.standard_normal(4) + random.standard_normal()).max() / np.sqrt(2)
+        best = Difference(gain, gain - 1.96, gain + 1.96, 200)
+        plain, corrected = plain + best.is_better, corrected + best.corrected(4, 0.0).is_better
+    assert corrected / 2000 <= 0.025 < plain / 2000
+
+
+def test_examples_that_chose_the_learning_rate_do_not_score_it():
+    bench = FakeBench(LORA)
+    bench.rate_rows = bench.folds[1].held_out[:32]
+    climb = Climb(bench, AutoStrategy(), Clock(1000))
+    climb.run()
+    assert climb.measured["lora"].notes["rates"] and climb.measured["probe"].rows.size == 200
+    assert sorted(climb.measured["lora"].rows) == sorted(np.setdiff1d(np.arange(200), bench.rate_rows))
+    assert climb.by_folds(climb.measured["lora"]).rows == 168
+
+
+@pytest.mark.parametrize("groups", [None, np.repeat([str(number) for number in range(8)], 5)])
+def test_the_penalty_of_the_linear_model_on_pixels_is_chosen_on_whole_groups(groups, monkeypatch):
+    asked = []
+    made = baselines.make_folds
+    monkeypatch.setattr(baselines, "make_folds", lambda *how: asked.append(how[2]) or made(*how))
+    pixels = np.random.default_rng(0).random((40, 12), dtype=np.float32)
+    baselines.raw_image(TASK, pixels, TARGETS[:40], np.arange(30), groups, 0)
+    assert asked[0] is None if groups is None else asked[0].tolist() == groups[:30].tolist()
+
+
+def test_the_simpler_of_two_that_are_better_is_taken_though_it_alone_would_not_show_it():
+    climb = Climb(FakeBench(LORA), AutoStrategy(), Clock(1000))
+    found = [answers("probe", 56), answers("frozen", 60, rows=80), answers("lora", 64, rows=80)]
+    climb.measured = {rung.name: rung for rung in found}
+    said = advice(climb)
+    assert climb.chosen.name == "frozen" and said.startswith("LoRA is +10.0 (2.8 to 16.7) points over the probe for ")
+    assert said.endswith("frozen (+5.0 (-0.4 to 10.2) points) is simpler and not distinguishable from it: take frozen "
+                         "(--prefer accuracy takes LoRA).")  # fmt: skip
+
+
+def test_of_the_two_heads_the_one_of_the_higher_estimate_is_taken():
+    """They cost alike: neither is simpler. More than that needs rows that tell it."""
+    climb = climbed(ALIKE)
+    climb.measured |= {"probe": answers("probe", 150), "best-layer": answers("best-layer", 153)}
+    assert [rung.name for rung in climb.deployable[:3]] == ["best-layer", "probe", "frozen"]
+    assert climb.chosen.name == "best-layer"
+    assert advice(climb) == (
+        "The best-layer probe is +1.5 (-0.5 to 3.4) points over the probe, which these rows cannot tell from nothing, for 0 s more; "
+        "frozen, LoRA and full are not distinguishable from the best-layer probe: take the best-layer probe."
+    )
+    climb.measured["best-layer"] = answers("best-layer", 150)
+    assert climb.chosen.name == "probe"
+
+
+def test_accuracy_is_preferred_where_it_is_asked_for():
+    climb = climbed(ALIKE, prefer="accuracy")
+    assert climb.chosen.name == "lora"
+    assert "which these rows cannot tell from nothing" in advice(climb) and advice(climb).endswith("take LoRA.")
+
+
+def test_a_rung_that_does_not_fit_the_budget_is_left_out_with_a_line():
+    climb = climbed(LORA | {"random": 140}, seconds=500, budget=60)
+    assert climb.chosen.name == "probe" and set(climb.skipped) == {"frozen", "lora", "full", "scratch"}
+    assert climb.skipped["lora"].startswith("it needs about 500 s, ") and climb.skipped["lora"].endswith(
+        "budget are left"
+    )
+    assert [steps for _, steps, _ in climb.bench.asked] == [candidates.TIMED_STEPS] * 4
+    assert climb.ended == "the budget is spent"
+    assert advice(climb) == "There was no time for frozen, LoRA, full and scratch: take the probe."
+
+
+def test_the_final_training_is_in_the_budget():
+    """40 s a fold fit into 60 s; with the folder's training on all rows they do not."""
+    assert "lora" in climbed(LORA, seconds=40, budget=60).measured
+    assert "lora" not in climbed(LORA, seconds=40, budget=60, keep=lambda changes: None).measured
+
+
+def test_nothing_is_tried_where_the_rows_could_not_show_that_it_is_better():
+    climb = climbed(LORA | {"probe": 198, "random": 197})
+    assert set(climb.skipped) == {"frozen", "lora", "full", "scratch"} and not climb.bench.asked
+    assert "even a faultless rung could not be told from the probe on these 200 rows" in climb.skipped["full"]
+
+
+def test_where_accuracy_is_preferred_all_is_tried_that_could_be_better():
+    """Two errors in 200 rows: nothing can be told from the probe, but one that makes none is taken."""
+    climb = climbed(LORA | {"probe": 198, "random": 197, "lora": 200}, prefer="accuracy")
+    assert climb.chosen.name == "lora" and "full" in climb.measured
+    climb = climbed(LORA | {"probe": 200, "random": 197}, prefer="accuracy")
+    assert "even a faultless rung could not be better than the probe on these 200 rows" in climb.skipped["full"]
+    assert not climb.bench.asked
+    assert any("the task is so easy" in sentence for sentence in evidence(climb))
+
+
+def test_scratch_is_tried_where_pretraining_gives_nothing():
+    climb = climbed(ALIKE | {"random": 150})
+    assert "scratch" in climb.measured
+    assert any(sentence.startswith("Pretraining gives +0.0 (") for sentence in evidence(climb))
+
+
+def test_no_rate_is_searched_where_the_user_named_one_or_few_rows_would_choose():
+    for change in (
+        {"rate_rows": np.arange(1000, 1010)},
+        {"config": with_overrides({"data": "d", "model": "m"}, {"training.learning_rate": 1})},
+    ):
+        bench = FakeBench(ALIKE)
+        vars(bench).update(change)
+        Climb(bench, AutoStrategy(), Clock(1000)).run()
+        assert {steps for _, steps, _ in bench.asked} == {candidates.TIMED_STEPS, None}
+
+
+@pytest.mark.parametrize("keep, needed", [(None, 100 + 3 * 10), (lambda changes: None, 2 * (100 + 3 * 10) + 5)])
+def test_the_best_layer_is_left_out_where_its_heads_do_not_fit_into_the_budget(keep, needed):
+    measured = {}
+    for budget in (needed - 1, needed + 10):
+        bench = FakeBench(ALIKE | {"best-layer": 160})
+        bench.blocks, bench.solving, bench.pass_seconds = 3, 10.0, 100.0
+        climb = Climb(bench, AutoStrategy(), Clock(budget), keep, 5.0)
+        climb.run()
+        measured[budget - needed] = set(climb.measured), climb.skipped.get("best-layer"), len(climb.curve.losses)
+    names, reason, readouts = measured[-1]
+    assert "best-layer" not in names and readouts == 1 and reason.startswith(f"it needs about {needed} s, ")
+    names, reason, readouts = measured[10]
+    assert "best-layer" in names and readouts == 3 and reason is None
+
+
+def test_ctrl_c_keeps_what_is_there(caplog):
+    kept = []
+    climb = Climb(FakeBench(LORA), AutoStrategy(), Clock(1000), kept.append)
+    train, calls = climb.bench.train, []
+
+    def interrupted(config, fold):
+        if config.strategy.type == "full":
+            raise KeyboardInterrupt
+        calls.append(config.strategy.type)
+        return train(config, fold)
+
+    climb.bench.train = interrupted
+    climb.run()
+    assert "lora" in calls and climb.kept == "probe" and not kept
+    assert json.loads(json.dumps(as_dict(climb)))["ended"] == "LoRA could not be trained on all rows (interrupted)"
+    assert "The output stays the probe: LoRA could not be trained on all rows (interrupted)" in caplog.text
+
+
+def test_ctrl_c_before_anything_is_measured_ends_the_command():
+    climb = Climb(FakeBench(LORA), AutoStrategy(), Clock(1000))
+    climb.bench.probes = lambda wanted: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        climb.run()
+
+
+def test_ctrl_c_of_advice_alone_says_that_it_was_interrupted():
+    climb = Climb(FakeBench(LORA), AutoStrategy(), Clock(1000))
+    climb.bench.train = lambda config, fold: (_ for _ in ()).throw(KeyboardInterrupt)
+    climb.run()
+    assert climb.ended == "interrupted"
+
+
+def test_the_rows_that_are_left_of_the_budget_go_to_rungs_that_may_change_the_choice():
+    climb = climbed({"probe": 150, "frozen": 60, "lora": 152, "full": 149, "scratch": 100})
+    assert climb.measured["frozen"].folds == 1 and climb.measured["lora"].folds == climb.measured["full"].folds == 5
+
+
+def test_the_rung_of_the_highest_estimate_is_measured_further_first():
+    climb = climbed({"probe": 140, "frozen": 142, "lora": 144, "full": 150, "scratch": 100})
+    whole = [name for name, steps, _ in climb.bench.asked if steps is None]
+    assert whole[:4] == ["frozen", "lora", "full", "full"]
+    climb = climbed({"probe": 140, "frozen": 142, "lora": 150, "full": 144, "scratch": 100})
+    assert [name for name, steps, _ in climb.bench.asked if steps is None][3] == "lora"
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_replaced_whole_and_stays_when_the_new_one_fails(tmp_path):
+    config = with_overrides({"data": "d", "model": "m", "strategy": "auto"}, {"output": str(tmp_path / "run")})
+
+    def once(made):
+        if made.strategy.type == "full":
+            raise KeyboardInterrupt
+        made.output_folder.mkdir()
+        (made.output_folder / "config.yaml").write_text(made.to_yaml())
+        return {"test": made.strategy.type}
+
+    kept = Kept(config, once)
+    kept({"strategy.type": "probe"})
+    (tmp_path / "run.next.incomplete" / "checkpoints").mkdir(parents=True)
+    kept({"strategy.type": "lora", "training.learning_rate": 1e-3})
+    with pytest.raises(KeyboardInterrupt):
+        kept({"strategy.type": "full"})
+    assert [path.name for path in tmp_path.iterdir()] == ["run"] and kept.metrics == {"test": "lora"}
+    stored = RunConfig.from_yaml(tmp_path / "run" / "config.yaml")
+    assert (stored.strategy.type, stored.training.learning_rate, stored.output) == ("lora", 1e-3, str(tmp_path / "run"))
+
+
+# --- tiny networks ----------------------------------------------------------------------------------------------------
+
+FEW = ("strategy.budget=60s", "training.max_steps=4", "training.learning_rate=1e-3", "head.folds=2")
+
+
+def auto(kind, folder, *overrides):
+    values = configuration("probe", kind, folder).model_dump(mode="json")
+    return with_overrides(values, {"strategy.type": "auto"} | parse_overrides([*FEW, *overrides]))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["image", "text-regression", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("text-multi", "pair"))],
+)
+def test_every_kind_of_task_is_measured_on_rows_outside_of_the_test_part(tmp_path, kind):
+    config = auto(kind, tmp_path)
+    climb = advise(config)
+    found = json.loads(json.dumps(as_dict(climb)))
+    names = [rung["name"] for rung in found["rungs"]]
+    assert names[:2] == ["majority", "raw"] and "probe" in names and "random" in names
+    assert "test" not in set(climb.bench.data.frame["split"]) and not config.output_folder.exists()
+    assert found["rows"] == len(climb.bench.work.fitted) and found["advice"].endswith(".")
+    tried = {rung["name"]: rung for rung in found["rungs"]} | found["skipped"]
+    assert {"frozen", "lora", "full", "scratch"} <= set(tried)
+    for rung in found["rungs"]:
+        assert rung["score"]["low"] <= rung["score"]["value"] <= rung["score"]["high"]
+        assert (
+            rung["name"] == "probe"
+            or rung["over_probe"]["low"] <= rung["over_probe"]["value"] <= rung["over_probe"]["high"]
+        )
+
+
+def test_the_probe_is_measured_by_the_folds_of_its_own_run(tmp_path):
+    """What advice says of the probe is what the run folder of the probe says of its cross-validated rows."""
+    climb = advise(auto("text", tmp_path, "head.pooling=head", "strategy.budget=1s"))
+    finished = run(configuration("probe", "text", tmp_path / "again"))
+    changes = {"head.pooling": "head", "head.folds": 2, "output": str(tmp_path / "probe")}
+    config = with_overrides(finished_config(finished), changes)
+    stored = pd.read_parquet(run(config).folder / "oof.parquet")
+    right = (stored["prediction"] == stored["label"]).mean()
+    assert climb.judge.score(climb.measured["probe"]).value == pytest.approx(right)
+
+
+def finished_config(finished):
+    return RunConfig.from_yaml(finished.folder / "config.yaml").model_dump(mode="json")
+
+
+def test_a_validation_part_that_was_given_is_held_out_whole(tmp_path):
+    table = tiny.text_table(tmp_path / "more.csv", rows=45, seed=5)
+    climb = advise(auto("text", tmp_path, f"data.validation={table}"))
+    assert len(climb.bench.folds) == 1 and len(climb.measured["probe"].rows) == 45
+    assert set(climb.bench.data.frame["split"][climb.measured["probe"].rows]) == {"validation"}
+
+
+def test_auto_leaves_one_whole_run_folder_that_names_what_was_chosen(tmp_path):
+    from transformers import pipeline
+
+    config = auto("text", tmp_path, f"output={tmp_path / 'run'}")
+    begin = time.perf_counter()
+    finished = run(config)
+    assert time.perf_counter() - begin < 60
+    found = json.loads((finished.folder / "advice.json").read_text())
+    stored = RunConfig.from_yaml(finished.folder / "config.yaml")
+    assert stored.strategy.type == found["changes"]["strategy.type"] != "auto"
+    assert stored.output == str(finished.folder) and finished.metrics["test"]["accuracy"]["n"] == 12
+    expected = {
+        "config.yaml",
+        "run.json",
+        "metrics.json",
+        "receipt.json",
+        "report.html",
+        "README.md",
+        "model",
+        "advice.json",
+    }
+    assert expected <= {path.name for path in finished.folder.iterdir()}
+    assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(("run.", ".run"))]
+    answer = pipeline("text-classification", str(finished.folder / "model"))("goal match team")
+    assert answer[0]["label"].startswith("topic")
+    again = run(stored.model_copy(update={"output": str(tmp_path / "again")}))
+    assert again.metrics["test"] == finished.metrics["test"]
+
+
+def test_ctrl_c_in_the_search_leaves_a_whole_run_that_says_so(tmp_path, monkeypatch, capsys):
+    def interrupted(bench, config, fold):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("hftransfer.planning.strategies.experiments.Bench.train", interrupted)
+    monkeypatch.setattr("hftransfer.train.repeat", lambda *_: pytest.fail("nothing further begins after Ctrl-C"))
+    config = auto("text", tmp_path, f"output={tmp_path / 'run'}")
+    (tmp_path / "auto.yaml").write_text(config.to_yaml())
+    monkeypatch.setattr("sys.argv", ["hftransfer", "train", str(tmp_path / "auto.yaml")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130 and "Ended early: SIGINT" in capsys.readouterr().err
+    folder = tmp_path / "run"
+    found = json.loads((folder / "advice.json").read_text())
+    stored = RunConfig.from_yaml(folder / "config.yaml")
+    assert found["ended"] == "interrupted" and (found["chosen"], stored.head.layer) == ("best-layer", "best")
+    assert (folder / "run.json").is_file() and (folder / "report.html").is_file()
+
+
+def test_what_auto_cannot_do_is_said(tmp_path, monkeypatch):
+    config = auto("text", tmp_path)
+    with pytest.raises(
+        UserError, match="strategy auto is not resumed: its output is a whole run from the first minute on"
+    ):
+        run(config, resume=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="strategy auto runs in one process: leave it out of a launch"):
+        run(config)
+
+
+def test_the_command_prints_a_table_or_json(monkeypatch, capsys, tmp_path):
+    model = tiny.TEXT_FAMILIES["bert"](tmp_path / "bert")
+    table = tiny.text_table(tmp_path / "texts.csv", rows=60)
+    few = ["training.max_steps=4", "training.learning_rate=1e-3", "head.folds=2"]
+    arguments = ["advise", table, "--model", model, "--budget", "30s", *few]
+    code, out, err = call(monkeypatch, capsys, *arguments, "--json")
+    assert code == 0, err
+    assert json.loads(out)["budget"] == 30
+    code, out, err = call(monkeypatch, capsys, *arguments, "--output", tmp_path / "kept", "--prefer", "accuracy")
+    assert code == 0, err
+    assert "s x folds" in out and "take the" in out.replace("\n", " ")
+    assert json.loads((tmp_path / "kept" / "advice.json").read_text())["prefer"] == "accuracy"
+    code, _, err = call(monkeypatch, capsys, "advise", table, "--model", model, "--budget", "soon")
+    assert code == 2 and "strategy.budget: expected a time such as 90s, 10m, 1h" in err
+
+
+def test_a_configuration_of_another_strategy_is_advised_on_with_the_budget_of_the_line(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(
+        "hftransfer.planning.strategies.command.advise", lambda config: seen.append(config.strategy) or 1 / 0
+    )
+    for name, strategy in (("lora", {"type": "lora", "r": 4}), ("auto", {"type": "auto", "budget": "3m"})):
+        (tmp_path / f"{name}.yaml").write_text(json.dumps({"data": "d", "model": "m", "strategy": strategy}))
+    for arguments in (["lora.yaml", "--budget", "20s"], ["auto.yaml"], ["auto.yaml", "strategy.prefer=accuracy"]):
+        monkeypatch.setattr("sys.argv", ["hftransfer", "advise", str(tmp_path / arguments[0]), *arguments[1:]])
+        with pytest.raises(ZeroDivisionError):
+            main()
+    assert seen == [AutoStrategy(budget="20s"), AutoStrategy(budget="3m"), AutoStrategy(budget="3m", prefer="accuracy")]
+
+
+def opposites(path, rows=240):
+    """Two words each; the label says whether they are of one topic: no sum of word vectors tells it."""
+    rng = np.random.default_rng(0)
+    topics = rng.integers(2, size=(rows, 2))
+    texts = [" ".join(rng.choice(tiny.WORDS[topic]) for topic in pair) for pair in topics]
+    labels = np.where(topics[:, 0] == topics[:, 1], "same", "other")
+    pd.DataFrame({"text": texts, "label": labels}).to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.slow
+def test_training_is_chosen_where_frozen_features_do_not_suffice(tmp_path):
+    model = tiny.TEXT_FAMILIES["bert"](tmp_path / "bert")
+    values = {"data": str(opposites(tmp_path / "two.csv")), "model": str(model), "strategy": "auto"}
+    settings = (
+        "strategy.budget=5m",
+        "training.learning_rate=2e-3",
+        "training.max_steps=150",
+        "head.pooling=head",
+        "head.layer=1",
+        "head.folds=2",
+    )
+    climb = advise(with_overrides(values, parse_overrides(settings)))
+    assert climb.chosen.name in ("frozen", "lora", "full", "scratch"), advice(climb)
+    assert climb.against(climb.chosen.name, "probe").is_better
+
+
+def test_a_head_is_chosen_where_frozen_features_suffice(tmp_path):
+    climb = advise(auto("text", tmp_path))
+    assert climb.chosen.name in candidates.HEADS and data_of("text", tmp_path)["task"] == "single_label"
