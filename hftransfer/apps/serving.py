@@ -14,7 +14,7 @@ import yaml
 from hftransfer.apps import uploads
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json
-from hftransfer.modalities.image_files import UnreadableImage
+from hftransfer.core.image_files import UnreadableImage
 from hftransfer.prediction.explain import Explanation, explain
 from hftransfer.prediction.predictor import Predictor, load
 from hftransfer.runs.reader import RecordedRun, plain_label

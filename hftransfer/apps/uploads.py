@@ -14,8 +14,8 @@ import pandas as pd
 from PIL import Image
 
 from hftransfer.core.errors import UserError
+from hftransfer.core.image_files import UnreadableImage, is_image_name, opened
 from hftransfer.data import load_inputs
-from hftransfer.modalities.image_files import UnreadableImage, is_image_name, opened
 
 MAX_PIXELS = 64_000_000  # phones take 12 to 50 million
 MAX_BATCH_PIXELS = 2_000_000_000  # photos in a zip of 100 MB have half as many; flat PNGs a hundred times more

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 from hftransfer.core.errors import UserError, did_you_mean
+from hftransfer.core.image_files import is_image_name
 from hftransfer.data.config import AUTOMATIC, DataConfig, Modality
 from hftransfer.data.sources import SPLIT_WORDS, Source
 from hftransfer.data.values import filled, number
-from hftransfer.modalities.image_files import is_image_name
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from hftransfer.core.errors import UserError
+from hftransfer.core.image_files import describe_passed_over, is_image_name
 from hftransfer.data.sources import SPLIT_WORDS, Source, counts_in_words
-from hftransfer.modalities.image_files import describe_passed_over, is_image_name
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pandas as pd
 
 from hftransfer.core.errors import UserError
+from hftransfer.core.image_files import describe_passed_over, is_image_name
 from hftransfer.data.columns import as_written, find_input, require_column
 from hftransfer.data.config import Modality
 from hftransfer.data.rows import image_input
 from hftransfer.data.sources import Source, missing
 from hftransfer.data.tables import READERS, decode_utf8, read_table_source
 from hftransfer.data.values import is_missing
-from hftransfer.modalities.image_files import describe_passed_over, is_image_name
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from hftransfer.core.image_files import UnreadableImage, decode, opened, read_file
 from hftransfer.data.config import Modality
-from hftransfer.modalities.image_files import UnreadableImage, decode, opened, read_file
 
 _MANY = 500
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from hftransfer.core.errors import UserError
+from hftransfer.core.image_files import is_image_name
 from hftransfer.data.columns import Columns, images_below, require_column, split_column
 from hftransfer.data.config import AUTOMATIC, DataConfig, Modality
 from hftransfer.data.inspection import digest
 from hftransfer.data.sources import SPLIT_WORDS, SPLITS, Source, counts_in_words
 from hftransfer.data.values import is_missing
-from hftransfer.modalities.image_files import is_image_name
 
 log = logging.getLogger(__name__)
 

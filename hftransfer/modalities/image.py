@@ -10,8 +10,8 @@ import psutil
 import torch
 from pydantic import Field
 
+from hftransfer.core.image_files import KeptImages, open_image
 from hftransfer.core.settings import Settings
-from hftransfer.modalities.image_files import KeptImages, open_image
 from hftransfer.models.processors import ImageSettings, image_settings
 
 

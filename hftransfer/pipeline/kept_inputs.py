@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hftransfer.modalities.image_files import opened
+from hftransfer.core.image_files import opened
 from hftransfer.runs.reader import KEPT_INPUTS, file_name
 
 EXAMPLES = 64  # of each split: enough for exports, explanations and the round-trip check

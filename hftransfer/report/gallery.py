@@ -11,7 +11,7 @@ import numpy as np
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json
-from hftransfer.modalities.image_files import open_image
+from hftransfer.core.image_files import open_image
 from hftransfer.runs.reader import PAIR_MARK, Part, RecordedRun
 
 logger = logging.getLogger(__name__)

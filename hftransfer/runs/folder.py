@@ -1,11 +1,7 @@
 """The run folder: made beside its final place and moved there whole; read by everything that comes after training."""
 
-import errno
-import json
 import logging
-import math
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from hftransfer.core.errors import UserError, did_you_mean
+from hftransfer.core.files import has_no_locks, read_json, remove, write_json
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +89,6 @@ def _alone(output: Path) -> Iterator[None]:
         lock.release()
 
 
-
-
 def _refuse(output: Path, folder: Path, resume: bool) -> None:
     if output.exists():
         raise UserError(f"{output} exists already: choose another --output, or remove it.")
@@ -158,13 +153,3 @@ def beside(folder: Path, what: str) -> Path:
     """`NAME.WHAT.jsonl` beside a run: what people say of it, while the run itself stays as it was made."""
     folder = folder.resolve()
     return folder.with_name(f"{folder.name}.{what}.jsonl")
-
-
-
-
-
-
-
-
-
-

@@ -13,8 +13,8 @@ import pandas as pd
 import yaml
 
 from hftransfer.core.errors import UserError
-from hftransfer.runs.folder import open_run
 from hftransfer.core.files import read_json
+from hftransfer.runs.folder import open_run
 from hftransfer.tasks import Task
 
 PAIR_MARK = " ‖ "  # between two texts that are read as one; a sign that common fonts have

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from hftransfer.core import image_files
 from hftransfer.core.errors import UserError
 from hftransfer.data import DataConfig, load_data
 from hftransfer.data.inputs import load_inputs
 from hftransfer.data.readers import from_python, read_source
-from hftransfer.modalities import image_files
 from hftransfer.models.loading import load_checkpoint
 from hftransfer.models.references import ModelConfig
 from hftransfer.tasks import Task

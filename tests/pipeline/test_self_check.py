@@ -13,10 +13,10 @@ from PIL import Image
 
 from hftransfer.config import checked
 from hftransfer.core.errors import UserError
+from hftransfer.core.image_files import open_image
 from hftransfer.features.store import FeatureStore
 from hftransfer.modalities import AugmentationConfig, make_modality
 from hftransfer.modalities.image import Vision
-from hftransfer.modalities.image_files import open_image
 from hftransfer.models.heads import output_layers
 from hftransfer.models.processors import image_settings
 from hftransfer.models.weights import architecture_key

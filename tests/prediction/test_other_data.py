@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from hftransfer.cli.commands import app
 from hftransfer.config import checked
 from hftransfer.core.errors import UserError
+from hftransfer.core.image_files import UnreadableImage
 from hftransfer.evaluation import EvaluationConfig
-from hftransfer.modalities.image_files import UnreadableImage
 from hftransfer.prediction.predictor import evaluate, load
 from hftransfer.train import run
 from tests.support import tiny

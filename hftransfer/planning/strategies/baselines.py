@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from hftransfer.modalities.image_files import open_image
+from hftransfer.core.image_files import open_image
 from hftransfer.probe.solver import make_folds, solve_head
 from hftransfer.tasks import Task
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hftransfer.modalities.image_files import KeptImages, UnreadableImage, is_image_name, open_image
+from hftransfer.core.image_files import KeptImages, UnreadableImage, is_image_name, open_image
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:

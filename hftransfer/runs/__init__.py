@@ -1,0 +1,1 @@
+"""Run folders: made, read, and the predictions they hold."""
