@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -20,6 +21,9 @@ MINHASHES, BANDS = 64, 16
 MOST_CHARACTERS = 1_000_000  # of a text that are compared
 JACCARD = 0.8
 NO_PAIRS = np.empty((0, 2), dtype=int)
+BLOCK, TILE = 64, 2048  # hashes that are compared at a time: what they leave fits into a processor's cache
+MOST_CANDIDATES = 4_000  # whose thumbnails are compared at a time
+MOST_PAIRS = 2_000_000  # that are kept one by one
 
 
 def equal_pairs(digests: list[str]) -> np.ndarray:
@@ -44,11 +48,9 @@ def similar_images(thumbnails: list[np.ndarray | None], short_sides: list[int] |
     known = np.array([index for index, item in enumerate(thumbnails) if item is not None], dtype=int)
     if len(known) < 2:
         return NO_PAIRS
-    greys = np.stack([thumbnails[index] for index in known]).astype(np.float32)
-    small = (
-        np.array([short_sides[index] < SMALL_PICTURE for index in known]) if short_sides else np.zeros(len(known), bool)
-    )
-    found = [_close_pairs(greys, other, small) for other in (greys, greys[:, :, ::-1])]
+    greys = np.stack([thumbnails[index] for index in known])
+    sides = np.array(short_sides)[known] if short_sides else np.full(len(known), SMALL_PICTURE)
+    found = [_close_pairs(greys, other, sides < SMALL_PICTURE) for other in (greys, greys[:, :, ::-1])]
     return known[np.unique(np.concatenate(found), axis=0)].reshape(-1, 2)
 
 
@@ -80,26 +82,68 @@ def plain(text: str) -> str:
 
 
 def _close_pairs(first: np.ndarray, second: np.ndarray, small: np.ndarray) -> np.ndarray:
-    """Pairs i < j where image i of `first` shows what image j of `second` shows, both (N, 32, 32)."""
-    coarse, others = _halved(first), _halved(second)
-    hashes, other_hashes = _hashes(coarse), _hashes(others)
-    changes, other_changes, fine, other_fine = map(_changes, (coarse, others, first, second))
-    pairs = []
-    for start in range(0, len(first), 256):
-        block, rest = hashes[start : start + 256], other_hashes[start:]
-        distance = sum(np.bitwise_count(block[:, None, word] ^ rest[None, :, word]) for word in range(4))
-        i, j = np.nonzero(np.triu(distance <= HASH_DISTANCE, 1))
-        i, j = i + start, j + start
-        alike = _products(changes[i], other_changes[j]) >= CORRELATION
-        i, j = i[alike], j[alike]
-        alike = ~(small[i] & small[j]) | (_products(fine[i], other_fine[j]) >= SMALL_CORRELATION)
-        pairs.append(np.stack([i[alike], j[alike]], 1))
-    return np.concatenate(pairs)
+    """Pairs i < j where image i of `first` shows what image j of `second` shows, both (N, 32, 32) uint8.
+
+    All hashes are compared, in blocks: time grows with the square of N, memory does not. Of more than `MOST_PAIRS` pairs,
+    as of a film, links that connect the same images remain.
+    """
+    (hashes, changes), (other_hashes, other_changes) = _described(first), _described(second)
+    component, pairs = np.arange(len(first)), NO_PAIRS
+    for start in range(0, len(first), BLOCK):
+        found = [pairs]
+        for i, j in _near_hashes(hashes, other_hashes, start):
+            i, j = _where(component[i] != component[j], i, j)
+            i, j = _where(_products(changes[i], other_changes[j]) >= CORRELATION, i, j)
+            agree = ~(small[i] & small[j])
+            tiny = np.flatnonzero(~agree)
+            agree[tiny] = _products(_changes(first[i[tiny]]), _changes(second[j[tiny]])) >= SMALL_CORRELATION
+            found.append(np.stack(_where(agree, i, j), 1))
+        pairs = np.concatenate(found)
+        if len(pairs) > MOST_PAIRS:
+            component = components(len(first), pairs)
+            pairs = _links(component)
+    return pairs
+
+
+def _where(kept: np.ndarray, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return i[kept], j[kept]
+
+
+def _links(component: np.ndarray) -> np.ndarray:
+    """Pairs that link each image to the first one of its component."""
+    _, first, number = np.unique(component, return_index=True, return_inverse=True)
+    pairs = np.stack([first[number], np.arange(len(component))], 1)
+    return pairs[pairs[:, 0] < pairs[:, 1]]
+
+
+def _described(greys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes (4, N) and changes (N, 480) of thumbnails (N, 32, 32), a thousand at a time."""
+    parts = [_halved(greys[start : start + 1000]) for start in range(0, len(greys), 1000)]
+    hashes = np.concatenate([_hashes(part) for part in parts])
+    return np.ascontiguousarray(hashes.T), np.concatenate([_changes(part) for part in parts])
+
+
+def _near_hashes(hashes: np.ndarray, others: np.ndarray, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows i of a block and j > i whose hashes differ by at most 32 signs, a few thousand at a time.
+
+    Half of a hash decides first. An exact search by bands has nothing to gain: they would have 7 signs each.
+    """
+    block = hashes[:, start : start + BLOCK]
+    for left in range(start, others.shape[1], TILE):
+        tile = others[:, left : left + TILE]
+        half = np.bitwise_count(block[0, :, None] ^ tile[0]) + np.bitwise_count(block[1, :, None] ^ tile[1])
+        i, j = np.divmod(np.flatnonzero(half <= HASH_DISTANCE), half.shape[1])
+        i, j = _where(i + start < j + left, i, j)
+        distance = half[i, j] + sum(np.bitwise_count(block[word, i] ^ tile[word, j]) for word in (2, 3))
+        i, j = _where(distance <= HASH_DISTANCE, i + start, j + left)
+        for part in range(0, len(i), MOST_CANDIDATES):
+            yield i[part : part + MOST_CANDIDATES], j[part : part + MOST_CANDIDATES]
 
 
 def _halved(greys: np.ndarray) -> np.ndarray:
-    """(N, 16, 16) means of (N, 32, 32)."""
-    return greys.reshape(len(greys), SIDE, 2, SIDE, 2).mean((2, 4))
+    """(N, 16, 16) float32 means of (N, 32, 32)."""
+    greys = greys.astype(np.float32)
+    return (greys[:, ::2, ::2] + greys[:, ::2, 1::2] + greys[:, 1::2, ::2] + greys[:, 1::2, 1::2]) / 4
 
 
 def _hashes(greys: np.ndarray) -> np.ndarray:
@@ -111,7 +155,9 @@ def _hashes(greys: np.ndarray) -> np.ndarray:
 
 def _changes(greys: np.ndarray) -> np.ndarray:
     """(N, D) all differences between neighbours, as a vector of length one (zero for a blank image)."""
-    changes = np.concatenate([np.diff(greys, axis=axis).reshape(len(greys), -1) for axis in (1, 2)], 1)
+    greys = greys.astype(np.float32)
+    across = [np.diff(greys, axis=axis) for axis in (1, 2)]
+    changes = np.concatenate([part.reshape(len(part), part.shape[1] * part.shape[2]) for part in across], 1)
     length = np.linalg.norm(changes, axis=1, keepdims=True)
     blank = length < 0.7 * np.sqrt(changes.shape[1])  # of 255, in the mean
     return np.where(blank, 0, changes / np.maximum(length, 1e-9))

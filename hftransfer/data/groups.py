@@ -26,10 +26,10 @@ NEIGHBOUR_CORRELATION = 0.9
 COPIES = "copies of "  # begins the name of a group that was found by its content alone
 
 
-def leak_groups(frame: pd.DataFrame, looks: list[Look], modality: Modality, how: str) -> pd.Series:
+def leak_groups(frame: pd.DataFrame, kinds: dict[str, np.ndarray], modality: Modality, how: str) -> pd.Series:
     """The group of every row of `frame` (columns id, input, label, split; None for rows that stand alone).
 
-    `how` is "stem": series of image file names (`patient12_3.png`, `clip3_frame0012.jpg`), or "auto": these, and exact
+    `kinds` are the `links` of `frame`; `how` is "stem": series of image file names (`patient12_3.png`, `clip3_frame0012.jpg`), or "auto": these, and exact
     and near duplicates, and bursts of photos. A group is named by its smallest id. Raises `UserError` for "stem" where
     there are no files, or where most share one series.
     """
@@ -37,7 +37,6 @@ def leak_groups(frame: pd.DataFrame, looks: list[Look], modality: Modality, how:
         group = _named(frame, _series_pairs(_keys(frame, modality)))
         _refuse_one_series(group)
         return group
-    kinds = links(frame, looks, modality)
     group = _named(frame, np.concatenate(list(kinds.values())))
     found = ", ".join(f"{len(np.unique(pairs))} {kind}" for kind, pairs in kinds.items() if len(pairs))
     log.info(

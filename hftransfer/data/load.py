@@ -36,7 +36,8 @@ class LabelledData:
     a float or a list of floats) and `digest` (content hash of the input). `skipped` names the rows that were left out
     and why; `looks` holds, row by row, what the one look at each input showed; `patch` is what `config.patch` did; `given`
     names the parts that the data came divided into: the others were cut here. `columns` are those that `input` and
-    `label` were read from, where there are any.
+    `label` were read from, where there are any. `links` are pairs of examples that belong together, by the reason why
+    (`groups.links`), None where they were not searched.
     """
 
     frame: pd.DataFrame
@@ -48,6 +49,7 @@ class LabelledData:
     patch: dict[str, Any] | None = None
     given: tuple[str, ...] = ()
     columns: dict[str, list[str]] = field(default_factory=dict)
+    links: dict[str, np.ndarray] | None = field(default=None, repr=False)
 
     def part(self, split: str) -> pd.DataFrame:
         """The rows of one split (maybe none), numbered from 0."""
@@ -75,7 +77,8 @@ def load_data(
     rows = _leave_out(rows, rows["label"].map(_missing_label), config, skipped)
     rows = _leave_out(rows, single_examples(rows, task, config.split), config, skipped)
     rows = _looked_at(rows, read.modality, config, skipped)
-    rows["group"] = _groups(rows, read.modality, config.split)
+    rows["group"], found = _groups(rows, read.modality, config.split)
+    rows["place"] = places = list(range(len(rows)))
     if patch and config.split.file:
         rows, patch = patch.beyond(rows, read_split_file(config.split.file).index)
     given = tuple(split for split in SPLITS if (rows["split"] == split).any())
@@ -85,19 +88,25 @@ def load_data(
     rows = _leave_out(rows, _labels_unknown_to_train(rows, task), config, skipped)
     roles = {"input": list(read.columns[0].input), "label": list(read.columns[0].label)}
     columns = {} if read.sources[0].kind == "image folder" else roles
-    return replace(_labelled(rows, read.modality, task, skipped, about), given=given, columns=columns)
+    found = found if list(rows["place"]) == places else None  # examples went or came since
+    return replace(_labelled(rows, read.modality, task, skipped, about), given=given, columns=columns, links=found)
 
 
-def _groups(rows: pd.DataFrame, modality: Modality, config: SplitConfig) -> pd.Series:
-    """Return what stays together: of `config.file` where it says so, else given, found, and joined with copies."""
+def _groups(
+    rows: pd.DataFrame, modality: Modality, config: SplitConfig
+) -> tuple[pd.Series, dict[str, np.ndarray] | None]:
+    """Return what stays together: of `config.file` where it says so, else given, found, and joined with copies.
+
+    The second value are the `links` of the rows, None where they are not needed for that.
+    """
     if config.file and "group" in (stored := read_split_file(config.file)):
-        return rows["group"].where(rows["group"].notna(), rows["id"].map(stored["group"])).astype(object)
-    looks = list(rows["look"])
+        return rows["group"].where(rows["group"].notna(), rows["id"].map(stored["group"])).astype(object), None
+    found = links(rows, list(rows["look"]), modality)
     if config.group in AUTOMATIC:
-        rows = rows.assign(group=leak_groups(rows, looks, modality, config.group))
+        rows = rows.assign(group=leak_groups(rows, found, modality, config.group))
     if config.copies == "apart" or config.group == "auto":
-        return rows["group"]
-    return join_copies(rows, links(rows, looks, modality))
+        return rows["group"], found
+    return join_copies(rows, found), found
 
 
 def _looked_at(rows: pd.DataFrame, modality: Modality, config: DataConfig, skipped: list[str]) -> pd.DataFrame:

@@ -64,7 +64,7 @@ def examine(
 def examine_loaded(data: LabelledData) -> Iterator[Finding]:
     """What can be said at once about data that is about to be trained on: labels, and copies across its splits."""
     frame = data.frame.assign(where=data.frame["id"])
-    facts = Facts(frame, data.modality, data.task, data.looks, DataConfig())
+    facts = Facts(frame, data.modality, data.task, data.looks, DataConfig(), known_links=data.links)
     yield from check_labels(facts)
     yield from check_copies(facts)
 

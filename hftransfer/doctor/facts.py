@@ -22,7 +22,7 @@ class Facts:
 
     `frame` has the columns id, where (how messages call the row), split (None where nothing is given), group, input,
     input_pair, label (None where missing); `looks` has one entry per row; `read` is what came from the data itself, None
-    for data that is already loaded.
+    for data that is already loaded; `known_links` are the `groups.links` of the rows, where they were searched before.
     """
 
     frame: pd.DataFrame
@@ -31,11 +31,12 @@ class Facts:
     looks: Sequence[Look]
     config: DataConfig
     read: Read | None = None
+    known_links: dict[str, np.ndarray] | None = None
 
     @cached_property
     def links(self) -> dict[str, np.ndarray]:
         """Pairs (P, 2) of row numbers that belong together, by the reason why."""
-        return links(self.frame, list(self.looks), self.modality)
+        return self.known_links or links(self.frame, list(self.looks), self.modality)
 
     @cached_property
     def raw(self) -> pd.DataFrame:

@@ -71,7 +71,8 @@ def measure_honesty(run: "RunConfig", dataset: Any = None) -> Iterator[Finding]:
 
 
 def _neighbours(features: np.ndarray, data: LabelledData) -> Iterator[Finding]:
-    facts = Facts(data.frame.assign(where=data.frame["id"]), data.modality, data.task, data.looks, DataConfig())
+    frame = data.frame.assign(where=data.frame["id"])
+    facts = Facts(frame, data.modality, data.task, data.looks, DataConfig(), known_links=data.links)
     known = components(len(features), np.concatenate(list(facts.links.values())))
     pairs = [pair for pair in nearest_pairs(features) if known[pair[0]] != known[pair[1]]]
     if pairs:
@@ -127,7 +128,7 @@ def _fewer(data: LabelledData) -> LabelledData:
     kept = names.isin(order[sizes.cumsum().to_numpy() <= MOST_ROWS]).to_numpy()
     log.info("Of %d rows %d are used to compare the splits.", len(frame), kept.sum())
     looks = [look for look, keep in zip(data.looks, kept, strict=True) if keep]
-    return replace(data, frame=frame[kept].reset_index(drop=True), looks=looks)
+    return replace(data, frame=frame[kept].reset_index(drop=True), looks=looks, links=None)
 
 
 def _shown(metric: str, value: float) -> str:

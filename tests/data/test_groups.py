@@ -9,10 +9,11 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from hftransfer.core.errors import UserError
-from hftransfer.data import DataConfig, SplitConfig, load_data
+from hftransfer.data import DataConfig, SplitConfig, duplicates, groups, load_data
 from hftransfer.data.duplicates import components, equal_pairs, plain, similar_images, similar_texts
-from hftransfer.data.groups import burst_pairs, series_key
+from hftransfer.data.groups import burst_pairs, links, series_key
 from hftransfer.data.inspection import Look, thumbnail
+from hftransfer.doctor.facts import Facts
 
 
 def scene(seed: int, size: int = 128) -> Image.Image:
@@ -221,3 +222,73 @@ def test_groups_of_texts(tmp_path):
     assert (data["split"][:40].to_numpy() == data["split"][100:].to_numpy()).all()
     with pytest.raises(UserError, match="data.split.group=stem looks at names of image files; there are none."):
         load_data(DataConfig(train=str(tmp_path / "t.csv"), split=SplitConfig(group="stem")))
+
+
+def reference_pairs(thumbnails: list[np.ndarray], sides: list[int]) -> list[list[int]]:
+    """Every two thumbnails compared, one pair at a time."""
+
+    def signs(picture):
+        return np.diff(picture.reshape(16, 2, 16, 2).astype(float).mean((1, 3)), axis=1) > 0
+
+    def changes(picture):
+        found = np.concatenate([np.diff(picture.astype(float), axis=axis).ravel() for axis in (0, 1)])
+        length = np.linalg.norm(found)
+        return found / length if length >= 0.7 * np.sqrt(len(found)) else 0 * found
+
+    def alike(first, second, small):
+        coarse = [picture.reshape(16, 2, 16, 2).astype(float).mean((1, 3)) for picture in (first, second)]
+        close = (signs(first) != signs(second)).sum() <= 32 and changes(coarse[0]) @ changes(coarse[1]) >= 0.9
+        return close and (not small or changes(first) @ changes(second) >= 0.95)
+
+    return [
+        [i, j]
+        for (i, first), (j, second) in combinations(enumerate(thumbnails), 2)
+        if any(alike(first, other, sides[i] < 64 and sides[j] < 64) for other in (second, second[:, ::-1]))
+    ]
+
+
+@pytest.fixture(scope="module")
+def crowd() -> tuple[list[np.ndarray], list[int]]:
+    """Thumbnails of 40 scenes with noisy and mirrored copies, beside small pictures of digits."""
+    from sklearn.datasets import load_digits
+
+    noise = np.random.default_rng(0)
+    scenes = [thumbnail(scene(seed)).astype(int) for seed in range(40)]
+    copies = [picture + noise.integers(-15, 16, picture.shape) for picture in scenes[:20]]
+    mirrored = [picture[:, ::-1] for picture in scenes[10:30]]
+    digits = [np.kron(digit, np.ones((4, 4))) * 16 for digit in load_digits().images[:100]]
+    thumbnails = [np.clip(picture, 0, 255).astype(np.uint8) for picture in scenes + copies + mirrored + digits]
+    return thumbnails, [128] * 80 + [8] * 70 + [80] * 30
+
+
+def test_the_search_in_blocks_finds_what_comparing_every_pair_finds(crowd, monkeypatch):
+    for name, size in {"BLOCK": 7, "TILE": 19, "MOST_CANDIDATES": 3}.items():
+        monkeypatch.setattr(duplicates, name, size)
+    expected = reference_pairs(*crowd)
+    assert len(expected) > 40 and similar_images(*crowd).tolist() == expected
+
+
+def test_of_very_many_pairs_links_remain(crowd, monkeypatch):
+    thumbnails, sides = crowd[0][80:] * 6, [100] * 600
+    everything = similar_images(thumbnails, sides)
+    monkeypatch.setattr(duplicates, "MOST_PAIRS", 100)
+    links = similar_images(thumbnails, sides)
+    assert len(links) < 2 * 600 < len(everything)
+    assert components(600, links).tolist() == components(600, everything).tolist()
+
+
+def test_near_copies_are_searched_once_in_a_run(tmp_path, monkeypatch):
+    searched = []
+    monkeypatch.setattr(groups, "similar_texts", lambda texts: searched.append(len(texts)) or similar_texts(texts))
+    rows = [f"a sentence about the number {n % 30} and no other" for n in range(40)]
+    pd.DataFrame({"text": rows, "label": ["x", "y"] * 20}).to_csv(tmp_path / "t.csv", index=False)
+    for options in ({}, {"train_examples": 10}, {"split": {"group": "auto"}}, {"split": {"copies": "apart"}}):
+        searched.clear()
+        data = load_data(DataConfig(train=str(tmp_path / "t.csv"), **options))
+        found = Facts(data.frame, data.modality, data.task, data.looks, DataConfig(), known_links=data.links).links
+        again = links(data.frame, data.looks, data.modality)
+        assert {kind: pairs.tolist() for kind, pairs in found.items()} == {
+            kind: pairs.tolist() for kind, pairs in again.items()
+        }
+        left = len(data.frame)
+        assert searched == ([40, 40] if left == 40 else [40, left, left]), options

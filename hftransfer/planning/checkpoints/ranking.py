@@ -131,7 +131,7 @@ def sample(data: LabelledData, rows: int, seed: int) -> LabelledData:
     if rows < len(frame):
         frame = frame.loc[take_examples(frame, data.task, rows, seed, "--rows ")].reset_index(drop=True)
     log.info("Ranking on %d of %d training and validation rows", len(frame), (data.frame["split"] != "test").sum())
-    return replace(data, frame=frame.assign(split="train"), looks=[])
+    return replace(data, frame=frame.assign(split="train"), looks=[], links=None)
 
 
 def _candidates(config: RunConfig, names: list[str], data: LabelledData) -> list[Reachable]:

@@ -311,7 +311,7 @@ def _work(config: RunConfig, data: LabelledData, scratch: Path) -> Work:
 def _without_test(data: LabelledData) -> LabelledData:
     kept = (data.frame["split"] != "test").to_numpy()
     looks = [look for look, keep in zip(data.looks, kept, strict=True) if keep]
-    return replace(data, frame=data.frame[kept].reset_index(drop=True), looks=looks)
+    return replace(data, frame=data.frame[kept].reset_index(drop=True), looks=looks, links=None)
 
 
 def _folds(work: Work) -> list[Fold]:
