@@ -18,7 +18,8 @@ from PIL import Image, ImageCms, ImageOps
 from hftransfer.core.errors import LFS_POINTER, UserError
 
 HEIF = find_spec("pillow_heif") is not None  # reads the photos of iPhones, where it is installed
-SUFFIXES = frozenset({".heic", ".heif"} if HEIF else ()) | frozenset(
+HEIC, READS_HEIC = frozenset({".heic", ".heif"}), "pip install pillow-heif reads HEIC"
+SUFFIXES = (HEIC if HEIF else frozenset()) | frozenset(
     ".avif .bmp .gif .jfif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp".split()
 )
 
@@ -59,7 +60,7 @@ def opened(source: str | Path | bytes) -> Iterator[Image.Image]:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
             yield image
     except _DECODING_ERRORS as error:
-        raise UnreadableImage(_name(source), _reason(error)) from error
+        raise UnreadableImage(_name(source), _reason(error, source)) from error
 
 
 def read_file(path: str | Path) -> bytes:
@@ -68,7 +69,7 @@ def read_file(path: str | Path) -> bytes:
         _require_file(path)
         return Path(path).read_bytes()
     except _DECODING_ERRORS as error:
-        raise UnreadableImage(_name(path), _reason(error)) from error
+        raise UnreadableImage(_name(path), _reason(error, path)) from error
 
 
 def _require_file(path: str | Path) -> None:
@@ -105,7 +106,7 @@ def describe_passed_over(names: list[str]) -> str | None:
     if not counts:
         return None
     listed = ", ".join(f"{suffix} {count}" for suffix, count in sorted(counts.items(), key=lambda item: -item[1]))
-    heic = " pip install pillow-heif reads HEIC." if {".heic", ".heif"} & counts.keys() else ""
+    heic = f" {READS_HEIC}." if HEIC & counts.keys() else ""
     return f"{sum(counts.values())} files are passed over, as they are no images that can be read ({listed}).{heic}"
 
 
@@ -161,6 +162,11 @@ def is_image_name(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES
 
 
+def names_image(name: str) -> bool:
+    """Whether a table that holds this name means an image, also one that this installation cannot read (HEIC)."""
+    return is_image_name(name) or Path(name).suffix.lower() in HEIC
+
+
 def _decode_smaller(image: Image.Image, at_least: int) -> None:
     short = min(image.size)
     if short > 2 * at_least:
@@ -201,7 +207,7 @@ def _name(source: str | Path | bytes) -> str:
     return f"given as {len(source)} bytes" if isinstance(source, bytes) else repr(str(source))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, source: str | Path | bytes) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, PermissionError):
@@ -209,7 +215,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, IsADirectoryError):
         return "it is a folder"
     if type(error).__name__ == "UnidentifiedImageError":
-        return "its content is no image that Pillow knows"
+        is_heic = source[4:10] == b"ftyphe" if isinstance(source, bytes) else Path(source).suffix.lower() in HEIC
+        return "its content is no image that Pillow knows" + (f" ({READS_HEIC})" if is_heic and not HEIF else "")
     if isinstance(error, MemoryError):
         return "it does not fit into memory"
     return str(error).strip().rstrip(".") or type(error).__name__

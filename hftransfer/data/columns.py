@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from hftransfer.core.errors import UserError, did_you_mean
-from hftransfer.core.image_files import is_image_name
+from hftransfer.core.image_files import is_image_name, names_image
 from hftransfer.data.config import AUTOMATIC, DataConfig, Modality
 from hftransfer.data.sources import SPLIT_WORDS, Source
 from hftransfer.data.values import filled, number
@@ -186,7 +186,7 @@ def looks_like_image(values: pd.Series) -> bool:
     return len(sample) > 0 and all(
         isinstance(value, bytes)
         or (isinstance(value, dict) and {"bytes", "path"} <= set(value))
-        or (isinstance(value, str) and is_image_name(value.strip()))
+        or (isinstance(value, str) and names_image(value.strip()))
         for value in sample
     )
 

@@ -4,14 +4,15 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.image_files import describe_passed_over, is_image_name
 from hftransfer.data.sources import SPLIT_WORDS, Source, counts_in_words
+from hftransfer.runs.folder import holds_run
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -24,48 +25,87 @@ def read_image_folder(root: Path, allow_outside: bool) -> Source:
     Nothing is ever read out of a file name. Raises `UserError` for a folder without images, without class folders, or
     whose class level is unclear.
     """
-    others: list[str] = []
-    files = sorted(_images(root, root, allow_outside, set(), others))
-    passed_over = describe_passed_over(others)
-    if not files:
+    tree = _Tree(root, allow_outside)
+    tree.walk(root)
+    passed_over = describe_passed_over(tree.others)
+    if not tree.images:
         raise UserError(
-            f"The folder {root} holds no image: expected one sub-folder per class.{_tables_hint(root)}"
+            f"The folder {root} holds no image: expected one sub-folder per class.{tables_hint(root)}"
             f"{' ' + passed_over if passed_over else ''}"
         )
-    if passed_over:
+    parts = _by_split(root, sorted(tree.images))
+    empty = tree.without_images({under for under, _ in parts.values()})
+    _log_left_out(root, tree.others, empty)
+    frames = {split: _rows(root, under, relative) for split, (under, relative) in parts.items()}
+    classes = sorted({label for frame in frames.values() for label in frame["label"]})
+    log.info("Image folder %s: %d classes (%s); %s.", root, len(classes), _few(classes), counts_in_words(frames))
+    return Source(
+        str(root), "image folder", frames, root, image_columns=frozenset({"path"}),
+        passed_over=tuple(tree.others) if passed_over else (), empty=tuple(empty),
+    )  # fmt: skip
+
+
+@dataclass
+class _Tree:
+    """What stands below `root`, as posix paths relative to it. Hidden entries and run folders are left out."""
+
+    root: Path
+    allow_outside: bool
+    images: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+
+    def walk(self, folder: Path) -> None:
+        """Add what stands below `folder`. Raises `UserError` for links that lead outside and undecodable names."""
+        real = os.path.realpath(folder)
+        if real in self.seen:  # a link that leads back up
+            return
+        self.seen.add(real)
+        if folder != self.root and holds_run(folder):
+            log.info("%s is a run: its images are passed over.", folder)
+            self.runs.append(self._relative(folder))
+            return
+        for entry in os.scandir(folder):
+            if not entry.name.startswith(".") and entry.name != "__MACOSX":
+                self._add(entry)
+
+    def _add(self, entry: os.DirEntry) -> None:
+        if not entry.name.isprintable() and _SURROGATE.search(entry.name):
+            raise UserError(f"The name {os.fsencode(entry.path)!r} is no valid Unicode: rename it.")
+        if entry.is_symlink():
+            _refuse_outside(Path(entry.path), self.root, self.allow_outside)
+        path = self._relative(Path(entry.path))
+        if entry.is_dir():
+            self.folders.append(path)
+            self.walk(Path(entry.path))
+        else:
+            (self.images if is_image_name(entry.name) else self.others).append(path)
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def without_images(self, splits: set[str]) -> list[str]:
+        """Folders of the first level, or of a class of `splits`, that hold no image, and no run or notes either."""
+        level = [path for path in self.folders if "/" not in path or path.rpartition("/")[0] in splits]
+        filled = {str(folder) for path in [*self.images, *self.runs] for folder in PurePosixPath(path).parents}
+        return sorted(path for path in level if path not in filled and not self._holds_notes(path))
+
+    def _holds_notes(self, folder: str) -> bool:
+        files = [path for path in self.others if path.startswith(f"{folder}/")]
+        return bool(files) and not describe_passed_over(files)
+
+
+def _log_left_out(root: Path, others: list[str], empty: list[str]) -> None:
+    """Say which files are no images, and which folders hold none."""
+    if passed_over := describe_passed_over(others):
         classes = Counter(path.split("/")[-2] for path in others if "/" in path and describe_passed_over([path]))
         log.warning(
             "%s: %s Most in: %s.", root, passed_over, _few([f"{name} {n}" for name, n in classes.most_common()])
         )
-    parts = _by_split(root, files)
-    frames = {split: _rows(root, under, relative) for split, (under, relative) in parts.items()}
-    classes = sorted({label for frame in frames.values() for label in frame["label"]})
-    log.info("Image folder %s: %d classes (%s); %s.", root, len(classes), _few(classes), counts_in_words(frames))
-    return Source(str(root), "image folder", frames, root, image_columns=frozenset({"path"}))
-
-
-def _images(folder: Path, root: Path, allow_outside: bool, seen: set[str], others: list[str]) -> Iterator[str]:
-    """Posix paths of all images below `folder`, relative to `root`; hidden entries are passed over.
-
-    The paths of files that are no images are appended to `others`.
-    """
-    real = os.path.realpath(folder)
-    if real in seen:  # a link that leads back up
-        return
-    seen.add(real)
-    for entry in os.scandir(folder):
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
-            continue
-        if not entry.name.isprintable() and _SURROGATE.search(entry.name):
-            raise UserError(f"The name {os.fsencode(entry.path)!r} is no valid Unicode: rename it.")
-        if entry.is_symlink():
-            _refuse_outside(Path(entry.path), root, allow_outside)
-        if entry.is_dir():
-            yield from _images(Path(entry.path), root, allow_outside, seen, others)
-        elif is_image_name(entry.name):
-            yield Path(entry.path).relative_to(root).as_posix()
-        else:
-            others.append(Path(entry.path).relative_to(root).as_posix())
+    if empty:
+        log.warning("%s: folders without an image are no classes: %s.", root, _few(empty))
 
 
 def _refuse_outside(link: Path, root: Path, allow_outside: bool) -> None:
@@ -103,7 +143,7 @@ def _by_split(root: Path, files: list[str]) -> dict[str, tuple[str, list[str]]]:
 def _refuse_only_splits(root: Path, tops: set[str]) -> None:
     """Raise `UserError` where all folders are called like splits: they are no classes."""
     if tops and all(top.lower() in SPLIT_WORDS for top in tops):
-        hints = "".join(filter(None, (_tables_hint(root / top) for top in sorted(tops))))
+        hints = "".join(filter(None, (tables_hint(root / top) for top in sorted(tops))))
         raise UserError(
             f"The folders of {root} are splits ({', '.join(sorted(tops))}) without class folders inside, so that no image "
             "has a label. Expected one sub-folder per class in each, or a table with the columns path and label; nothing "
@@ -127,21 +167,22 @@ def _check_levels(folder: Path, files: list[str]) -> None:
     if loose:
         raise UserError(
             f"{len(loose)} of {len(files)} images stand in {folder} itself, such as {loose[0]!r}: "
-            f"expected one sub-folder per class.{_tables_hint(folder)}"
+            f"expected one sub-folder per class.{tables_hint(folder)}"
         )
     if all(path.count("/") > 1 for path in files):
         outer, inner = (sorted({path.split("/")[level] for path in files}) for level in (0, 1))
         hints = "".join(f" or data.train={folder / top}" for top in outer[:3])
         raise UserError(
             f"It is unclear which folders of {folder} are the classes: {_few(outer)}, or one level below "
-            f"{_few(inner)}. Point to the folder that holds the class folders:{hints[3:]}.{_tables_hint(folder)}"
+            f"{_few(inner)}. Point to the folder that holds the class folders:{hints[3:]}.{tables_hint(folder)}"
         )
     deep = Counter(path.split("/")[0] for path in files if path.count("/") > 1)
     if deep:
         log.info("Images deeper than their class folder count for that class: %s.", dict(deep))
 
 
-def _tables_hint(folder: Path) -> str:
+def tables_hint(folder: Path) -> str:
+    """Return a sentence that names the tables in a folder; "" where there are none."""
     from hftransfer.data.tables import READERS
 
     tables = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in READERS)

@@ -29,9 +29,9 @@ COPIES = "copies of "  # begins the name of a group that was found by its conten
 def leak_groups(frame: pd.DataFrame, kinds: dict[str, np.ndarray], modality: Modality, how: str) -> pd.Series:
     """The group of every row of `frame` (columns id, input, label, split; None for rows that stand alone).
 
-    `kinds` are the `links` of `frame`; `how` is "stem": series of image file names (`patient12_3.png`, `clip3_frame0012.jpg`), or "auto": these, and exact
-    and near duplicates, and bursts of photos. A group is named by its smallest id. Raises `UserError` for "stem" where
-    there are no files, or where most share one series.
+    `kinds` are the `links` of `frame`. `how` is "stem": series of image file names (`patient12_3.png`,
+    `clip3_frame0012.jpg`), or "auto": these, and exact and near duplicates, and bursts of photos. A group is named by its
+    smallest id. Raises `UserError` for "stem" where there are no files, or where most share one series.
     """
     if how == "stem":
         group = _named(frame, _series_pairs(_keys(frame, modality)))

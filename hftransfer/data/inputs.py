@@ -13,10 +13,12 @@ from hftransfer.core.errors import UserError
 from hftransfer.core.image_files import describe_passed_over, is_image_name
 from hftransfer.data.columns import as_written, find_input, require_column
 from hftransfer.data.config import Modality
+from hftransfer.data.folders import tables_hint
 from hftransfer.data.rows import image_input
 from hftransfer.data.sources import Source, missing
 from hftransfer.data.tables import READERS, decode_utf8, read_table_source
 from hftransfer.data.values import is_missing
+from hftransfer.runs.folder import holds_run
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ def inputs_modality(source: str, columns: list[str] | None = None) -> Modality:
     """Whether a table, folder or file without labels holds images or texts: by its columns, or by names of files."""
     path = Path(source).expanduser()
     if path.is_dir():
-        return "image" if any(is_image_name(entry.name) for entry in path.rglob("*")) else "text"
+        return "image" if any(is_image_name(entry.name) for entry in _files_below(path)) else "text"
     if not _is_table(path):
         return "image" if is_image_name(source) else "text"
     table = read_table_source(path)
@@ -88,7 +90,7 @@ def _expand(source: str, path: Path, modality: Modality) -> list[str] | None:
     if is_file:
         return [str(path)]
     if is_dir:
-        files = [entry for entry in path.rglob("*") if not _hidden(entry, path) and entry.is_file()]
+        files = _files_below(path)
         found = sorted(str(entry) for entry in files if wanted(entry.name))
         passed_over = describe_passed_over([entry.name for entry in files if not wanted(entry.name)])
         if modality == "image" and passed_over:
@@ -100,8 +102,17 @@ def _expand(source: str, path: Path, modality: Modality) -> list[str] | None:
     else:
         raise UserError(missing(path))
     if not found:
-        raise UserError(f"{source} holds no {kind}.")
+        raise UserError(f"{source} holds no {kind}.{tables_hint(path) if is_dir else ''}")
     return found
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Return the files below a folder that are neither hidden nor part of a run inside of it."""
+    files = [entry for entry in folder.rglob("*") if not _hidden(entry, folder) and entry.is_file()]
+    runs = {parent for parent in {entry.parent for entry in files} - {folder} if holds_run(parent)}
+    if runs:
+        log.info("%s: the files of runs are passed over (%s).", folder, ", ".join(sorted(map(str, runs))))
+    return [entry for entry in files if not runs.intersection(entry.parents)]
 
 
 def _names_a_file(source: str) -> bool:

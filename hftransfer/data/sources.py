@@ -27,7 +27,8 @@ class Source:
 
     `parts` maps a split, or "all" where the data is not divided, to its rows. `root` is the folder that relative image
     paths stand against, None where there is none. `class_names` holds the names a `datasets` feature declares for the
-    integers of a column; `image_columns` those that are known to hold images.
+    integers of a column; `image_columns` those that are known to hold images. Of an image folder, `passed_over` are the
+    files that are no images and `empty` the folders without any.
     """
 
     name: str
@@ -36,6 +37,8 @@ class Source:
     root: Path | None = None
     class_names: dict[str, list[str]] = field(default_factory=dict)
     image_columns: frozenset[str] = frozenset()
+    passed_over: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
 
     def only(self, split: str) -> "Source":
         """This source as the user names it for one split: that part of it, or all of it where it is not divided."""

@@ -24,6 +24,16 @@ KINDS = {
         "The data could not be read, or it is unclear which column is what; nothing else was examined.",
         "Do what the message says.",
     ),
+    "file-passed-over": Kind(
+        "warning",
+        "Files that are no images which this installation can read. They take no part, so their classes are smaller.",
+        "Convert them, or install what reads them (pip install pillow-heif for HEIC). Move away what does not belong there.",
+    ),
+    "folder-empty": Kind(
+        "warning",
+        "Folders without an image where the class folders stand. They are no classes.",
+        "Fill them, or remove them.",
+    ),
     "image-broken": Kind(
         "error",
         "Files that cannot be decoded whole: missing, empty, truncated, or no image at all. Training stops at them.",

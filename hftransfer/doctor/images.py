@@ -9,6 +9,7 @@ from PIL import Image
 
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
+from hftransfer.images import describe_passed_over
 
 BLANK_CONTRAST = 3.0
 LONG_SHAPE = 2.5
@@ -18,6 +19,7 @@ SAME_FORMAT = {"MPO": "JPEG"}
 
 def check_images(facts: Facts, input_size: int) -> Iterator[Finding]:
     """Findings about the files themselves; `input_size` is the side in pixels that the model reads."""
+    yield from _left_out(facts)
     looks = facts.looks
     broken = [index for index, look in enumerate(looks) if look.fault]
     if broken:
@@ -34,6 +36,17 @@ def check_images(facts: Facts, input_size: int) -> Iterator[Finding]:
     yield from _sizes(facts, good, input_size)
     blank = [index for index in good if looks[index].thumbnail.std() < BLANK_CONTRAST]
     yield from _counted(facts, "image-blank", blank, "Nearly blank")
+
+
+def _left_out(facts: Facts) -> Iterator[Finding]:
+    """What an image folder holds beside its images."""
+    sources = facts.read.sources if facts.read else []
+    files = [path for source in sources for path in source.passed_over]
+    if passed_over := describe_passed_over(files):
+        yield Finding("file-passed-over", passed_over, tuple(path for path in files if describe_passed_over([path])))
+    empty = tuple(path for source in sources for path in source.empty)
+    if empty:
+        yield Finding("folder-empty", f"Folders without an image: {len(empty)}.", empty)
 
 
 def _counted(facts: Facts, id_: str, rows: list[int], what: str) -> Iterator[Finding]:

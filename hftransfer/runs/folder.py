@@ -19,6 +19,11 @@ COMPLETE = "run.json"  # written last: a folder without it is not whole
 SCRATCH = ("features", "checkpoints", ORIGIN)  # needed until the folder is whole
 
 
+def holds_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run, finished or not."""
+    return (folder / COMPLETE).is_file() or (folder / ORIGIN).is_file()
+
+
 def incomplete(output: Path) -> Path:
     """Where a run lies while it is being made."""
     return output.with_name(f"{output.name}.incomplete")

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from hftransfer.config import checked
+from hftransfer.core import image_files as images
 from hftransfer.core.errors import UserError
-from hftransfer.data import DataConfig, load_data
+from hftransfer.data import DataConfig, inputs_modality, load_data, load_inputs
 from hftransfer.data.labels import natural_order
 
 WORDS = "red blue green yellow black white orange purple brown pink".split()
@@ -730,3 +732,58 @@ def test_a_split_column_that_is_not_understood_is_a_warning(tmp_path, caplog):
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "The division in column 'split' is ignored: later" in warning.getMessage()
     assert "Call its values train, validation and test" in warning.getMessage()
+
+
+@pytest.mark.parametrize("written", ["run.json", "origin.json"])
+def test_runs_inside_the_data_are_no_class(tmp_path, written, caplog):
+    caplog.set_level(logging.INFO)
+    root = picture_folder(tmp_path)
+    for number in range(4):
+        picture(root / "runs" / "pictures-probe" / "plots" / f"{number}.png", 90 + number)
+    assert "runs" in load(train=str(root), on_error="skip").task.names  # a class may be called so
+    write(root / "runs" / "pictures-probe" / written, "{}")
+    caplog.clear()
+    assert load(train=str(root)).task.names == ("cat", "dog")
+    assert caplog.text.count(f"{root / 'runs' / 'pictures-probe'} is a run: its images are passed over") == 1
+
+
+def test_folders_without_an_image_are_named_in_one_line(tmp_path, caplog):
+    picture_folder(tmp_path / "train")
+    picture_folder(tmp_path / "test", ("cat",))
+    for folder in ("train/green", "test/dog", "validation"):
+        (tmp_path / folder).mkdir()
+    write(tmp_path / "train" / "weights" / "best.pt", "?")
+    write(tmp_path / "train" / "about" / "README.md", "?")
+    assert load(train=str(tmp_path)).task.names == ("cat", "dog")
+    words = "folders without an image are no classes: test/dog, train/green, train/weights, validation."
+    assert caplog.text.count(f"{tmp_path}: {words}") == 1
+
+
+def test_the_working_directory_is_a_data_folder(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    picture_folder(tmp_path / "pets")
+    monkeypatch.chdir(tmp_path / "pets")
+    config = checked({"data": ".", "model": "any"})
+    assert config.output_folder == Path("runs/pets-probe")
+    picture(Path("runs/pets-probe/plots/curve.png"), 90)
+    write(Path("runs/pets-probe/run.json"), "{}")
+    data = load_data(config.data)
+    assert data.task.names == ("cat", "dog") and len(data.frame) == 20
+    assert len(load_inputs(["."], "image")) == 20 and inputs_modality(".") == "image"
+    assert "the files of runs are passed over (runs/pets-probe)" in caplog.text
+    assert len(load_inputs(["runs/pets-probe"], "image")) == 1  # named by the user
+
+
+def test_a_folder_without_texts_names_its_tables(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "new.csv", "text,label")
+    with pytest.raises(UserError, match=r"^\. holds no \.txt file\. If a table there holds .* name it: new\.csv\.$"):
+        load_inputs(["."], "text")
+
+
+@pytest.mark.skipif(images.HEIF, reason="this installation reads HEIC")
+def test_a_table_of_heic_files_says_what_reads_them(tmp_path):
+    for number in range(12):
+        (tmp_path / f"{number}.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    path = table(tmp_path / "t.csv", image=[f"{n}.HEIC" for n in range(12)], label=["a", "b"] * 6)
+    fails("no image that Pillow knows (pip install pillow-heif reads HEIC)", train=path)

@@ -66,6 +66,20 @@ def image_broken(path):
     return found(train=str(path))
 
 
+def file_passed_over(path):
+    photos(path)
+    for number in range(3):
+        (path / "cat" / f"IMG_{number}.raw3").write_bytes(b"?")
+    (path / "cat" / "notes.txt").write_text("not an image, and not meant to be one")
+    return found(train=str(path))
+
+
+def folder_empty(path):
+    photos(path)
+    (path / "bird").mkdir()
+    return found(train=str(path))
+
+
 def image_suffix(path):
     scene(77).save(photos(path) / "cat" / "photo.png", "JPEG")
     return found(train=str(path))
@@ -308,6 +322,8 @@ def text_run(path: Path, **settings):
 
 BROKEN = {
     "data-unreadable": (data_unreadable, "There is no file or folder"),
+    "file-passed-over": (file_passed_over, "3 files are passed over, as they are no images that can be read (.raw3 3)."),
+    "folder-empty": (folder_empty, "Folders without an image: 1."),
     "image-broken": (image_broken, "Cannot be decoded: 2 of 51 images."),
     "image-suffix": (image_suffix, "Another format than the suffix says: 1 of 51 images."),
     "image-animated": (image_animated, "Several frames in one file: 1 of 51 images."),
