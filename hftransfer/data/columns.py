@@ -149,22 +149,23 @@ def _find_roles(
         raise UserError(f"The column {sorted(set(inputs) & set(label))} cannot be input and label at once.")
     if len(inputs) > 2 or (len(inputs) == 2 and modality == "image"):
         raise UserError(f"data.input takes one column, or two columns of texts (a pair); found {list(inputs)}.")
-    for name in inputs if modality == "text" else ():
-        _refuse_pictures_as_text(frame[name], name, source.name)
+    if modality == "text":
+        refuse_pictures_as_text(frame, inputs, source.name)
     if source.kind != "image folder":
         log.info("%s: input %s (%s), label %s.", source.name, _words(inputs), modality, _words(label))
     return Columns(inputs, label, modality)
 
 
-def _refuse_pictures_as_text(values: pd.Series, name: str, where: str) -> None:
+def refuse_pictures_as_text(frame: pd.DataFrame, names: Iterable[str], where: str) -> None:
     """Raise `UserError` for a column of pictures written as numbers of pixels (FER2013) or in base64."""
-    sample = [value for value in filled(values).head(_SAMPLE) if isinstance(value, str)]
-    for kind, pattern in _PICTURES.items():
-        if sample and all(pattern.match(value) for value in sample):
-            raise UserError(
-                f"{where}: the column {name!r} holds pictures written as {kind}, not words (it starts with "
-                f"{sample[0][:20]!r}). Save each as an image file and name the files in the column."
-            )
+    for name in names:
+        sample = [value for value in filled(frame[name]).head(_SAMPLE) if isinstance(value, str)]
+        for kind, pattern in _PICTURES.items():
+            if sample and all(pattern.match(value) for value in sample):
+                raise UserError(
+                    f"{where}: the column {name!r} holds pictures written as {kind}, not words (it starts with "
+                    f"{sample[0][:20]!r}). Save each as an image file and name the files in the column."
+                )
 
 
 # 64 grey values are a picture of 8 x 8; base64 of JPEG, PNG, GIF and WebP begins with these letters.
@@ -203,6 +204,7 @@ def find_input(
     if images and modality != "text":
         return (_the_one(images, IMAGE_NAMES, "images", "data.input", source.name, frame),), "image"
     if modality == "image":
+        refuse_pictures_as_text(frame, free, source.name)
         raise UserError(f"{source.name}: no column looks like images. Name it with data.input.{_samples(frame, free)}")
     pair = _pair(texts)
     if pair:
@@ -263,7 +265,7 @@ def _find_label(source: Source, frame: pd.DataFrame, taken: set[str]) -> str:
             return _said(named[0], [name for name in free if any(name.lower() in others for others in LABEL_NAMES)])
         if named:
             raise _unclear("the label", "data.label", named, source.name, frame)
-    free = [name for name in free if not _numbers_examples(name, frame[name])]
+    free = [name for name in free if not (_numbers_examples(name, frame[name]) or _divides(name, frame[name]))]
     likely = [name for name in free if _could_be_label(frame[name])]
     if len(likely) == 1:
         return likely[0]
@@ -335,16 +337,26 @@ def _words(names: tuple[str, ...] | list[str]) -> str:
     return ", ".join(map(repr, names))
 
 
-def split_column(frame: pd.DataFrame) -> str | None:
-    """The column named `split` when all its values are words for train, validation and test."""
+SPLIT_NAMES = {"split", "usage", "subset", "partition", "set", "data_split", "dataset_split"}
+
+
+def split_column(frame: pd.DataFrame, labels: str | list[str] | None = None) -> str | None:
+    """The column that divides the examples, by its name and its values; not one of those that `labels` names."""
     for name in frame.columns:
+        if name in _as_tuple(labels):
+            continue
+        if _divides(name, frame[name]):
+            return name
         if name.lower() == "split":
             words = {str(value).strip().lower() for value in frame[name]}
-            if words <= set(SPLIT_WORDS):
-                return name
             log.warning(
                 "Column %r is no division into train, validation and test (values: %s). The division in column %r is "
                 "ignored: %s cannot be told. Call its values train, validation and test if it is one.",
                 name, sorted(words)[:5], name, ", ".join(sorted(words - set(SPLIT_WORDS))[:5]),
             )  # fmt: skip
     return None
+
+
+def _divides(name: str, values: pd.Series) -> bool:
+    """Return whether a column is called like a split (`Usage` in FER2013) and holds words for splits alone."""
+    return name.strip().lower() in SPLIT_NAMES and {str(value).strip().lower() for value in values} <= set(SPLIT_WORDS)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.image_files import describe_passed_over, is_image_name
-from hftransfer.data.columns import as_written, find_input, require_column
+from hftransfer.data.columns import as_written, find_input, refuse_pictures_as_text, require_column
 from hftransfer.data.config import Modality
 from hftransfer.data.folders import tables_hint
 from hftransfer.data.rows import image_input
@@ -137,6 +137,7 @@ def _table(path: Path, modality: Modality, columns: list[str] | None, own: tuple
     if modality == "image":
         # What the user points at for prediction is opened wherever it lies: nothing of it leaves in a model.
         return _frame(ids, [image_input(value, source.root, allow_outside=True) for value in frame[names[0]]])
+    refuse_pictures_as_text(frame, names, source.name)
     texts = [["" if is_missing(value) else str(value) for value in frame[name]] for name in names]
     return _frame(ids, *texts)
 

@@ -52,7 +52,7 @@ def read_labels(
     column = values.iloc[:, 0].astype(object)
     if declared is not None and wanted != "regression":
         return _declared(column, declared)
-    column = _without_nan(column)
+    column = _without_thousands(_without_nan(column), wanted, separator)
     type_, separator = _task_type(column, wanted, separator)
     if type_ == "regression":
         labels = _each(_numbers_or_none, column)
@@ -68,6 +68,25 @@ def read_labels(
 def _without_nan(column: pd.Series) -> pd.Series:
     """Return a column without the word "nan": numbers and names without a value are written so."""
     return _each(lambda value: None if isinstance(value, str) and value.strip().lower() == "nan" else value, column)
+
+
+_THOUSANDS = re.compile(r"\s*[-+]?\d{1,3}(,\d{3})+(\.\d+)?\s*")
+
+
+def _without_thousands(column: pd.Series, wanted: TaskType | None, separator: str | None) -> pd.Series:
+    """Return a column of numbers without the commas of "1,234,567"; any other column as it is.
+
+    Where labels may be joined by commas, or a number of thousands stands there without one, it is a column of names.
+    """
+    values = [value for value in column if not is_missing(value)]
+    commas = [value for value in values if isinstance(value, str) and _THOUSANDS.fullmatch(value)]
+    numbers = [number(value) for value in values if value not in commas]
+    if not commas or separator or wanted not in (None, "regression") or None in numbers:
+        return column
+    if wanted is None and (_separator(values) or any(abs(found) >= 1000 for found in numbers)):
+        return column
+    log.info("Column %r: the commas separate thousands, such as in %s.", column.name, commas[0].strip())
+    return _each(lambda value: value.replace(",", "") if isinstance(value, str) else value, column)
 
 
 def _one_spelling(column: pd.Series) -> pd.Series:

@@ -70,7 +70,7 @@ def _sources(config: DataConfig, dataset: Any) -> list[Source]:
         both = "both were given" if dataset is not None else "neither was given"
         raise UserError(f"Say where the data is with data.train, or give a dataset from Python; {both}.")
     train = read_source(config.train, config.allow_outside) if dataset is None else from_python(dataset)
-    train = by_split_column(train)
+    train = by_split_column(train, config.label)
     others = {split: reference for split in SPLITS[1:] if (reference := getattr(config, split)) is not None}
     replaced = [split for split in others if split in train.parts]
     if replaced:
@@ -80,8 +80,8 @@ def _sources(config: DataConfig, dataset: Any) -> list[Source]:
         raise UserError(f"{train.name} has no training part, only {', '.join(train.parts)}.")
     if others and "all" in train.parts:
         train = train.only("train")
-    named = [by_split_column(read_source(ref, config.allow_outside)).only(split) for split, ref in others.items()]
-    return [train, *named]
+    read = {split: read_source(reference, config.allow_outside) for split, reference in others.items()}
+    return [train, *(by_split_column(source, config.label).only(split) for split, source in read.items())]
 
 
 def _one_modality(sources: list[Source], columns: list[Columns]) -> Modality:

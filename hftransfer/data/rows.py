@@ -19,12 +19,12 @@ from hftransfer.data.values import is_missing
 log = logging.getLogger(__name__)
 
 
-def by_split_column(source: Source) -> Source:
-    """An undivided source divided by its column `split`, if it has one."""
+def by_split_column(source: Source, labels: str | list[str] | None = None) -> Source:
+    """An undivided source divided by its column of splits, if it has one that `labels` does not name."""
     if set(source.parts) != {"all"} or source.kind == "image folder":
         return source
     frame = source.parts["all"]
-    column = split_column(frame)
+    column = split_column(frame, labels)
     if column is None:
         return source
     words = frame[column].map(lambda value: SPLIT_WORDS[str(value).strip().lower()])

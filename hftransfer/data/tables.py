@@ -119,27 +119,66 @@ def _with_line_feeds(text: str) -> str:
     return text if "\n" in text.strip() else text.replace("\r", "\n")  # old Macs ended lines with it alone
 
 
-def _parse_csv(text: str, delimiter: str, path: Path, **how: Any) -> pd.DataFrame:
+_NO_TABLE = (pd.errors.ParserWarning, pd.errors.ParserError, pd.errors.EmptyDataError)
+_ESCAPED = {"escapechar": "\\", "doublequote": False}
+_OTHER_QUOTES = (
+    ("quotes are escaped by backslashes", '\\"', _ESCAPED),  # as MySQL writes them
+    ("values stand in single quotes, escaped by backslashes", "\\'", {"quotechar": "'", **_ESCAPED}),
+    ("values stand in single quotes", "'", {"quotechar": "'"}),
+)
+
+
+def _parse_csv(text: str, delimiter: str, path: Path) -> pd.DataFrame:
+    """Return the table with its double quotes, or others where only they fit. Raises `UserError`."""
     try:
-        with warnings.catch_warnings():
-            # pandas only warns where the first row has more values than the header, and drops them.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            # All stays text: pandas would turn the words "NA", "null" and "None" into missing values, and "007" into 7.
-            return pd.read_csv(
-                StringIO(text), sep=delimiter, dtype=str, keep_default_na=False, na_filter=False, index_col=False,
-                lineterminator="\n", skipinitialspace=delimiter == ",", **how,
-            )  # fmt: skip
-    except (pd.errors.ParserWarning, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        if '\\"' in text and "escapechar" not in how:  # as MySQL writes it
-            log.info("%s: quotes are escaped by backslashes.", path)
-            return _parse_csv(text, delimiter, path, escapechar="\\", doublequote=False)
-        if isinstance(error, pd.errors.ParserWarning):
-            reason = "has more values in its first row than columns in its header"
-        else:
-            reason = f"cannot be read as a table: {str(error).strip().removeprefix('Error tokenizing data. C error: ')}"
-        raise UserError(
-            f"{path} {reason}. A value that holds the delimiter {delimiter!r} has to stand in double quotes."
-        ) from error
+        frame = _parsed(text, delimiter)
+    except _NO_TABLE as error:
+        found = _with_other_quotes(text, delimiter, path)
+        if found is None:
+            raise _no_table(error, delimiter, path) from error
+        return found
+    found = _with_other_quotes(text, delimiter, path) if _in_single_quotes(frame) else None
+    return frame if found is None else found
+
+
+def _parsed(text: str, delimiter: str, **how: Any) -> pd.DataFrame:
+    with warnings.catch_warnings():
+        # pandas only warns where the first row has more values than the header, and drops them.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        # All stays text: pandas would turn the words "NA", "null" and "None" into missing values, and "007" into 7.
+        return pd.read_csv(
+            StringIO(text), sep=delimiter, dtype=str, keep_default_na=False, na_filter=False, index_col=False,
+            lineterminator="\n", skipinitialspace=delimiter == ",", **how,
+        )  # fmt: skip
+
+
+def _with_other_quotes(text: str, delimiter: str, path: Path) -> pd.DataFrame | None:
+    """Return the table by the first other quotes that fit; None where none do."""
+    lines = sum(1 for line in text.split("\n") if line.strip())
+    for words, mark, how in _OTHER_QUOTES:
+        try:
+            frame = _parsed(text, delimiter, **how) if mark in text else None
+        except _NO_TABLE:
+            continue
+        # One row per line: a word such as 'tis opened no value that swallows the rows below.
+        if frame is not None and not _in_single_quotes(frame) and ("'" not in mark or len(frame) == lines - 1):
+            log.info("%s: %s.", path, words)
+            return frame
+    return None
+
+
+def _in_single_quotes(frame: pd.DataFrame) -> bool:
+    """Return whether all values of a column stand in single quotes, which are no part of them then."""
+    quoted = (frame[name].str.fullmatch(r"(?s)\s*'.*'\s*|") for name in frame.columns if frame[name].str.strip().any())
+    return any(column.all() for column in quoted)
+
+
+def _no_table(error: Exception, delimiter: str, path: Path) -> UserError:
+    if isinstance(error, pd.errors.ParserWarning):
+        reason = "has more values in its first row than columns in its header"
+    else:
+        reason = f"cannot be read as a table: {str(error).strip().removeprefix('Error tokenizing data. C error: ')}"
+    return UserError(f"{path} {reason}. A value that holds the delimiter {delimiter!r} has to stand in double quotes.")
 
 
 def _swallowed(frame: pd.DataFrame, delimiter: str) -> int | None:
@@ -164,7 +203,7 @@ def _with_plain_quotes(text: str, delimiter: str, path: Path, row: int) -> pd.Da
             'A double quote opens it and is not meant to: write it twice ("") and put the value in double quotes.'
         )
     log.warning("%s: a quote in row %d swallowed the rows below; quotes are read as plain characters.", path, row + 1)
-    frame = _parse_csv(text, delimiter, path, quoting=csv.QUOTE_NONE)
+    frame = _parsed(text, delimiter, quoting=csv.QUOTE_NONE)
     return frame.map(lambda value: value[1:-1].replace('""', '"') if re.fullmatch(r'"[^"]*"', value) else value)
 
 
@@ -194,17 +233,25 @@ def _is_value(name: str, values: pd.Series) -> bool:
 
 
 def _with_decimal_points(frame: pd.DataFrame, delimiter: str, path: Path) -> pd.DataFrame:
-    """Return the frame with "0,14" as "0.14" in columns of such numbers; a comma that delimits is none of a number."""
+    """Return the frame with "0,14" as "0.14", and "1.234,5" as "1234.5", in columns of such numbers.
+
+    A comma that delimits is none of a number.
+    """
     commas = [
         name
         for name in frame.columns
         if delimiter != ","
-        and frame[name].str.fullmatch(r"\s*[-+]?\d+(,\d+)?\s*|").all()
+        and frame[name].str.fullmatch(r"\s*[-+]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?\s*|").all()
         and frame[name].str.contains(",").any()
     ]
     if commas:
         log.info("%s: decimal commas in %s are read as points.", path, ", ".join(map(repr, commas)))
-    return frame.assign(**{name: frame[name].str.replace(",", ".") for name in commas})
+    for name in commas:
+        if frame[name].str.fullmatch(r"\s*[-+]?([1-9]\d{0,2},\d{3}|\d{1,3})\s*|").all():
+            log.warning("%s: if commas in %r separate thousands, such as in %s, take them out.", path, name,
+                        next(value for value in frame[name] if "," in value))  # fmt: skip
+    points = {name: frame[name].str.replace(".", "").str.replace(",", ".") for name in commas}
+    return frame.assign(**points)
 
 
 def _delimiter(text: str, path: Path) -> str:

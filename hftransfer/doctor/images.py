@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hftransfer.core.image_files import describe_passed_over
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
-from hftransfer.images import describe_passed_over
 
 BLANK_CONTRAST = 3.0
 LONG_SHAPE = 2.5

@@ -186,6 +186,17 @@ def test_pictures_written_as_text_are_named(tmp_path, written, kind, named):
         load_data(DataConfig(train=str(path), **named))
 
 
+@pytest.mark.parametrize("modality", ["text", "image"])
+@pytest.mark.parametrize("columns", [None, ["pixels"]])
+def test_pictures_written_as_text_are_not_predicted_as_words(tmp_path, modality, columns):
+    path = tmp_path / "faces.csv"
+    pd.DataFrame({"pixels": [" ".join(["70", "80"] * 40)] * 4}).to_csv(path, index=False)
+    if modality == "image" and columns:
+        return
+    with pytest.raises(UserError, match="column 'pixels' holds pictures written as pixel values, not words"):
+        load_inputs([str(path)], modality, columns)
+
+
 def test_a_protein_and_a_phone_number_are_no_pictures(tmp_path):
     path = tmp_path / "t.csv"
     texts = [f"{'MKVLAAGIVG' * 5}{n}" if n % 2 else f"call 030 {n} 12 99 now please" for n in range(40)]

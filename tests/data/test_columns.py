@@ -216,3 +216,19 @@ def test_a_file_may_be_called_like_an_override(tmp_path, monkeypatch):
     table(tmp_path / "a=b.csv", text=texts(), label=["a", "b"] * 10)
     result = CliRunner().invoke(app, ["doctor", "a=b.csv"])
     assert result.exit_code in (0, 1) and "a=b.csv" in result.output
+
+
+def test_a_column_of_splits_by_another_name(tmp_path):
+    words = (["Training"] * 4 + ["PublicTest", "PrivateTest"]) * 5
+    frame = pd.DataFrame(
+        {"text": [f"a face number {i} here" for i in range(30)], "kind": ["sad", "glad"] * 15, "Usage": words}
+    )
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    data = load_data(DataConfig(train=str(tmp_path / "t.csv")))
+    assert data.frame["split"].value_counts().to_dict() == {"train": 20, "validation": 5, "test": 5}
+    assert data.task.names == ("glad", "sad")
+    named = load_data(DataConfig(train=str(tmp_path / "t.csv"), label="Usage"))
+    assert named.task.names == ("PrivateTest", "PublicTest", "Training")
+    frame.assign(Usage=["often", "never"] * 15).to_csv(tmp_path / "u.csv", index=False)
+    with pytest.raises(UserError, match="unclear which column holds the label"):
+        load_data(DataConfig(train=str(tmp_path / "u.csv")))

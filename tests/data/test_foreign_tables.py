@@ -88,6 +88,26 @@ def test_quotes_escaped_by_backslashes(tmp_path):
     assert frame["text"][1] == 'he said "hi, 1" to us' and frame["label"][1] == "1"
 
 
+@pytest.mark.parametrize(("delimiter", "suffix"), [(",", "csv"), (";", "csv"), ("\t", "tsv")])
+@pytest.mark.parametrize("inner", ["hi, {}; so", "well\\'s {}, no", "it''s {}", 'he said "{}"', "plain {}"])
+def test_values_in_single_quotes(tmp_path, caplog, delimiter, suffix, inner):
+    caplog.set_level(logging.INFO)
+    rows = [f"'{inner.format(i)}'{delimiter}'{'ab'[i % 2]}'" for i in range(8)]
+    frame = read(write(tmp_path / f"t.{suffix}", "\n".join([f"'text'{delimiter}'label'", *rows])))
+    assert list(frame.columns) == ["text", "label"] and set(frame["label"]) == {"a", "b"} and len(frame) == 8
+    assert frame["text"][3] == inner.format(3).replace("\\'", "'").replace("''", "'")
+    assert "values stand in single quotes" in caplog.text
+
+
+def test_apostrophes_are_no_quotes(tmp_path):
+    rows = [f"'tis the season number {i},{i % 2}" if i in (2, 5) else f"don't {i},{i % 2}" for i in range(8)]
+    frame = read(write(tmp_path / "t.csv", "\n".join(["text,label", *rows])))
+    assert len(frame) == 8 and frame["text"][2] == "'tis the season number 2"
+    rows[3] = "one, two,1"
+    message = fails(write(tmp_path / "t.csv", "\n".join(["text,label", *rows])))
+    assert "A value that holds the delimiter ',' has to stand in double quotes." in message
+
+
 # Headers and delimiters
 
 
@@ -125,6 +145,37 @@ def test_decimal_commas_are_numbers(tmp_path, caplog):
     assert frame["score"][4] == "0.14" and frame["size"][4] == "4,5 m"
     assert "decimal commas in 'score' are read as points." in caplog.text
     assert load_data(DataConfig(train=str(tmp_path / "t.csv"), label="score")).task.type == "regression"
+
+
+def test_points_and_commas_of_numbers_in_columns_that_commas_do_not_delimit(tmp_path, caplog):
+    rows = [f"a sentence of words {i};1.{i + 100},5;1,{i + 100}" for i in range(20)]
+    frame = read(write(tmp_path / "t.csv", "\n".join(["text;price;sold", *rows])))
+    assert frame["price"][4] == "1104.5" and frame["sold"][4] == "1.104"
+    assert caplog.text.count("if commas in 'sold' separate thousands, such as in 1,100, take them out.") == 1
+    assert "if commas in 'price'" not in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("written", ["{:,}", "{:,.2f}"])
+def test_commas_between_thousands(tmp_path, caplog, suffix, written):
+    caplog.set_level(logging.INFO)
+    numbers = [37 + 4111 * i * i for i in range(30)]
+    frame = pd.DataFrame({"text": [f"a house of size {i}" for i in range(30)], "price": map(written.format, numbers)})
+    path = tmp_path / f"t.{suffix}"
+    {"csv": lambda: frame.to_csv(path, index=False), "tsv": lambda: frame.to_csv(path, index=False, sep="\t"),
+     "jsonl": lambda: frame.to_json(path, orient="records", lines=True), "parquet": lambda: frame.to_parquet(path)}[suffix]()  # fmt: skip
+    for options in ({}, {"task": "regression"}):
+        data = load_data(DataConfig(train=str(path), label="price", **options))
+        assert data.task.type == "regression" and sorted(data.frame["label"]) == numbers
+    assert "the commas separate thousands, such as in " in caplog.text
+
+
+@pytest.mark.parametrize("labels", [["101", "205", "101,205", "205,310", "310"], ["1,200", "2500", "7,100"]])
+def test_commas_that_may_join_codes_separate_no_thousands(tmp_path, labels):
+    rows = pd.DataFrame({"text": [f"a house of size {i}" for i in range(40)], "label": (labels * 20)[:40]})
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    data = load_data(DataConfig(train=str(tmp_path / "t.csv")))
+    assert data.task.type == ("multi_label" if "205" in labels else "single_label")
 
 
 def test_spaces_after_the_delimiter(tmp_path):
