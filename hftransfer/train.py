@@ -290,9 +290,9 @@ def _without_effect(work: Work) -> Iterator[tuple[set[str], str]]:
         yield augmentation, "the data are texts"
     elif not work.trains and not config.head.views:
         yield augmentation, "the features of a probe are of the images as they are, but for head.views"
-    elif task.type != "single_label":
+    elif not task.exclusive:
         yield augmentation & {"augmentation.mixup", "augmentation.cutmix"}, "for images of one class each"
-    if task.type == "regression":
+    if not task.has_classes:
         yield training & {"training.imbalance", "training.label_smoothing_factor"}, "numbers have no classes"
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from hftransfer.evaluation.calibration import brier
 from hftransfer.evaluation.intervals import measure, per_class
 from hftransfer.evaluation.metrics import compute_metrics
-from hftransfer.tasks import Task
+from hftransfer.tasks import Regression, make_task
 
 RESAMPLES = 300
 SINGLE = {
@@ -74,7 +74,9 @@ class Classes:
         self.skill = random.uniform(0.5, 5.0) + 0.7 * random.normal(size=count)
         self.shift = 0.5 * random.normal(size=count)
         self.heat, self.multi = np.exp(0.3 * random.normal()), multi
-        self.task = Task("multi_label" if multi else "single_label", tuple(f"c{number}" for number in range(count)))
+        self.task = make_task(
+            "multi_label" if multi else "single_label", tuple(f"c{number}" for number in range(count))
+        )
 
     def draw(self, random, sizes, group_effects=None):
         """Targets and probabilities of a set with these class sizes; `group_effects` (N,) shift the skill of each row."""
@@ -145,7 +147,7 @@ def multi_label(rows, asked, random, labels=6):
 
 
 def regression(rows, asked, random):
-    tally, task = Tally(), Task("regression", ("y",))
+    tally, task = Tally(), Regression(("y",))
 
     def draw(count, noise, slope):
         truth = random.normal(size=(count, 1))

@@ -16,7 +16,7 @@ from hftransfer.evaluation.intervals import measure
 from hftransfer.evaluation.metrics import compute_metrics
 from hftransfer.evaluation.resampling import corrected_t_interval, over_repeats
 from hftransfer.probe.solver import make_folds
-from hftransfer.tasks import Task
+from hftransfer.tasks import SingleLabel, Task
 
 WIDTH, FRESH = 20, 20_000
 
@@ -67,7 +67,7 @@ def fit(features: np.ndarray, targets: np.ndarray, classes: int):
 def one(cell: Cell, seed: int) -> dict[str, tuple[float, tuple, tuple]]:
     random = np.random.default_rng(seed)
     classes = len(cell.counts)
-    task = Task("single_label", tuple(f"c{c}" for c in range(classes)))
+    task = SingleLabel(tuple(f"c{c}" for c in range(classes)))
     centres = random.standard_normal((classes, WIDTH))
     centres *= cell.distance / np.sqrt(2 * WIDTH)
     targets = np.repeat(np.arange(classes), cell.counts)

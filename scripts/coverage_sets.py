@@ -18,7 +18,7 @@ from hftransfer.evaluation.calibration import (
     fit_temperature,
 )
 from hftransfer.evaluation.conformal import fit_thresholds, prediction_sets
-from hftransfer.tasks import Task
+from hftransfer.tasks import Task, make_task
 
 LEVELS, FRESH, STEPS = (0.8, 0.9, 0.95), 2000, 8
 SIZES = {"5 x 100": [100] * 5, "2 x 100, 10 x 10": [100] * 2 + [10] * 10, "100, 30, 25, 20, 5": [100, 30, 25, 20, 5],
@@ -27,7 +27,7 @@ FEW = (30, 50, 100, 500)
 
 
 def named(kind: str, count: int) -> Task:
-    return Task(kind, tuple(f"c{number}" for number in range(count)))
+    return make_task(kind, tuple(f"c{number}" for number in range(count)))
 
 
 def draw(random: np.random.Generator, classes: np.ndarray, count: int, kind: str, rare_skill: float = 1.5):
@@ -43,7 +43,7 @@ def draw(random: np.random.Generator, classes: np.ndarray, count: int, kind: str
 
 def before(task: Task, logits: np.ndarray, targets: np.ndarray, level: float) -> np.ndarray:
     """Thresholds (C,) as e791147 fitted them."""
-    actual = np.eye(task.head_size)[targets] if task.type == "single_label" else targets
+    actual = task.one_hot(targets)
     rows, classes = np.nonzero(actual)
     scores = 1 - apply_temperature(task, logits, fit_temperature(task, logits, targets))[rows, classes]
 

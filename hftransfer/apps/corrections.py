@@ -42,7 +42,7 @@ def _check_room(patch: Path) -> None:
 def _right_label(task: Task, label: Any) -> Any:
     if label is None or label == "":
         raise UserError("Say what is right first.")
-    if task.type != "regression":
+    if task.has_classes:
         return label
     try:
         values = [float(word) for word in str(label).replace(",", " ").split()]

@@ -77,7 +77,7 @@ def launch(
 def _headline(model: Served) -> str:
     names = model.task.names
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-    facts = [_measured(model.folder), f"{'predicts' if model.task.type == 'regression' else 'knows'} {shown}"]
+    facts = [_measured(model.folder), f"{'predicts' if not model.task.has_classes else 'knows'} {shown}"]
     lines = "".join(f"<p>{html.escape(fact)}</p>" for fact in facts if fact)
     return f'<header class="headline"><h1>{html.escape(model.name)}</h1>{lines}</header>'
 
@@ -139,15 +139,15 @@ def _undecoded(upload: Any) -> str | None:
 
 
 def _answer(task: Task, label: str = "Prediction") -> gr.components.Component:
-    if task.type == "regression":
+    if not task.has_classes:
         return gr.Dataframe(headers=["target", "value"], label=label, interactive=False, elem_classes="values")
     top = min(8, len(task.names))
-    return gr.Label(num_top_classes=top, label=label, show_heading=task.type == "single_label")
+    return gr.Label(num_top_classes=top, label=label, show_heading=task.exclusive)
 
 
 def _shown(task: Task, scores: np.ndarray) -> Any:
     """One row of scores as `_answer` takes it."""
-    if task.type == "regression":
+    if not task.has_classes:
         return [[name, f"{value:.4g}"] for name, value in zip(task.names, scores, strict=True)]
     return dict(zip(task.names, map(float, scores), strict=True))
 
@@ -210,7 +210,7 @@ def _remarks(model: Served, limits: dict[str, Any], remark: str) -> str:
         if f"lower:{name}" in limits:
             low, high = (limits[f"{end}:{name}"][0] for end in ("lower", "upper"))
             said.append(f"{name}: {low:.4g} to {high:.4g} at {100 * model.predictor.trust.level:.0f} % confidence.")
-    if model.task.type == "multi_label":
+    if model.task.several:
         said.append("Each label has a probability of its own; those above 50 % are predicted.")
     return "".join(f"<p>{html.escape(each)}</p>" for each in said if each)
 
@@ -259,9 +259,9 @@ def _correction(model: Served, inputs: list[Any]) -> None:
 
 
 def _label_input(task: Task) -> gr.components.Component:
-    if task.type == "regression":
+    if not task.has_classes:
         return gr.Textbox(label=f"Right value ({', '.join(task.names)})", placeholder="numbers, separated by spaces")
-    return gr.Dropdown(list(task.names), value=None, multiselect=task.type == "multi_label", label="Right label")
+    return gr.Dropdown(list(task.names), value=None, multiselect=task.several, label="Right label")
 
 
 # --- many questions --------------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ def answered(model: Served, frame: pd.DataFrame) -> pd.DataFrame:
             return pd.concat([answered(model, frame.iloc[[row]]) for row in range(len(frame))])
         return _inputs(model, frame).assign(prediction="", error=_reason(error))
     decided = [model.task.decode(row) for row in model.task.decide(scores)]
-    predictions = ["|".join(row) if model.task.type == "multi_label" else row for row in decided]
+    predictions = ["|".join(row) if model.task.several else row for row in decided]
     columns = {f"score:{name}": scores[:, number] for number, name in enumerate(model.task.names)}
     return _inputs(model, frame).assign(prediction=predictions, **limits, error="", **columns)
 

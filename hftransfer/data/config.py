@@ -1,12 +1,20 @@
 """What can be said about the data in a configuration."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from hftransfer.core.settings import Count, Seed, Settings
-from hftransfer.tasks import TaskType
+from hftransfer.tasks import TASKS
 
+
+def _known_task(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(f"expected one of {', '.join(TASKS)}")
+    return name
+
+
+TaskName = Annotated[str, AfterValidator(_known_task)]
 Modality = Literal["image", "text"]
 # Values of split.group that are no column.
 AUTOMATIC = ("stem", "auto")
@@ -53,7 +61,7 @@ class DataConfig(Settings):
     test: str | None = None
     input: str | list[str] | None = None
     label: str | list[str] | None = None
-    task: TaskType | None = None
+    task: TaskName | None = None
     modality: Modality | None = None
     separator: str | None = Field(None, min_length=1)
     on_error: Literal["stop", "skip"] = "stop"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from hftransfer.core.errors import UserError
 from hftransfer.data.values import is_missing, number
-from hftransfer.tasks import Task, TaskType
+from hftransfer.tasks import MultiLabel, Regression, SingleLabel, Task
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def natural_order(names: Iterable[str]) -> list[str]:
 
 def read_labels(
     values: pd.DataFrame,
-    wanted: TaskType | None,
+    wanted: type[Task] | None,
     separator: str | None,
     declared: list[str] | None,
     parts: pd.Series | None = None,
@@ -50,19 +50,20 @@ def read_labels(
     if values.shape[1] > 1:
         return _several_columns(values.apply(_without_nan), wanted)
     column = values.iloc[:, 0].astype(object)
-    if declared is not None and wanted != "regression":
-        return _declared(column, declared)
+    if declared is not None and (wanted is None or wanted.has_classes):
+        return _declared(column, declared, wanted)
     column = _without_thousands(_without_nan(column), wanted, separator)
-    type_, separator = _task_type(column, wanted, separator)
-    if type_ == "regression":
+    kind, separator = _task_type(column, wanted, separator)
+    if not kind.has_classes:
         labels = _each(_numbers_or_none, column)
         _check_numbers(column, labels)
-        return _regression_task(labels, str(column.name)), labels
-    if type_ == "multi_label":
+        return kind(_target_names(labels, str(column.name))), labels
+    if not kind.exclusive:
         labels = _each(lambda value: _names(value, separator), _with_empty_sets(column, parts))
     else:
         labels = _each(_name_or_none, _one_spelling(column) if wanted is None else column)
-    return _class_task(type_, labels), labels
+    present = [name for label in labels.dropna() for name in ([label] if kind.exclusive else label)]
+    return kind(tuple(natural_order(present))), labels
 
 
 def _without_nan(column: pd.Series) -> pd.Series:
@@ -73,7 +74,7 @@ def _without_nan(column: pd.Series) -> pd.Series:
 _THOUSANDS = re.compile(r"\s*[-+]?\d{1,3}(,\d{3})+(\.\d+)?\s*")
 
 
-def _without_thousands(column: pd.Series, wanted: TaskType | None, separator: str | None) -> pd.Series:
+def _without_thousands(column: pd.Series, wanted: type[Task] | None, separator: str | None) -> pd.Series:
     """Return a column of numbers without the commas of "1,234,567"; any other column as it is.
 
     Where labels may be joined by commas, or a number of thousands stands there without one, it is a column of names.
@@ -81,7 +82,7 @@ def _without_thousands(column: pd.Series, wanted: TaskType | None, separator: st
     values = [value for value in column if not is_missing(value)]
     commas = [value for value in values if isinstance(value, str) and _THOUSANDS.fullmatch(value)]
     numbers = [number(value) for value in values if value not in commas]
-    if not commas or separator or wanted not in (None, "regression") or None in numbers:
+    if not commas or separator or (wanted is not None and wanted.has_classes) or None in numbers:
         return column
     if wanted is None and (_separator(values) or any(abs(found) >= 1000 for found in numbers)):
         return column
@@ -119,19 +120,19 @@ def _each(function: Callable[[Any], Any], column: pd.Series) -> pd.Series:
     return pd.Series([function(value) for value in column], index=column.index, name=column.name, dtype=object)
 
 
-def _several_columns(values: pd.DataFrame, wanted: TaskType | None) -> tuple[Task, pd.Series]:
+def _several_columns(values: pd.DataFrame, wanted: type[Task] | None) -> tuple[Task, pd.Series]:
     """Several columns: one 0/1 answer per label, or one number per target."""
     names = [str(name) for name in values.columns]
     rows = [None if any(map(is_missing, row)) else list(row) for row in values.itertuples(index=False)]
     answers = [None if row is None else [_yes_or_no(value) for value in row] for row in rows]
     labels: list[Any]
-    if wanted != "regression" and not any(row is not None and None in row for row in answers):
+    if (wanted is None or wanted.has_classes) and not any(row is not None and None in row for row in answers):
         log.info("The columns %s hold 0 and 1: multi-label.", ", ".join(names))
         labels = [None if row is None else [n for n, on in zip(names, row, strict=True) if on] for row in answers]
-        return Task("multi_label", tuple(names)), pd.Series(labels, index=values.index, dtype=object)
-    if wanted in ("single_label", "multi_label"):
+        return MultiLabel(tuple(names)), pd.Series(labels, index=values.index, dtype=object)
+    if wanted is not None and wanted.has_classes:
         raise UserError(
-            f"data.task={wanted} with the label columns {', '.join(names)}: expected one column, or columns of 0 and 1."
+            f"data.task={wanted.type} with the label columns {', '.join(names)}: expected one column, or columns of 0 and 1."
         )
     labels = [None if row is None else [number(value) for value in row] for row in rows]
     series = pd.Series(labels, index=values.index, dtype=object)
@@ -139,17 +140,19 @@ def _several_columns(values: pd.DataFrame, wanted: TaskType | None) -> tuple[Tas
     if wrong:
         raise UserError(f"The label columns {', '.join(names)} must hold numbers, or 0 and 1; found {wrong[0]}.")
     log.info("The columns %s hold numbers: regression with %d targets.", ", ".join(names), len(names))
-    return Task("regression", tuple(names)), series
+    return Regression(tuple(names)), series
 
 
-def _declared(column: pd.Series, names: list[str]) -> tuple[Task, pd.Series]:
+def _declared(column: pd.Series, names: list[str], wanted: type[Task] | None) -> tuple[Task, pd.Series]:
     """Names, or lists of names, of a `ClassLabel` feature: the order it declares is kept."""
     several = any(isinstance(value, list) for value in column)
     present = {name for value in column if value is not None for name in (value if several else [value])}
-    return Task("multi_label" if several else "single_label", tuple(n for n in names if n in present)), column
+    kind = MultiLabel if several else SingleLabel
+    kind = wanted if wanted is not None and wanted.exclusive == kind.exclusive else kind
+    return kind(tuple(n for n in names if n in present)), column
 
 
-def _task_type(column: pd.Series, wanted: TaskType | None, separator: str | None) -> tuple[TaskType, str | None]:
+def _task_type(column: pd.Series, wanted: type[Task] | None, separator: str | None) -> tuple[type[Task], str | None]:
     """The task of one column by what its values look like, said aloud; and the separator between labels."""
     values = [value for value in column if not is_missing(value)]
     if not values:
@@ -161,10 +164,11 @@ def _task_type(column: pd.Series, wanted: TaskType | None, separator: str | None
             f"value of {' or '.join(map(repr, list(nested)[:3]))}."
         )
     if wanted:
-        found = _separator(values) if wanted == "multi_label" and separator is None else separator
+        several = wanted.has_classes and not wanted.exclusive
+        found = _separator(values) if several and separator is None else separator
         return wanted, found
     if separator:
-        return "multi_label", separator
+        return MultiLabel, separator
     if all(isinstance(value, list | tuple) for value in values):
         return _task_of_lists(column.name, values), None
     _refuse_written_lists(column.name, values)
@@ -177,7 +181,7 @@ def _task_type(column: pd.Series, wanted: TaskType | None, separator: str | None
         log.info("Labels in %r are joined by %r: multi-label (data.task says otherwise).", column.name, found)
     else:
         _offer_spaces(column.name, values)
-    return ("multi_label", found) if found else ("single_label", None)
+    return (MultiLabel, found) if found else (SingleLabel, None)
 
 
 def _offer_spaces(name: Any, values: list[Any]) -> None:
@@ -189,7 +193,7 @@ def _offer_spaces(name: Any, values: list[Any]) -> None:
                  name, len(words), len(whole))  # fmt: skip
 
 
-def _task_of_lists(name: Any, values: list[list]) -> TaskType:
+def _task_of_lists(name: Any, values: list[list]) -> type[Task]:
     entries = [entry for value in values for entry in value]
     lengths = {len(value) for value in values}
     repeats = any(
@@ -203,12 +207,12 @@ def _task_of_lists(name: Any, values: list[list]) -> TaskType:
                 "them (data.label=[a,b]), or write the names of the labels that apply."
             )
         log.info("Column %r holds lists of %d numbers: regression.", name, lengths.pop())
-        return "regression"
+        return Regression
     log.info("Column %r holds lists: multi-label.", name)
-    return "multi_label"
+    return MultiLabel
 
 
-def _task_of_numbers(name: Any, numbers: list[float]) -> TaskType:
+def _task_of_numbers(name: Any, numbers: list[float]) -> type[Task]:
     """Whole numbers that repeat are classes when there are few, or when they count up from 0 or 1 without a gap."""
     distinct = set(numbers)
     whole = all(value.is_integer() for value in distinct)
@@ -220,14 +224,14 @@ def _task_of_numbers(name: Any, numbers: list[float]) -> TaskType:
             name,
             len(distinct),
         )
-        return "single_label"
+        return SingleLabel
     log.info(
         "Column %r holds numbers: regression. Numbers are read as classes when they are whole, repeat, and are at "
         "most %d or count up from 0 or 1 (data.task=single_label if these are classes too).",
         name,
         MOST_NUMBERED_CLASSES,
     )
-    return "regression"
+    return Regression
 
 
 def _refuse_nearly_numbers(name: Any, values: list, numbers: list[float | None]) -> None:
@@ -259,18 +263,12 @@ def _separator(values: list[Any]) -> str | None:
     return None
 
 
-def _class_task(type_: TaskType, labels: pd.Series) -> Task:
-    present = labels.dropna()
-    names = natural_order(present if type_ == "single_label" else {name for row in present for name in row})
-    return Task(type_, tuple(names))
-
-
-def _regression_task(labels: pd.Series, column: str) -> Task:
+def _target_names(labels: pd.Series, column: str) -> tuple[str, ...]:
     lengths = {len(label) if isinstance(label, list) else 1 for label in labels.dropna()}
     if len(lengths) > 1:
         raise UserError(f"The label column {column!r} holds lists of different lengths: {sorted(lengths)}.")
     width = lengths.pop()
-    return Task("regression", (column,) if width == 1 else tuple(f"{column}_{index}" for index in range(width)))
+    return (column,) if width == 1 else tuple(f"{column}_{index}" for index in range(width))
 
 
 def _check_numbers(column: pd.Series, labels: pd.Series) -> None:

@@ -183,7 +183,7 @@ def _labels_unknown_to_train(rows: pd.DataFrame, task: Task) -> pd.Series:
     known = set(_present(rows, task))
 
     def fault(label: Any) -> str | None:
-        unknown = [name for name in _label_names(label, task) if name not in known]
+        unknown = [name for name in task.label_names(label) if name not in known]
         return f"the label {unknown[0]!r} does not occur in the training part" if unknown else None
 
     return rows["label"].map(fault).astype(object)
@@ -192,12 +192,8 @@ def _labels_unknown_to_train(rows: pd.DataFrame, task: Task) -> pd.Series:
 def _present(rows: pd.DataFrame, task: Task) -> tuple[str, ...]:
     """The names of the task that occur in the training part, in order."""
     labels = rows["label"][rows["split"] == "train"]
-    present = {name for label in labels for name in _label_names(label, task)}
-    return task.names if task.type == "regression" else tuple(name for name in task.names if name in present)
-
-
-def _label_names(label: Any, task: Task) -> list[str]:
-    return [] if task.type == "regression" else [label] if task.type == "single_label" else label
+    present = {name for label in labels for name in task.label_names(label)}
+    return task.names if not task.has_classes else tuple(name for name in task.names if name in present)
 
 
 def _labelled(
@@ -207,11 +203,11 @@ def _labelled(
     train = rows["label"][rows["split"] == "train"]
     if train.empty:
         raise UserError("There are no training examples.")
-    if len(task.names) < (2 if task.type == "single_label" else 1):
+    if len(task.names) < task.least_outputs:
         found = f"all {len(train)} training examples are {task.names[0]!r}" if task.names else "no label is ever given"
         raise UserError(f"There is nothing to learn: {found}. Expected at least two classes.")
     targets = task.encode_all(list(train))
-    if task.type == "regression" and (targets == targets[0]).all():
+    if not task.has_classes and (targets == targets[0]).all():
         raise UserError(f"There is nothing to learn: all {len(train)} training targets are {train.iloc[0]}.")
     kept = ["id", "split", "group", "input", *(["input_pair"] if "input_pair" in rows else []), "label", "digest"]
     frame = rows[kept].astype(object)

@@ -203,9 +203,9 @@ class Patch:
 
 
 def _as_task_has_it(label: Any, task: Task) -> Any:
-    if task.type == "single_label":
+    if task.exclusive:
         return task.decode(task.encode(label))
-    if task.type == "multi_label":
+    if task.several:
         return task.decode(task.encode(label if isinstance(label, list) else [label]))
     values = [number(value) for value in (label if isinstance(label, list) else [label])]
     if None in values or len(values) != len(task.names):

@@ -14,7 +14,7 @@ from hftransfer.data.readers import from_python, read_source
 from hftransfer.data.rows import by_split_column, gather
 from hftransfer.data.sources import SPLITS, Source
 from hftransfer.data.values import is_missing
-from hftransfer.tasks import Task
+from hftransfer.tasks import Task, task_kind
 
 if TYPE_CHECKING:
     import datasets
@@ -50,11 +50,12 @@ def read_rows(config: DataConfig, dataset: Union["datasets.Dataset", "datasets.D
     modality = _one_modality(sources, columns)
     frame = gather(sources, columns, config)
     values = _label_values(sources, columns)
+    wanted = None if config.task is None else task_kind(config.task)
     declared = sources[0].class_names.get(columns[0].label[0])
-    if sources[0].kind == "image folder" and config.task in (None, "single_label"):
+    if sources[0].kind == "image folder" and (wanted is None or wanted.exclusive):
         values = values.map(str.strip)
         declared = natural_order(values.iloc[:, 0])  # folders are classes whatever they are called, "nan" too
-    task, frame["label"] = read_labels(values, config.task, config.separator, declared, frame["split"])
+    task, frame["label"] = read_labels(values, wanted, config.separator, declared, frame["split"])
     return Read(frame, modality, task, sources, columns)
 
 

@@ -59,7 +59,7 @@ def assign_splits(frame: pd.DataFrame, task: Task, config: SplitConfig) -> pd.Se
 def single_examples(frame: pd.DataFrame, task: Task, config: SplitConfig) -> pd.Series:
     """What is wrong with the rows whose class has no second example, where a test part is to be cut (else None)."""
     cut = not config.file and config.test > 0 and not (frame["split"] == "test").any()
-    if task.type != "single_label" or not cut:
+    if not task.exclusive or not cut:
         return pd.Series(None, index=frame.index, dtype=object)
     count = frame["label"].map(frame["label"].value_counts())
     return (
@@ -83,7 +83,7 @@ def divide(rows: pd.DataFrame, task: Task, shares: dict[str, float], seed: int, 
     ranks = _ranks(rows["id"], seed)
     grouped = rows["group"].notna()
     group = rows["group"].where(grouped, "\0" + rows["id"])
-    if task.type == "multi_label" or grouped.any() and not strict:
+    if task.several or grouped.any() and not strict:
         return _divide_groups(group, strata, ranks, shares)
     return _divide_strata(group, strata.argmax(1), ranks, shares)
 
@@ -101,7 +101,7 @@ def take_examples(
     strata, ranks = stratum_counts(rows["label"], task), _ranks(rows["id"], seed)
     # The first row of every class or label comes first of all.
     firsts = {int(np.where(column > 0, ranks, np.inf).argmin()) for column in strata.T if column.any()}
-    if count < len(firsts) and task.type != "regression":
+    if count < len(firsts) and task.has_classes:
         raise UserError(f"{option}{count} cannot hold one example of each class; at least {len(firsts)} are needed.")
     # A row's place inside of its stratum, as a share: taking the smallest shares takes from all strata alike.
     stratum = strata.argmax(1)
@@ -113,15 +113,15 @@ def take_examples(
 
 def stratum_counts(labels: pd.Series, task: Task) -> np.ndarray:
     """(N, C) what a division balances: classes, labels, or ten bins of equal size of the first regression target."""
-    if task.type == "multi_label":
+    if task.several:
         return task.encode_all(list(labels)).astype(np.float64)
-    if task.type == "regression":
+    if not task.has_classes:
         first = labels.map(lambda label: label[0] if isinstance(label, list) else label).astype(float)
         stratum = (first.rank(method="first").to_numpy() - 1) * min(REGRESSION_BINS, max(1, len(labels) // 5))
         stratum = (stratum // len(labels)).astype(int)
     else:
         stratum = task.encode_all(list(labels))
-    return np.eye(max(int(stratum.max()) + 1, task.head_size if task.type == "single_label" else 1))[stratum]
+    return np.eye(max(int(stratum.max()) + 1, task.head_size if task.exclusive else 1))[stratum]
 
 
 def _ranks(ids: pd.Series, seed: int) -> np.ndarray:
@@ -191,7 +191,7 @@ def _divide_groups(group: pd.Series, strata: np.ndarray, ranks: np.ndarray, shar
 def _warn_absent(rows: pd.DataFrame, split: pd.Series, task: Task, shares: dict[str, float]) -> None:
     """Name the classes that a part could get no example of (few rows, or all of them in one group)."""
     strata = stratum_counts(rows["label"], task)
-    for part in shares if task.type != "regression" else ():
+    for part in shares if task.has_classes else ():
         absent = np.flatnonzero(~strata[(split == part).to_numpy()].any(0) & strata.any(0))
         if len(absent):
             names = ", ".join(task.names[index] for index in absent)

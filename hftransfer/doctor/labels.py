@@ -26,7 +26,7 @@ def check_labels(facts: Facts) -> Iterator[Finding]:
         message = f"No label: {len(missing)} of {len(facts.frame)} rows."
         yield Finding("label-missing", message, facts.where(missing))
     yield from _numbers(facts)
-    if facts.task.type != "regression":
+    if facts.task.has_classes:
         yield from _class_sizes(facts)
         yield from _unknown_to_train(facts)
         yield from _near_equal(facts)
@@ -53,7 +53,7 @@ def _sizes(facts: Facts) -> dict[str, int]:
 
 def _class_sizes(facts: Facts) -> Iterator[Finding]:
     sizes = _sizes(facts)
-    if facts.task.type == "single_label" and len(sizes) == 1:
+    if facts.task.exclusive and len(sizes) == 1:
         yield Finding("label-one-class", f"All {len(facts.frame)} examples are {next(iter(sizes))!r}.")
         return
     single = single_examples(facts.frame, facts.task, facts.config.split)
@@ -113,7 +113,7 @@ def _conflicts(facts: Facts) -> Iterator[Finding]:
 
 def _spread(facts: Facts) -> float:
     """For numbers: a quarter of their standard deviation counts as a contradiction."""
-    if facts.task.type != "regression":
+    if facts.task.has_classes:
         return 0.0
     return 0.25 * float(np.std(np.concatenate([np.ravel(label) for label in facts.frame["label"].dropna()])))
 
@@ -131,10 +131,10 @@ def _numbers(facts: Facts) -> Iterator[Finding]:
     """Numbers taken for classes, and whole numbers with few values taken for quantities."""
     if facts.config.task is not None or (facts.read and facts.read.sources[0].kind == "image folder"):
         return
-    if facts.task.type == "single_label" and all(number(name) is not None for name in facts.task.names):
+    if facts.task.exclusive and all(number(name) is not None for name in facts.task.names):
         names = ", ".join(facts.task.names[:8]) + (", …" if len(facts.task.names) > 8 else "")
         yield Finding("label-numbers", f"The numbers {names} are read as {len(facts.task.names)} classes.")
-    if facts.task.type == "regression" and facts.task.head_size == 1:
+    if not facts.task.has_classes and facts.task.head_size == 1:
         values = set(facts.frame["label"].dropna())
         if len(values) <= MOST_CODES and all(float(value).is_integer() for value in values):
             yield Finding("label-numbers", f"The {len(values)} different whole numbers are read as quantities.")

@@ -177,7 +177,7 @@ def _clean_cells(
     frame = frame.copy()
     for name in texts:
         frame[name] = [clean_text(value) if isinstance(value, str) else value for value in frame[name]]
-    if facts.task.type == "single_label" and len(labels) == 1:
+    if facts.task.exclusive and len(labels) == 1:
         frame[labels[0]] = [
             cure.renamed.get(str(value).strip(), value) if isinstance(value, str) else value
             for value in frame[labels[0]]

@@ -22,7 +22,7 @@ NAMED_SHARE = 0.3
 def check_hints(facts: Facts) -> Iterator[Finding]:
     """Findings for single-label data whose label can be guessed without looking at the content."""
     rows = np.flatnonzero(facts.labelled)
-    if facts.task.type != "single_label" or len(rows) < 10 * FOLDS:
+    if not facts.task.exclusive or len(rows) < 10 * FOLDS:
         return
     rows = rows[:: -(-len(rows) // MOST_ROWS)]
     target = facts.task.encode_all(list(facts.frame["label"].iloc[rows]))

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-METRIC = {"single_label": "accuracy", "multi_label": "macro_f1", "regression": "spearman"}
 SEEDS = 5
 FOLDS = 5
 MOST_ROWS = 4000
@@ -104,7 +103,7 @@ def compare(features: np.ndarray, frame: pd.DataFrame, task: Task, share: float)
         np.array([_score(features, targets, rows, task, share, seed) for seed in range(SEEDS)])
         for rows in (frame, alone)
     )
-    return Honesty(METRIC[task.type], grouped.mean(), random.mean(), float((random - grouped).std(ddof=1)))
+    return Honesty(task.headline, grouped.mean(), random.mean(), float((random - grouped).std(ddof=1)))
 
 
 def _score(features: np.ndarray, targets: np.ndarray, rows: pd.DataFrame, task: Task, share: float, seed: int) -> float:
@@ -114,7 +113,7 @@ def _score(features: np.ndarray, targets: np.ndarray, rows: pd.DataFrame, task: 
     folds = make_folds(task, targets[train], groups, FOLDS, seed)
     head = solve_head(features[train], task.standardised(targets[train]), task, folds)
     scores = task.probabilities(task.in_units(head.logits(features[test])))
-    return compute_metrics(task, targets[test], scores)[METRIC[task.type]]
+    return compute_metrics(task, targets[test], scores)[task.headline]
 
 
 def _fewer(data: LabelledData) -> LabelledData:

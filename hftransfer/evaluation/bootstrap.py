@@ -51,7 +51,7 @@ def _unit_weights(rng: np.random.Generator, strata: np.ndarray, resamples: int) 
 
 def statistics(task: Task, targets: np.ndarray, scores: np.ndarray) -> Statistics:
     """The task's metrics as a function of weights (R, N) that returns, by name, their values (R,)."""
-    make = {"single_label": _single_label, "multi_label": _multi_label, "regression": _regression}[task.type]
+    make = _single_label if task.exclusive else _multi_label if task.has_classes else _regression
     return make(task, np.asarray(targets), np.asarray(scores, dtype=np.float64))
 
 
@@ -125,7 +125,7 @@ def by_class(task: Task, targets: np.ndarray, scores: np.ndarray) -> Statistics:
     """
     one_hot = np.eye(task.head_size, dtype=np.float32)
     predicted = task.decide(scores)
-    if task.type == "single_label":
+    if task.exclusive:
         targets, predicted = one_hot[targets], one_hot[predicted]
     actual, predicted = targets.astype(np.float32), predicted.astype(np.float32)
 

@@ -34,7 +34,7 @@ def fit_temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> floa
         logits: (N, C) of rows that the weights were not trained on.
         targets: as `Task.encode_all` gives them.
     """
-    if task.type == "regression":
+    if not task.has_classes:
         return 1.0
     temperature = _best_temperature(task, logits, targets)
     if not _COLDEST * 1.01 < temperature < _HOTTEST / 1.01:
@@ -87,7 +87,7 @@ def cross_fitted_scores(
     """
     units, steps = group_units(groups, len(logits)), steps or [logits]
     count = min(folds, len(np.unique(units)))
-    enough = task.type != "regression" and len(logits) >= MIN_ROWS_FOR_TEMPERATURE
+    enough = task.has_classes and len(logits) >= MIN_ROWS_FOR_TEMPERATURE
     if count < 2:
         return apply_temperature(task, logits, _best_temperature(task, logits, targets) if enough else 1.0)
     fold = (np.random.default_rng(seed).permutation(units.max() + 1) % count)[units]
@@ -102,7 +102,7 @@ def cross_fitted_scores(
 
 def _selection_loss(task: Task, logits: np.ndarray, targets: np.ndarray) -> float:
     """Return what chooses the step of a training (`Task.selection_metric`), for logits in the units of the targets."""
-    if task.type == "regression":
+    if not task.has_classes:
         return float((((logits - targets) / np.array(task.std or 1.0)) ** 2).mean())
     return calibrated_log_loss(task, logits, targets)
 
@@ -110,7 +110,7 @@ def _selection_loss(task: Task, logits: np.ndarray, targets: np.ndarray) -> floa
 def _mean_loss(task: Task, targets: np.ndarray, scores: np.ndarray) -> float:
     """The mean log-loss; of a task that balances its classes, with the weights that the training has."""
     weights = np.broadcast_to(task.importance(targets), np.shape(targets))
-    if task.type == "single_label":
+    if task.exclusive:
         return float(np.average(row_losses(task, targets, scores), weights=weights))
     tiny = np.finfo(np.float64).eps
     scores = np.clip(scores, tiny, 1 - tiny)
@@ -122,7 +122,7 @@ def _indifferent_loss(task: Task, scores: np.ndarray, targets: np.ndarray) -> fl
 
     A class that a head has never seen has no probability to speak of: it would heat all others.
     """
-    sides = (scores[:, np.unique(targets)],) if task.type == "single_label" else (scores, 1 - scores)
+    sides = (scores[:, np.unique(targets)],) if task.exclusive else (scores, 1 - scores)
     return float(-np.mean([np.log(np.clip(side, np.finfo(float).tiny, None)) for side in sides]))
 
 
@@ -152,7 +152,7 @@ def calibration_report(
 
 def brier(task: Task, targets: np.ndarray, scores: np.ndarray, groups: Groups, seed: int = 0) -> Measured:
     """The squared distance of probabilities from the truth, 0 to 2 (Brier 1950); multi-label: mean of the labels."""
-    if task.type == "single_label":
+    if task.exclusive:
         terms = ((scores - np.eye(task.head_size)[targets]) ** 2).sum(1)
     else:
         terms = ((scores - targets) ** 2).mean(1)
@@ -176,7 +176,7 @@ def _bins(task: Task, targets: np.ndarray, scores: np.ndarray) -> _Bins:
 
     Bins of equal size, not width (Nguyen & O'Connor 2015): a confident model leaves most bins of equal width empty.
     """
-    if task.type == "single_label":
+    if task.exclusive:
         rows, confidence = np.arange(len(scores)), scores.max(1)
         outcome = (task.decide(scores) == targets).astype(float)
     else:

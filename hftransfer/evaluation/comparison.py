@@ -19,7 +19,7 @@ from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.core.wording import describe_part, in_words, percent
 from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.intervals import Draws, Measured, measure
-from hftransfer.evaluation.metrics import headline, higher_is_better
+from hftransfer.evaluation.metrics import higher_is_better
 from hftransfer.runs.reader import Part, RecordedRun, open_all
 from hftransfer.tasks import Task
 
@@ -125,7 +125,7 @@ def compare(run_folders: Sequence[str | Path], metric: str | None = None, resamp
     parts, notes = _as_patched(runs, names)
     notes += [_describe_headline(run, name) for run, name in zip(runs, names, strict=True) if run.headline != "test"]
     parts = _aligned(runs, parts)
-    task, metric = runs[0].task, metric or headline(runs[0].task)
+    task, metric = runs[0].task, metric or runs[0].task.headline
     measured = [measure(task, p.targets, p.scores, p.groups, resamples=resamples) for p in parts]
     if metric not in measured[0]:
         raise UserError(
@@ -255,13 +255,13 @@ class _Pairs:
         self.task, self.parts, self.names, self.metric, self.values = task, parts, names, metric, values
         self.targets = parts[0].targets
         self.right = [self._right(part) for part in parts]
-        classes = self.targets if task.type == "single_label" else None
+        classes = self.task.classes_of(self.targets)
         self.draws = Draws(len(self.targets), parts[0].groups, classes, resamples=resamples)
         self.index = list(combinations(range(len(parts)), 2))
 
     def _right(self, part: Part) -> np.ndarray:
         """Which rows are answered exactly right; for regression none can be."""
-        if self.task.type == "regression":
+        if not self.task.has_classes:
             return np.zeros(len(part), dtype=bool)
         return (self.task.decide(part.scores) == part.targets).reshape(len(part), -1).all(1)
 

@@ -31,9 +31,9 @@ def fit_thresholds(task: Task, scores: np.ndarray, targets: np.ndarray, level: f
         scores, targets: of rows that neither the weights nor, strictly, the temperature were fitted on.
         level: the share of sets that shall hold the truth, between 0 and 1.
     """
-    if task.type == "regression":
+    if not task.has_classes:
         return _quantile(np.abs(scores - targets), level)
-    actual = np.eye(task.head_size)[targets] if task.type == "single_label" else np.asarray(targets)
+    actual = task.one_hot(targets)
     rows, classes = np.nonzero(actual)
     strangeness = 1 - scores[rows, classes]
     own = np.array([_quantile(strangeness[classes == c], level) for c in range(task.head_size)])
@@ -51,10 +51,9 @@ def _own_threshold(counts: np.ndarray, level: float) -> np.ndarray:
 
 def threshold_examples(task: Task, targets: np.ndarray, level: float) -> np.ndarray:
     """Return how many calibration examples (C,) each threshold of `fit_thresholds` comes from; for each half-width (K,)."""
-    if task.type == "regression":
+    if not task.has_classes:
         return np.full(task.head_size, len(targets))
-    single = task.type == "single_label"
-    counts = np.bincount(targets, minlength=task.head_size) if single else (np.asarray(targets) > 0.5).sum(0)
+    counts = task.counts(targets)
     enough = _own_threshold(counts, level)
     return np.where(enough, counts, counts[~enough].sum())
 
@@ -89,10 +88,10 @@ def prediction_sets(task: Task, scores: np.ndarray, thresholds: np.ndarray) -> n
     The decision itself is always in a single-label set: an empty answer helps nobody, and one more class only raises
     the coverage.
     """
-    if task.type == "regression":
+    if not task.has_classes:
         return np.stack([scores - thresholds, scores + thresholds], axis=-1)
     sets = scores >= thresholds
-    if task.type == "single_label":
+    if task.exclusive:
         sets[np.arange(len(scores)), task.decide(scores)] = True
     return sets
 
@@ -102,18 +101,18 @@ def measure_sets(task: Task, sets: np.ndarray, targets: np.ndarray, groups: Grou
 
     An example with several labels or numbers is one observation, and so is a group.
     """
-    if task.type == "regression":
+    if not task.has_classes:
         held, true = (sets[..., 0] <= targets) & (targets <= sets[..., 1]), np.ones(targets.shape, bool)
         size = (sets[..., 1] - sets[..., 0]).mean()
     else:
-        true = np.eye(task.head_size)[targets] > 0.5 if task.type == "single_label" else np.asarray(targets) > 0.5
+        true = task.one_hot(targets) > 0.5
         held, size = sets & true, sets.sum(1).mean()
     return {"coverage": _coverage(held.sum(1), true.sum(1), groups), "mean_size": float(size)}
 
 
 def describe_sets(task: Task, found: dict) -> str:
     """Return in words what `metrics.json` has under `conformal` of a part: measured and achievable coverage."""
-    kind, size = ("intervals", "mean width") if task.type == "regression" else ("sets", "mean size")
+    kind, size = ("intervals", "mean width") if not task.has_classes else ("sets", "mean size")
     low, high = found["coverage"]["low"], found["coverage"]["high"]
     known = low is not None and np.isfinite([low, high]).all()
     interval = f"95 % interval {low:.3f} to {high:.3f}" if known else "interval not known"

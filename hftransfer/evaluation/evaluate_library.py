@@ -8,65 +8,18 @@ imports torch: nothing else here waits for it.
 import logging
 from collections.abc import Sequence
 
-import datasets
 import evaluate
 import numpy as np
 from scipy import stats
 
 from hftransfer.core.errors import UserError
 from hftransfer.evaluation.intervals import Draws, Measured, group_units
-from hftransfer.evaluation.metrics import HIGHER_IS_BETTER, compute_metrics
-from hftransfer.tasks import Task, TaskType
+from hftransfer.evaluation.metrics import HIGHER_IS_BETTER
+from hftransfer.tasks import Task
 
 logger = logging.getLogger(__name__)
 
 _RESAMPLES = 200  # a metric of the library is called once per resample, some milliseconds each
-
-
-class _TaskMetrics(evaluate.Metric):
-    """All metrics of one task type in one dictionary, by `compute(predictions=scores, references=targets)`.
-
-    Scores are probabilities (N, C), for regression values (N, K).
-    """
-
-    task_type: TaskType
-    reference: datasets.features.features.FeatureType
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=f"Metrics of hftransfer for {self.task_type} tasks, computed by scikit-learn.",
-            citation="",
-            inputs_description="predictions: scores, one row per example. references: targets.",
-            features=datasets.Features(
-                {"predictions": datasets.Sequence(datasets.Value("float64")), "references": self.reference}
-            ),
-        )
-
-    def _compute(self, predictions: list, references: list) -> dict[str, float]:
-        scores = np.asarray(predictions, dtype=np.float64)
-        task = Task(self.task_type, tuple(map(str, range(scores.shape[1]))))
-        return compute_metrics(task, np.asarray(references), scores)
-
-
-class SingleLabelMetrics(_TaskMetrics):
-    """Accuracy, balanced accuracy, macro F1, log-loss, one-vs-rest AUROC, MCC of class probabilities."""
-
-    task_type = "single_label"
-    reference = datasets.Value("int64")
-
-
-class MultiLabelMetrics(_TaskMetrics):
-    """Macro and micro F1, mean average precision, subset accuracy, log-loss of label probabilities."""
-
-    task_type = "multi_label"
-    reference = datasets.Sequence(datasets.Value("float32"))
-
-
-class RegressionMetrics(_TaskMetrics):
-    """MAE, RMSE, R2, Pearson and Spearman correlation, means over the targets."""
-
-    task_type = "regression"
-    reference = datasets.Sequence(datasets.Value("float32"))
 
 
 def load_metric(name: str) -> evaluate.EvaluationModule:

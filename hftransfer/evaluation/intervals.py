@@ -21,7 +21,7 @@ from scipy import stats
 from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.confusion import confusion_intervals
 from hftransfer.evaluation.metrics import compute_metrics, row_losses
-from hftransfer.tasks import Task
+from hftransfer.tasks import Regression, Task
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def measure(
     draws = Draws(len(targets), groups, None, seed, resamples)  # class frequencies are uncertain: docs/comparison.md
     errors = draws.standard_errors(bootstrap.statistics(task, targets, scores))
     rows, own = len(targets), {}
-    if task.type == "single_label" and not draws.grouped:
+    if task.exclusive and not draws.grouped:
         matrix = np.zeros((task.head_size, task.head_size))
         np.add.at(matrix, (targets, task.decide(scores)), 1)
         own = confusion_intervals(matrix, seed=seed) | {
@@ -93,9 +93,9 @@ def _around(value: float, ends: tuple[float, float], name: str) -> tuple[float, 
 
 def _memberships(task: Task, targets: np.ndarray) -> np.ndarray:
     """(N, C) which rows each part of a macro average stands on; one column of all rows for regression."""
-    if task.type == "regression":
+    if not task.has_classes:
         return np.ones((len(targets), 1))
-    return np.eye(task.head_size)[targets] if task.type == "single_label" else np.asarray(targets, dtype=float)
+    return task.one_hot(targets)
 
 
 def per_class(
@@ -111,7 +111,7 @@ def per_class(
     For regression one entry per target with its own `mae`, `rmse`, `r2`, `pearson`, `spearman`.
     """
     targets, scores = np.asarray(targets), np.asarray(scores, dtype=np.float64)
-    if task.type == "regression":
+    if not task.has_classes:
         return _per_target(task, targets, scores, groups, seed, resamples)
     draws = Draws(len(targets), groups, _classes(task, targets), seed, resamples)
     compute = bootstrap.by_class(task, targets, scores)
@@ -137,7 +137,7 @@ def _class_measure(draws: "Draws", name: str, values: dict, errors: dict, c: int
 def _per_target(task: Task, targets: np.ndarray, scores: np.ndarray, *how) -> list[dict]:
     columns = [(targets[:, [k]], scores[:, [k]]) for k in range(task.head_size)]
     return [
-        {"name": name, "n": len(targets)} | measure(Task("regression", (name,)), *column, *how)
+        {"name": name, "n": len(targets)} | measure(Regression((name,)), *column, *how)
         for name, column in zip(task.names, columns, strict=True)
     ]
 
@@ -151,7 +151,7 @@ def measure_auroc(positive: np.ndarray, score: np.ndarray) -> Measured:
 
 
 def _classes(task: Task, targets: np.ndarray) -> np.ndarray | None:
-    return targets if task.type == "single_label" else None
+    return task.classes_of(targets)
 
 
 def wilson(successes: float, n: int, level: float = _LEVEL) -> tuple[float, float]:

@@ -5,14 +5,14 @@ hand leave undefined (the AUROC of a part with one class, the correlation with a
 """
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
 
 from hftransfer.core.errors import UserError, did_you_mean
-from hftransfer.tasks import Task, TaskType
+from hftransfer.tasks import Task
 
 HIGHER_IS_BETTER = {
     "accuracy": True,
@@ -56,20 +56,14 @@ def compute_metrics(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict
         # An undefined value is answered by NaN, so the warning that says so has no news.
         warnings.simplefilter("ignore", category=UserWarning)
         warnings.simplefilter("ignore", category=stats.ConstantInputWarning)
-        found = _FUNCTIONS[task.type](task, np.asarray(targets), np.asarray(scores, dtype=np.float64))
+        compute = _single_label if task.exclusive else _multi_label if task.has_classes else _regression
+        found = compute(task, np.asarray(targets), np.asarray(scores, dtype=np.float64))
     return {name: float(value) for name, value in found.items()}
-
-
-def headline(task: Task) -> str:
-    """Return the metric that decides between runs: one without a unit where several targets have units of their own."""
-    if task.type == "regression":
-        return "rmse" if task.head_size == 1 else "r2"
-    return "accuracy" if task.type == "single_label" else "micro_f1"
 
 
 def metric_names(task: Task) -> list[str]:
     """Names of all metrics of the task, as two made-up rows have them."""
-    targets = np.arange(2) % task.head_size if task.type == "single_label" else np.zeros((2, task.head_size))
+    targets = np.arange(2) % task.head_size if task.exclusive else np.zeros((2, task.head_size))
     return list(compute_metrics(task, targets, np.full((2, task.head_size), 1 / task.head_size)))
 
 
@@ -114,13 +108,6 @@ def _regression(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str
     }
 
 
-_FUNCTIONS: dict[TaskType, Callable] = {
-    "single_label": _single_label,
-    "multi_label": _multi_label,
-    "regression": _regression,
-}
-
-
 def row_losses(task: Task, targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Each row's negative log-likelihood in nats, (N,); the mean over labels for multi-label.
 
@@ -128,7 +115,7 @@ def row_losses(task: Task, targets: np.ndarray, scores: np.ndarray) -> np.ndarra
     """
     tiny = np.finfo(np.float64).eps
     scores = np.clip(scores, tiny, 1 - tiny)
-    if task.type == "single_label":
+    if task.exclusive:
         return -np.log(scores[np.arange(len(targets)), targets])
     return -(targets * np.log(scores) + (1 - targets) * np.log1p(-scores)).mean(-1)
 

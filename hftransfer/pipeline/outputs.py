@@ -114,7 +114,7 @@ def versions() -> dict[str, str]:
 
 
 def describe_task(task: Task) -> dict[str, Any]:
-    return asdict(task) | {"names": list(task.names)}
+    return {"type": task.type} | asdict(task) | {"names": list(task.names)}
 
 
 @dataclass(frozen=True)

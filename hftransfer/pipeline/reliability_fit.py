@@ -37,7 +37,7 @@ def fit_trust(
         return None
     positions = predictions.positions[judged]
     scores = _honest_scores(work, predictions, probe, steps, judged)
-    if task.type == "regression":
+    if not task.has_classes:
         trust = Trust.of_scores(task, level, scores, work.targets[positions])
         log.info("Regression: prediction intervals at %.0f %% from %d held-out examples, half-width %s; no unknown inputs",
                  100 * level, len(positions), ", ".join(f"{width:.3g}" for width in trust.thresholds))  # fmt: skip
@@ -80,7 +80,7 @@ def neighbours_of(task: Task, targets: np.ndarray) -> int:
 
     The tenth nearest of a class of ten rows is one of another class, and says nothing of this one (docs/unknowns.md).
     """
-    counts = np.bincount(targets) if task.type == "single_label" else targets.sum(0)
+    counts = task.counts(targets)
     return int(np.clip(np.median(counts[counts > 0]) // 10, 1, 10))
 
 
@@ -119,10 +119,10 @@ def trust_metrics(
     if not len(part.positions):
         return {}
     found = {}
-    if task.type != "regression":
+    if task.has_classes:
         report = calibration_report(task, part.logits * part.temperature, targets, part.temperature, groups)
         found["calibration"] = {"test": report}
-    if trust is not None and (task.type != "multi_label" or targets.any()):
+    if trust is not None and (not task.several or targets.any()):
         sets = prediction_sets(task, task.probabilities(part.logits), trust.thresholds)
         measured = measure_sets(task, sets, targets, groups) | {"achievable": trust.achievable(task)}
         found["conformal"] = {"test": {"level": trust.level} | measured}

@@ -19,7 +19,7 @@ from hftransfer.core.files import read_json
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
 from hftransfer.probe.solver import make_folds, solve_head
 from hftransfer.strategies.head import HeadConfig
-from hftransfer.tasks import Task
+from hftransfer.tasks import Task, make_task
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def cross_validate_head(
         best, (compared, read) = min(zip(found, features, strict=True), key=lambda pair: pair[0].loss)
         best = best if read is compared else solve(read[train])
         logits = fitted.in_units(best.logits(read[held_out]))
-        if task.type != "regression" and len(train) >= MIN_ROWS_FOR_TEMPERATURE:
+        if task.has_classes and len(train) >= MIN_ROWS_FOR_TEMPERATURE:
             logits = logits / fit_temperature(task, best.out_of_fold, targets[train])
         scores.append(task.probabilities(logits))
     trained_on = [len(train) for train, _ in divided]
@@ -208,7 +208,7 @@ def _cross_validated(config: RunConfig, once: Once) -> dict[str, Any]:
     """Each fold a run of its own: of strategies that train the network."""
     rows = pd.read_parquet(config.output_folder / "splits.parquet")
     about = read_json(config.output_folder / "run.json")
-    task = Task(about["task"]["type"], tuple(about["task"]["names"]))
+    task = make_task(about["task"]["type"], about["task"]["names"])
     targets = task.encode_all([list(x) if isinstance(x, np.ndarray) else x for x in rows["label"]])
     groups = None if rows["group"].isna().all() else rows["group"].fillna(rows["id"]).to_numpy()
     folds = divisions(task, targets, groups, config.evaluation.folds, config.evaluation.repeats or 1, config.seed)

@@ -285,7 +285,7 @@ class Replayed:
 def settle(work: Work, predictions: Predictions) -> Predictions:
     """Fold the scale of the targets, or the temperature, into the head; the predictions likewise."""
     task = work.data.task
-    if task.type == "regression":
+    if not task.has_classes:
         fold_scale(work.model, task)
         return replace(predictions, logits=task.in_units(predictions.logits))
     temperature = _temperature(work, predictions)

@@ -25,16 +25,11 @@ from hftransfer.runs import folder as run_folder
 from hftransfer.runs.predictions import prediction_table
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.runtime import devices
-from hftransfer.tasks import Task
+from hftransfer.tasks import TASKS, Regression, SingleLabel, Task
 
 log = logging.getLogger(__name__)
 
 NONE_OF_THESE = "none of these"
-TASK_TYPES = {
-    "single_label_classification": "single_label",
-    "multi_label_classification": "multi_label",
-    "regression": "regression",
-}
 
 
 @dataclass(frozen=True)
@@ -164,7 +159,7 @@ def load(
     model = model.to(device).eval()
     # The keys of id2label are read in the order of the file, where 10 may stand before 2.
     names = tuple(config.id2label[key] for key in sorted(config.id2label))
-    task = Task(TASK_TYPES[config.problem_type or _guessed(config)], names)
+    task = _task_kind(Path(path), config)(names)
     workers = devices.thread_plan(device).workers
     modality = make_modality(name, processor, AugmentationConfig(level="light"))
     machine = Machine(device, workers=workers, batch_size=batch_size)
@@ -187,9 +182,16 @@ def _refusing_own_code(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _guessed(config: Any) -> str:
-    """Folders that were not made here may lack the problem type: transformers' own rule decides then."""
-    return "regression" if config.num_labels == 1 else "single_label_classification"
+def _task_kind(path: Path, config: Any) -> type[Task]:
+    """Return the task of a run as it is recorded; of a model alone, that of its problem type.
+
+    Folders that were not made here may lack the problem type: transformers' own rule decides then.
+    """
+    if (path / run_folder.COMPLETE).is_file():
+        return type(RecordedRun(path).task)
+    if config.problem_type is None:
+        return Regression if config.num_labels == 1 else SingleLabel
+    return next(kind for kind in TASKS.values() if kind.problem_type == config.problem_type)
 
 
 def model_folder(path: str | Path) -> Path:
@@ -253,7 +255,7 @@ def _usable(frame: pd.DataFrame, modality: str, data: str, run: RecordedRun) -> 
 
 def _as_known(label: Any, task: Task) -> Any:
     """A label as the run calls it: of numbered classes, 1.0 is the class 1."""
-    if task.type != "single_label" or str(label) in task.names:
+    if not task.exclusive or str(label) in task.names:
         return label
     whole = re.sub(r"\.0*$", "", str(label))
     return whole if whole in task.names else label

@@ -93,7 +93,7 @@ class Trust:
         Of a regression `lower:` and `upper:` of each target.
         """
         sets = prediction_sets(task, task.probabilities(logits), self.thresholds)
-        if task.type == "regression":
+        if not task.has_classes:
             ends = product(enumerate(task.names), enumerate(("lower", "upper")))
             return {f"{end}:{name}": sets[:, column, side] for (column, name), (side, end) in ends}
         names = ["|".join(name for name, held in zip(task.names, row, strict=True) if held) for row in sets]

@@ -132,7 +132,7 @@ def solve_readouts(
 
 def _check_solver(solver: str, task: Task, model: nn.Module) -> None:
     means_of_classes = solver in ("lda", "prototype")
-    if task.type == "regression" and solver != "auto" or task.type == "multi_label" and means_of_classes:
+    if not task.has_classes and solver != "auto" or task.several and means_of_classes:
         raise UserError(f"head.solver={solver} is not one for {task.type} tasks: use head.solver=auto.")
     if means_of_classes and final_linear(model).bias is None:
         raise UserError(
@@ -279,7 +279,7 @@ def _share_of_logits(model: nn.Module, linear: nn.Linear, batch: Batch) -> float
 @torch.no_grad()
 def fold_scale(model: nn.Module, task: Task) -> None:
     """The scale of the targets, so that the plain model answers in the user's units (regression; see `Task.mean`)."""
-    if task.type != "regression" or not task.std:
+    if task.has_classes or not task.std:
         return
     for linear in output_layers(model):  # a mean of scaled outputs is the scaled mean
         std = torch.tensor(task.std, device=linear.weight.device)

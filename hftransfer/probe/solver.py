@@ -85,7 +85,7 @@ def _solved(
 ) -> ConvexHead:
     mean, scale = _standardiser(features, intercept)
     standardised, rotation = _rotated((features - mean) / scale)
-    name = solver if solver != "auto" else "ridge" if task.type == "regression" else "logistic"
+    name = solver if solver != "auto" else "ridge" if not task.has_classes else "logistic"
     penalty, loss, out_of_fold = _cross_validated(name, standardised, targets, task, folds, intercept)
     fit = _solve(name, standardised, targets, task, penalty, intercept, tolerance=1e-9)
     log.info("Convex head: %s, penalty %.3g, cross-validated loss %.4f", name, penalty, loss)
@@ -126,7 +126,7 @@ def make_folds(
     """
     if len(targets) < 2:
         raise UserError(f"Cross-validation needs at least 2 labelled examples, found {len(targets)}.")
-    strata = np.unique(strata_of(task, targets), return_inverse=True)[1]
+    strata = np.unique(task.strata(targets), return_inverse=True)[1]
     if groups is None:
         return _row_folds(strata, count, seed)
     found = np.unique(groups)
@@ -163,16 +163,6 @@ def _group_folds(
         if all(len(held_out) for _, held_out in folds):  # few groups of unequal classes can leave a fold empty
             return folds
     return list(GroupKFold(count, shuffle=True, random_state=seed).split(strata, strata, groups))
-
-
-def strata_of(task: Task, targets: np.ndarray) -> np.ndarray:
-    """(N,) what folds and subsamples balance: classes, the rarest label of each row, or quartiles of the first value."""
-    if task.type == "single_label":
-        return targets
-    if task.type == "regression":
-        return np.searchsorted(np.quantile(targets[:, 0], [0.25, 0.5, 0.75]), targets[:, 0])
-    frequency = targets.sum(0)
-    return np.where(targets > 0, -frequency, -np.inf).argmax(1)
 
 
 def _standardiser(features: np.ndarray, intercept: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -246,10 +236,10 @@ def out_of_fold_of_best(
 
 def mean_loss(task: Task, logits: np.ndarray, targets: np.ndarray) -> float:
     """Log-loss (single- and multi-label, with the task's weights) or squared error, the mean over rows and outputs."""
-    if task.type == "single_label":
+    if task.exclusive:
         losses = -log_softmax(logits, axis=1)[np.arange(len(targets)), targets]
         return float((task.importance(targets) * losses).mean())
-    if task.type == "multi_label":
+    if task.has_classes:
         return float((task.importance(targets) * (np.logaddexp(0, logits) - targets * logits)).mean())
     return float(((logits - targets) ** 2).mean())
 
@@ -318,9 +308,9 @@ def _logistic(
     """
     rows, width = features.shape
     classes, dtype = task.head_size, features.dtype
-    wanted = (np.eye(classes)[targets] if task.type == "single_label" else targets).astype(dtype)
+    wanted = task.one_hot(targets).astype(dtype)
     importance = np.asarray(task.importance(targets), dtype)
-    importance = importance[..., None] if task.type == "single_label" else importance  # (N, 1), (N, C), or one for all
+    importance = importance[..., None] if task.exclusive else importance  # (N, 1), (N, C), or one for all
     frequency = np.clip(wanted.mean(0, dtype=np.float64), 0.5 / rows, 1 - 0.5 / rows)
     spread = np.einsum("nd,nd->d", features, features) / rows
     scale = 1 / np.sqrt(np.outer(frequency * (1 - frequency), spread) + penalty)  # (C, D)
@@ -343,7 +333,7 @@ def _loss_and_error(
     task: Task, logits: np.ndarray, wanted: np.ndarray, importance: np.ndarray
 ) -> tuple[float, np.ndarray]:
     """The mean loss, and its derivative by the logits times N: probabilities minus what was wanted, weighted, (N, C)."""
-    if task.type == "single_label":
+    if task.exclusive:
         logged = log_softmax(logits, axis=1)
         losses, error = -wanted * logged, np.exp(logged) - wanted
     else:

@@ -166,11 +166,11 @@ def _label_counts(run: RecordedRun) -> dict[str, int]:
     """How many training rows carry each label (nothing for regression)."""
     import pandas as pd
 
-    if run.task.type == "regression":
+    if not run.task.has_classes:
         return {}
     splits = pd.read_parquet(run.folder / "splits.parquet", columns=["split", "label"])
     labels = splits.loc[splits["split"] == "train", "label"]
-    counts = Counter(labels.explode() if run.task.type == "multi_label" else labels)
+    counts = Counter(name for label in labels for name in run.task.label_names(label))
     return {name: counts[name] for name in run.task.names}
 
 
@@ -206,7 +206,7 @@ def _weakest(per_class: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _confusion(run: RecordedRun, part: Part) -> list[list[int]] | None:
     """Rows: true class; columns: predicted. None where there are too many classes to show, or no classes."""
     size = run.task.head_size
-    if run.task.type != "single_label" or size > MOST_CLASSES:
+    if not run.task.exclusive or size > MOST_CLASSES:
         return None
     matrix = np.zeros((size, size), dtype=int)
     np.add.at(matrix, (part.targets, run.task.decide(part.scores)), 1)
@@ -215,7 +215,7 @@ def _confusion(run: RecordedRun, part: Part) -> list[list[int]] | None:
 
 def _mistakes(run: RecordedRun, part: Part) -> list[tuple[str, str, int]]:
     """The most frequent confusions as (true, predicted, rows)."""
-    if run.task.type != "single_label":
+    if not run.task.exclusive:
         return []
     pairs = zip(part.targets.tolist(), run.task.decide(part.scores).tolist(), strict=True)
     counts = Counter((true, guess) for true, guess in pairs if true != guess)
@@ -230,7 +230,7 @@ def _sets(run: RecordedRun) -> str:
 
 
 def _calibration(run: RecordedRun, part: Part) -> dict[str, Any] | None:
-    if run.task.type == "regression":
+    if not run.task.has_classes:
         return None
     from hftransfer.evaluation.calibration import expected_calibration_error
 

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.core.files import read_json, remove, write_json
 from hftransfer.evaluation.intervals import Measured, measure, wilson
-from hftransfer.evaluation.metrics import headline
 from hftransfer.models.layers import Ladder
 from hftransfer.prediction.predictor import Predictor, load
 from hftransfer.publish.round_trip import EIGHT_BITS, NEAR_VALUE, readable, readable_rows
@@ -215,7 +214,7 @@ def compare(task: Task, original: np.ndarray, exported: np.ndarray) -> dict[str,
     agreement = Measured(float(same.mean()), *wilson(same.sum(), len(same)), len(same))
     return {
         "rows": len(same),
-        "metric": headline(task),
+        "metric": task.headline,
         "max_difference": float(np.abs(original - exported).max()),
         "largest_logit": float(np.abs(original).max()),
         "agreement": asdict(agreement),
@@ -260,7 +259,7 @@ def inputs_needed(agreement: float) -> int | None:
 
 def _agree(task: Task, original: np.ndarray, exported: np.ndarray) -> np.ndarray:
     """(N,) whether both decide alike."""
-    if task.type == "regression":
+    if not task.has_classes:
         return (np.abs(original - exported) <= NEAR_VALUE * np.maximum(original.std(0), 1e-6)).all(1)
     first, second = (
         task.decide(task.probabilities(logits)).reshape(len(logits), -1) for logits in (original, exported)
@@ -269,7 +268,7 @@ def _agree(task: Task, original: np.ndarray, exported: np.ndarray) -> np.ndarray
 
 
 def _quality(task: Task, part: Part, logits: np.ndarray) -> Measured:
-    return measure(task, part.targets, task.probabilities(logits), part.groups)[headline(task)]
+    return measure(task, part.targets, task.probabilities(logits), part.groups)[task.headline]
 
 
 def _with_further_inputs(run: RecordedRun, part: Part) -> pd.DataFrame:

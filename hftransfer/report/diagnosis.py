@@ -4,7 +4,6 @@ Every rule is a pure function of `Evidence`. The thresholds are deliberate: a fi
 each asks for a clear case, and a run without findings is the usual one.
 """
 
-import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -71,21 +70,20 @@ def gather(run: RecordedRun) -> Evidence:
     """The evidence of a finished run."""
     task, part = run.task, run.part(run.judged)
     actual, predicted = {}, {}
-    if task.type == "single_label":
+    if task.exclusive:
         actual, predicted = _shares(task, part.targets), _shares(task, task.decide(part.scores))
-    guess = {"single_label": math.log(max(2, task.head_size)), "multi_label": math.log(2), "regression": 1.0}
     settings = run.config
     softening = settings.get("augmentation", {}) | settings.get("training", {})
     return Evidence(
         run=str(run.folder),
-        guess=guess[task.type],
+        guess=task.uninformed_loss,
         softened=any(softening.get(name) for name in ("mixup", "cutmix", "label_smoothing_factor")),
-        headline={"single_label": "accuracy", "multi_label": "micro_f1", "regression": "r2"}[task.type],
+        headline=task.headline if task.has_classes else "r2",
         history=run.history,
         test=run.metrics[run.judged],
         validation=run.metrics.get("validation", {}) if run.judged == "test" else {},
         test_given="test" in run.about["data"].get("given", ()),
-        per_class=run.metrics["per_class"][run.judged] if task.type != "regression" else (),
+        per_class=run.metrics["per_class"][run.judged] if task.has_classes else (),
         actual=actual,
         predicted=predicted,
         train_rows=run.train_rows,

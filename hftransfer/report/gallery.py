@@ -13,6 +13,7 @@ from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json
 from hftransfer.core.image_files import open_image
 from hftransfer.runs.reader import PAIR_MARK, Part, RecordedRun
+from hftransfer.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -56,20 +57,20 @@ def confident_errors(run: RecordedRun, count: int = SHOWN) -> Picked:
     """The judged rows where the model was surest of a wrong answer; for regression those with the largest error."""
     task, part = run.task, run.part(run.judged)
     decided = task.decide(part.scores)
-    if task.type == "regression":
+    if not task.has_classes:
         error = np.abs(part.scores - part.targets).max(1)
         rows, sure = np.argsort(-error)[:count], [f"off by {value:.3g}" for value in error]
     else:
         wrong = (decided != part.targets).reshape(len(part), -1).any(1)
-        confidence = _confidence_of_error(task.type, part, decided)
+        confidence = _confidence_of_error(task, part, decided)
         rows = np.array([row for row in np.argsort(-confidence) if wrong[row]][:count], dtype=int)
         sure = [f"{value:.0%} sure" for value in confidence]
     return Picked(part, rows, [words(task.decode(decided[row])) for row in rows], [sure[row] for row in rows])
 
 
-def _confidence_of_error(kind: str, part: Part, decided: np.ndarray) -> np.ndarray:
+def _confidence_of_error(task: Task, part: Part, decided: np.ndarray) -> np.ndarray:
     """The probability of the wrong answer: of the class, or of that label's side that was most surely wrong."""
-    if kind == "single_label":
+    if task.exclusive:
         return part.scores.max(1)
     side = np.where(decided > 0.5, part.scores, 1 - part.scores)
     return np.where(decided != part.targets, side, 0).max(1)
@@ -82,16 +83,16 @@ def label_errors(run: RecordedRun, count: int = SHOWN) -> Picked | None:
     On benchmarks about half of what is flagged is truly wrong: for review, never for deletion. None where the method is not
     at hand: for regression, or without cleanlab.
     """
-    if run.task.type == "regression" or not _has_cleanlab():
+    if not run.task.has_classes or not _has_cleanlab():
         return None
     part = joined([part for part in (run.out_of_fold, run.part(run.judged)) if part is not None])
     try:
-        rows = _find_label_issues(run.task.type, part)[:count]
+        rows = _find_label_issues(run.task.exclusive, part)[:count]
     except ValueError as error:  # cleanlab's own conditions on labels; the report is whole without this list
         logger.warning("The report has no likely label errors: cleanlab cannot search them (%s)", error)
         return None
     suggested = [run.task.decode(row) for row in run.task.decide(part.scores[rows])]
-    notes = [f"{_probability_of_label(run.task.type, part, row):.0%} for the given label" for row in rows]
+    notes = [f"{_probability_of_label(run.task, part, row):.0%} for the given label" for row in rows]
     return Picked(part, rows, [words(answer) for answer in suggested], notes)
 
 
@@ -101,11 +102,11 @@ def _has_cleanlab() -> bool:
     return find_spec("cleanlab") is not None
 
 
-def _find_label_issues(kind: str, part: Part) -> np.ndarray:
+def _find_label_issues(exclusive: bool, part: Part) -> np.ndarray:
     """Row numbers, likeliest first."""
-    if kind == "multi_label" and part.scores.shape[1] == 1:
-        kind, part = "single_label", _as_classes(part)
-    if kind == "single_label":
+    if not exclusive and part.scores.shape[1] == 1:
+        exclusive, part = True, _as_classes(part)
+    if exclusive:
         from cleanlab.filter import find_label_issues
 
         if len(np.unique(part.targets)) < part.scores.shape[1]:
@@ -122,8 +123,8 @@ def _as_classes(part: Part) -> Part:
     return Part(part.frame, part.targets[:, 0].astype(int), np.hstack([1 - part.scores, part.scores]))
 
 
-def _probability_of_label(kind: str, part: Part, row: int) -> float:
-    if kind == "single_label":
+def _probability_of_label(task: Task, part: Part, row: int) -> float:
+    if task.exclusive:
         return part.scores[row, part.targets[row]]
     return np.where(part.targets[row] > 0.5, part.scores[row], 1 - part.scores[row]).min()
 

@@ -39,15 +39,13 @@ def size(count: float) -> str:
 def overview(run: RecordedRun) -> dict[str, Any]:
     """The tiles at the top, and one sentence about what was trained on what."""
     about, counts, task = run.about, run.about["data"]["counts"], run.task
-    metric = {"single_label": "accuracy", "multi_label": "micro_f1", "regression": "rmse"}[task.type]
-    outputs = {"single_label": "classes", "multi_label": "labels", "regression": "targets"}[task.type]
     kinds = {"image": "images", "text": "texts"}.get(about["modality"], "examples")
     training, validation, test = (f"{counts.get(part, 0):,}" for part in ("train", "validation", "test"))
     return {
-        "metric": f"{describe_part(run.headline, run.metrics)} {plots.titled(metric)}",
-        "found": run.metrics[run.headline].get(metric),
+        "metric": f"{describe_part(run.headline, run.metrics)} {plots.titled(task.headline)}",
+        "found": run.metrics[run.headline].get(task.headline),
         "sentence": f"{about['checkpoint']['source']}, adapted by the strategy “{about['strategy']}” to {len(task.names)} "
-        f"{outputs} of {kinds}: {training} training, {validation} validation and {test} test rows.",
+        f"{task.outputs} of {kinds}: {training} training, {validation} validation and {test} test rows.",
         "tiles": [
             ("trained share of the weights", percent(run.trainable_share)),
             ("seconds in all", f"{run.seconds:,.1f}"),
@@ -109,7 +107,7 @@ def _curve(run: RecordedRun, key: str) -> tuple[list[float], list[float]]:
 
 def confusion(run: RecordedRun) -> dict[str, Any] | None:
     """The matrix with classes that are confused standing together, and the pairs confused most; single-label only."""
-    if run.task.type != "single_label":
+    if not run.task.exclusive:
         return None
     part, classes = run.part(run.judged), run.task.head_size
     counts = np.zeros((classes, classes), dtype=int)
@@ -140,7 +138,7 @@ def _pairs(counts: np.ndarray, names: tuple[str, ...]) -> list[tuple[str, str, i
 
 def scatter(run: RecordedRun) -> list[str]:
     """Answers over true values, one figure for each regression target."""
-    if run.task.type != "regression":
+    if run.task.has_classes:
         return []
     part = run.part(run.judged)
     return [plots.scatter_plot(part.targets[:, k], part.scores[:, k], name) for k, name in enumerate(run.task.names)]
@@ -148,7 +146,7 @@ def scatter(run: RecordedRun) -> list[str]:
 
 def calibration(run: RecordedRun) -> dict[str, Any] | None:
     """Log-loss, Brier score and calibration error on the test rows without and with the temperature that the run stored."""
-    if run.task.type == "regression":
+    if not run.task.has_classes:
         return None
     part, temperature = run.part(run.judged), run.about.get("temperature", 1.0)
     logits = part.frame[[f"logit:{name}" for name in run.task.names]].to_numpy() * temperature
@@ -180,7 +178,7 @@ def sets(run: RecordedRun) -> str:
 def classes(run: RecordedRun) -> dict[str, Any]:
     """The per-class table, weakest first, or the per-target table of a regression."""
     found = run.metrics["per_class"][run.judged]
-    if run.task.type == "regression":
+    if not run.task.has_classes:
         columns = [name for name in ("mae", "rmse", "r2", "pearson") if any(name in entry for entry in found)]
     else:
         columns = ["precision", "recall", "f1"]

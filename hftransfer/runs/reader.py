@@ -15,7 +15,7 @@ import yaml
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json
 from hftransfer.runs.folder import open_run
-from hftransfer.tasks import Task
+from hftransfer.tasks import Task, make_task
 
 PAIR_MARK = " ‖ "  # between two texts that are read as one; a sign that common fonts have
 KEPT_INPUTS = "inputs"  # folder of images that have no file elsewhere (see `kept_inputs`)
@@ -115,7 +115,7 @@ class RecordedRun:
     @cached_property
     def task(self) -> Task:
         found = self.about["task"]
-        return Task(found["type"], tuple(found["names"]))
+        return make_task(found["type"], found["names"])
 
     def explanation(self, row: str, suffix: str) -> Path:
         """Where the explanation of one row lies, if there is one: `.png` over an image, `.json` with weights of tokens."""
@@ -166,7 +166,7 @@ class RecordedRun:
     @property
     def train_rows(self) -> dict[str, int]:
         """Training rows of each class, or of each label; empty for regression."""
-        if self.task.type == "regression":
+        if not self.task.has_classes:
             return {}
         found = self.splits.loc[self.splits["split"] == "train", "label"].explode().value_counts()
         return {name: int(found.get(name, 0)) for name in self.task.names}

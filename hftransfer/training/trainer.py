@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
@@ -97,7 +96,7 @@ class Collator:
         if self.examples.stored is not None:
             return replayed_batch(self.examples.stored, self.modality, items, positions) | {"labels": labels}
         batch = self.modality.collate(items, training)
-        if training and self.task.type == "single_label":
+        if training and self.task.exclusive:
             labels = self.modality.mix(batch, labels, self.task.head_size)
         return batch | {"labels": labels}
 
@@ -111,21 +110,12 @@ class Loss:
 
     def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         logits = outputs.logits.float()
-        per_item = self._per_item(logits, labels.to(logits.device))
+        per_item = self.task.loss(logits, labels.to(logits.device), self.smoothing)
         if num_items_in_batch is None:
             return per_item.mean()
         # The Trainer counts elements of `labels`; soft labels have one a class instead of one a row.
-        counted = labels[0].numel() if self.task.type == "single_label" else 1
+        counted = labels[0].numel() if self.task.exclusive else 1
         return per_item.sum() * counted / num_items_in_batch
-
-    def _per_item(self, logits: Tensor, labels: Tensor) -> Tensor:
-        weights = torch.tensor(self.task.weights, device=logits.device) if self.task.weights else None
-        if self.task.type == "single_label":
-            return cross_entropy(logits, labels, weight=weights, label_smoothing=self.smoothing, reduction="none")
-        if self.task.type == "multi_label":
-            smooth = labels * (1 - self.smoothing) + 0.5 * self.smoothing
-            return binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights, reduction="none")
-        return mse_loss(logits, labels, reduction="none")
 
 
 class PlanTrainer(Trainer):
@@ -374,7 +364,7 @@ def _metrics(task: Task, chosen: str, seen: list[np.ndarray]) -> Callable[[Any],
             return {chosen: float("nan")}
         seen.append(np.array(logits, dtype=np.float32))
         found = compute_metrics(task, targets, task.probabilities(logits))
-        if task.type != "regression":
+        if task.has_classes:
             found[task.selection_metric] = calibrated_log_loss(task, logits, targets)
         return found
 

@@ -27,11 +27,11 @@ from hftransfer.data.labels import read_labels
 from hftransfer.doctor import examine
 from hftransfer.models.loading import ModelConfig, load_checkpoint
 from hftransfer.prediction.predictor import load
-from hftransfer.tasks import Task
+from hftransfer.tasks import SingleLabel
 from tests.support import tiny
 
 ROOT = Path(__file__).parents[2]
-TASK = Task("single_label", ("a", "b", "c"))
+TASK = SingleLabel(("a", "b", "c"))
 MARK = "hftransfer_was_here"
 
 
@@ -446,7 +446,7 @@ from hftransfer.checkpoints import ModelConfig, load_checkpoint
 from hftransfer.data import DataConfig, load_data
 from hftransfer.modalities import make_modality
 from hftransfer.tasks import Task
-checkpoint = load_checkpoint(ModelConfig(name=sys.argv[2]), "text", Task("single_label", ("a", "b")))
+checkpoint = load_checkpoint(ModelConfig(name=sys.argv[2]), "text", SingleLabel(("a", "b")))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 data = load_data(DataConfig(train=sys.argv[1]))
 items = make_modality("text", checkpoint.processor).encode(data.frame)

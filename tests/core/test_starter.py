@@ -12,9 +12,9 @@ from PIL import Image
 from hftransfer.core import starter
 from hftransfer.core.errors import UserError
 from hftransfer.models.loading import ModelConfig, load_checkpoint
-from hftransfer.tasks import Task
+from hftransfer.tasks import SingleLabel
 
-TASK = Task("single_label", ("a", "b"))
+TASK = SingleLabel(("a", "b"))
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_efficientnet_lite0_knows_a_photo(caplog):
     from hftransfer.models.heads import final_linear
     from hftransfer.models.weights import read_weights
 
-    imagenet = Task("single_label", tuple(str(index) for index in range(1000)))
+    imagenet = SingleLabel(tuple(str(index) for index in range(1000)))
     with caplog.at_level(logging.INFO, "hftransfer"):
         checkpoint = load_checkpoint(ModelConfig(name="starter/efficientnet-lite0"), "image", imagenet)
     assert "matched by order" in caplog.text

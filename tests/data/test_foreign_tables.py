@@ -15,7 +15,7 @@ from hftransfer.data.inputs import load_inputs
 from hftransfer.data.readers import from_python, read_source
 from hftransfer.models.loading import load_checkpoint
 from hftransfer.models.references import ModelConfig
-from hftransfer.tasks import Task
+from hftransfer.tasks import SingleLabel
 from tests.support import tiny
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n"
@@ -261,7 +261,7 @@ def test_pointers_in_place_of_pictures_and_weights(tmp_path):
     model = tiny.TEXT_FAMILIES["bert"](tmp_path / "m")
     write(model / "model.safetensors", LFS)
     with pytest.raises(UserError, match="model.safetensors is a Git LFS pointer"):
-        load_checkpoint(ModelConfig(name=str(model)), "text", Task("single_label", ("a", "b")))
+        load_checkpoint(ModelConfig(name=str(model)), "text", SingleLabel(("a", "b")))
 
 
 # Objects of Python

@@ -11,7 +11,7 @@ from hftransfer.core.errors import UserError
 from hftransfer.data import DataConfig, SplitConfig, load_data
 from hftransfer.data.groups import join_copies
 from hftransfer.data.splits import divide, take_examples
-from hftransfer.tasks import Task
+from hftransfer.tasks import Task, make_task
 
 SHARES = {"test": 0.2, "validation": 0.15}
 
@@ -28,7 +28,7 @@ def rows(labels, groups=None) -> pd.DataFrame:
 
 
 def task(type_, *names) -> Task:
-    return Task(type_, names)
+    return make_task(type_, names)
 
 
 def save(tmp_path, frame, name="data.csv") -> str:

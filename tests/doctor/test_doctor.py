@@ -470,7 +470,7 @@ def test_metadata_is_judged_against_chance():
 def test_what_a_random_split_would_have_reported():
     """Groups of equal features with labels by chance: the honest score is chance, the random split finds copies."""
     from hftransfer.doctor.split_bias import compare
-    from hftransfer.tasks import Task
+    from hftransfer.tasks import SingleLabel
 
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(60), 4)
@@ -482,12 +482,12 @@ def test_what_a_random_split_would_have_reported():
         }
     )
     features = rng.normal(size=(60, 80))[group] + rng.normal(0, 0.01, (240, 80))
-    result = compare(features, rows, Task("single_label", ("a", "b")), 0.2)
+    result = compare(features, rows, SingleLabel(("a", "b")), 0.2)
     assert result.grouped < 0.65 and result.random > 0.9
     assert (
         f"have shown {100 * result.random:.1f} % accuracy instead of {100 * result.grouped:.1f} %" in result.in_words()
     )
-    independent = compare(features, rows.assign(group=None), Task("single_label", ("a", "b")), 0.2)
+    independent = compare(features, rows.assign(group=None), SingleLabel(("a", "b")), 0.2)
     assert independent.grouped == independent.random and independent.spread == 0
 
 

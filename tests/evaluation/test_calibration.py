@@ -17,11 +17,11 @@ from hftransfer.evaluation.calibration import (
 from hftransfer.evaluation.conformal import fit_thresholds, measure_sets, prediction_sets
 from hftransfer.evaluation.metrics import compute_metrics
 from hftransfer.evaluation.unknown import energy, knn_distance, separation, unknown_threshold
-from hftransfer.tasks import Task
+from hftransfer.tasks import MultiLabel, Regression, SingleLabel
 
-SINGLE = Task("single_label", ("a", "b", "c", "d"))
-MULTI = Task("multi_label", ("x", "y", "z"))
-VALUES = Task("regression", ("height",))
+SINGLE = SingleLabel(("a", "b", "c", "d"))
+MULTI = MultiLabel(("x", "y", "z"))
+VALUES = Regression(("height",))
 
 
 def calibrated(rows, seed=0, task=SINGLE, prior=None):

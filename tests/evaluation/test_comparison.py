@@ -14,7 +14,7 @@ from scipy import stats
 from hftransfer.core.errors import UserError
 from hftransfer.evaluation.comparison import adjust_pairs, as_table, compare, equal_pairs, mid_p
 from hftransfer.runs.reader import RecordedRun
-from hftransfer.tasks import Task
+from hftransfer.tasks import Regression
 from tests.support.run_folders import MULTI, VALUES, make_run
 
 
@@ -143,7 +143,7 @@ def test_chance_separates_one_comparison_in_twenty(tmp_path):
     from hftransfer.evaluation.comparison import _Pairs
     from hftransfer.runs.reader import Part
 
-    task, rng, alarms = Task("regression", ("value",)), np.random.default_rng(0), 0
+    task, rng, alarms = Regression(("value",)), np.random.default_rng(0), 0
     frame = pd.DataFrame({"id": [str(i) for i in range(80)], "group": None})
     for _ in range(200):
         truth = rng.normal(size=(80, 1))

@@ -15,11 +15,11 @@ from hftransfer.evaluation.conformal import (
 )
 from hftransfer.evaluation.metrics import compute_metrics
 from hftransfer.evaluation.unknown import enough_for, knn_distance, unknown_threshold
-from hftransfer.tasks import Task
+from hftransfer.tasks import MultiLabel, Regression, SingleLabel
 
 
 def classes(count):
-    return Task("single_label", tuple(f"c{number}" for number in range(count)))
+    return SingleLabel(tuple(f"c{number}" for number in range(count)))
 
 
 def draw(random, sizes, skill):
@@ -34,7 +34,7 @@ def draw(random, sizes, skill):
 def test_prediction_sets_of_unequal_classes_cover_as_promised(multi):
     """Two frequent, easy classes and ten rare, hard ones: a threshold shared by all covered 72 % of the rare ones."""
     sizes, skill, random = [100] * 2 + [10] * 10, [5] * 2 + [2] * 10, np.random.default_rng(0)
-    task = Task("multi_label", classes(12).names) if multi else classes(12)
+    task = MultiLabel(classes(12).names) if multi else classes(12)
     rare, overall = [], []
     for _ in range(60):
         fitted, tested = draw(random, sizes, skill), draw(random, sizes, skill)
@@ -103,7 +103,7 @@ def test_too_few_rows_for_the_promise_are_said(caplog):
 
 
 def test_undefined_metrics_are_undefined():
-    regression = Task("regression", ("y",))
+    regression = Regression(("y",))
     constant = compute_metrics(regression, np.ones((5, 1)), np.arange(5.0)[:, None])
     assert np.isnan(constant["r2"]) and np.isfinite(constant["rmse"])
     scores = np.tile([0.8, 0.2], (5, 1))
@@ -152,8 +152,8 @@ def test_the_coverage_that_is_achievable_is_what_simulated_thresholds_have(examp
 def test_classes_that_share_a_threshold_share_its_examples():
     targets = np.repeat([0, 1, 2], [30, 12, 7])
     assert threshold_examples(classes(3), targets, 0.9).tolist() == [30, 19, 19]
-    assert threshold_examples(Task("multi_label", ("a", "b", "c")), np.eye(3)[targets], 0.9).tolist() == [30, 19, 19]
-    assert threshold_examples(Task("regression", ("a", "b")), np.zeros((9, 2)), 0.9).tolist() == [9, 9]
+    assert threshold_examples(MultiLabel(("a", "b", "c")), np.eye(3)[targets], 0.9).tolist() == [30, 19, 19]
+    assert threshold_examples(Regression(("a", "b")), np.zeros((9, 2)), 0.9).tolist() == [9, 9]
 
 
 @pytest.mark.parametrize("low, said", [(0.81, "95 % interval 0.810 to 0.960"), (None, "interval not known")])

@@ -14,11 +14,11 @@ from hftransfer.evaluation.calibration import brier
 from hftransfer.evaluation.intervals import measure, measure_auroc, per_class, wilson
 from hftransfer.evaluation.metrics import compute_metrics
 from hftransfer.evaluation.resampling import corrected_t_interval, spread
-from hftransfer.tasks import Task
+from hftransfer.tasks import MultiLabel, Regression, SingleLabel
 
-SINGLE = Task("single_label", ("a", "b", "c", "d"))
-MULTI = Task("multi_label", ("x", "y", "z"))
-VALUES = Task("regression", ("height", "weight"))
+SINGLE = SingleLabel(("a", "b", "c", "d"))
+MULTI = MultiLabel(("x", "y", "z"))
+VALUES = Regression(("height", "weight"))
 
 
 def single_label(rows, rng, signal=2.0):
@@ -134,7 +134,7 @@ def grouped(rows, rng):
     """Twenty rows of each group share one draw of the noise."""
     targets = rng.normal(size=(rows, 1))
     noise = np.repeat(rng.normal(size=(rows // 20, 1)), 20, axis=0)[:rows]
-    return Task("regression", ("value",)), targets, targets + noise + 0.3 * rng.normal(size=(rows, 1))
+    return Regression(("value",)), targets, targets + noise + 0.3 * rng.normal(size=(rows, 1))
 
 
 def test_groups_are_needed_and_enough_where_rows_depend_on_each_other():
@@ -168,7 +168,7 @@ def test_one_single_group_is_no_sample_of_groups(caplog):
 
 def test_ten_of_ten_is_not_certainty():
     targets = np.arange(10) % 2
-    found = measure(Task("single_label", ("a", "b")), targets, np.eye(2)[targets] * 0.9 + 0.05, None)
+    found = measure(SingleLabel(("a", "b")), targets, np.eye(2)[targets] * 0.9 + 0.05, None)
     for name in ("accuracy", "macro_f1", "balanced_accuracy", "auroc", "mcc"):
         assert found[name].value == 1 and found[name].low < 0.75, name
 
@@ -208,7 +208,7 @@ def test_seed_and_resamples_matter_and_the_same_seed_repeats():
 
 def test_all_metrics_of_a_thousand_rows_take_little_time():
     rng = np.random.default_rng(0)
-    task = Task("single_label", tuple(map(str, range(77))))
+    task = SingleLabel(tuple(map(str, range(77))))
     targets = rng.integers(77, size=1000)
     scores = task.probabilities(rng.normal(size=(1000, 77)) + 3 * np.eye(77)[targets])
     start = time.process_time()
@@ -233,7 +233,7 @@ def test_one_score_has_no_spread():
 @pytest.mark.parametrize("metric", ["log_loss", "brier"])
 def test_class_frequencies_are_part_of_the_uncertainty(metric):
     """Classes of unequal loss: with class counts taken as fixed, the spread between the classes would be missing."""
-    task, rng = Task("single_label", ("a", "b", "c")), np.random.default_rng(0)
+    task, rng = SingleLabel(("a", "b", "c")), np.random.default_rng(0)
     targets = rng.choice(3, size=300, p=[0.6, 0.3, 0.1])
     sure = np.array([0.95, 0.7, 0.3])[targets] + rng.uniform(-0.02, 0.02, 300)
     scores = np.full((300, 3), ((1 - sure) / 2)[:, None])
@@ -246,7 +246,7 @@ def test_class_frequencies_are_part_of_the_uncertainty(metric):
 
 def test_a_mean_loss_that_hangs_on_few_examples_has_a_wide_interval():
     """The fewer examples make the loss, the fewer degrees of freedom its error has; of one example nothing is known."""
-    task, targets, widths = Task("single_label", ("a", "b")), np.arange(200) % 2, []
+    task, targets, widths = SingleLabel(("a", "b")), np.arange(200) % 2, []
     for wrong in (1, 3, 60):
         scores = np.where(np.eye(2)[targets] > 0, 0.9999, 0.0001)
         scores[:wrong] = scores[:wrong, ::-1]

@@ -15,12 +15,12 @@ from hftransfer.models.layers import Ladder
 from hftransfer.models.loading import ModelConfig, load_checkpoint
 from hftransfer.pipeline.run_context import features_identity
 from hftransfer.prediction.predictor import load
-from hftransfer.tasks import Task
+from hftransfer.tasks import SingleLabel
 from hftransfer.train import run
 from tests.behaviour.test_matrix import configuration
 from tests.support import tiny
 
-TASK = Task("single_label", ("a", "b", "c"))
+TASK = SingleLabel(("a", "b", "c"))
 POST_NORM = {"bert", "roberta", "distilbert", "electra", "deberta-v2"}
 
 

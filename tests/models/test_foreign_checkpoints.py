@@ -17,11 +17,11 @@ from hftransfer.modalities.text import Text
 from hftransfer.models.loading import load_checkpoint
 from hftransfer.models.references import ModelConfig
 from hftransfer.models.weights import read_weights
-from hftransfer.tasks import Task
+from hftransfer.tasks import SingleLabel
 from hftransfer.train import run
 from tests.support import tiny
 
-TASK = Task("single_label", ("a", "b", "c"))
+TASK = SingleLabel(("a", "b", "c"))
 TOWER = {
     "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32, "patch_size": 8,
 }  # fmt: skip

@@ -6,10 +6,10 @@ import torch
 from hftransfer.core.errors import UserError
 from hftransfer.models.layers import Ladder
 from hftransfer.models.loading import ModelConfig, load_checkpoint
-from hftransfer.tasks import Task
+from hftransfer.tasks import SingleLabel
 from tests.support import tiny
 
-TASK = Task("single_label", ("a", "b", "c"))
+TASK = SingleLabel(("a", "b", "c"))
 FAMILIES = [("image", name) for name in tiny.VISION_FAMILIES] + [("text", name) for name in tiny.TEXT_FAMILIES]
 BLOCKS = {"swin": 2, "convnext": 4, "resnet": 4, "timm-resnet": 4, "timm-convnext": 4, "timm-vgg": 8, "albert": 1,
           "timm-efficientnet": 5, "timm-mobilenetv3": 6}  # fmt: skip

@@ -21,10 +21,10 @@ from hftransfer.models.heads import final_linear, head_of, head_parameters
 from hftransfer.models.loading import ModelConfig, load_checkpoint, save_model
 from hftransfer.models.processors import image_settings
 from hftransfer.models.weights import read_weights, weights_hash
-from hftransfer.tasks import Task
+from hftransfer.tasks import SingleLabel, Task, make_task
 from tests.support import tiny
 
-TASK = Task("single_label", ("red", "green", "blue"))
+TASK = SingleLabel(("red", "green", "blue"))
 FAMILIES = {**tiny.VISION_FAMILIES, **tiny.TEXT_FAMILIES}
 TEXTS = ["the goal of the match", "market profit and trade today", "a film"]
 PROTEINS = ["LAVIDE", "KDERRSTNQ", "FWY"]
@@ -108,7 +108,7 @@ def test_head_is_new_and_backbone_is_the_stored_one(family, folders, caplog):
 def test_old_head_goes_even_when_it_has_the_right_size(family, folders):
     names = tuple(f"class{index}" for index in range(tiny.OLD_LABELS))
     folder = folders(family)
-    model = load(folder, modality(family), Task("single_label", names)).model
+    model = load(folder, modality(family), SingleLabel(names)).model
     own, stored = model.state_dict(), values(stored_tensors(folder))
     weights = [name for name in head_parameters(model) if name.endswith("weight") and "norm" not in name]
     assert weights and not {own[name].numpy().tobytes() for name in weights} & stored
@@ -133,7 +133,7 @@ def test_load_report_is_silent(folders, capfd):
 def test_keep_head_puts_rows_in_the_order_of_the_data(family, folders, tmp_path):
     first = load(folders(family), modality(family))
     save_model(first.model, first.processor, tmp_path)
-    other_order = Task("single_label", ("blue", "red", "green"))
+    other_order = SingleLabel(("blue", "red", "green"))
     kept = load(tmp_path, modality(family), other_order, keep_head=True)
     before, after = logits_of(first, modality(family)), logits_of(kept, modality(family))
     assert np.allclose(before[:, [2, 0, 1]], after, atol=1e-6)
@@ -146,14 +146,14 @@ def test_keep_head_refuses_other_labels(folders):
 
 
 def test_keep_head_refuses_a_checkpoint_without_one(tmp_path):
-    task = Task("single_label", ("LABEL_0", "LABEL_1"))
+    task = SingleLabel(("LABEL_0", "LABEL_1"))
     with pytest.raises(UserError, match="has no head to keep"):
         load(backbone_only(tmp_path, "bert"), "text", task, keep_head=True)
 
 
 @pytest.mark.parametrize("kind", ["multi_label", "regression"])
 def test_task_is_written_into_the_config(kind, folders):
-    config = load(folders("timm-resnet"), "image", Task(kind, ("a", "b"))).config
+    config = load(folders("timm-resnet"), "image", make_task(kind, ("a", "b"))).config
     assert config.problem_type == ("regression" if kind == "regression" else "multi_label_classification")
     assert config.label2id == {"a": 0, "b": 1}
 
@@ -523,7 +523,7 @@ def test_code_of_the_repository_runs_only_when_allowed(folders, tmp_path, monkey
 
 
 def test_hash_is_of_the_checkpoint_and_not_of_the_new_head(folders):
-    first, second = load(folders("vit"), "image"), load(folders("vit"), "image", Task("single_label", ("x", "y")))
+    first, second = load(folders("vit"), "image"), load(folders("vit"), "image", SingleLabel(("x", "y")))
     assert first.weights_hash == second.weights_hash
     assert first.weights_hash != load(folders("dinov2"), "image").weights_hash
 

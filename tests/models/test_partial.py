@@ -9,10 +9,10 @@ from torch import nn
 from hftransfer.models.layers import Ladder
 from hftransfer.models.loading import ModelConfig, load_checkpoint
 from hftransfer.models.partial import Boundary, skeleton_of
-from hftransfer.tasks import Task
+from hftransfer.tasks import SingleLabel
 from tests.support import tiny
 
-TASK = Task("single_label", ("a", "b", "c"))
+TASK = SingleLabel(("a", "b", "c"))
 FAMILIES = [("image", name) for name in tiny.VISION_FAMILIES] + [("text", name) for name in tiny.TEXT_FAMILIES]
 SHARED = ("albert",)  # all its blocks are one module, run again and again: there is no boundary inside
 

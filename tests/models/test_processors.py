@@ -10,10 +10,10 @@ from PIL import Image
 from hftransfer.core.errors import UserError
 from hftransfer.models.loading import ModelConfig, load_checkpoint, save_model
 from hftransfer.models.processors import ImageSettings, image_settings, resize, save_processor
-from hftransfer.tasks import Task
+from hftransfer.tasks import SingleLabel
 from tests.support import tiny
 
-TASK = Task("single_label", ("a", "b", "c"))
+TASK = SingleLabel(("a", "b", "c"))
 
 
 def load(family: str, folder, **settings):

@@ -16,7 +16,7 @@ from hftransfer.evaluation.resampling import over_repeats, spread
 from hftransfer.pipeline import repeats
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.strategies.head import HeadConfig
-from hftransfer.tasks import Task
+from hftransfer.tasks import Regression, SingleLabel
 from hftransfer.train import run
 from tests.behaviour.test_matrix import configuration
 
@@ -53,7 +53,7 @@ def test_folds_of_a_run_test_every_row_once_and_pool_their_answers(tmp_path, mon
     finished = run(config)
     splits = pd.read_parquet(finished.folder / "splits.parquet")
     assert sorted(tested) == list(range(len(splits)))
-    task = Task("single_label", RecordedRun.open(finished.folder).task.names)
+    task = SingleLabel(RecordedRun.open(finished.folder).task.names)
     targets = task.encode_all(list(splits["label"]))[tested]
     metrics = json.loads((finished.folder / "metrics.json").read_text())
     stored = metrics["cross_validation"]["log_loss"]
@@ -89,7 +89,7 @@ def test_folds_of_a_head_are_those_of_whole_runs_without_running_them(kind, imba
 
 @pytest.mark.parametrize(("options", "times"), [({}, 4), ({"repeats": 2}, 2), ({"folds": 10}, 2), ({"folds": 40}, 1)])
 def test_a_head_is_divided_until_there_are_twenty_scores(options, times):
-    rng, task = np.random.default_rng(0), Task("single_label", ("a", "b"))
+    rng, task = np.random.default_rng(0), SingleLabel(("a", "b"))
     targets = np.tile([0, 1], 40)
     features = rng.normal(size=(80, 3)) + targets[:, None]
     config = EvaluationConfig(**({"folds": 5} | options))
@@ -102,7 +102,7 @@ def test_a_head_is_divided_until_there_are_twenty_scores(options, times):
 
 def test_folds_choose_a_readout_by_what_whole_runs_compare_and_answer_by_what_its_head_reads():
     """Where two readouts were next to each other, the quick way took another one than the runs it stands for."""
-    rng, task = np.random.default_rng(0), Task("single_label", ("a", "b"))
+    rng, task = np.random.default_rng(0), SingleLabel(("a", "b"))
     targets = np.tile([0, 1], 40)
     nothing = rng.normal(size=(80, 3))
     clear, faint = nothing + 9 * targets[:, None], nothing + 2 * targets[:, None]
@@ -119,7 +119,7 @@ def test_folds_choose_a_readout_by_what_whole_runs_compare_and_answer_by_what_it
 
 def test_divisions_differ_and_keep_groups_together(caplog):
     caplog.set_level("INFO", "hftransfer")
-    task, targets = Task("single_label", ("a", "b")), np.tile([0, 1], 30)
+    task, targets = SingleLabel(("a", "b")), np.tile([0, 1], 30)
     groups = np.array([f"g{row // 4}" for row in range(60)])
     found = repeats.divisions(task, targets, groups, 5, 3, seed=0)
     assert len(found) == 15 and len({held_out.tobytes() for _, held_out in found}) == 15
@@ -185,7 +185,7 @@ def test_few_rows_are_offered_folds(tmp_path, caplog):
 
 
 def test_folds_of_one_group_are_refused():
-    task, targets = Task("single_label", ("a", "b")), np.tile([0, 1], 30)
+    task, targets = SingleLabel(("a", "b")), np.tile([0, 1], 30)
     with pytest.raises(
         UserError, match=r"evaluation.folds holds out whole groups, and all 60 examples are of one \(site\)"
     ):
@@ -197,7 +197,7 @@ def test_targets_of_a_head_without_bias_are_scaled_and_not_centred_in_folds():
     rng = np.random.default_rng(0)
     targets = 100 + rng.normal(size=(60, 1))
     features = rng.normal(size=(60, 3))
-    task, config = Task("regression", ("y",)), EvaluationConfig(folds=5, repeats=1)
+    task, config = Regression(("y",)), EvaluationConfig(folds=5, repeats=1)
     found, with_bias = (
         repeats.cross_validate_head(task, [(features, features)], targets, None, HeadConfig(folds=2), bias, config, 0)
         for bias in (False, True)
@@ -206,7 +206,7 @@ def test_targets_of_a_head_without_bias_are_scaled_and_not_centred_in_folds():
 
 
 def test_large_targets_keep_their_digits():
-    task = Task("regression", ("time",))
+    task = Regression(("time",))
     assert task.encode_all([1_700_000_001.0, 1_700_000_002.0]).ravel().tolist() == [1_700_000_001.0, 1_700_000_002.0]
 
 

@@ -153,11 +153,9 @@ def timm_distilled(folder):
 def test_two_output_layers_are_found(tmp_path, make):
     from hftransfer.models.loading import load_checkpoint
     from hftransfer.models.references import ModelConfig
-    from hftransfer.tasks import Task
+    from hftransfer.tasks import SingleLabel
 
-    model = load_checkpoint(
-        ModelConfig(name=str(make(tmp_path / "m"))), "image", Task("single_label", ("a", "b", "c"))
-    ).model
+    model = load_checkpoint(ModelConfig(name=str(make(tmp_path / "m"))), "image", SingleLabel(("a", "b", "c"))).model
     assert len(output_layers(model)) == 2
 
 

@@ -18,11 +18,11 @@ from hftransfer.planning.checkpoints.candidates import CANDIDATES, described
 from hftransfer.planning.checkpoints.command import as_table
 from hftransfer.planning.checkpoints.ranking import Ranked, Ranking, rank
 from hftransfer.runs.reader import Part
-from hftransfer.tasks import Task
+from hftransfer.tasks import SingleLabel
 from tests.behaviour.test_cli import call
 from tests.support import tiny
 
-TASK = Task("single_label", ("a", "b", "c"))
+TASK = SingleLabel(("a", "b", "c"))
 
 
 # --- what can be had -------------------------------------------------------------------------------------------------

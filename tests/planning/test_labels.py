@@ -9,10 +9,10 @@ from hftransfer.evaluation.intervals import Measured
 from hftransfer.planning.labels import choice, power_law
 from hftransfer.planning.labels.curve import Curve, Problem, arrange, measure_curve, size_grid, solved
 from hftransfer.planning.labels.forecast import forecast, round_number, worth
-from hftransfer.tasks import Task
+from hftransfer.tasks import MultiLabel, Regression, SingleLabel, make_task
 
 SIZES = np.array([20, 40, 80, 160, 320])
-THREE = Task("single_label", ("easy", "left", "right"))
+THREE = SingleLabel(("easy", "left", "right"))
 
 
 # --- power laws ------------------------------------------------------------------------------------------------------
@@ -140,10 +140,10 @@ def test_other_tasks(kind):
     found = problem(rows=150, held=100)
     if kind == "multi_label":
         targets = np.stack([found.targets != 1, found.targets == 2], 1).astype(np.float32)
-        task = Task(kind, ("p", "q"))
+        task = make_task(kind, ("p", "q"))
     else:
         targets = (found.features[:, :1] + found.features[:, 1:2]).astype(np.float32)
-        task = Task(kind, ("y",)).with_scale(targets)
+        task = make_task(kind, ("y",)).with_scale(targets)
     other = Problem(task, found.features, targets, found.pool, found.held)
     result = forecast(other, solved(other, other.pool, 0), orders=2)
     assert len(result.classes) == (2 if kind == "multi_label" else 0)
@@ -193,14 +193,14 @@ def test_never_more_than_the_pool_and_never_a_row_twice(count):
 def test_doubt():
     single = choice.doubt(THREE, np.array([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.4, 0.3, 0.3]]))
     assert single == pytest.approx([1.0, 0.0, 0.9])
-    assert (choice.doubt(Task("regression", ("y",)), np.zeros((2, 1))) == 1).all()
+    assert (choice.doubt(Regression(("y",)), np.zeros((2, 1))) == 1).all()
 
 
 def test_doubt_of_several_labels_lies_at_the_number_that_is_expected():
     """Sure of two, of none or of all is no doubt, and what is between is."""
-    labels = Task("multi_label", ("p", "q", "r"))
+    labels = MultiLabel(("p", "q", "r"))
     sure = choice.doubt(labels, np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))
     assert sure == pytest.approx([0, 0, 0])
     unsure = choice.doubt(labels, np.array([[1.0, 0.5, 0.4], [0.3, 0.1, 0.0], [0.9, 0.9, 0.8], [0.5, 0.5, 0.0]]))
     assert unsure == pytest.approx([0.9, 0.3, 0.2, 1.0])
-    assert choice.doubt(Task("multi_label", ("p",)), np.array([[0.1], [0.9], [0.6]])) == pytest.approx([0.1, 0.1, 0.4])
+    assert choice.doubt(MultiLabel(("p",)), np.array([[0.1], [0.9], [0.6]])) == pytest.approx([0.1, 0.1, 0.4])

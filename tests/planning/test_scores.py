@@ -6,9 +6,9 @@ from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
 from hftransfer.planning.checkpoints.scores import h_score, logme
-from hftransfer.tasks import Task
+from hftransfer.tasks import MultiLabel, Regression, SingleLabel
 
-TASK = Task("single_label", ("a", "b", "c"))
+TASK = SingleLabel(("a", "b", "c"))
 
 
 def blobs(rows=40, width=6, seed=0, apart=2.0):
@@ -44,12 +44,12 @@ def test_logme_of_values_and_of_several_labels():
     features, _ = blobs()
     rng = np.random.default_rng(1)
     values = features @ rng.normal(size=(6, 1)) + rng.normal(size=(40, 1))
-    assert logme(Task("regression", ("y",)), features, values) == pytest.approx(
+    assert logme(Regression(("y",)), features, values) == pytest.approx(
         greatest_evidence(features, values[:, 0]), abs=1e-6
     )
     labels = (rng.random((40, 2)) < 0.4).astype(np.float32)
     both = np.mean([greatest_evidence(features, column) for column in labels.T.astype(float)])
-    assert logme(Task("multi_label", ("p", "q")), features, labels) == pytest.approx(both, abs=1e-6)
+    assert logme(MultiLabel(("p", "q")), features, labels) == pytest.approx(both, abs=1e-6)
 
 
 def test_h_score_by_hand():
@@ -57,7 +57,7 @@ def test_h_score_by_hand():
     features = np.array([[-1.5], [-0.5], [0.5], [1.5]])
     targets = np.array([0, 0, 1, 1])
     # One dimension: shrinking towards the mean of the diagonal changes nothing, so the shrinkage is zero.
-    assert h_score(Task("single_label", ("a", "b")), features, targets) == pytest.approx(1 / 1.25)
+    assert h_score(SingleLabel(("a", "b")), features, targets) == pytest.approx(1 / 1.25)
 
 
 def test_h_score_is_the_explicit_inverse():
@@ -70,7 +70,7 @@ def test_h_score_is_the_explicit_inverse():
     expected = np.trace(np.linalg.inv(shrunk.covariance_) @ ((1 - shrunk.shrinkage_) * between))
     assert 0 < shrunk.shrinkage_ < 1
     assert h_score(TASK, features, targets) == pytest.approx(expected)
-    assert h_score(Task("multi_label", ("a", "b")), features, np.zeros((60, 2))) is None
+    assert h_score(MultiLabel(("a", "b")), features, np.zeros((60, 2))) is None
 
 
 @pytest.mark.parametrize("score", [logme, h_score])

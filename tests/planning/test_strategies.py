@@ -24,13 +24,13 @@ from hftransfer.planning.strategies.kept import Kept
 from hftransfer.planning.strategies.wording import advice, as_dict, evidence
 from hftransfer.strategies import AutoStrategy
 from hftransfer.strategies.auto import seconds_of
-from hftransfer.tasks import Task
+from hftransfer.tasks import Regression, SingleLabel
 from hftransfer.train import run
 from tests.behaviour.test_cli import call
 from tests.behaviour.test_matrix import configuration, data_of
 from tests.support import tiny
 
-TASK = Task("single_label", ("a", "b"))
+TASK = SingleLabel(("a", "b"))
 TARGETS = np.arange(200) % 2
 
 
@@ -97,7 +97,7 @@ def test_the_difference_is_that_of_the_paired_table(judge):
 
 
 def test_a_smaller_error_is_better_in_regression():
-    task = Task("regression", ("y",))
+    task = Regression(("y",))
     targets = np.linspace(0, 1, 100)[:, None]
     far, near = (Answers(n, np.arange(100), targets + e, changes={"x": 1}) for n, e in (("probe", 0.3), ("full", 0.1)))
     near = Answers("full", np.arange(100), near.scores + np.sin(np.arange(100))[:, None] / 50, changes={"x": 1})

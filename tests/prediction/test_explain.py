@@ -18,7 +18,7 @@ from hftransfer.prediction.explain import Explanation, NoExplanation, explain, e
 from hftransfer.prediction.predictor import load
 from hftransfer.report.gallery import shown_outputs
 from hftransfer.runs.reader import RecordedRun
-from hftransfer.tasks import Task
+from hftransfer.tasks import Regression, SingleLabel
 from hftransfer.train import run
 from tests.behaviour.test_matrix import configuration
 from tests.support import tiny
@@ -31,7 +31,7 @@ PAIRED = {"input": [TEXT], "input_pair": ["a vote in the senate"]}
 @pytest.fixture(scope="module")
 def predictors(tmp_path_factory):
     """One predictor a family, with random weights."""
-    folder, task = tmp_path_factory.mktemp("families"), Task("single_label", tuple("abcdefg"))
+    folder, task = tmp_path_factory.mktemp("families"), SingleLabel(tuple("abcdefg"))
     found = {}
     for modality, families in (("image", tiny.VISION_FAMILIES), ("text", tiny.TEXT_FAMILIES)):
         for name, make in families.items():
@@ -70,9 +70,7 @@ def large(folder):
 
 def test_it_is_grad_cam_where_the_places_are_averaged_before_a_linear_head(tmp_path):
     """Then Grad-CAM is the class activation map: the head's weights on the last activation (Selvaraju et al., app. A)."""
-    made = load_checkpoint(
-        ModelConfig(name=str(large(tmp_path / "model"))), "image", Task("single_label", tuple("abcdefg"))
-    )
+    made = load_checkpoint(ModelConfig(name=str(large(tmp_path / "model"))), "image", SingleLabel(tuple("abcdefg")))
     save_model(made.model, made.processor, tmp_path / "new")
     predictor, frame = load(tmp_path / "new", use_cpu=True), picture_file(tmp_path, 96)
     network = predictor.model.timm_model
@@ -115,7 +113,7 @@ def test_integrated_gradients_of_a_linear_readout_are_its_terms(predictors):
         def forward(self, input_ids, **rest):
             return type("Output", (), {"logits": torch.einsum("btd,dc->bc", embed(input_ids), direction)})
 
-    linear = type(predictor)(Linear(), predictor.modality, Task("regression", tuple("abcdefg")), predictor.machine)
+    linear = type(predictor)(Linear(), predictor.modality, Regression(tuple("abcdefg")), predictor.machine)
     replaced = [False, True, True, True, False]
     weights, (low, high) = explaining._integrated_gradients(linear, batch, 2, replaced)
     ids = batch["input_ids"][0]

@@ -16,12 +16,12 @@ from hftransfer.pipeline import outputs
 from hftransfer.pipeline.reliability_fit import fit_trust, neighbours_of
 from hftransfer.prediction.predictor import load
 from hftransfer.prediction.reliability import REFERENCE, THRESHOLDS, Trust, distance, unit
-from hftransfer.tasks import Task
+from hftransfer.tasks import Regression, SingleLabel
 from hftransfer.train import run
 from tests.behaviour.test_matrix import configuration, image_table
 from tests.support import tiny
 
-TASK = Task("single_label", ("a", "b", "c"))
+TASK = SingleLabel(("a", "b", "c"))
 CENTRES = np.eye(3, 8) * 4
 
 
@@ -215,7 +215,7 @@ def test_regression_has_prediction_intervals(tmp_path, caplog):
 
 
 def test_an_interval_of_too_few_examples_is_unbounded_and_survives_the_file(tmp_path):
-    task = Task("regression", ("a", "b"))
+    task = Regression(("a", "b"))
     few = Trust.of_scores(task, 0.9, np.zeros((8, 2)), np.ones((8, 2)))
     few.write(tmp_path, task)
     found = Trust.read(tmp_path, task)

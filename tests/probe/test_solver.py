@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hftransfer.core.errors import UserError
 from hftransfer.probe.solver import PENALTIES, make_folds, mean_loss, out_of_fold_of_best, refit, solve_head
-from hftransfer.tasks import Task
+from hftransfer.tasks import Regression, make_task
 
 
 def problem(rows=120, width=20, classes=3, seed=0):
@@ -28,7 +28,7 @@ def problem(rows=120, width=20, classes=3, seed=0):
 
 
 def task_of(kind, classes=3):
-    return Task(kind, tuple(f"c{i}" for i in range(classes)))
+    return make_task(kind, tuple(f"c{i}" for i in range(classes)))
 
 
 def standardised(features):
@@ -320,7 +320,7 @@ def test_numbers_that_the_features_do_not_tell_are_answered_with_their_mean():
         features = random.normal(size=(60, 384)) / np.sqrt(np.arange(1, 385))
         targets = random.normal(size=(60, 1))
         targets = (targets - targets.mean()) / targets.std()
-        task = Task("regression", ("y",))
+        task = Regression(("y",))
         losses.append(solve_head(features, targets, task, make_folds(task, targets, None, 5, seed)).loss)
     assert np.mean(losses) < 1.03
 

@@ -14,7 +14,7 @@ from hftransfer.pipeline import outputs
 from hftransfer.publish.card import BLANK, blanks, card_facts, render_card, table_cell, write_card
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.strategies import STRATEGIES
-from hftransfer.tasks import Task
+from hftransfer.tasks import SingleLabel
 from tests.support.run_folders import MULTI, SINGLE, VALUES, make_run
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -87,7 +87,7 @@ def test_confusion_matrix_counts_the_predictions(tmp_path):
 
 
 def test_matrix_of_many_classes_is_left_out(tmp_path):
-    many = Task("single_label", tuple(f"class{index}" for index in range(13)))
+    many = SingleLabel(tuple(f"class{index}" for index in range(13)))
     assert "true \\ predicted" not in card_of(make_run(tmp_path / "run", many, rows=60))
 
 
@@ -195,7 +195,7 @@ def test_the_configuration_of_the_card_pushes_nowhere(tmp_path):
 
 
 def test_labels_cannot_break_the_page(tmp_path):
-    nasty = Task("single_label", ("a|b", "<script>x</script>", "[click](http://x)", "two\nlines"))
+    nasty = SingleLabel(("a|b", "<script>x</script>", "[click](http://x)", "two\nlines"))
     card = card_of(make_run(tmp_path / "run", nasty, rows=60))
     body = card.split("---\n", 2)[2].split("```yaml")[0]
     assert "<script>" not in body and "[click]" not in body

@@ -15,7 +15,7 @@ from hftransfer.prediction.predictor import load
 from hftransfer.publish import export as module
 from hftransfer.publish.export import as_table, check, compare, export
 from hftransfer.runs.reader import RecordedRun
-from hftransfer.tasks import Task
+from hftransfer.tasks import MultiLabel, Regression, SingleLabel
 from hftransfer.train import run
 from tests.behaviour.test_matrix import configuration
 from tests.support import tiny
@@ -128,7 +128,7 @@ def test_a_graph_that_answers_otherwise_is_not_written(runs, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("task", [Task("single_label", ("a", "b")), Task("multi_label", ("a", "b"))])
+@pytest.mark.parametrize("task", [SingleLabel(("a", "b")), MultiLabel(("a", "b"))])
 def test_eight_bits_are_refused_where_decisions_surely_differ(task):
     logits = np.random.default_rng(0).normal(size=(200, 2)) * 3
     flipped = logits.copy()
@@ -143,7 +143,7 @@ def test_eight_bits_are_refused_where_decisions_surely_differ(task):
 @pytest.mark.parametrize(("rows", "differ", "needed"), [(16, 0, 35), (34, 0, 35), (100, 5, 139), (16, 2, None)])
 def test_eight_bits_need_enough_inputs_to_show_that_they_agree(rows, differ, needed):
     """14 of 16 passed once, where the true share may be 64 %: the lower end decides, and the message says how many it takes."""
-    task, logits = Task("single_label", ("a", "b")), np.tile([[1.0, -1.0]], (rows, 1))
+    task, logits = SingleLabel(("a", "b")), np.tile([[1.0, -1.0]], (rows, 1))
     flipped = np.concatenate([-logits[:differ], logits[differ:]])
     told = f"it takes {needed} inputs" if needed else "No number of inputs shows it"
     with pytest.raises(UserError, match=f"not shown to decide as the original: .* {told}"):
@@ -158,7 +158,7 @@ def test_as_many_inputs_as_it_says_are_enough():
 
 
 def test_values_agree_within_a_share_of_their_spread():
-    task, values = Task("regression", ("size",)), np.linspace(0, 10, 50)[:, None]
+    task, values = Regression(("size",)), np.linspace(0, 10, 50)[:, None]
     assert compare(task, values, values + 0.01)["agreement"]["value"] == 1
     assert compare(task, values, values + 1.0)["agreement"]["value"] == 0
 

@@ -89,8 +89,8 @@ def push_to(hub, folder, home, repo=f"{OWNER}/topics", token=TOKEN, **options) -
 LOAD = """
 from hftransfer.checkpoints import ModelConfig, load_checkpoint
 from hftransfer.errors import UserError
-from hftransfer.tasks import Task
-task = Task("single_label", ("a", "b", "c"))
+from hftransfer.tasks import SingleLabel
+task = SingleLabel(("a", "b", "c"))
 answer = {}
 for name, kind, revision in [
     ("timm/tiny_resnet.a1_in1k", "image", None), ("bert-base-tiny", "text", None), ("google/vit-tiny", "image", None),

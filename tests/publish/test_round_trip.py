@@ -29,7 +29,7 @@ from hftransfer.publish.round_trip import (
     readable_rows,
 )
 from hftransfer.runs.reader import Part, RecordedRun
-from hftransfer.tasks import Task
+from hftransfer.tasks import make_task
 from hftransfer.train import run
 from tests.behaviour.test_matrix import configuration
 from tests.support import tiny
@@ -278,6 +278,6 @@ def test_what_counts_as_another_label(kind, recorded, found, differs, tmp_path):
     part = Part(pd.DataFrame({"id": ["x", "y"]}), np.zeros(2), rows)
     answers = np.array([found, rows[1].tolist()])
     form = Form("form", "pipeline", tmp_path, 0)
-    stage = compare(form, Task(kind, ("a", "b")), part, answers, 0.0)
+    stage = compare(form, make_task(kind, ("a", "b")), part, answers, 0.0)
     assert stage.disagreements == (("x",) if differs else ())
     assert stage.max_difference == pytest.approx(np.abs(np.array(found) - recorded).max())

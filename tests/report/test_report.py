@@ -21,7 +21,7 @@ from hftransfer.report.diagnosis import Evidence, diagnose, gather
 from hftransfer.report.gallery import _find_label_issues, confident_errors, label_errors, shown_outputs, thumbnail
 from hftransfer.report.sections import number
 from hftransfer.runs.reader import RecordedRun
-from hftransfer.tasks import Task
+from hftransfer.tasks import MultiLabel, SingleLabel
 from tests.support.run_folders import MULTI, VALUES, learning_curve, make_run
 
 RECORDED = json.loads((Path(__file__).parents[1] / "support" / "recorded_runs.json").read_text())
@@ -74,7 +74,7 @@ RUNS = {
     "labels": {"task": MULTI},
     "values": {"task": VALUES},
     "solved head": {"history": [], "strategy": "probe", "trainable": (0, 0, 0, 300)},
-    "two classes": {"task": Task("single_label", ("no", "yes"))},
+    "two classes": {"task": SingleLabel(("no", "yes"))},
     "no out-of-fold": {"out_of_fold": False},
     "no test rows": {"without_test": True},
     "perfect": {"signal": 50.0, "rows": 60},
@@ -109,7 +109,7 @@ def test_the_page_says_what_the_files_say(tmp_path):
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$x_1^2$", "a & b"])
 def test_names_are_shown_as_they_are_and_never_as_markup(tmp_path, name):
-    page = page_of(make_run(tmp_path / "run", Task("single_label", (name, "plain", "other")), signal=1.0, rows=80))
+    page = page_of(make_run(tmp_path / "run", SingleLabel((name, "plain", "other")), signal=1.0, rows=80))
     assert name in page.text and "script" not in page.tags
     assert not any(attribute.startswith("on") for _, attribute, _ in page.attributes)
 
@@ -125,10 +125,10 @@ def test_texts_and_folder_names_are_escaped_too(tmp_path):
 
 def test_label_errors_of_one_single_label_are_found(tmp_path):
     """cleanlab reads several labels alone: with one it ended in a traceback, without report and card."""
-    run = RecordedRun.open(make_run(tmp_path / "run", Task("multi_label", ("spam",)), rows=120))
+    run = RecordedRun.open(make_run(tmp_path / "run", MultiLabel(("spam",)), rows=120))
     part = run.part("test")
     part.targets[:5] = 1 - part.targets[:5]
-    assert set(_find_label_issues("multi_label", part)[:5].tolist()) & set(range(5))
+    assert set(_find_label_issues(False, part)[:5].tolist()) & set(range(5))
     assert write_report(run.folder).is_file()
 
 
@@ -154,7 +154,7 @@ def test_a_run_that_measured_nothing_is_refused_in_words(tmp_path):
 
 
 def test_a_hundred_classes_fit(tmp_path):
-    task = Task("single_label", tuple(f"class number {i}" for i in range(100)))
+    task = SingleLabel(tuple(f"class number {i}" for i in range(100)))
     page = page_of(make_run(tmp_path / "run", task, rows=400, signal=4.0))
     labels = [word for word in page.words if word.startswith("class number ")]
     assert set(task.names) <= set(labels)

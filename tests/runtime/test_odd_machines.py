@@ -14,9 +14,8 @@ from hftransfer.config import checked
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import cache_folder
 from hftransfer.evaluation.intervals import measure
-from hftransfer.evaluation.metrics import headline
 from hftransfer.runtime import devices
-from hftransfer.tasks import Task
+from hftransfer.tasks import Regression
 from hftransfer.train import run
 from tests.support import tiny
 
@@ -109,15 +108,15 @@ def test_early_stopping_counts_from_the_start_of_each_attempt(tmp_path, monkeypa
 
 
 def test_the_deciding_metric_of_several_targets_has_no_unit():
-    two = Task("regression", ("price", "share"))
-    assert headline(Task("regression", ("price",))) == "rmse" and headline(two) == "r2"
+    two = Regression(("price", "share"))
+    assert Regression(("price",)).headline == "rmse" and two.headline == "r2"
     random = np.random.default_rng(0)
     truth = np.column_stack([random.normal(2e5, 3e4, 80), random.random(80)])
     answers = truth + np.column_stack(
         [random.normal(0, 3e3, 80), random.normal(0, 0.3, 80)]
     )  # the share is hardly told
-    cents = measure(two, truth * [100, 1], answers * [100, 1], None)[headline(two)]
-    assert measure(two, truth, answers, None)[headline(two)].value == pytest.approx(cents.value)
+    cents = measure(two, truth * [100, 1], answers * [100, 1], None)[two.headline]
+    assert measure(two, truth, answers, None)[two.headline].value == pytest.approx(cents.value)
 
 
 def test_a_finished_run_that_cannot_be_moved_is_kept_and_named(tmp_path, monkeypatch):

@@ -13,11 +13,11 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
-from hftransfer.tasks import Task
+from hftransfer.tasks import MultiLabel, Regression, SingleLabel, Task
 
-SINGLE = Task("single_label", ("business", "politics", "sport", "tech"))
-MULTI = Task("multi_label", ("anger", "joy", "surprise"))
-VALUES = Task("regression", ("height", "weight"))
+SINGLE = SingleLabel(("business", "politics", "sport", "tech"))
+MULTI = MultiLabel(("anger", "joy", "surprise"))
+VALUES = Regression(("height", "weight"))
 WORDS = ("market bank profit", "vote minister party", "goal match coach", "phone software chip")
 
 

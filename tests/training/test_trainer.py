@@ -24,7 +24,7 @@ from hftransfer.core.errors import UserError
 from hftransfer.models.layers import Ladder
 from hftransfer.models.loading import ModelConfig, load_checkpoint
 from hftransfer.strategies import FrozenStrategy, FullStrategy, GradualStrategy, LoraStrategy, ProbeStrategy
-from hftransfer.tasks import Task
+from hftransfer.tasks import Regression, SingleLabel
 from hftransfer.train import run
 from hftransfer.training import trainer as loop
 from hftransfer.training.callbacks import Ending
@@ -33,7 +33,7 @@ from hftransfer.training.trainer import Loss, Stillness, parameter_groups, train
 from tests.behaviour.test_matrix import KINDS, configuration
 from tests.support import tiny
 
-TASK = Task("single_label", ("a", "b", "c"))
+TASK = SingleLabel(("a", "b", "c"))
 
 
 def checkpoint_of(family, folder):
@@ -242,7 +242,7 @@ class TestLoss:
         targets = np.array([0] * 8 + [1] * 2 + [2] * 2)
         balanced = TASK.with_balance(targets)
         assert np.array(balanced.weights) * np.bincount(targets) == pytest.approx(4.0)
-        assert Task("regression", ("y",)).with_balance(targets) == Task("regression", ("y",))
+        assert Regression(("y",)).with_balance(targets) == Regression(("y",))
         loss, logits = Loss(balanced), torch.zeros(12, 3)
         assert loss(type("Outputs", (), {"logits": logits})(), torch.from_numpy(targets)).item() == pytest.approx(
             np.log(3)

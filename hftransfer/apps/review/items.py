@@ -144,7 +144,7 @@ class Queue:
     def _label_errors(self) -> Iterator[Item]:
         picked = label_errors(self.run, MOST_ITEMS)
         if picked is None:
-            if self.run.task.type != "regression":
+            if self.run.task.has_classes:
                 log.warning('Likely label errors need cleanlab: pip install "hftransfer[label-errors]"')
             return
         for number, note in zip(picked.rows, picked.notes, strict=True):
@@ -156,9 +156,9 @@ class Queue:
     def _choices(self, scores: np.ndarray | None, given: Any) -> tuple[tuple[Any, float | None], ...]:
         """Labels other than the given one, likeliest first; for several labels the set that the model gives."""
         task = self.run.task
-        if scores is None or task.type == "regression":
+        if scores is None or not task.has_classes:
             return ()
-        if task.type == "multi_label":
+        if task.several:
             answer = task.decode(task.decide(scores))
             return () if sorted(answer) == sorted(given) else ((answer, None),)
         ranked = [(task.names[k], float(scores[k])) for k in np.argsort(-scores)]
@@ -192,7 +192,7 @@ class Queue:
         """The labels that the rows bear; the one that a model which saw none of them finds likeliest first."""
         labels = {words(row.label): row.label for row in rows}
         scores = [self._scores[row.id] for row in rows if row.id in self._scores]
-        if self.run.task.type != "single_label" or not scores:
+        if not self.run.task.exclusive or not scores:
             count = [words(row.label) for row in rows].count
             return tuple((labels[name], None) for name in sorted(labels, key=count, reverse=True))[:CHOICES]
         mean = np.mean(scores, axis=0)
@@ -204,7 +204,7 @@ class Queue:
     def _confused(self) -> Iterator[Item]:
         """Wrong answers between the classes that are mistaken for one another most often, whichever way."""
         task = self.run.task
-        if task.type != "single_label":
+        if not task.exclusive:
             return
         part, answers = self._judged, task.decide(self._judged.scores)
         wrong = np.flatnonzero(answers != part.targets)

@@ -187,7 +187,7 @@ class _Page:
         names = self.review.run.task.names
         with gr.Column(elem_classes="choices", min_width=280):
             self.choices = [gr.Button(visible=False, elem_id=f"choice-{key}") for key in range(1, CHOICES + 1)]
-        several = self.review.run.task.type == "multi_label"
+        several = self.review.run.task.several
         with gr.Row(visible=several or len(names) > CHOICES + 1, equal_height=True):
             self.other = gr.Dropdown(list(names), value=None, multiselect=several, label="Another label", min_width=160)
             self.relabel = gr.Button("Relabel", size="sm", min_width=90, scale=0)

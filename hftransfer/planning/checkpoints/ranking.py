@@ -15,7 +15,7 @@ from hftransfer.data import LabelledData, load_data
 from hftransfer.data.splits import take_examples
 from hftransfer.evaluation.comparison import Pair, compare_parts
 from hftransfer.evaluation.intervals import Measured, measure
-from hftransfer.evaluation.metrics import headline, higher_is_better, metric_names
+from hftransfer.evaluation.metrics import higher_is_better, metric_names
 from hftransfer.models.references import find
 from hftransfer.pipeline.run_context import Work, probed
 from hftransfer.planning.checkpoints.candidates import CANDIDATES, described
@@ -107,7 +107,7 @@ def rank(config: RunConfig, names: list[str], rows: int = 1000, metric: str | No
     """
     devices.keep_freed_memory()
     data = sample(load_data(config.data), rows, config.seed)
-    metric = metric or headline(data.task)
+    metric = metric or data.task.headline
     if metric not in (known := metric_names(data.task)):
         raise UserError(f"The metric {metric!r} is not measured here.{did_you_mean(metric, known)}")
     found, outcomes = [], []

@@ -15,7 +15,7 @@ def logme(task: Task, features: np.ndarray, targets: np.ndarray) -> float:
     the precisions of prior and noise are those that make the observed targets likeliest.
     """
     features = np.asarray(features, dtype=np.float64)
-    wanted = np.eye(task.head_size)[targets] if task.type == "single_label" else np.asarray(targets, np.float64)
+    wanted = task.one_hot(targets)
     left, singular, _ = np.linalg.svd(features, full_matrices=False)
     found = [_evidence(left.T @ column, singular**2, column) for column in wanted.T if column.any()]
     return float(np.mean(found))
@@ -49,7 +49,7 @@ def h_score(task: Task, features: np.ndarray, targets: np.ndarray) -> float | No
 
     None where rows have no class of their own (several labels, numbers).
     """
-    if task.type != "single_label":
+    if not task.exclusive:
         return None
     from sklearn.covariance import ledoit_wolf
 

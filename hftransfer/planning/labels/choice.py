@@ -30,7 +30,7 @@ def doubt(task: Task, probabilities: np.ndarray) -> np.ndarray:
     That is the margin between two classes (Scheffer et al. 2001), and for several labels the one after as many as are
     expected. Regression has no such thing: all rows are equal.
     """
-    if task.type == "regression":
+    if not task.has_classes:
         return np.ones(len(probabilities))
     falling = -np.sort(-probabilities, axis=1)
     bounded = np.pad(falling, ((0, 0), (1, 1)), constant_values=((0, 0), (1, 0)))  # none may be expected, or all

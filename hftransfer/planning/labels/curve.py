@@ -16,12 +16,9 @@ from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.intervals import Draws, Measured
 from hftransfer.evaluation.metrics import higher_is_better
 from hftransfer.planning.labels.power_law import PowerLaws, fit
-from hftransfer.probe.solver import ConvexHead, Fit, make_folds, refit, solve_head, strata_of
+from hftransfer.probe.solver import ConvexHead, Fit, make_folds, refit, solve_head
 from hftransfer.tasks import Task
 
-METRIC = {"single_label": "accuracy", "multi_label": "mean_average_precision", "regression": "rmse"}
-MACRO = {"single_label": "balanced_accuracy", "multi_label": "mean_average_precision"}
-OF_A_CLASS = {"single_label": "recall", "multi_label": "f1"}
 SIZES, ORDERS, CLASS_ORDERS, RESAMPLES, FOLDS = 7, 5, 4, 400, 3
 CLASS_SHARES = (0.25, 0.4, 0.63, 1.0)
 REACH = 2.0  # beyond twice the rows at hand a power law is a guess
@@ -49,7 +46,7 @@ class Judge:
         self.problem, self.task = problem, problem.task
         self.features, self.targets = problem.features[problem.held], problem.targets[problem.held]
         groups = None if problem.groups is None else list(problem.groups[problem.held])
-        classes = self.targets if self.task.type == "single_label" else None
+        classes = self.task.classes_of(self.targets)
         draws = Draws(len(self.targets), groups, classes, seed, RESAMPLES)
         drawn = bootstrap.draw_weights(draws.units, draws.strata, RESAMPLES, seed)
         self.weights = np.concatenate([np.ones((1, len(self.targets)), np.float32), *drawn])
@@ -61,7 +58,7 @@ class Judge:
     def of_class(self, head: Fit | ConvexHead, number: int) -> np.ndarray:
         """The same, of recall (F1 for several labels) of one class."""
         found = bootstrap.by_class(self.task, self.targets, self._scores(head))(self.weights)
-        return found[OF_A_CLASS[self.task.type]][:, number]
+        return found[self.task.class_metric][:, number]
 
     def _scores(self, head: Fit | ConvexHead) -> np.ndarray:
         return self.task.probabilities(self.task.in_units(head.logits(self.features)))
@@ -136,7 +133,7 @@ def _interval(values: np.ndarray, n: int) -> Measured:
 
 def measure_curve(problem: Problem, orders: int = ORDERS, sizes: Sequence[int] | None = None, seed: int = 0) -> Curve:
     """The overall curve: sizes on a log grid up to all rows of the pool, the penalty chosen anew at each size."""
-    judge, metric = Judge(problem, seed), METRIC[problem.task.type]
+    judge, metric = Judge(problem, seed), problem.task.learning_metric
     grid = np.asarray(sizes if sizes is not None else size_grid(problem))
     arranged = [arrange(problem, seed + number) for number in range(orders)]
     values = np.empty((len(grid), orders, 1 + RESAMPLES))
@@ -155,7 +152,7 @@ def measure_curve(problem: Problem, orders: int = ORDERS, sizes: Sequence[int] |
 def size_grid(problem: Problem) -> np.ndarray:
     """From two rows a class (ten at least, a fiftieth at least) to all."""
     rows = len(problem.pool)
-    classes = problem.task.head_size if problem.task.type != "regression" else 1
+    classes = problem.task.head_size if problem.task.has_classes else 1
     first = min(max(2 * classes, 10, rows // 50), max(2, rows // 4))
     return np.unique(np.geomspace(first, rows, SIZES).round().astype(int))
 
@@ -164,7 +161,7 @@ def arrange(problem: Problem, seed: int) -> np.ndarray:
     """The rows of the pool in a random order whose every beginning is stratified."""
     rng = np.random.default_rng(seed)
     rows = rng.permutation(problem.pool)
-    strata = np.unique(strata_of(problem.task, problem.targets[rows]), return_inverse=True)[1]
+    strata = np.unique(problem.task.strata(problem.targets[rows]), return_inverse=True)[1]
     place = np.empty(len(rows))
     for stratum in range(strata.max() + 1):
         members = np.flatnonzero(strata == stratum)
@@ -211,15 +208,15 @@ def measure_class(
         for place, size in enumerate(sizes):
             rows = np.concatenate([others, order[:size]])
             head = whole if size == len(mine) else fitted(problem, rows, like)
-            macro[place, turn] = judge(head, MACRO[task.type])
+            macro[place, turn] = judge(head, task.macro_metric)
             own[place, turn] = judge.of_class(head, number)
     share = sizes / len(mine)
     return ClassCurves(
-        task.names[number], Curve(MACRO[task.type], sizes, macro, share), Curve("balanced_accuracy", sizes, own, share)
+        task.names[number], Curve(task.macro_metric, sizes, macro, share), Curve("balanced_accuracy", sizes, own, share)
     )
 
 
 def _examples(problem: Problem, number: int) -> np.ndarray:
     """Which rows of the pool (bool) carry the class."""
     targets = problem.targets[problem.pool]
-    return targets == number if problem.task.type == "single_label" else targets[:, number] > 0
+    return targets == number if problem.task.exclusive else targets[:, number] > 0

@@ -6,7 +6,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hftransfer.evaluation.intervals import Measured
-from hftransfer.planning.labels.curve import MACRO, OF_A_CLASS, REACH, Judge, Problem, measure_class, measure_curve
+from hftransfer.planning.labels.curve import REACH, Judge, Problem, measure_class, measure_curve
 from hftransfer.planning.labels.power_law import PowerLaws
 from hftransfer.probe.solver import ConvexHead
 
@@ -81,8 +81,8 @@ def forecast(
         gains.append(
             Gain(extra, gain, f"+{extra} rows of the same mix: {worth(gain, curve.metric, NOTHING)}", rows=rows)
         )
-    found = [] if problem.task.type == "regression" else _classes(problem, head, more, classes, remarks, seed)
-    if problem.task.type == "regression":
+    found = [] if not problem.task.has_classes else _classes(problem, head, more, classes, remarks, seed)
+    if not problem.task.has_classes:
         remarks.append("Numbers have no classes: the curve is of all rows together.")
     return Forecast(
         curve.metric, rows, len(problem.held), _floor(curve.metric, laws), points, beyond, gains, found, remarks
@@ -122,7 +122,7 @@ def _classes(
     recalls = np.array([judge.of_class(head, number)[0] for number in range(len(names))])
     judged = [number for number in np.argsort(recalls) if counts[number] >= FEWEST and not np.isnan(recalls[number])]
     if len(judged) > limit:
-        of = OF_A_CLASS[problem.task.type]
+        of = problem.task.class_metric
         remarks.append(f"The {limit} of {len(judged)} classes with the lowest {of} are shown (--classes shows more).")
     wanted = more or round_number(float(np.median(counts)) / 2)
     gains = []
@@ -136,10 +136,7 @@ def _classes(
 
 def class_counts(problem: Problem) -> np.ndarray:
     """(C,) examples of each class in the pool."""
-    targets = problem.targets[problem.pool]
-    if problem.task.type == "single_label":
-        return np.bincount(targets, minlength=problem.task.head_size)
-    return targets.sum(0).astype(int)
+    return problem.task.counts(problem.targets[problem.pool])
 
 
 def _class_gain(
@@ -147,7 +144,7 @@ def _class_gain(
 ) -> Gain:
     curves = measure_class(problem, number, head, judge, seed=seed)
     gain, own = (curve.gain(extra, curve.laws(seed)) for curve in (curves.macro, curves.own))
-    metric, of = MACRO[problem.task.type], OF_A_CLASS[problem.task.type]
+    metric, of = problem.task.macro_metric, problem.task.class_metric
     words = f"+{extra} of {curves.name}: {worth(gain, metric, CLASS_NOTHING)}; {worth(own, f'its own {of}', NOTHING)}"
     return Gain(extra, gain, words, curves.name, count, own)
 

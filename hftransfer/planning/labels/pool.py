@@ -22,7 +22,7 @@ from hftransfer.prediction.predictor import load
 from hftransfer.probe.fit import plain_features
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.runtime import devices
-from hftransfer.tasks import Task
+from hftransfer.tasks import SingleLabel, Task
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,7 +64,7 @@ def next_to_label(
         frame = _new_rows(pool, predictor.modality.name, columns, _labelled(run, predictor.modality.name))
         logits, features = predictor.read(frame)
         seen = Seen(features, predictor.task, predictor.task.probabilities(logits))
-        if predictor.task.type == "regression":
+        if not predictor.task.has_classes:
             log.info(
                 "A regression gives no doubt of its own: the rows are chosen to be unlike each other, nothing more."
             )
@@ -120,7 +120,7 @@ def _new_rows(pool: str, modality: str, columns: list[str] | None, labelled: set
 
 def _features(model: str, modality: str, frame: pd.DataFrame, seed: int) -> np.ndarray:
     """What the checkpoint alone makes of the rows. Its new head, which these do not reach, stands for two classes."""
-    task = Task("single_label", ("0", "1"))
+    task = SingleLabel(("0", "1"))
     config = checked({"data": {}, "model": model, "seed": seed})
     rows = frame.assign(split="train", group=None, label="0")
     checkpoint = load_checkpoint(config.model, modality, task)
@@ -138,7 +138,7 @@ def table(frame: pd.DataFrame, seen: Seen, choice: Choice) -> pd.DataFrame:
     if seen.task is not None:
         decided = seen.task.decide(seen.probabilities[choice.rows])
         columns["prediction"] = [_in_words(seen.task.decode(row)) for row in decided]
-    if seen.task is not None and seen.task.type != "regression":
+    if seen.task is not None and seen.task.has_classes:
         columns["doubt"] = seen.doubts[choice.rows].round(4)
     columns["stands_for"] = choice.stands_for
     inputs = {
@@ -153,12 +153,12 @@ def _in_words(value: str | float | Sequence) -> str | float:
 
 def _reason(seen: Seen, row: int, size: int) -> str:
     alike = f"one of {size} alike" if size > 1 else "like no other"
-    if seen.task is None or seen.task.type == "regression":
+    if seen.task is None or not seen.task.has_classes:
         return alike
     found, names = seen.probabilities[row], seen.task.names
     last = expected(found[None]).item()  # of the answers that are expected, and the first of the others
     at_issue = [f"{names[place]} ({found[place]:.2f})" for place in np.argsort(-found)[max(0, last - 1) : last + 1]]
-    return f"{'between' if seen.task.type == 'single_label' else 'unsure of'} {' and '.join(at_issue)}; {alike}"
+    return f"{'between' if seen.task.exclusive else 'unsure of'} {' and '.join(at_issue)}; {alike}"
 
 
 def as_table(found: pd.DataFrame) -> "Table":

@@ -24,7 +24,7 @@ class Fitted(Protocol):
 
 def majority(task: Task, targets: np.ndarray, train: np.ndarray) -> Fitted:
     """The class frequencies, the label frequencies, or the mean of the training rows, whatever the input."""
-    found = np.eye(task.head_size)[targets[train]] if task.type == "single_label" else targets[train]
+    found = task.one_hot(targets[train])
     return lambda rows: np.repeat(found.mean(0, dtype=np.float64)[None], len(rows), axis=0)
 
 
@@ -46,10 +46,10 @@ def raw_text(task: Task, frame: pd.DataFrame, targets: np.ndarray, train: np.nda
 def _linear(task: Task, features: Any, targets: np.ndarray) -> Any:
     from sklearn.linear_model import LogisticRegression, Ridge
 
-    if task.type == "regression":
+    if not task.has_classes:
         ridge = Ridge(alpha=1.0).fit(features, targets)
         return lambda rows: ridge.predict(rows).reshape(-1, task.head_size)
-    if task.type == "single_label":
+    if task.exclusive:
         model = LogisticRegression(C=10.0, max_iter=200).fit(features, targets)
         return lambda rows: _spread(model.predict_proba(rows), model.classes_, task.head_size)
     answers = [_one_label(features, column) for column in targets.T]

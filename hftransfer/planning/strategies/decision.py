@@ -10,7 +10,7 @@ from scipy import stats
 
 from hftransfer.evaluation.comparison import compare_parts, value_of
 from hftransfer.evaluation.intervals import Measured, measure
-from hftransfer.evaluation.metrics import headline, higher_is_better
+from hftransfer.evaluation.metrics import higher_is_better
 from hftransfer.evaluation.resampling import corrected_t_interval
 from hftransfer.runs.reader import Part
 from hftransfer.tasks import Task
@@ -80,7 +80,7 @@ class Judge:
 
     @property
     def metric(self) -> str:
-        return headline(self.task)
+        return self.task.headline
 
     def score(self, answers: Answers) -> Measured:
         """The metric that decides, with its 95 % interval."""
@@ -140,9 +140,9 @@ class Judge:
 
     def could_be_beaten(self, answers: Answers, prefer: Preference = "simplicity") -> bool:
         """Whether something else could be chosen: a faultless rung would be separated, or for accuracy just be better."""
-        if self.task.type == "regression":
+        if not self.task.has_classes:
             return True
         targets = self.targets[answers.rows]
-        faultless = targets if self.task.type == "multi_label" else np.eye(self.task.head_size)[targets]
-        gain = self.difference(Answers("faultless", answers.rows, faultless.astype(float)), answers)
+        faultless = self.task.one_hot(targets)
+        gain = self.difference(Answers("faultless", answers.rows, faultless), answers)
         return gain.is_better if prefer == "simplicity" else gain.value > 0

@@ -103,7 +103,7 @@ def _leader(climb: Climb, alike: list[Answers]) -> str:
 
 def points(climb: Climb, found: Difference) -> str:
     """+4.1 (1.2 to 7.0) points; for regression the fall of the error in its own unit."""
-    scale, unit = (1, f" less {climb.judge.metric}") if climb.judge.task.type == "regression" else (100, " points")
+    scale, unit = (1, f" less {climb.judge.metric}") if not climb.judge.task.has_classes else (100, " points")
     digits = 3 if scale == 1 else 1
     low, high = (f"{scale * value:.{digits}f}" for value in (found.low, found.high))
     return f"{scale * found.value:+.{digits}f} ({low} to {high}){unit}"
@@ -129,10 +129,10 @@ def evidence(climb: Climb) -> list[str]:
 def _labels(climb: Climb) -> str:
     task, targets = climb.judge.task, climb.judge.targets[climb.bench.work.fitted]
     rows = f"{len(targets)} labelled rows to learn from"
-    if task.type == "regression":
+    if not task.has_classes:
         return f"{rows}; every rung is measured on {_held(climb)}."
-    counts = np.bincount(targets, minlength=task.head_size) if task.type == "single_label" else targets.sum(0)
-    kind = "class" if task.type == "single_label" else "label"
+    counts = task.counts(targets)
+    kind = task.output
     few = f"{counts.min():.0f}" if counts.min() == counts.max() else f"{counts.min():.0f} to {counts.max():.0f}"
     return f"{rows}, {few} a {kind}; every rung is measured on {_held(climb)}."
 
