@@ -30,14 +30,9 @@ Folds = list[tuple[np.ndarray, np.ndarray]]
 Head = Callable[[Problem, np.ndarray, Folds, np.ndarray], np.ndarray]
 
 
-def of_solver(solver: str) -> Head:
-    """Logits (T, C) of the test rows by one of our own heads."""
-
-    def fit(problem: Problem, rows: np.ndarray, folds: Folds, test: np.ndarray) -> np.ndarray:
-        head = solve_head(problem.features[rows], problem.targets[rows], problem.task, folds, solver)
-        return head.logits(problem.features[test])
-
-    return fit
+def ours(problem: Problem, rows: np.ndarray, folds: Folds, test: np.ndarray) -> np.ndarray:
+    """Return logits (T, C) of the test rows by our own head."""
+    return solve_head(problem.features[rows], problem.targets[rows], problem.task, folds).logits(problem.features[test])
 
 
 def each_by_its_own_spread(problem: Problem, rows: np.ndarray, folds: Folds, test: np.ndarray) -> np.ndarray:
@@ -51,10 +46,8 @@ def each_by_its_own_spread(problem: Problem, rows: np.ndarray, folds: Folds, tes
 
 
 HEADS: dict[str, Head] = {
-    "hftransfer": of_solver("auto"),
+    "hftransfer": ours,
     "each feature by its own spread": each_by_its_own_spread,
-    "shrunk LDA": of_solver("lda"),
-    "prototypes": of_solver("prototype"),
 }
 
 

@@ -79,14 +79,14 @@ def render(lines: list[dict]) -> str:
         rows = [
             f"{line['set']}: ranked on {line['rows']} rows, truth from {line['training_rows']:,}. {_short(line['verdict'])}",
             "",
-            f"| checkpoint | {line['metric']}, cross-validated | LogME | H-score | ms a row | size, M | test {line['metric']} |",
-            "|---" * 7 + "|",
+            f"| checkpoint | {line['metric']}, cross-validated | ms a row | size, M | test {line['metric']} |",
+            "|---" * 5 + "|",
         ]
         for found in line["checkpoints"]:
             score, name = found["metrics"][line["metric"]], Path(found["name"]).name
             rows.append(
-                f"| {name} | {score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f}) | {found['logme']:.3f} | "
-                f"{found['h_score']:.2f} | {found['milliseconds']:.3g} | {found['parameters'] / 1e6:.1f} | "
+                f"| {name} | {score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f}) | "
+                f"{found['milliseconds']:.3g} | {found['parameters'] / 1e6:.1f} | "
                 f"{line['truth'][name]:.3f} |"
             )
         parts.append("\n".join(rows))
@@ -99,7 +99,7 @@ def _short(verdict: str) -> str:
 
 def _agreement(lines: list[dict]) -> str:
     """Weighted tau of each score with the truth, and what the best is better than the first, and than the one named."""
-    titles = "set, sample, level with the first, first loses, named loses, probe τ, LogME τ, H-score τ, size τ"
+    titles = "set, sample, level with the first, first loses, named loses, probe τ, size τ"
     columns = titles.split(", ")
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for line in lines:
@@ -107,8 +107,6 @@ def _agreement(lines: list[dict]) -> str:
         truth = [line["truth"][Path(each["name"]).name] for each in found]
         scores = {
             "probe": [each["metrics"][line["metric"]]["value"] for each in found],
-            "logme": [each["logme"] for each in found],
-            "h_score": [each["h_score"] for each in found],
             "size": [each["parameters"] for each in found],
         }
         level = [each for each in found if each["name"] in line["level_with_best"]]

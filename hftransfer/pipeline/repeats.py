@@ -134,7 +134,7 @@ def cross_validate_head(
         fitted = (task.with_balance(targets[train]) if task.weights else task).with_scale(targets[train], intercept)
         inner = make_folds(task, targets[train], None if groups is None else groups[train], head.folds, seed)
         wanted = fitted.standardised(targets[train])
-        solve = partial(solve_head, targets=wanted, task=fitted, folds=inner, solver=head.solver, intercept=intercept)
+        solve = partial(solve_head, targets=wanted, task=fitted, folds=inner, intercept=intercept)
         found = [solve(compared[train]) for compared, _ in features]
         best, (compared, read) = min(zip(found, features, strict=True), key=lambda pair: pair[0].loss)
         best = best if read is compared else solve(read[train])

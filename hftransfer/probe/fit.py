@@ -115,9 +115,8 @@ def solve_readouts(
 ) -> Solved:
     """A head on each of the readouts `wanted`, from one pass over the rows; the model stays as it is.
 
-    Raises `UserError` where the solver that was asked for is not one for the task or the network.
+    Raises `UserError` where views are asked for and inputs have none.
     """
-    _check_solver(config.solver, task, frozen.model)
     if config.views and frozen.modality.augmentation is None:
         raise UserError(
             f"head.views={config.views}: augmented views are of images, and the data are texts. Leave it out."
@@ -128,16 +127,6 @@ def solve_readouts(
     begin = time.perf_counter()
     heads = {readout: problem.solve(features[readout], readout) for readout in wanted}
     return Solved(features, heads, problem, time.perf_counter() - begin)
-
-
-def _check_solver(solver: str, task: Task, model: nn.Module) -> None:
-    means_of_classes = solver in ("lda", "prototype")
-    if not task.has_classes and solver != "auto" or task.several and means_of_classes:
-        raise UserError(f"head.solver={solver} is not one for {task.type} tasks: use head.solver=auto.")
-    if means_of_classes and final_linear(model).bias is None:
-        raise UserError(
-            f"head.solver={solver} needs a bias, and {type(model).__name__} has none: use head.solver=auto."
-        )
 
 
 def solve_probe(frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, seed: int) -> Probe:
@@ -201,7 +190,7 @@ class _Problem:
         shifts = count * np.arange(1 + len(self.views))[:, None]
         folds = [((train + shifts).ravel(), held_out) for train, held_out in self.folds]
         wanted = self.task.standardised(targets)
-        return solve_head(stacked, wanted, self.task, folds, self.config.solver, self.intercept)
+        return solve_head(stacked, wanted, self.task, folds, self.intercept)
 
 
 def sample(frozen: FrozenPass, rows: Rows) -> Batch:

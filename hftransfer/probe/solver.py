@@ -21,7 +21,7 @@ from hftransfer.tasks import Task
 
 log = logging.getLogger(__name__)
 
-Solver = Literal["logistic", "lda", "prototype", "ridge"]
+Solver = Literal["logistic", "ridge"]
 # Penalty on the squared weights against the *mean* loss, strong to weak: on standardised features the best lies inside.
 PENALTIES = tuple(10.0**exponent for exponent in (1, 0.5, 0, -0.5, -1, -1.5, -2, -2.5, -3, -4, -5))
 # What a few rows say of numbers can be so little that only these come near to predicting the mean.
@@ -64,12 +64,11 @@ def solve_head(
     targets: np.ndarray,
     task: Task,
     folds: list[tuple[np.ndarray, np.ndarray]],
-    solver: Literal["auto", "logistic", "lda", "prototype"] = "auto",
     intercept: bool = True,
 ) -> ConvexHead:
     """The convex head of the penalty that is best in cross-validation over `folds` (train and validation row numbers).
 
-    `auto` is logistic regression, or ridge for regression. `intercept` False is for heads that have no bias (GPT-2).
+    It is logistic regression, or ridge for numbers. `intercept` False is for heads that have no bias (GPT-2).
     Regression targets are expected standardised (`task.standardised`).
     """
     from threadpoolctl import threadpool_limits
@@ -77,15 +76,13 @@ def solve_head(
     features = np.asarray(features, dtype=np.float64)
     # Thousands of small products: several threads spend more time waiting for each other than multiplying.
     with threadpool_limits(1, user_api="blas"):
-        return _solved(features, targets, task, folds, solver, intercept)
+        return _solved(features, targets, task, folds, intercept)
 
 
-def _solved(
-    features: np.ndarray, targets: np.ndarray, task: Task, folds: list, solver: str, intercept: bool
-) -> ConvexHead:
+def _solved(features: np.ndarray, targets: np.ndarray, task: Task, folds: list, intercept: bool) -> ConvexHead:
     mean, scale = _standardiser(features, intercept)
     standardised, rotation = _rotated((features - mean) / scale)
-    name = solver if solver != "auto" else "ridge" if not task.has_classes else "logistic"
+    name: Solver = "logistic" if task.has_classes else "ridge"
     penalty, loss, out_of_fold = _cross_validated(name, standardised, targets, task, folds, intercept)
     fit = _solve(name, standardised, targets, task, penalty, intercept, tolerance=1e-9)
     log.info("Convex head: %s, penalty %.3g, cross-validated loss %.4f", name, penalty, loss)
@@ -200,7 +197,7 @@ def _cross_validated(
     worse = 0
     rough = features.astype(np.float32) if solver == "logistic" else features
     starts: list[Fit | None] = [None] * len(folds)
-    for penalty in SEARCHED.get(solver, (np.nan,)):
+    for penalty in SEARCHED[solver]:
         logits = np.zeros((len(features), task.head_size))
         for number, (train, held_out) in enumerate(folds):
             fit = _solve(
@@ -250,8 +247,6 @@ def _solve(
 ) -> Fit:  # fmt: skip
     if solver == "ridge":
         return _ridge(features, targets, penalty, intercept)
-    if solver in ("lda", "prototype"):
-        return _lda(features, targets, task, solver)
     return _logistic(features, targets, task, penalty, intercept, tolerance, start)
 
 
@@ -262,38 +257,6 @@ def _ridge(features: np.ndarray, targets: np.ndarray, penalty: float, intercept:
     gram = x.T @ x / len(x) + penalty * np.eye(x.shape[1])
     weight = np.linalg.solve(gram, x.T @ (targets - bias) / len(x)).T
     return Fit(weight, bias - weight @ centre)
-
-
-def _lda(features: np.ndarray, targets: np.ndarray, task: Task, solver: Solver) -> Fit:
-    """Linear discriminants: class means seen through the spread that all classes have around theirs.
-
-    That spread is shrunk towards a round one, the less so the more rows tell it (Ledoit & Wolf 2004, sec. 3.3); prototypes
-    take it for round, so that the nearest mean wins. A task that balances its classes takes all of them for equally likely.
-    """
-    present, own, counts = np.unique(targets, return_inverse=True, return_counts=True)
-    means = np.stack([features[own == number].mean(0) for number in range(len(present))])
-    deviations = features - means[own]
-    size = np.abs(features).max(initial=0)
-    if np.abs(deviations).max(initial=0) <= 1e-9 * size:  # one row a class, or copies of one
-        deviations, solver = means - means.mean(0), "prototype"
-    spread = _spread(deviations, solver)
-    priors = np.full(len(present), 1 / len(present)) if task.weights else counts / len(targets)
-    weight = np.zeros((task.head_size, features.shape[1]))
-    bias = np.full(task.head_size, -1e3)  # absent classes: never chosen
-    weight[present] = np.linalg.solve(spread, means.T).T
-    bias[present] = np.log(priors) - 0.5 * (weight[present] * means).sum(1)
-    return Fit(weight, bias)
-
-
-def _spread(deviations: np.ndarray, solver: Solver) -> np.ndarray:
-    """(D, D): shrunk for `lda`, round for `prototype`."""
-    from sklearn.covariance import ledoit_wolf, shrunk_covariance
-
-    if not deviations.any():
-        return np.eye(deviations.shape[1])
-    if solver == "lda":
-        return ledoit_wolf(deviations, assume_centered=True)[0]
-    return shrunk_covariance(deviations.T @ deviations / len(deviations), shrinkage=1.0)
 
 
 def _logistic(

@@ -147,25 +147,3 @@ def test_features_of_another_fresh_layer_are_other_features(tmp_path):
     with torch.no_grad():
         checkpoint.model.pre_classifier.weight.add_(1.0)
     assert features_identity(checkpoint) != before
-
-
-@pytest.mark.parametrize("kind", ["image", "text"])
-def test_class_means_are_heads_of_plain_models_too(tmp_path, kind):
-    folders = {solver: probe_run(tmp_path, kind, f"head.solver={solver}") for solver in ("auto", "lda", "prototype")}
-    assert all(disagreement(folder) < 1e-4 for folder in folders.values())
-    assert len({(folder / "model" / "model.safetensors").read_bytes() for folder in folders.values()}) == 3
-
-
-@pytest.mark.parametrize(("kind", "solver"), [
-    ("text-regression", "lda"), ("text-regression", "logistic"), ("text-multi", "prototype"),
-])  # fmt: skip
-def test_a_solver_that_is_not_one_for_the_task_is_refused(tmp_path, kind, solver):
-    task = {"text-regression": "regression", "text-multi": "multi_label"}[kind]
-    with pytest.raises(UserError, match=f"head.solver={solver} is not one for {task} tasks: use head.solver=auto"):
-        probe_run(tmp_path, kind, f"head.solver={solver}")
-
-
-def test_class_means_need_a_bias(tmp_path):
-    model = str(tiny.TEXT_FAMILIES["gpt2"](tmp_path / "gpt2"))
-    with pytest.raises(UserError, match="head.solver=lda needs a bias, and GPT2ForSequenceClassification has none"):
-        probe_run(tmp_path, "text", f"model.name={model}", "head.solver=lda")

@@ -1,15 +1,11 @@
 """The convex head against scikit-learn, and the folds it is chosen by."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.base import BaseEstimator
-from sklearn.covariance import ledoit_wolf
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.neighbors import NearestCentroid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -97,13 +93,6 @@ def test_balanced_classes_are_scikit_learns(kind):
     assert np.abs(task.probabilities(plain.logits(features)) - expected).max() > 0.01
 
 
-def test_balanced_lda_takes_classes_for_equally_likely():
-    features, targets = with_a_rare_class()
-    task = task_of("single_label").with_balance(targets)
-    head = solve_head(features, targets, task, make_folds(task, targets, None, 4, 0), solver="lda")
-    assert_is_lda(head, task, features, targets, priors=[1 / 3] * 3)
-
-
 def test_regression_is_ridge():
     features, _ = problem()
     values = (features[:, :2] @ np.array([[1.0, 0.5], [0.2, -1.0]])).astype(np.float32)
@@ -112,43 +101,6 @@ def test_regression_is_ridge():
     head = solve_head(features, values, task, make_folds(task, values, None, 5, 0))
     reference = Ridge(alpha=head.penalty * len(features)).fit(standardised(features), values)
     assert np.allclose(head.logits(features), reference.predict(standardised(features)), atol=1e-4)
-
-
-@dataclass
-class SpreadWithin(BaseEstimator):
-    """Tells scikit-learn's discriminants one spread for all classes: that of the rows around their class means."""
-
-    covariance_: np.ndarray
-
-    def fit(self, rows):
-        return self
-
-
-def assert_is_lda(head, task, features, targets, priors=None):
-    rows = standardised(features)
-    values, vectors = np.linalg.eigh(rows.T @ rows)  # shrinkage depends on the number of features: those that vary
-    rows = rows @ vectors[:, values > values.max() * 1e-12]
-    around = rows - np.stack([rows[targets == c].mean(0) for c in range(3)])[targets]
-    estimator = SpreadWithin(ledoit_wolf(around, assume_centered=True)[0])
-    reference = LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=estimator, priors=priors)
-    expected = reference.fit(rows, targets).predict_proba(rows)
-    assert np.abs(task.probabilities(head.logits(features)) - expected).max() < 1e-5
-
-
-@pytest.mark.parametrize("shape", [(120, 20), (12, 20)])
-def test_lda_is_scikit_learns(shape):
-    features, targets = problem(*shape)
-    task = task_of("single_label")
-    head = solve_head(features, targets, task, make_folds(task, targets, None, 4, 0), solver="lda")
-    assert_is_lda(head, task, features, targets)
-
-
-def test_the_nearest_prototype_wins():
-    features, targets = problem()
-    task = task_of("single_label")
-    head = solve_head(features, targets, task, make_folds(task, targets, None, 4, 0), solver="prototype")
-    expected = NearestCentroid().fit(standardised(features), targets).predict(standardised(features))
-    assert np.array_equal(head.logits(features).argmax(1), expected)
 
 
 def behind_a_relu(seed, rows=2050, width=600, classes=10, dead=0):
@@ -164,18 +116,6 @@ def right_on_new_rows(head, features, targets):
     return (head.logits(features[50:]).argmax(1) == targets[50:]).mean()
 
 
-def test_held_out_rows_find_lda_as_good_as_new_ones_do():
-    """Axes that held-out rows alone span have no spread among the others, and must not be blown up: 0.48 came for 0.61."""
-    task, found = task_of("single_label", 10), []
-    for seed in range(4):
-        features, targets = behind_a_relu(seed)
-        folds = make_folds(task, targets[:50], None, 5, 0)
-        head = solve_head(features[:50], targets[:50], task, folds, solver="lda")
-        held_out = (head.out_of_fold.argmax(1) == targets[:50]).mean()
-        found.append(held_out - right_on_new_rows(head, features, targets))
-    assert np.mean(found) > -0.05
-
-
 @pytest.mark.parametrize("dead", [0, 900])  # more than half of all: their spread is no measure
 def test_features_that_few_rows_hardly_show_are_not_blown_up(dead):
     """Each divided by its own spread, digits with five labels a class lost 11 points."""
@@ -189,20 +129,10 @@ def test_features_that_few_rows_hardly_show_are_not_blown_up(dead):
     assert np.mean(gains) > 0.03
 
 
-@pytest.mark.parametrize("solver", ["lda", "prototype"])
-@pytest.mark.parametrize("rows", [3, 6])
-def test_class_means_need_one_row_a_class(solver, rows):
-    features, targets = problem(rows)
-    task = task_of("single_label")
-    head = solve_head(features, targets, task, make_folds(task, targets, None, 5, 0), solver=solver)
-    assert np.array_equal(head.logits(features).argmax(1), targets)
-
-
-@pytest.mark.parametrize("solver", ["auto", "lda", "prototype"])
-def test_features_that_are_all_alike_make_a_head(solver):
+def test_features_that_are_all_alike_make_a_head():
     task = task_of("single_label")
     targets = np.arange(12) % 3
-    head = solve_head(np.ones((12, 4)), targets, task, make_folds(task, targets, None, 4, 0), solver=solver)
+    head = solve_head(np.ones((12, 4)), targets, task, make_folds(task, targets, None, 4, 0))
     assert np.allclose(task.probabilities(head.logits(np.ones((1, 4)))), 1 / 3)
 
 

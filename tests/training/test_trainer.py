@@ -456,7 +456,7 @@ def test_settings_of_another_kind_of_data_or_network(tmp_path, strategy, kind, s
 
 
 @pytest.mark.parametrize(("strategy", "kind", "settings", "expected"), [
-    ("full", "image", ["head.solver=lda"], ["head.solver (the head begins random"]),
+    ("full", "image", ["head.folds=3"], ["head.folds (the head begins random"]),
     ("probe", "text", ["augmentation.flip=false"], ["augmentation.flip (the data are texts)"]),
     ("probe", "image", ["augmentation.level=strong", "head.pooling=mean"],
      ["augmentation.level (the features of a probe", "head.pooling (images are pooled as the checkpoint does it)"]),
@@ -477,7 +477,7 @@ def test_settings_without_effect_are_said(tmp_path, caplog, strategy, kind, sett
 
 
 OPTIONS = [
-    "head.views=2", "head.solver=lda", "head.solver=prototype", "head.layer=best", "head.layer=1", "head.pooling=mean",
+    "head.views=2", "head.layer=best", "head.layer=1", "head.pooling=mean",
     "head.pooling=auto", "head.folds=2", "augmentation.mixup=0.5", "augmentation.cutmix=0.5", "augmentation.level=strong",
     "training.imbalance=balanced", "training.label_smoothing_factor=0.1", "training.gradient_checkpointing=true",
     "training.bf16=true", "training.per_device_train_batch_size=500", "training.gradient_accumulation_steps=3",

@@ -53,21 +53,19 @@ def as_table(ranking: Ranking) -> "Group":
 
     title = f"Cross-validated probe on {ranking.rows} rows, 95 % intervals"
     table = Table(title=title, title_justify="left")
-    for column in ("checkpoint", titled(ranking.metric), "best is better by", "LogME", "H-score", "ms a row", "size"):
+    for column in ("checkpoint", titled(ranking.metric), "best is better by", "ms a row", "size"):
         table.add_column(column, justify="left" if column == "checkpoint" else "right", no_wrap=column != "checkpoint")
     for checkpoint in ranking.checkpoints:
         table.add_row(*_cells(ranking, checkpoint))
-    caption = "LogME and H-score need no folds; they filter many checkpoints cheaply and decide nothing here."
-    return Group(table, Text(caption, "dim"), *_remarks(ranking), Text(ranking.verdict, "bold"))
+    return Group(table, *_remarks(ranking), Text(ranking.verdict, "bold"))
 
 
 def _cells(ranking: Ranking, found: Ranked) -> list[str]:
     pair = ranking.pairs_of_best.get(found.name)
     against = "" if pair is None else _against(ranking, pair.difference, pair.low, pair.high, pair.separated)
-    h_score = "" if found.h_score is None else f"{found.h_score:.2f}"
     size = f"{found.parameters / 1e6:.1f} M, {found.bytes / 1e6:,.0f} MB"
     score = _span(found.metrics[ranking.metric])
-    return [found.name, score, against, f"{found.logme:.3f}", h_score, f"{found.milliseconds:.3g}", size]
+    return [found.name, score, against, f"{found.milliseconds:.3g}", size]
 
 
 def _against(ranking: Ranking, difference: float, low: float, high: float, separated: bool) -> str:

@@ -20,7 +20,6 @@ from hftransfer.models.references import find
 from hftransfer.pipeline.run_context import Work, probed
 from hftransfer.planning.checkpoints.candidates import CANDIDATES, described
 from hftransfer.planning.checkpoints.reach import Reachable, reachable
-from hftransfer.planning.checkpoints.scores import h_score, logme
 from hftransfer.runs.reader import Part
 from hftransfer.runtime import autotune, devices
 
@@ -29,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Ranked:
-    """One checkpoint: out-of-fold `metrics` of its probe, the two cheap scores, and what it costs.
+    """One checkpoint: out-of-fold `metrics` of its probe, and what it costs.
 
     `milliseconds` a row on this machine, transforms of images included; `bytes` of the weights in float32.
     """
@@ -39,8 +38,6 @@ class Ranked:
     licence: str | None
     readout: str
     metrics: dict[str, Measured]
-    logme: float
-    h_score: float | None
     milliseconds: float
     parameters: int
     bytes: int
@@ -160,12 +157,12 @@ def _ranked(config: RunConfig, candidate: Reachable, data: LabelledData) -> tupl
     work, probe = probed(config.model_copy(update={"model": model}), data)
     task = work.data.task
     scores = task.probabilities(task.in_units(probe.cross_validated))
-    part, wanted = Part(data.frame[["id", "group"]], work.targets, scores), task.standardised(work.targets)
+    part = Part(data.frame[["id", "group"]], work.targets, scores)
     known, sizes = described(candidate.name), [tensor.numel() for tensor in work.model.parameters()]
     ranked = Ranked(
         candidate.name, known.objective if known else None, known.licence if known else None, probe.readout.name,
-        measure(task, part.targets, scores, part.groups), logme(task, probe.features, wanted),
-        h_score(task, probe.features, wanted), _milliseconds(work), sum(sizes), 4 * sum(sizes),
+        measure(task, part.targets, scores, part.groups),
+        _milliseconds(work), sum(sizes), 4 * sum(sizes),
         time.perf_counter() - begin,
     )  # fmt: skip
     return ranked, part
