@@ -271,7 +271,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
     found = found if len(found) <= MOST_SHOWN else f"{found[:MOST_SHOWN]}…"
     # YAML 1.1 reads no, 1 and 2024-01-01 as a truth value, a number and a date
     quotes = " In YAML, put a text in quotes." if problem["type"] == "string_type" else ""
-    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {found}.{quotes}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {message[0].lower()}{message[1:]}, found {found}.{quotes}"
 
 
 def _fields_at(location: list[str]) -> list[str]:

@@ -97,8 +97,6 @@ def ranking_of(scores, milliseconds, rows=400, seed=0):
                 None,
                 "head@1",
                 {"accuracy": Measured(right, right - 0.05, right + 0.05, rows)},
-                0.0,
-                None,
                 speed,
                 10,
                 40,
