@@ -81,7 +81,9 @@ def test_report_card_and_demo_speak_of_it(folder):
 
 
 def test_a_task_that_is_not_there_is_named(stars, tmp_path):
-    with pytest.raises(UserError, match="data.task: expected one of single_label, multi_label, regression, .*found 'single'"):
+    with pytest.raises(
+        UserError, match="data.task: expected one of single_label, multi_label, regression, .*found 'single'"
+    ):
         checked({"data": {"train": "x.csv", "task": "single"}, "model": "m", "output": str(tmp_path / "o")})
     with pytest.raises(UserError, match="There is no task 'multilabel'.*Did you mean 'multi_label'"):
         make_task("multilabel", ("a",))
