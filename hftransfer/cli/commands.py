@@ -59,7 +59,7 @@ def _quiet() -> None:
     handler.setFormatter(PlainFormatter("%(message)s"))
     root = logging.getLogger("hftransfer")
     root.handlers = [handler]
-    root.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    root.setLevel(logging.INFO if devices.process_rank() == 0 else logging.ERROR)
 
 
 @app.command()

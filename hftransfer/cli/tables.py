@@ -1,12 +1,11 @@
 """What the terminal shows of results, and the tables that go into files instead."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from hftransfer.core.errors import UserError
-from hftransfer.core.files import finite
+from hftransfer.core.files import finite, replacing
 from hftransfer.core.terminal import display
 from hftransfer.core.wording import describe_part, ends
 
@@ -68,11 +67,9 @@ def write_table(table: Any, output: Path, what: str = "predictions") -> None:
     options = {".json": {"orient": "records"}, ".jsonl": {"orient": "records", "lines": True}}.get(
         output.suffix, {"index": False}
     )
-    temporary = output.with_name(f".{output.name}")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        getattr(table, WRITERS[output.suffix])(temporary, **options)
-        os.replace(temporary, output)
+        with replacing(output) as temporary:
+            getattr(table, WRITERS[output.suffix])(temporary, **options)
     except OSError as error:
         raise UserError(f"Cannot write {output}: {error.strerror}.") from None
     print(f"{len(table)} {what} in {output}")

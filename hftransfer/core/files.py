@@ -7,6 +7,9 @@ import math
 import os
 import shutil
 import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,15 +30,31 @@ def _with_unknown_ends(found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write strict JSON by way of a temporary name, so that no reader ever sees half a file.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path` for a file or folder; it takes the place of `path` when the block succeeds.
 
-    What is no number or infinite becomes null.
+    So no reader ever sees half a file, and an error leaves nothing behind.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    text = json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    remove(temporary)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        remove(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict JSON whole or not at all. What is no number or infinite becomes null."""
+    write_text(path, json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def finite(value: Any) -> Any:

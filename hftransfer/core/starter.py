@@ -8,7 +8,6 @@ ordinary table of texts or folder of images, to be read like anybody's own.
 
 import csv
 import gzip
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 
 from hftransfer.core.errors import UserError, did_you_mean
-from hftransfer.core.files import cache_folder, has_no_locks
+from hftransfer.core.files import cache_folder, has_no_locks, replacing
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,8 @@ def load(name: str) -> Path:
             raise
     try:
         if not place.exists():
-            unfinished = place.with_name(f"{target}.incomplete")
-            write(name, unfinished)
-            os.replace(unfinished, place)
+            with replacing(place) as unfinished:
+                write(name, unfinished)
     finally:
         lock.release()
     return place

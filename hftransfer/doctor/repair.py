@@ -3,7 +3,6 @@
 import html
 import json
 import logging
-import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from hftransfer.core.errors import UserError
+from hftransfer.core.files import replacing
 from hftransfer.data import DataConfig
 from hftransfer.data.duplicates import components
 from hftransfer.data.sources import Source
@@ -118,19 +118,17 @@ def _free(path: Path) -> Path:
 
 def _write_folder(source: Source, facts: Facts, cure: Cure, rows: range) -> Path:
     target = _free(source.root.with_name(f"{source.root.name}-cleaned"))
-    temporary = target.with_name(f".{target.name}.incomplete")
-    shutil.rmtree(temporary, ignore_errors=True)
-    for row in rows:
-        if row not in cure.left_out:
-            origin = Path(facts.frame["input"].iloc[row])
-            inside = origin.relative_to(source.root)
-            parts = [cure.renamed.get(part.strip(), part.strip()) for part in inside.parent.parts]
-            copy = temporary.joinpath(*parts, _suffixed(inside, facts.looks[row].format).name)
-            if copy.exists():
-                copy = copy.with_stem(f"{copy.stem}-{row}")  # two classes became one
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(origin, copy)
-    os.replace(temporary, target)
+    with replacing(target) as temporary:
+        for row in rows:
+            if row not in cure.left_out:
+                origin = Path(facts.frame["input"].iloc[row])
+                inside = origin.relative_to(source.root)
+                parts = [cure.renamed.get(part.strip(), part.strip()) for part in inside.parent.parts]
+                copy = temporary.joinpath(*parts, _suffixed(inside, facts.looks[row].format).name)
+                if copy.exists():
+                    copy = copy.with_stem(f"{copy.stem}-{row}")  # two classes became one
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(origin, copy)
     return target
 
 
@@ -194,14 +192,13 @@ def clean_text(text: str) -> str:
 
 
 def _write_table(frame: pd.DataFrame, target: Path) -> Path:
-    temporary = target.with_name(f".{target.name}.incomplete")
-    if target.suffix == ".parquet":
-        frame.to_parquet(temporary, index=False)
-    elif target.suffix in (".csv", ".tsv"):
-        frame.to_csv(temporary, index=False, sep="\t" if target.suffix == ".tsv" else ",")
-    else:
-        rows = [json.dumps(row, ensure_ascii=False) for row in frame.to_dict("records")]
-        content = "\n".join(rows) if target.suffix in (".jsonl", ".ndjson") else f"[{', '.join(rows)}]"
-        temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, target)
+    with replacing(target) as temporary:
+        if target.suffix == ".parquet":
+            frame.to_parquet(temporary, index=False)
+        elif target.suffix in (".csv", ".tsv"):
+            frame.to_csv(temporary, index=False, sep="\t" if target.suffix == ".tsv" else ",")
+        else:
+            rows = [json.dumps(row, ensure_ascii=False) for row in frame.to_dict("records")]
+            content = "\n".join(rows) if target.suffix in (".jsonl", ".ndjson") else f"[{', '.join(rows)}]"
+            temporary.write_text(content, encoding="utf-8")
     return target

@@ -7,9 +7,7 @@ renamed to the BLAKE2 checksum of its bytes, so that a damaged or half-written f
 import hashlib
 import json
 import logging
-import os
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from hftransfer.core.errors import UserError
+from hftransfer.core.files import replacing
 
 if TYPE_CHECKING:
     import torch
@@ -112,13 +111,11 @@ class Writer:
         return Shard(self._replace(save(tensors, metadata)))
 
     def _replace(self, data: bytes) -> Path:
-        path, temporary = self.folder / f"{_checksum(data)}.safetensors", self.folder / f"{uuid.uuid4().hex}.tmp"
+        path = self.folder / f"{_checksum(data)}.safetensors"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
+            with replacing(path) as temporary:
+                temporary.write_bytes(data)
         except OSError as error:
-            remove(temporary)
             raise unwritable(self.folder, error) from error
         return path
 

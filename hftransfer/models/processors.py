@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from hftransfer.core.errors import UserError
+from hftransfer.core.files import write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -238,6 +238,4 @@ def save_processor(processor: Any, model: "PreTrainedModel", folder: Path) -> No
     file = Path(folder) / "config.json"
     stored = json.loads(file.read_text(encoding="utf-8"))
     stored["pretrained_cfg"] = stored.get("pretrained_cfg", {}) | processor.data_config
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(stored, indent=2), encoding="utf-8")
-    os.replace(partial, file)
+    write_text(file, json.dumps(stored, indent=2))

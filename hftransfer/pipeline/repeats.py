@@ -1,7 +1,6 @@
 """The same run again: on other folds, or from other seeds; what the scores say together."""
 
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
 from hftransfer.probe.solver import make_folds, solve_head
+from hftransfer.runtime import devices
 from hftransfer.strategies.head import HeadConfig
 from hftransfer.tasks import Task, make_task
 
@@ -35,7 +35,7 @@ def check_repeats(config: RunConfig) -> None:
     if config.evaluation.folds and (config.data.train_examples or config.data.test):
         named = "data.train_examples" if config.data.train_examples else "data.test"
         raise UserError(f"evaluation.folds divides all rows anew: leave {named} out, or evaluation.folds.")
-    if (config.evaluation.folds or config.evaluation.seeds > 1) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if (config.evaluation.folds or config.evaluation.seeds > 1) and devices.process_count() > 1:
         raise UserError(
             "evaluation.folds and evaluation.seeds repeat a run in one process: leave them out of a launch."
         )

@@ -9,7 +9,6 @@ a word. Both read the finished model and leave it as it was. They show what move
 import json
 import logging
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,10 +24,10 @@ from torch.utils._pytree import tree_flatten
 from tqdm.auto import tqdm
 
 from hftransfer.core.errors import UserError
+from hftransfer.core.files import replacing
 from hftransfer.models.layers import Ladder
 from hftransfer.prediction.predictor import Predictor, load
 from hftransfer.report.gallery import shown_outputs
-from hftransfer.runs import folder as run_folder
 from hftransfer.runs.reader import PAIR_MARK, RecordedRun, file_name
 from hftransfer.runtime.cpu_kernels import quick_operations
 
@@ -117,12 +116,11 @@ def explain_run(folder: Path, use_cpu: bool = False) -> None:
 
 def write_explanations(found: Sequence[Explanation], ids: Sequence[str], folder: Path) -> None:
     """A file for each row, named by its id, in a new folder. Raises `UserError` when the folder exists or cannot be made."""
-    begun = run_folder.incomplete(folder)
     try:
-        begun.mkdir(parents=True, exist_ok=True)
-        for row, explanation in zip(ids, found, strict=True):
-            explanation.write(begun / file_name(row))
-        os.replace(begun, folder)
+        with replacing(folder) as begun:
+            begun.mkdir()
+            for row, explanation in zip(ids, found, strict=True):
+                explanation.write(begun / file_name(row))
     except OSError as error:
         raise UserError(f"Cannot write the explanations to {folder}: {error.strerror}.") from None
 

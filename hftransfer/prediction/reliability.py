@@ -6,7 +6,6 @@ features of its training rows, which not everybody wants to give away) tells unk
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hftransfer.core.files import read_json, write_json
+from hftransfer.core.files import read_json, replacing, write_json
 from hftransfer.evaluation.conformal import (
     achievable_coverage,
     fit_thresholds,
@@ -122,10 +121,9 @@ class Trust:
         from safetensors.numpy import save_file
 
         if self.reference is not None:
-            temporary = folder / f".{REFERENCE}.tmp"
             about = {"ids": json.dumps(list(self.ids), ensure_ascii=False)}
-            save_file({"features": self.reference.astype(np.float16)}, temporary, metadata=about)
-            os.replace(temporary, folder / REFERENCE)
+            with replacing(folder / REFERENCE) as temporary:
+                save_file({"features": self.reference.astype(np.float16)}, temporary, metadata=about)
         thresholds = dict(zip(task.names, map(_or_null, self.thresholds.tolist()), strict=True))
         examples = None if self.examples is None else dict(zip(task.names, self.examples.tolist(), strict=True))
         unknown = {"distance": _or_null(self.distance), "energy": _or_null(self.energy), "neighbours": self.neighbours}

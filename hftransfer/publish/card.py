@@ -4,7 +4,6 @@ Fields and sections follow Mitchell et al. 2019, "Model Cards for Model Reportin
 """
 
 import json
-import os
 import re
 from collections import Counter
 from importlib import resources
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from hftransfer.core.files import write_text
 from hftransfer.core.wording import describe_part, percent
 from hftransfer.runs.reader import Part, RecordedRun
 
@@ -34,9 +34,7 @@ MOST_CLASSES = 12  # a confusion matrix with more columns cannot be read on a pa
 def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
     """Writes `README.md` into the run folder and returns its path; `repo_id` is what the example code then names."""
     target = Path(folder) / "README.md"
-    partial = target.with_suffix(".partial")
-    partial.write_text(render_card(RecordedRun.open(folder), repo_id), encoding="utf-8")
-    os.replace(partial, target)
+    write_text(target, render_card(RecordedRun.open(folder), repo_id))
     return target
 
 

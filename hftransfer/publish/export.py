@@ -8,7 +8,6 @@ model, adapters merged.
 import json
 import logging
 import math
-import os
 import shutil
 import time
 import warnings
@@ -24,12 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from hftransfer.core.errors import UserError, did_you_mean
-from hftransfer.core.files import read_json, remove, write_json
+from hftransfer.core.files import read_json, replacing, write_json
 from hftransfer.evaluation.intervals import Measured, measure, wilson
 from hftransfer.models.layers import Ladder
 from hftransfer.prediction.predictor import Predictor, load
 from hftransfer.publish.round_trip import EIGHT_BITS, NEAR_VALUE, readable, readable_rows
-from hftransfer.runs import folder as run_folder
 from hftransfer.runs.reader import Part, RecordedRun
 from hftransfer.tasks import Task
 
@@ -60,15 +58,8 @@ def export(run: str | Path, format: Format, output: str | Path | None = None) ->
     target = Path(output) if output else recorded.folder / "exports" / format
     if target.exists():
         raise UserError(f"{target} exists already: choose another --output, or remove it.")
-    unfinished = run_folder.incomplete(target)
-    remove(unfinished)
-    try:
-        unfinished.parent.mkdir(parents=True, exist_ok=True)
-        comparison = _write(recorded, format, unfinished)
-        write_json(unfinished / "export.json", comparison)
-        os.replace(unfinished, target)
-    finally:
-        remove(unfinished)
+    with replacing(target) as unfinished:
+        write_json(unfinished / "export.json", _write(recorded, format, unfinished))
     return target
 
 

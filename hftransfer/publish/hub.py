@@ -3,7 +3,6 @@
 import glob
 import json
 import logging
-import os
 import shlex
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ from hftransfer.core.files import write_json
 from hftransfer.publish.card import blanks, certificate_of, hub_source, public_config, render_card, shown_source
 from hftransfer.publish.round_trip import certified, check
 from hftransfer.runs.reader import RecordedRun
+from hftransfer.runtime import devices
 
 try:
     from httpx2 import TransportError
@@ -143,7 +143,7 @@ def check_ready(repo_id: str, space: str | None = None, update: bool = False) ->
 
 
 def _is_first_process() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
+    return devices.process_rank() == 0
 
 
 # --- what goes there -------------------------------------------------------------------------------------------------

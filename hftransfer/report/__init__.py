@@ -1,9 +1,10 @@
 """One self-contained page about a finished run, made from its folder alone; torch is never imported."""
 
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hftransfer.core.files import write_text
 
 if TYPE_CHECKING:
     from hftransfer.runs.reader import RecordedRun
@@ -25,9 +26,7 @@ def write_report(run: str | Path) -> Path:
     )  # fmt: skip
     page = environment.get_template("page.html.j2").render(_content(recorded))
     target = recorded.folder / "report.html"
-    temporary = recorded.folder / ".report.html.tmp"
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, target)
+    write_text(target, page)
     return target
 
 

@@ -1,6 +1,5 @@
 """Figures that stand alone, as a PNG or SVG file."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from hftransfer.core.errors import UserError
+from hftransfer.core.files import replacing
 
 INK, MUTED, FIRST, SECOND, THIRD = "#1f2933", "#66737f", "#2563a8", "#c2571a", "#3f7d4e"
 _STYLE = {
@@ -49,12 +49,10 @@ def drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        temporary = path.with_name(f".{path.name}")
+        about = {"Date": None} if path.suffix.lower() == ".svg" else {}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            about = {"Date": None} if path.suffix.lower() == ".svg" else {}
-            figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150, metadata=about)
-            os.replace(temporary, path)
+            with replacing(path) as temporary:
+                figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150, metadata=about)
         except OSError as error:
             raise UserError(f"Cannot write {path}: {error.strerror}.") from None
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hftransfer.core.errors import UserError
-from hftransfer.core.files import cache_folder
+from hftransfer.core.files import cache_folder, write_text
 from hftransfer.runtime.cpu_kernels import quick_operations
 from hftransfer.runtime.devices import device_name
 from hftransfer.runtime.memory import is_lack_of_memory, release
@@ -187,10 +186,7 @@ def remembered(key: str, trial: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     except (OSError, ValueError):
         found = trial()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(found))
-        os.replace(temporary, path)
+        write_text(path, json.dumps(found))
     except OSError as error:
         logger.warning("The trial is not remembered, an equal run may choose otherwise: %s", error)
     return found

@@ -87,7 +87,7 @@ def launched_world() -> World:
                 "`accelerate launch --multi_gpu --num_processes N ...`; for less memory take strategy lora, or "
                 "training.gradient_checkpointing=true."
             )
-    size = _first_number("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", default=0)
+    size = process_count()
     # accelerate's launcher of a single process sets MASTER_PORT only when it was asked for more than one.
     if not size and "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:
         raise UserError(
@@ -96,13 +96,23 @@ def launched_world() -> World:
             "`torchrun --nproc_per_node 2 ...`, or ask for one process."
         )
     world = World(
-        _first_number("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", default=0),
+        process_rank(),
         max(size, 1),
         _first_number("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", default=0),
         _first_number("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", default=max(size, 1)),
     )
     logger.info("Process %d of %d", world.rank + 1, world.size)
     return world
+
+
+def process_count() -> int:
+    """Return how many processes were launched together; 0 without a launcher."""
+    return _first_number("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", default=0)
+
+
+def process_rank() -> int:
+    """Return the number of this process among those that were launched together."""
+    return _first_number("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", default=0)
 
 
 def _first_number(*names: str, default: int) -> int:

@@ -50,7 +50,7 @@ def test_help_answers_within_half_a_second():
 
 @pytest.mark.parametrize("command", ["--help", "train --help", "report --help", "compare --help"])
 def test_no_help_imports_torch(command):
-    code = f"import sys; sys.argv = ['hftransfer', *'{command}'.split()]\nfrom hftransfer.cli import main\n"
+    code = f"import sys; sys.argv = ['hftransfer', *'{command}'.split()]\nfrom hftransfer.cli.commands import main\n"
     code += (
         "try: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
@@ -58,7 +58,7 @@ def test_no_help_imports_torch(command):
 
 
 def test_garbage_is_looked_for_seldom_and_not_at_the_end():
-    code = "import atexit, gc, sys; sys.argv = ['hftransfer', 'schema']\nfrom hftransfer.cli import main\n"
+    code = "import atexit, gc, sys; sys.argv = ['hftransfer', 'schema']\nfrom hftransfer.cli.commands import main\n"
     code += "atexit.register(lambda: print('', gc.get_threshold()[0], gc.get_freeze_count() > 0))\nmain()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == " 100000 True", done.stderr
@@ -67,7 +67,7 @@ def test_garbage_is_looked_for_seldom_and_not_at_the_end():
 FIRST_BATCH = """
 import sys
 from hftransfer import compute
-from hftransfer.cli import main
+from hftransfer.cli.commands import main
 class Reached(Exception): pass
 def stop(*_): raise Reached
 compute.thread_plan = stop

@@ -442,7 +442,7 @@ def test_odd_labels_and_texts_leave_a_whole_run_whose_pages_are_harmless(tmp_pat
 
 MEMORY_OF_A_LONG_LINE = """
 import resource, sys
-from hftransfer.checkpoints import ModelConfig, load_checkpoint
+from hftransfer.models.loading import ModelConfig, load_checkpoint
 from hftransfer.data import DataConfig, load_data
 from hftransfer.modalities import make_modality
 from hftransfer.tasks import Task

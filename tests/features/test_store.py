@@ -320,7 +320,8 @@ def test_stale_temporary_files_are_swept(store):
 MEMORY = """
 import resource, sys, torch
 from pathlib import Path
-from hftransfer.features import FeatureStore, content_key
+from hftransfer.core.hashing import content_key
+from hftransfer.features.store import FeatureStore
 
 rows, width = int(sys.argv[2]), 1280
 

@@ -127,7 +127,7 @@ def test_changed_normalisation_of_a_timm_model_is_saved(tmp_path):
     picture = tiny.image("blue")
     assert torch.equal(pixels(fresh, picture), pixels(processor, picture))
     assert not torch.equal(pixels(fresh, picture), pixels(checkpoint.processor, picture))
-    assert not list((tmp_path / "new").glob("*.partial"))
+    assert not list((tmp_path / "new").glob("*.tmp"))
 
 
 def test_changed_normalisation_of_a_transformers_model_is_saved(tmp_path):

@@ -67,8 +67,8 @@ def in_process(code: str, hub: LocalHub, home: Path, token: str | None = None) -
 PUSH = """
 import logging
 logging.basicConfig(level=logging.INFO)
-from hftransfer.errors import UserError
-from hftransfer.hub import push
+from hftransfer.core.errors import UserError
+from hftransfer.publish.hub import push
 try:
     pushed = push({folder!r}, {repo!r}, **{options})
     answer = {{"url": pushed.url, "files": pushed.files, "blanks": pushed.blanks}}
@@ -87,8 +87,8 @@ def push_to(hub, folder, home, repo=f"{OWNER}/topics", token=TOKEN, **options) -
 # --- loading ---------------------------------------------------------------------------------------------------------
 
 LOAD = """
-from hftransfer.checkpoints import ModelConfig, load_checkpoint
-from hftransfer.errors import UserError
+from hftransfer.models.loading import ModelConfig, load_checkpoint
+from hftransfer.core.errors import UserError
 from hftransfer.tasks import SingleLabel
 task = SingleLabel(("a", "b", "c"))
 answer = {}

@@ -36,7 +36,7 @@ def plain_environment(monkeypatch):
 
 FAULTS = """
 import resource
-from hftransfer.compute import keep_freed_memory
+from hftransfer.runtime.devices import keep_freed_memory
 kept = keep_freed_memory()
 import numpy as np
 for _ in range(3): np.ones(5_000_000)
@@ -63,7 +63,7 @@ def test_memory_is_left_alone_without_glibc(monkeypatch):
     assert devices.keep_freed_memory() is False
 
 
-SPIN = "from hftransfer.compute import wait_briefly\nprint(wait_briefly())\nimport torch\nprint(wait_briefly())"
+SPIN = "from hftransfer.runtime.devices import wait_briefly\nprint(wait_briefly())\nimport torch\nprint(wait_briefly())"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP")
@@ -132,7 +132,7 @@ def test_fewer_processes_than_asked_for_is_an_error(monkeypatch):
 )
 def test_world_of_real_launchers(tmp_path, launcher, processes):
     script = tmp_path / "script.py"
-    script.write_text("from hftransfer.compute import launched_world\nprint('started', launched_world().size)\n")
+    script.write_text("from hftransfer.runtime.devices import launched_world\nprint('started', launched_world().size)\n")
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     answer = subprocess.run(
         [sys.executable, "-m", *launcher, str(script)], env=environment, capture_output=True, text=True

@@ -1,7 +1,6 @@
 """The two ways in: `advise` measures and says; `keep_the_best` leaves the run folder of what was chosen as well."""
 
 import logging
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from hftransfer.planning.strategies.candidates import Climb, Clock
 from hftransfer.planning.strategies.experiments import Bench
 from hftransfer.planning.strategies.kept import Kept, Once
 from hftransfer.planning.strategies.wording import FILE, advice, as_dict
+from hftransfer.runtime import devices
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def keep_the_best(config: RunConfig, dataset: Any, once: Once) -> tuple[Kept, bo
     `once` makes one run folder of a configuration. Returns what lies there now, and whether Ctrl-C ended the search. Raises
     `UserError`, also in a launch of several processes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if devices.process_count() > 1:
         raise UserError(
             "strategy auto runs in one process: leave it out of a launch, and launch the strategy it chose."
         )
