@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
 
 from hftransfer.tasks.base import Task
 
@@ -59,6 +58,8 @@ class MultiLabel(Task):
         return 1 + targets * (np.array(self.weights) - 1) if self.weights else 1.0
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        from scipy.special import expit  # a tenth of a second that no `--help` pays
+
         return expit(np.asarray(logits, dtype=np.float64))
 
     def decide(self, scores: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 from hftransfer.tasks.base import Task
 
@@ -60,6 +59,8 @@ class SingleLabel(Task):
         return np.array(self.weights)[targets] if self.weights else 1.0
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        from scipy.special import softmax  # a tenth of a second that no `--help` pays
+
         return softmax(np.asarray(logits, dtype=np.float64), axis=-1)
 
     def decide(self, scores: np.ndarray) -> np.ndarray:

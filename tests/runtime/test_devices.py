@@ -132,7 +132,9 @@ def test_fewer_processes_than_asked_for_is_an_error(monkeypatch):
 )
 def test_world_of_real_launchers(tmp_path, launcher, processes):
     script = tmp_path / "script.py"
-    script.write_text("from hftransfer.runtime.devices import launched_world\nprint('started', launched_world().size)\n")
+    script.write_text(
+        "from hftransfer.runtime.devices import launched_world\nprint('started', launched_world().size)\n"
+    )
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     answer = subprocess.run(
         [sys.executable, "-m", *launcher, str(script)], env=environment, capture_output=True, text=True
