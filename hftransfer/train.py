@@ -85,7 +85,7 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
         from hftransfer.publish.hub import check_ready, push_as_configured
 
         check_ready(config.push_to_hub.repo_id, config.push_to_hub.space, config.push_to_hub.update)
-    with explained(config.output_folder), listening() as stop:
+    with explained(config.output_folder), devices.threads_as_before(), listening() as stop:
         if isinstance(config.strategy, AutoStrategy):
             config, made = _chosen(config, dataset, resume)
         else:
@@ -195,7 +195,6 @@ def _again(config: RunConfig, dataset: Any) -> dict[str, Any]:
 def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
     """Make one run folder; its metrics are known to the main process."""
     seconds = Seconds()
-    devices.keep_freed_memory()
     world = devices.launched_world()
     device = devices.choose_device(world, config.use_cpu)
     _join(world, device)

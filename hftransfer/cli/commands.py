@@ -51,6 +51,7 @@ def _quiet() -> None:
 
     devices.wait_briefly()  # before torch is imported
     devices.collect_seldom()
+    devices.keep_freed_memory()
     devices.name_the_user()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -27,7 +27,7 @@ from hftransfer.models.weights import architecture_key, weights_hash
 from hftransfer.probe.fit import Probe, Rows, fold_scale, fold_temperature, solve_probe
 from hftransfer.runs.predictions import Predictions
 from hftransfer.runtime import autotune, devices
-from hftransfer.runtime.cpu_kernels import REPLACED
+from hftransfer.runtime.cpu_kernels import replaced
 from hftransfer.strategies import Plan, ProbeStrategy
 from hftransfer.tasks import Task
 
@@ -186,7 +186,7 @@ def _machine(
     forward_bf16 = found["precision"] == "bf16" if wanted is None else wanted
     trains = config.strategy.defaults(modality.name) is not None
     if wanted is None and trains:
-        wanted = autotune.remembered(f"training-{REPLACED}-{key}", training)["precision"] == "bf16"
+        wanted = autotune.remembered(f"training-{replaced()}-{key}", training)["precision"] == "bf16"
     return Machine(
         device, torch.bfloat16 if forward_bf16 else None, bool(wanted), threads.workers, found["batch_size"],
         world.rank, world.size,

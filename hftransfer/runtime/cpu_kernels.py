@@ -9,7 +9,10 @@ EfficientNet; see `_Depthwise`. On a GPU nothing of this is used.
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,24 +29,48 @@ FEW_SCORES = 2**24  # rows x heads x tokens x tokens; with more, the fused atten
 REPLACED = ("dropout", "scaled_dot_product_attention", "conv2d")  # of torch.nn.functional
 
 _torchs_dropout, _torchs_attention, _torchs_conv2d = (getattr(functional, name) for name in REPLACED)
+_lock, _threads = threading.Lock(), Counter()  # how often each thread has asked for them
 
 
 @contextmanager
 def quick_operations(device: torch.device) -> Iterator[None]:
-    """Replaces the three in `torch.nn.functional` on a CPU while it lasts, in this process.
+    """Replace the three in `torch.nn.functional` on a CPU while it lasts, for this thread alone.
 
-    A `TorchFunctionMode` would be the tidier way, but the second forward pass of gradient checkpointing runs outside it. The
-    seeds of masks come from torch's generator: what restores its state restores the masks.
+    HFTRANSFER_CPU_KERNELS=0 switches them off. A `TorchFunctionMode` would be the tidier way, but the second forward pass
+    of gradient checkpointing runs outside it. The seeds of masks come from torch's generator: what restores its state
+    restores the masks.
     """
-    before = {name: getattr(functional, name) for name in REPLACED}
-    ours = zip(REPLACED, (_dropout, _attention, _conv2d), strict=True)
+    if device.type != "cpu" or not replaced():
+        yield
+        return
+    me = threading.get_ident()
+    with _lock:
+        _threads[me] += 1
+        _install(_dropout, _attention, _conv2d)
     try:
-        for name, operation in ours if device.type == "cpu" else ():
-            setattr(functional, name, operation)
         yield
     finally:
-        for name, operation in before.items():
-            setattr(functional, name, operation)
+        with _lock:
+            _threads[me] -= 1
+            if not _threads[me]:
+                del _threads[me]
+            if not _threads:
+                _install(_torchs_dropout, _torchs_attention, _torchs_conv2d)
+
+
+def replaced() -> tuple[str, ...]:
+    """Return the names of the operations that `quick_operations` replaces."""
+    return () if os.environ.get("HFTRANSFER_CPU_KERNELS") == "0" else REPLACED
+
+
+def _install(*operations: Callable) -> None:
+    for name, operation in zip(REPLACED, operations, strict=True):
+        setattr(functional, name, operation)
+
+
+def _is_elsewhere() -> bool:
+    """Return whether the running thread is none of those that asked for quick operations."""
+    return threading.get_ident() not in _threads
 
 
 def mask(like: Tensor, rate: float) -> Tensor:
@@ -57,7 +84,7 @@ def mask(like: Tensor, rate: float) -> Tensor:
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    if not training or not 0 < p < 1:
+    if _is_elsewhere() or not training or not 0 < p < 1:
         return _torchs_dropout(input, p, training, inplace)
     drawn = mask(input, p)
     return input.mul_(drawn) if inplace else input * drawn
@@ -70,7 +97,7 @@ def _attention(
     """softmax(query key^T * scale + mask) value; torch itself leaves its fused form as soon as there is dropout."""
     few = query[..., 0].numel() * key.shape[-2] <= FEW_SCORES
     slow_way_back = query.requires_grad and query.dtype == torch.bfloat16 and few
-    if enable_gqa or not (0 < dropout_p < 1 or slow_way_back):
+    if _is_elsewhere() or enable_gqa or not (0 < dropout_p < 1 or slow_way_back):
         return _torchs_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     if is_causal:
@@ -90,7 +117,9 @@ def _conv2d(
     depthwise = groups == len(weight) == input.shape[-3] and weight.shape[1] == 1
     plain = input.ndim == 4 and not isinstance(padding, str) and _pair(dilation) == (1, 1)
     slow_way_back = max(weight.shape[2:]) > TILE or _pair(stride) != (1, 1)
-    if not (depthwise and plain and slow_way_back and dtype == torch.bfloat16 and torch.is_grad_enabled()):
+    if _is_elsewhere() or not (
+        depthwise and plain and slow_way_back and dtype == torch.bfloat16 and torch.is_grad_enabled()
+    ):
         return _torchs_conv2d(input, weight, bias, stride, padding, dilation, groups)
     found = _Depthwise.apply(input.to(dtype), weight.to(dtype), _pair(stride), _pair(padding))
     return found if bias is None else found + bias.to(dtype)[:, None, None]

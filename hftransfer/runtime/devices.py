@@ -10,6 +10,8 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +37,7 @@ def keep_freed_memory() -> bool:
     settings = [(mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 256 * 2**20)]
     done = all([ctypes.CDLL(None).mallopt(*setting) for setting in settings])
     if done:
-        logger.info("Freed memory is kept for reuse (glibc mallopt; HFTRANSFER_MALLOPT=0 switches it off)")
+        logger.debug("Freed memory is kept for reuse (glibc mallopt; HFTRANSFER_MALLOPT=0 switches it off)")
     return done
 
 
@@ -122,8 +124,7 @@ def _first_number(*names: str, default: int) -> int:
 def choose_device(world: World = World(), use_cpu: bool = False) -> "torch.device":
     """The accelerator of this process, or the CPU.
 
-    A single process uses a single GPU: the others are hidden, since `Trainer` would otherwise copy the network to all
-    of them at every step (`torch.nn.DataParallel`), which is slower and changes the batch size.
+    A single process uses a single GPU (see `training.arguments`).
     """
     import torch
 
@@ -132,8 +133,7 @@ def choose_device(world: World = World(), use_cpu: bool = False) -> "torch.devic
         logger.info("Device: CPU")
         return torch.device("cpu")
     if accelerator == "cuda" and world.size == 1 and torch.cuda.device_count() > 1:
-        count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+        count = torch.cuda.device_count()
         logger.info("One of %d GPUs is used; `accelerate launch --num_processes %d ...` uses all", count, count)
     device = torch.device(accelerator, world.local_rank)
     logger.info("Device: %s", device_name(device))
@@ -182,6 +182,18 @@ def _forks() -> bool:
     # asked for without choosing one: a script may still set its own
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
     return method == "fork"
+
+
+@contextmanager
+def threads_as_before() -> Iterator[None]:
+    """Give torch back the number of threads that it had: a run from Python leaves the process as it was."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def available_cores() -> int:

@@ -103,7 +103,10 @@ def training_arguments(
     if config.gradient_checkpointing:
         values |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     with refused_as(f"training.extra={config.extra}"):
-        return TrainingArguments(**(values | config.extra))
+        arguments = TrainingArguments(**(values | config.extra))
+    # With several visible GPUs the Trainer would copy the network to all of them at every step (DataParallel).
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def planned_steps(config: TrainingConfig, defaults: Defaults, batch_size: int, examples: int) -> int:

@@ -1,5 +1,7 @@
 """What a CPU trains faster with, against torch's own: the same numbers without dropout, the same distribution with it."""
 
+import threading
+
 import pytest
 import torch
 import torch.utils.checkpoint
@@ -185,3 +187,36 @@ def test_gradient_checkpointing_draws_the_same_masks_again():
         y = torch.utils.checkpoint.checkpoint(step, x, use_reentrant=False)
         y.sum().backward()
     assert torch.equal(x.grad, 2 * y.detach())
+
+
+def test_other_threads_keep_torchs_operations():
+    """A thread that did not ask for quick operations computes with torch's, while another trains."""
+    inside, done = threading.Event(), threading.Event()
+
+    def elsewhere():
+        with quick_operations(CPU):
+            inside.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    assert inside.wait(60)
+    try:
+        torch.manual_seed(0)
+        here = functional.dropout(torch.ones(1000), 0.5)
+        torch.manual_seed(0)
+        assert torch.equal(here, cpu_kernels._torchs_dropout(torch.ones(1000), 0.5))
+        with quick_operations(CPU):
+            torch.manual_seed(0)
+            assert not torch.equal(functional.dropout(torch.ones(1000), 0.5), here)
+    finally:
+        done.set()
+        thread.join()
+    assert functional.dropout is cpu_kernels._torchs_dropout
+
+
+def test_quick_operations_can_be_switched_off(monkeypatch):
+    monkeypatch.setenv("HFTRANSFER_CPU_KERNELS", "0")
+    with quick_operations(CPU):
+        assert functional.dropout is cpu_kernels._torchs_dropout
+    assert cpu_kernels.replaced() == ()

@@ -160,7 +160,7 @@ def test_one_process_uses_one_of_several_gpus(monkeypatch, caplog):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
     caplog.set_level("INFO")
     assert devices.choose_device() == torch.device("cuda", 0)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"  # the environment is the caller's
     assert "accelerate launch --num_processes 2" in caplog.text
 
 

@@ -1,5 +1,6 @@
 """The training loop: rates, decay, what stays still, what each option changes, resuming, several processes."""
 
+import gc
 import json
 import os
 import random
@@ -598,6 +599,23 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, strategy):
     with pytest.raises(UserError, match="holds an interrupted run: continue it with --resume, or remove it."):
         run(config)
     assert same(whole, weights(run(config, resume=True).folder))
+
+
+def test_a_run_leaves_the_process_as_it_was(tmp_path):
+    """Environment, garbage collector, threads, signal handlers and torch's functions belong to the caller."""
+    state = lambda: (  # noqa: E731
+        dict(os.environ), gc.get_threshold(), torch.get_num_threads(), signal.getsignal(signal.SIGINT),
+        signal.getsignal(signal.SIGTERM), torch.nn.functional.dropout, torch.nn.functional.conv2d,
+        torch.nn.functional.scaled_dot_product_attention,
+    )  # fmt: skip
+    before = state()
+    torch.set_num_threads(before[2] + 1)
+    try:
+        run(configuration("full", "text", tmp_path))
+        assert torch.get_num_threads() == before[2] + 1
+    finally:
+        torch.set_num_threads(before[2])
+    assert state() == before
 
 
 def test_two_processes_give_what_one_gives(tmp_path):

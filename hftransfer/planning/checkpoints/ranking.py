@@ -21,7 +21,7 @@ from hftransfer.pipeline.run_context import Work, probed
 from hftransfer.planning.checkpoints.candidates import CANDIDATES, described
 from hftransfer.planning.checkpoints.reach import Reachable, reachable
 from hftransfer.runs.reader import Part
-from hftransfer.runtime import autotune, devices
+from hftransfer.runtime import autotune
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,6 @@ def rank(config: RunConfig, names: list[str], rows: int = 1000, metric: str | No
     `names` ["auto"] stands for the list in `candidates.py`, of which those that cannot be had are left out. Test rows
     stay unseen: they judge what is trained in the end. Raises `UserError`.
     """
-    devices.keep_freed_memory()
     data = sample(load_data(config.data), rows, config.seed)
     metric = metric or data.task.headline
     if metric not in (known := metric_names(data.task)):

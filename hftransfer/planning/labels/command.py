@@ -13,7 +13,6 @@ from hftransfer.planning.labels.curve import Problem
 from hftransfer.planning.labels.forecast import Forecast, Gain, forecast
 from hftransfer.report.figures import FIRST, INK, MUTED, SECOND, drawn
 from hftransfer.report.plots import titled
-from hftransfer.runtime import devices
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -34,7 +33,6 @@ def curve(config: "RunConfig", more: int | None, classes: int, output: Path | No
 
 def measured(config: "RunConfig", more: int | None, classes: int) -> Forecast:
     """One pass over the data, then the curves from its features; the test part judges. Raises `UserError`."""
-    devices.keep_freed_memory()
     data = load_data(config.data)
     if not (data.frame["split"] == "test").any():
         raise UserError(

@@ -58,7 +58,6 @@ def next_to_label(
         raise UserError(
             "Name what looks at the pool: --run RUN (a finished run), or --model REF to begin without labels."
         )
-    devices.keep_freed_memory()
     if run:
         predictor = load(run)
         frame = _new_rows(pool, predictor.modality.name, columns, _labelled(run, predictor.modality.name))
