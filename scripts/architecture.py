@@ -73,4 +73,6 @@ if __name__ == "__main__":
     packages = order()
     counted = imports(packages)
     draw(packages, counted, place)
-    print(f"{len(packages)} packages, {len(counted)} pairs, {sum(counted.values())} import statements between them: {place}")
+    print(
+        f"{len(packages)} packages, {len(counted)} pairs, {sum(counted.values())} import statements between them: {place}"
+    )
