@@ -80,7 +80,10 @@ class LocalRequests:
 
     async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
         if scope["type"] in ("http", "websocket") and not _is_local(Headers(scope=scope)):
-            refusal = "This page answers to localhost alone: open the address that the command printed."
+            refusal = (
+                "This page answers to localhost alone: open the address that the command printed. Behind a proxy, start it "
+                "with GRADIO_ROOT_PATH=/PATH of the page there, or with GRADIO_SERVER_NAME=127.0.0.1 where it has none."
+            )
             await PlainTextResponse(refusal, status_code=400)(scope, receive, send)
         else:
             await self.app(scope, receive, send)

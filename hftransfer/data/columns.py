@@ -42,11 +42,15 @@ MOST_FILES = 200_000  # that are looked at for pictures a table may mean
 
 @dataclass(frozen=True)
 class Columns:
-    """The roles of columns; `input` has two names for text pairs, `label` several where outputs stand in columns."""
+    """The roles of columns; `input` has two names for text pairs, `label` several where outputs stand in columns.
+
+    `all` are the columns of the source, whatever their role.
+    """
 
     input: tuple[str, ...]
     label: tuple[str, ...]
     modality: Modality
+    all: frozenset[str] = frozenset()
 
 
 def with_names_of(reference: Iterable[str], source: Source) -> Source:
@@ -78,12 +82,33 @@ def as_written(name: str, frame: pd.DataFrame) -> str:
 def find_columns(source: Source, config: DataConfig, first: Columns | None = None) -> Columns:
     """Find the roles of the columns of `source`: those named, those of the `first` source, else by content.
 
-    Raises `UserError` with sample values where a role cannot be told.
+    Raises `UserError` with sample values where a role cannot be told, and for a further source without labels.
     """
     frame = next(iter(source.parts.values()))
     named_input = tuple(as_written(name, frame) for name in _as_tuple(config.input)) or _present(first, "input", frame)
     named_label = tuple(as_written(name, frame) for name in _as_tuple(config.label)) or _present(first, "label", frame)
+    if first is not None and not (named_label and set(named_label) <= set(frame.columns)):
+        named_label = () if config.label else _new_label(source, frame, first)
+        if not named_label:
+            raise _unlabelled(source, frame, first)
     return _find_roles(source, frame, config, named_input, named_label)
+
+
+def _new_label(source: Source, frame: pd.DataFrame, first: Columns) -> tuple[str, ...]:
+    """Return the label of a further source under a name of its own: never a column that the first source has too."""
+    try:
+        return (_find_label(source, frame, set(first.all)),)
+    except UserError:
+        return ()
+
+
+def _unlabelled(source: Source, frame: pd.DataFrame, first: Columns) -> UserError:
+    (part,), label = source.parts, _words(first.label)
+    return UserError(
+        f"{source.name} has no column {label}, so data.{part} cannot be evaluated on it. Leave data.{part} out (a {part} "
+        f"part is cut from the training data) and ask the run: hftransfer predict RUN {source.name}. If another column "
+        f"holds the labels, call it {label}; there are {_words(list(frame.columns))}."
+    )
 
 
 def _present(first: Columns | None, role: str, frame: pd.DataFrame) -> tuple[str, ...]:
@@ -153,7 +178,7 @@ def _find_roles(
         refuse_pictures_as_text(frame, inputs, source.name)
     if source.kind != "image folder":
         log.info("%s: input %s (%s), label %s.", source.name, _words(inputs), modality, _words(label))
-    return Columns(inputs, label, modality)
+    return Columns(inputs, label, modality, frozenset(frame.columns))
 
 
 def refuse_pictures_as_text(frame: pd.DataFrame, names: Iterable[str], where: str) -> None:
@@ -270,6 +295,11 @@ def _find_label(source: Source, frame: pd.DataFrame, taken: set[str]) -> str:
     if len(likely) == 1:
         return likely[0]
     raise _unclear("the label", "data.label", likely or free, source.name, frame)
+
+
+def is_called_label(names: Iterable[str]) -> bool:
+    """Return whether one of the columns has a usual name for labels."""
+    return any(name.lower() in group for name in names for group in LABEL_NAMES)
 
 
 def _numbers_examples(name: str, values: pd.Series) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from hftransfer.core.errors import UserError
-from hftransfer.data.values import is_missing, number
+from hftransfer.data.values import is_missing, number, without_point
 from hftransfer.tasks import MultiLabel, Regression, SingleLabel, Task
 
 log = logging.getLogger(__name__)
@@ -91,10 +91,10 @@ def _without_thousands(column: pd.Series, wanted: type[Task] | None, separator: 
 
 
 def _one_spelling(column: pd.Series) -> pd.Series:
-    """Return a column of numbered classes with "1.0" spelled "1": pandas adds the point where a value is missing."""
+    """Return a column of numbered classes with "1.0" spelled "1"."""
     if any(number(value) is None for value in column if not is_missing(value)):
         return column
-    return _each(lambda value: re.sub(r"\.0*$", "", value.strip()) if isinstance(value, str) else value, column)
+    return _each(lambda value: without_point(value) if isinstance(value, str) else value, column)
 
 
 def _with_empty_sets(column: pd.Series, parts: pd.Series | None) -> pd.Series:

@@ -23,6 +23,11 @@ def filled(values: pd.Series) -> pd.Series:
 _WRITTEN = re.compile(r"\s*[-+]?(\d+|(\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]\d+)\s*")
 
 
+def without_point(text: str) -> str:
+    """Return the number "1.0" as "1": pandas adds the point to a column of integers where one is missing."""
+    return re.sub(r"\.0*$", "", text.strip())
+
+
 def number(value: Any) -> float | None:
     """Return a finite number, also one written as text; None for anything else (truth values and codes too)."""
     if isinstance(value, str) and not _WRITTEN.fullmatch(value):

@@ -12,6 +12,7 @@ class Modality(Protocol):
 
     name: str
     pipeline_task: str  # the task name of `transformers.pipeline`
+    inspects_cheaply: bool  # whether faults of inputs are found without decoding them
     processor_type: str  # the class of transformers that loads the saved processor
     truncated_share: float  # of the rows last encoded, how many lost their end
     augmentation: Any  # the `AugmentationConfig` of training batches; None where examples are never changed

@@ -33,6 +33,7 @@ class AugmentationConfig(Settings):
 class Vision:
     name = "image"
     pipeline_task = "image-classification"
+    inspects_cheaply = False
     processor_type = "AutoImageProcessor"
     truncated_share = 0.0
 

@@ -36,6 +36,7 @@ def _content(tokenizer: Any) -> str:
 class Text:
     name = "text"
     pipeline_task = "text-classification"
+    inspects_cheaply = True
     processor_type = "AutoTokenizer"
     augmentation = None
 

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from hftransfer.config import RunConfig
+from hftransfer.core.errors import UserError
 from hftransfer.core.hashing import content_key
 from hftransfer.data import LabelledData
 from hftransfer.features.extract import FrozenPass, NotStored, replayed_batch
 from hftransfer.features.passes import Machine, predict_logits
-from hftransfer.features.readout import open_head
+from hftransfer.features.readout import open_head, read_features
 from hftransfer.features.store import Features, FeatureStore
 from hftransfer.modalities import Modality, make_modality
 from hftransfer.models.heads import final_linear, output_layers
@@ -32,6 +33,8 @@ from hftransfer.strategies import Plan, ProbeStrategy
 from hftransfer.tasks import Task
 
 log = logging.getLogger(__name__)
+
+MOST_MOVED = 0.05  # of the distance between two examples, by padding: rounding moves less than 0.001
 
 
 @dataclass
@@ -117,6 +120,7 @@ def prepare(
     sample = {name: value.to(device) for name, value in modality.collate(items[:8]).items()}
     model.eval()
     open_head(model, checkpoint.new_parameters, sample)
+    _refuse_dependence_on_padding(model, modality, items, device)
     machine = _machine(config, checkpoint, modality, items, device, world)
     targets = data.task.encode_all(list(data.frame["label"]))
     store = FeatureStore() if config.store else FeatureStore(scratch)
@@ -124,6 +128,28 @@ def prepare(
     if config.training.imbalance == "balanced":
         return replace(work, data=replace(data, task=data.task.with_balance(targets[work.fitted])))
     return work
+
+
+def _refuse_dependence_on_padding(model: nn.Module, modality: Modality, items: list[Any], device: torch.device) -> None:
+    """Raise `UserError` where the features of an example depend on how far its batch is padded, as CANINE's do.
+
+    The shortest example is read alone and beside the longest one.
+    """
+    lengths = modality.lengths(items)
+    short, long = items[int(np.argmin(lengths))], items[int(np.argmax(lengths))]
+    if min(lengths) == max(lengths):
+        return
+    batches = [modality.collate([short]), modality.collate([short, long])]
+    alone, both = (
+        read_features(model, {name: value.to(device) for name, value in batch.items()}).float() for batch in batches
+    )
+    moved, apart = (both[0] - alone[0]).norm(), (both[0] - both[1]).norm()
+    if moved > MOST_MOVED * apart + 1e-3 * alone[0].norm():
+        raise UserError(
+            f"{type(model).__name__} cannot be used here: what it predicts depends on the other texts of a batch. Padding "
+            f"moves a text by {100 * float(moved / apart):.0f} % of its distance to another one. Take a checkpoint that "
+            "leaves padding out, such as google/byt5-small where single characters count."
+        )
 
 
 def probed(config: RunConfig, data: LabelledData) -> tuple[Work, Probe]:

@@ -1,7 +1,6 @@
 """A run or model folder and inputs -> predictions. Reads the folder alone; nothing of the training is needed."""
 
 import logging
-import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +13,11 @@ import pandas as pd
 import torch
 
 from hftransfer.core.errors import UserError
+from hftransfer.core.image_files import UnreadableImage
 from hftransfer.data import load_inputs
-from hftransfer.data.columns import as_written
+from hftransfer.data.columns import as_written, is_called_label
 from hftransfer.data.inspection import look_at_all
-from hftransfer.data.values import is_missing
+from hftransfer.data.values import is_missing, without_point
 from hftransfer.features.passes import Machine, predict_logits
 from hftransfer.modalities import AugmentationConfig, Modality, make_modality
 from hftransfer.prediction.reliability import Trust, answers
@@ -94,7 +94,17 @@ class Predictor:
         An input that cannot be read has no answer: its reason stands in the column `error`, which is there only then.
         Raises `UserError` where no input can be read.
         """
-        errors = self.errors(frame)
+        if self.modality.inspects_cheaply:
+            return self._table(frame, self.errors(frame), views)
+        try:  # most inputs can be read: they are decoded once
+            return self._table(frame, pd.Series(None, index=frame.index, dtype=object), views)
+        except UnreadableImage:
+            errors = self.errors(frame)
+            if errors.isna().all():  # it was lost in between
+                raise
+            return self._table(frame, errors, views)
+
+    def _table(self, frame: pd.DataFrame, errors: pd.Series, views: int) -> pd.DataFrame:
         good = errors.isna().to_numpy()
         if not good.any():
             raise UserError(
@@ -219,7 +229,7 @@ def evaluate(path: str | Path, data: str, columns: dict[str, Any], config: Any) 
     from hftransfer.evaluation import evaluate_predictions
 
     predictor = load(path)
-    task, columns = predictor.task, _columns_of_the_run(Path(path), data) | columns
+    task, columns = predictor.task, _columns_of_the_run(Path(path), data, columns)
     read = read_rows(DataConfig(train=data, task=task.type, modality=predictor.modality.name, **columns))
     frame = _usable(read.frame, read.modality, data, RecordedRun(Path(path)))
     targets = task.encode_all([_as_known(label, task) for label in frame["label"]])
@@ -257,22 +267,32 @@ def _as_known(label: Any, task: Task) -> Any:
     """A label as the run calls it: of numbered classes, 1.0 is the class 1."""
     if not task.exclusive or str(label) in task.names:
         return label
-    whole = re.sub(r"\.0*$", "", str(label))
+    whole = without_point(str(label))
     return whole if whole in task.names else label
 
 
-def _columns_of_the_run(folder: Path, data: str) -> dict[str, Any]:
-    """What the run knows of its columns, where `data` has them too; nothing of a model folder."""
+def _columns_of_the_run(folder: Path, data: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The columns that are `given`, and what the run knows of its own where `data` has them; nothing of a model folder.
+
+    Raises `UserError` for data without labels.
+    """
     from hftransfer.config import RunConfig
     from hftransfer.data.readers import read_source
 
     if not (folder / "config.yaml").is_file():
-        return {}
+        return given
     own = RunConfig.from_yaml(folder / "config.yaml").data
     frame = next(iter(read_source(data).parts.values()))
     found = RecordedRun(folder).columns
     named = {"input": own.input or found.get("input"), "label": own.label or found.get("label")}
-    known = {role: name for role, name in named.items() if name and _has(frame, name)}
+    known = {role: name for role, name in named.items() if name and _has(frame, name)} | given
+    if named["label"] and "label" not in known and not is_called_label(frame.columns):
+        labels = [named["label"]] if isinstance(named["label"], str) else named["label"]
+        raise UserError(
+            f"{data} has no column {', '.join(map(repr, labels))}, which holds the labels of the run. Name another with "
+            f"--label (there are {', '.join(map(repr, frame.columns))}), or ask for predictions: "
+            f"hftransfer predict {folder} {data}."
+        )
     known |= {"separator": own.separator} if own.separator else {}
     group = own.split.group
     return known | ({"split": {"group": group}} if group and _has(frame, group) else {})

@@ -1,18 +1,27 @@
 """Any table in any format: what was written is what is read, and what cannot be used is the user's mistake."""
 
 import json
+import shutil
+from dataclasses import dataclass
+from functools import cache
 from itertools import count
+from pathlib import Path
 
 import datasets
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
 
+from hftransfer.cli.commands import app
 from hftransfer.core.errors import UserError
 from hftransfer.data import DataConfig, load_data, load_inputs
 from hftransfer.data.tables import read_table_source
 from hftransfer.doctor import examine
+from hftransfer.prediction import predictor
+from tests.support import tiny
 
 _CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 few = settings(max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=_CHECKS)
@@ -159,6 +168,115 @@ def test_any_frame_is_used_or_the_users_mistake(tmp_path_factory, content, kind,
 @given(any_frames(), st.sampled_from([*WRITERS, "saved"]), configs)
 def test_two_thousand_frames_are_used_or_the_users_mistake(tmp_path_factory, content, kind, settings_):
     _any_table(tmp_path_factory, content, kind, settings_)
+
+
+# --- through the commands ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Known:
+    """Tiny checkpoints, and a run of each, that random data are given to."""
+
+    folder: Path
+
+    def model(self, kind: str) -> Path:
+        return self.folder / f"{kind}-model"
+
+    def run(self, kind: str) -> Path:
+        return self.folder / f"{kind}-run"
+
+    def train(self, kind: str, data: Path, output: Path) -> list[Path | str]:
+        options = ["evaluation.explanations=false", "evaluation.resamples=100", "evaluation.folds=0", "use_cpu=true"]
+        return ["train", data, "--model", self.model(kind), "--output", output, *options]
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    known = Known(tmp_path_factory.mktemp("known"))
+    makers = {"text": tiny.TEXT_FAMILIES["bert"], "image": tiny.VISION_FAMILIES["timm-resnet"]}
+    data = {
+        "text": tiny.text_table(known.folder / "t.csv", rows=40),
+        "image": tiny.image_folder(known.folder / "pics", per_class=6),
+    }
+    for kind, make in makers.items():
+        make(known.model(kind))
+        assert _command(known.train(kind, data[kind], known.run(kind))) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictor, "load", cache(predictor.load))  # 2,000 tables are asked of the same two runs
+        yield known
+
+
+def _command(arguments: list[Path | str]) -> int:
+    """Run a command; its exit code, 2 for a mistake of the user. Any other exception fails the test."""
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    if isinstance(result.exception, UserError):
+        assert str(result.exception).strip()
+        return 2
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise AssertionError(arguments) from result.exception
+    return result.exit_code
+
+
+usable_frames = st.integers(10, 16).flatmap(
+    lambda size: st.fixed_dictionaries({
+        "text": st.lists(st.one_of(words, characters, st.just("a good film")), min_size=size, max_size=size),
+        "label": st.lists(st.one_of(names, st.sampled_from(["a", "b"])), min_size=size, max_size=size),
+    })
+)  # fmt: skip
+
+
+def _write_data(content, kind, path):
+    """Write columns of any values as a table, a folder of tables, or a folder of pictures; False where that cannot be."""
+    if kind == "splits":
+        path.mkdir()
+        return all(_write_any(content, ".csv", path / f"{part}.csv") for part in ("train", "test"))
+    if kind == "pictures":
+        return _write_pictures(content, path)
+    return _write_any(content, kind, path)
+
+
+def _write_pictures(content, path):
+    """Write a picture per row into a folder named by its first value; every fifth is broken."""
+    path.mkdir()
+    for number, value in enumerate(next(iter(content.values()))):
+        folder = path / (str(value).replace("/", "|").strip(".")[:40] or "none")
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (12, 12), (20 * number, 0, 90)).save(folder / f"{number}.png")
+        if number % 5 == 4:
+            (folder / f"{number}.png").write_bytes(b"broken")
+    return True
+
+
+def _ask_commands(tmp_path_factory, known, content, kind, number):
+    """Give data to the commands: to the runs of both kinds, and to `train`, once in ten times and once in twenty."""
+    path = _fresh(tmp_path_factory, kind)
+    if not _write_data(content, kind, path):
+        return
+    modality, output = "image" if kind == "pictures" else "text", path.with_name(f"{path.name}-run")
+    asked = [["doctor", path], ["evaluate", known.run(modality), "--data", path, "--json"]]
+    for run in (known.run("text"), known.run("image")) if number < 2 else (known.run(modality),):
+        asked += [["predict", run, path, "--json"], ["next", path, "--run", run, "-n", "2"]]
+    for arguments in [*asked, known.train(modality, path, output)] if number == 0 else asked:
+        assert _command(arguments) in (0, 1, 2), arguments
+    for made in (path, output):
+        shutil.rmtree(made, ignore_errors=True) if made.is_dir() else made.unlink(missing_ok=True)
+
+
+some_data = st.one_of(any_frames(), usable_frames)
+some_kinds = st.sampled_from([*WRITERS, "saved", "splits", "pictures"])
+
+
+@settings(few, max_examples=60)
+@given(content=some_data, kind=some_kinds, number=st.integers(0, 19))
+def test_any_data_end_in_success_or_the_users_mistake(tmp_path_factory, known, content, kind, number):
+    _ask_commands(tmp_path_factory, known, content, kind, number)
+
+
+@pytest.mark.slow
+@settings(many)
+@given(content=some_data, kind=some_kinds, number=st.integers(0, 19))
+def test_two_thousand_data_sets_end_in_success_or_the_users_mistake(tmp_path_factory, known, content, kind, number):
+    _ask_commands(tmp_path_factory, known, content, kind, number)
 
 
 def test_a_saved_dataset_without_rows_is_named(tmp_path):

@@ -232,3 +232,31 @@ def test_a_column_of_splits_by_another_name(tmp_path):
     frame.assign(Usage=["often", "never"] * 15).to_csv(tmp_path / "u.csv", index=False)
     with pytest.raises(UserError, match="unclear which column holds the label"):
         load_data(DataConfig(train=str(tmp_path / "u.csv")))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_a_part_without_labels_is_one_sentence(tmp_path, suffix, part):
+    rows = pd.DataFrame(
+        {"id": range(20), "text": texts(), "age": [20 + i % 7 for i in range(20)], "label": ["x", "y"] * 10}
+    )
+
+    def written(frame, name):
+        path = tmp_path / f"{name}.{suffix}"
+        {"csv": lambda: frame.to_csv(path, index=False), "parquet": lambda: frame.to_parquet(path),
+         "jsonl": lambda: frame.to_json(path, orient="records", lines=True)}[suffix]()  # fmt: skip
+        return str(path)
+
+    train = written(rows, "train")
+    unlabelled = written(rows.drop(columns="label"), "new")
+    words = f"{unlabelled} has no column 'label', so data.{part} cannot be evaluated on it. Leave data.{part} out"
+    for options in ({}, {"label": "label"}):
+        with pytest.raises(UserError) as error:
+            load_data(DataConfig(train=train, **{part: unlabelled}, **options))
+        assert str(error.value).startswith(words) and f"hftransfer predict RUN {unlabelled}. " in str(error.value)
+        assert str(error.value).endswith("there are 'id', 'text', 'age'.")
+    other = written(rows.rename(columns={"label": "category"}), "other")
+    with pytest.raises(UserError, match="has no column 'label', so .* there are 'id', 'text', 'age', 'category'.$"):
+        load_data(DataConfig(train=train, label="label", **{part: other}))
+    data = load_data(DataConfig(train=train, **{part: other}))
+    assert (data.frame["split"] == part).sum() == 20

@@ -92,6 +92,15 @@ def t5(folder):
     return with_tokenizer(transformers.T5ForSequenceClassification, config, tokenizer, folder)
 
 
+def canine(folder):
+    config = transformers.CanineConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+                                       max_position_embeddings=256, num_hash_functions=4, num_hash_buckets=512,
+                                       local_transformer_stride=16, num_labels=7)  # fmt: skip
+    return with_tokenizer(
+        transformers.CanineForSequenceClassification, config, transformers.CanineTokenizer(model_max_length=256), folder
+    )
+
+
 def bart(folder):
     tokenizer = tiny._roberta_tokenizer(folder)
     ends = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
@@ -242,3 +251,13 @@ def test_the_old_layout_of_sentence_transformers(tmp_path):
     shutil.copytree(inner, tmp_path / "other")
     with pytest.raises(UserError):  # not followed out of the folder
         load(tmp_path / "st", "text")
+
+
+def test_a_model_whose_answers_depend_on_the_batch_is_refused_at_once(tmp_path):
+    data = tiny.text_table(tmp_path / "t.csv", rows=24)
+    with pytest.raises(UserError) as error:
+        trained(canine(tmp_path / "m"), data, tmp_path / "run")
+    assert str(error.value).startswith(
+        "CanineForSequenceClassification cannot be used here: what it predicts depends on"
+    )
+    assert "google/byt5-small" in str(error.value) and not (tmp_path / "run").exists()

@@ -1,5 +1,6 @@
 """What a run answers on other people's data: its own columns first, broken inputs beside good ones, no training examples."""
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from hftransfer.cli.commands import app
 from hftransfer.config import checked
+from hftransfer.core import image_files
 from hftransfer.core.errors import UserError
 from hftransfer.core.image_files import UnreadableImage
 from hftransfer.evaluation import EvaluationConfig
@@ -119,6 +121,22 @@ def test_a_broken_picture_among_explained_ones_and_in_the_terminal(pictures, tmp
         load(pictures / "run").predict(str(files[1]))
 
 
+@pytest.mark.parametrize("broken", [0, 2])
+def test_pictures_are_decoded_once_unless_one_is_broken(pictures, tmp_path, monkeypatch, broken):
+    shutil.copytree(pictures / "pics", tmp_path / "new")
+    files = sorted((tmp_path / "new").rglob("*.png"))
+    for file in files[:broken]:
+        file.write_bytes(b"none")
+    decoded, plain = [], image_files.decode
+    monkeypatch.setattr(image_files, "decode", lambda *given: decoded.append(1) or plain(*given))
+    predictor = load(pictures / "run", use_cpu=True)
+    table = dataclasses.replace(predictor, machine=dataclasses.replace(predictor.machine, workers=0)).predict(
+        str(tmp_path / "new")
+    )
+    assert table["prediction"].notna().sum() == len(files) - broken and ("error" in table) == (broken > 0)
+    assert broken or len(decoded) == len(files)
+
+
 def test_an_error_of_a_loading_process_keeps_its_words():
     error = UnreadableImage("a.png", "it is a folder")
     assert str(pickle.loads(pickle.dumps(UnreadableImage(str(error))))) == str(error)
@@ -206,3 +224,15 @@ def test_a_numbered_class_may_be_written_with_a_point(tmp_path):
     )
     other.to_csv(tmp_path / "o.csv", index=False)
     assert measured(folder, tmp_path / "o.csv")["metrics"]["accuracy"]["n"] == 12
+
+
+def test_data_without_the_labels_of_the_run_is_one_sentence(texts, tmp_path):
+    rows = pd.read_csv(texts / "t.csv").head(12).assign(age=range(30, 42))
+    data = tmp_path / "new.csv"
+    rows.drop(columns="label").to_csv(data, index=False)
+    with pytest.raises(UserError) as error:
+        measured(texts / "run", data)
+    words = f"{data} has no column 'label', which holds the labels of the run. Name another with --label (there are "
+    assert str(error.value).startswith(words) and f"hftransfer predict {texts / 'run'} {data}." in str(error.value)
+    rows.rename(columns={"label": "mood"}).to_csv(data, index=False)
+    assert "accuracy" in measured(texts / "run", data, label="mood")["metrics"]
