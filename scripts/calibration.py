@@ -32,7 +32,12 @@ def rows(run: RecordedRun) -> Iterator[str]:
 
 
 def shown(found: dict) -> str:
-    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+    known = found["low"] is not None
+    return (
+        f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+        if known
+        else f"{found['value']:.3f} (not known)"
+    )
 
 
 def main() -> None:

@@ -1,24 +1,31 @@
-"""Measure how often the 95 % intervals of `metrics.json` cover the truth, and write the table of docs/coverage.md.
+"""Measure how often the 95 % intervals of `metrics.json` cover the truth, and write the tables of docs/coverage.md.
 
-    python scripts/coverage.py --out docs/coverage.md          # about an hour on one core
-    python scripts/coverage.py --quick                         # a few cells, two minutes
+    python scripts/coverage.py --save now.json                          # all cells; cells in the file are not run again
+    python scripts/coverage.py --save now.json --only regression        # the tables whose title has the word
+    python scripts/coverage.py --save now.json --before before.json --out docs/coverage.md
 
 Each cell is a kind of test set: number of examples, classes, the size of the smallest class, groups. For each of
 `--populations` random populations (difficulty, classes of unequal difficulty, noise) the truth of every metric comes from
 a sample of 20,000 to 100,000 examples with the class frequencies of the cell; then test sets are drawn and measured. Reported
 is the share of intervals that cover the truth, and the share of test sets for which the interval is not known.
+The calibration error of a population is that of its sample in as many bins as the test set has.
 """
 
 import argparse
+import json
 from collections import defaultdict
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 
-from hftransfer.evaluation.calibration import brier
+from hftransfer.evaluation import calibration
+from hftransfer.evaluation.calibration import brier, expected_calibration_error
 from hftransfer.evaluation.intervals import measure, per_class
 from hftransfer.evaluation.metrics import compute_metrics
-from hftransfer.tasks import Regression, make_task
+from hftransfer.tasks import Regression, Task, make_task
 
 RESAMPLES = 300
 SINGLE = {
@@ -42,29 +49,60 @@ SINGLE = {
 }
 GROUPED = {"200 examples, 2 x 100": [100, 100], "300 examples, 3 unequal": [200, 70, 30]}
 GROUPS = (2, 3, 5, 10, 30)
+RARE = (2, 3, 5, 10)  # groups that hold the rare class
+LABELS = {"20 examples, 6 labels": (20, 6, 0.05, 0.4), "50 examples, 6 labels": (50, 6, 0.05, 0.4),
+          "100 examples, 6 labels": (100, 6, 0.05, 0.4), "200 examples, 6 labels": (200, 6, 0.05, 0.4),
+          "500 examples, 6 labels": (500, 6, 0.05, 0.4), "2,000 examples, 6 labels": (2000, 6, 0.05, 0.4),
+          "100 examples, 20 labels of 10": (100, 20, 0.1, 0.1), "200 examples, 20 labels of 20": (200, 20, 0.1, 0.1),
+          "50 examples, 1 label of 5": (50, 1, 0.1, 0.1), "100 examples, 1 label of 5": (100, 1, 0.05, 0.05),
+          "100 examples, 1 label of 10": (100, 1, 0.1, 0.1), "200 examples, 1 label of 40": (200, 1, 0.2, 0.2)}  # fmt: skip
 OTHERS = (20, 50, 100, 200, 500, 2000)
-QUICK = ("20 examples, 2 x 10", "100 examples, 95 + 5")
 
 
-class Tally:
+@dataclass
+class Count:
+    """Intervals of one metric: asked for, known, with the truth inside, and without a width."""
+
+    asked: int = 0
+    known: int = 0
+    covered: int = 0
+    flat: int = 0
+
+    def __str__(self) -> str:
+        if self.known < 0.05 * self.asked or not self.asked:
+            return "not known"
+        share, known = f"{100 * self.covered / self.known:.1f}", self.known / self.asked
+        flat = f", {self.flat} without width" if self.flat else ""
+        return (share if known > 0.995 else f"{share} (known {known:.0%})") + flat
+
+
+class Tally(defaultdict):
     """How often the intervals of each metric cover, and how often they are not known."""
 
     def __init__(self):
-        self.covered, self.known, self.asked = defaultdict(int), defaultdict(int), defaultdict(int)
+        super().__init__(Count)
 
     def add(self, name, found, truth):
-        self.asked[name] += 1
+        count = self[name]
+        count.asked += 1
         if found is None or not np.isfinite(truth) or not np.isfinite(found.low):
             return
-        self.known[name] += 1
-        self.covered[name] += found.low - 1e-9 <= truth <= found.high + 1e-9
+        count.known += 1
+        count.covered += found.low - 1e-9 <= truth <= found.high + 1e-9
+        count.flat += found.high - found.low <= 1e-6 * abs(found.value)
 
-    def cell(self, name):
-        if self.known[name] < 0.05 * self.asked[name] or not self.asked[name]:
-            return "not known"
-        share = f"{100 * self.covered[name] / self.known[name]:.1f}"
-        known = self.known[name] / self.asked[name]
-        return share if known > 0.995 else f"{share} (known {known:.0%})"
+    def add_all(self, population, truth, sample, groups):
+        """Count every interval that `metrics.json` has for a test set, those of calibration and of classes too."""
+        task, values, classes = population.task, *truth
+        for name, found in measure(task, *sample, groups, resamples=RESAMPLES).items():
+            self.add(name, found, values[name])
+        if not task.has_classes:
+            return
+        self.add("brier", brier(task, *sample, groups), values["brier"])
+        self.add("ece", expected_calibration_error(task, *sample, groups), values["ece"])
+        for number, entry in enumerate(per_class(task, *sample, groups, resamples=100)):
+            for name in ("precision", "recall", "f1"):
+                self.add(f"class {name}", entry[name], classes[name][number])
 
 
 class Classes:
@@ -78,18 +116,39 @@ class Classes:
             "multi_label" if multi else "single_label", tuple(f"c{number}" for number in range(count))
         )
 
-    def draw(self, random, sizes, group_effects=None):
+    def draw(self, random, sizes, group_effects=0.0):
         """Targets and probabilities of a set with these class sizes; `group_effects` (N,) shift the skill of each row."""
         targets = np.repeat(np.arange(len(sizes)), sizes)
         logits = random.normal(size=(len(targets), len(sizes))) + self.shift
-        effect = 0.0 if group_effects is None else group_effects
-        logits[np.arange(len(targets)), targets] += self.skill[targets] + effect
+        logits[np.arange(len(targets)), targets] += self.skill[targets] + group_effects
         return targets, self.task.probabilities(self.heat * logits)
 
-    def draw_labels(self, random, rows, shares):
+    def draw_labels(self, random, rows, shares, group_effects=0.0):
+        """Targets and probabilities of labels; `group_effects` (N, 1) shift the skill of each row."""
         targets = (random.random((rows, len(shares))) < shares).astype(np.float32)
-        logits = 1.2 * random.normal(size=targets.shape) + self.skill * (targets - 0.5)
+        logits = 1.2 * random.normal(size=targets.shape) + (self.skill + group_effects) * (targets - 0.5)
         return targets, self.task.probabilities(self.heat * logits)
+
+    def truth(self, targets, scores, rows):
+        """The metrics of a large sample, and those of each class, as a test set of `rows` examples estimates them."""
+        actual = np.eye(self.task.head_size)[targets] if targets.ndim == 1 else targets
+        said = self.task.decide(scores)
+        said = np.eye(self.task.head_size)[said] if targets.ndim == 1 else said
+        hit, true, guessed = (actual * said).sum(0), actual.sum(0), said.sum(0)
+        square = ((scores - actual) ** 2).sum(1).mean() / (1 if targets.ndim == 1 else self.task.head_size)
+        values = compute_metrics(self.task, targets, scores)
+        with np.errstate(invalid="ignore"):
+            classes = {"precision": hit / guessed, "recall": hit / true, "f1": 2 * hit / (true + guessed)}
+        return values | {"brier": square, "ece": self.calibration_error(targets, scores, rows)}, classes
+
+    def calibration_error(self, targets, scores, rows):
+        """The mean distance of confidence and frequency in as many bins of equal size as a set of `rows` examples has."""
+        statements = rows * (self.task.head_size if self.multi else 1)
+        count = int(np.clip(statements // calibration._ROWS_PER_BIN, 1, calibration._MOST_BINS))
+        confidence = scores.ravel() if self.multi else scores.max(1)
+        outcome = targets.ravel() if self.multi else self.task.decide(scores) == targets
+        gaps = np.array_split((confidence - outcome)[np.argsort(confidence, kind="stable")], count)
+        return sum(abs(gap.sum()) for gap in gaps) / len(confidence)
 
 
 def proportional(sizes, rows):
@@ -101,74 +160,128 @@ def single_label(sizes, asked, random):
     tally = Tally()
     for _ in range(asked.populations):
         population = Classes(random, len(sizes))
-        targets, scores = population.draw(random, proportional(sizes, 20_000))
-        truth = compute_metrics(population.task, targets, scores)
-        recalls = [float((scores[targets == c].argmax(1) == c).mean()) for c in range(len(sizes))]
-        quadratic = float(((scores - np.eye(len(sizes))[targets]) ** 2).sum(1).mean())
+        truth = population.truth(*population.draw(random, proportional(sizes, 40_000)), sum(sizes))
         for _ in range(asked.sets):
-            sample = population.draw(random, sizes)
-            for name, found in measure(population.task, *sample, None, resamples=RESAMPLES).items():
-                tally.add(name, found, truth[name])
-            tally.add("brier", brier(population.task, *sample, None), quadratic)
-            for recall, entry in zip(recalls, per_class(population.task, *sample, None, resamples=100), strict=True):
-                tally.add("recall", entry["recall"], recall)
+            tally.add_all(population, truth, population.draw(random, sizes), None)
     return tally
 
 
-def grouped(sizes, groups, asked, random):
-    """Whole groups are drawn: each has a skill of its own and a random share of every class."""
+def grouped(sizes, groups, asked, random, rare=None):
+    """Whole groups are drawn: each has a skill of its own and a random share of every class.
+
+    The last class lies in `rare` groups only, where it is given.
+    """
     tally = Tally()
     for _ in range(asked.populations):
         population, spread = Classes(random, len(sizes)), random.uniform(0.3, 1.2)
         large = proportional(sizes, 40_000)
-        targets, scores = population.draw(random, large, spread * random.normal(size=large.sum()))
-        truth = compute_metrics(population.task, targets, scores)
+        truth = population.truth(*population.draw(random, large, spread * random.normal(size=large.sum())), sum(sizes))
         for _ in range(asked.sets):
             member = random.integers(groups, size=sum(sizes))
+            if rare:
+                member[-sizes[-1] :] = random.integers(rare, size=sizes[-1])
             effects = spread * random.normal(size=groups)
             sample = population.draw(random, sizes, effects[member])
-            names = [f"g{number}" for number in member]
-            for name, found in measure(population.task, *sample, names, resamples=RESAMPLES).items():
-                tally.add(name, found, truth[name])
+            tally.add_all(population, truth, sample, [f"g{number}" for number in member])
     return tally
 
 
-def multi_label(rows, asked, random, labels=6):
+def multi_label(cell, asked, random, groups=0):
+    rows, labels, fewest, most = cell
     tally = Tally()
     for _ in range(asked.populations):
-        population = Classes(random, labels, multi=True)
-        shares = random.uniform(0.05, 0.4, size=labels)
-        truth = compute_metrics(population.task, *population.draw_labels(random, 50_000, shares))
+        population, spread = Classes(random, labels, multi=True), random.uniform(0.3, 1.2) if groups else 0.0
+        shares = random.uniform(fewest, most, size=labels)
+        large = population.draw_labels(random, 50_000, shares, spread * random.normal(size=(50_000, 1)))
+        truth = population.truth(*large, rows)
         for _ in range(asked.sets):
-            sample = population.draw_labels(random, rows, shares)
-            for name, found in measure(population.task, *sample, None, resamples=RESAMPLES).items():
-                tally.add(name, found, truth[name])
+            member = random.integers(max(groups, 1), size=rows)
+            effects = spread * random.normal(size=(max(groups, 1), 1))[member]
+            names = [f"g{number}" for number in member] if groups else None
+            tally.add_all(population, truth, population.draw_labels(random, rows, shares, effects), names)
     return tally
 
 
-def regression(rows, asked, random):
-    tally, task = Tally(), Regression(("y",))
+@dataclass
+class Values:
+    """A population of numbers: predictions with heavy-tailed noise, Student's t of 5 degrees of freedom."""
 
-    def draw(count, noise, slope):
-        truth = random.normal(size=(count, 1))
-        return truth, slope * truth + noise * random.standard_t(5, size=(count, 1))
+    noise: float
+    slope: float
+    task: Task = Regression(("y",))
 
+    def draw(self, random, rows, offsets=0.0):
+        target = random.normal(size=(rows, 1))
+        return target, self.slope * target + self.noise * random.standard_t(5, size=(rows, 1)) + offsets
+
+
+def regression(rows, asked, random, groups=0):
+    """With groups, each has an offset of its own."""
+    tally = Tally()
     for _ in range(asked.populations):
-        noise, slope = random.uniform(0.2, 1.5), random.uniform(0.5, 1.1)
-        truth = compute_metrics(task, *draw(100_000, noise, slope))
+        population = Values(random.uniform(0.2, 1.5), random.uniform(0.5, 1.1))
+        spread = random.uniform(0.3, 1.2) * population.noise if groups else 0.0
+        large = population.draw(random, 100_000, spread * random.normal(size=(100_000, 1)))
+        truth = compute_metrics(population.task, *large), None
         for _ in range(asked.sets):
-            for name, found in measure(task, *draw(rows, noise, slope), None, resamples=RESAMPLES).items():
-                tally.add(name, found, truth[name])
+            member = random.integers(max(groups, 1), size=rows)
+            sample = population.draw(random, rows, spread * random.normal(size=(max(groups, 1), 1))[member])
+            tally.add_all(population, truth, sample, [f"g{number}" for number in member] if groups else None)
     return tally
 
 
-def table(title, cells):
-    """Markdown of name -> tally."""
-    names = list(dict.fromkeys(name for tally in cells.values() for name in tally.asked))
+CELLS = {
+    "Single label": {name: partial(single_label, sizes) for name, sizes in SINGLE.items()},
+    "Single label, in groups": {
+        f"{name}, {groups} groups": partial(grouped, sizes, groups)
+        for name, sizes in GROUPED.items()
+        for groups in GROUPS
+    },
+    "A rare class in few groups": {
+        f"200 examples, 160 + 40, 20 groups, {rare} with the rare class": partial(grouped, [160, 40], 20, rare=rare)
+        for rare in RARE
+    },
+    "Several labels": {name: partial(multi_label, cell) for name, cell in LABELS.items()},
+    "Several labels, in groups": {
+        f"300 examples, 6 labels, {groups} groups": partial(multi_label, (300, 6, 0.05, 0.4), groups=groups)
+        for groups in GROUPS
+    },
+    "Regression": {f"{rows:,} examples": partial(regression, rows) for rows in OTHERS},
+    "Regression, in groups": {
+        f"300 examples, {groups} groups": partial(regression, 300, groups=groups) for groups in GROUPS
+    },
+}
+
+
+def run(asked, cells):
+    """Add the cells that are asked for and not there, {title: {cell: {metric: coverage}}}, and save after each."""
+    for title, row in CELLS.items():
+        for name, measured in row.items():
+            if asked.only not in title.lower() or name in cells.get(title, {}):
+                continue
+            tally = measured(asked, np.random.default_rng([asked.seed, crc32(f"{title} {name}".encode())]))
+            cells.setdefault(title, {})[name] = {metric: str(count) for metric, count in tally.items()}
+            print(title, name, cells[title][name], flush=True)
+            if asked.save:
+                asked.save.write_text(json.dumps(cells, indent=1), encoding="utf-8")
+
+
+def table(title, cells, before):
+    """Markdown of {cell: {metric: coverage}}; with `before`, the coverage then and now."""
+    names = list(dict.fromkeys(name for row in cells.values() for name in row))
     lines = [f"### {title}", "", f"| test set | {' | '.join(name.replace('_', ' ') for name in names)} |"]
     lines += ["|---|" + "---:|" * len(names)]
-    lines += [f"| {cell} | {' | '.join(tally.cell(name) for name in names)} |" for cell, tally in cells.items()]
+    for cell, row in cells.items():
+        shown = [
+            f"{before[cell].get(name, '')} → {row.get(name, '')}" if cell in before else row.get(name, "")
+            for name in names
+        ]
+        lines.append(f"| {cell} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
 
 
 def main():
@@ -176,32 +289,19 @@ def main():
     parser.add_argument("--populations", type=int, default=60, help="random populations of each cell")
     parser.add_argument("--sets", type=int, default=10, help="test sets drawn from each population")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--quick", action="store_true", help="two cells of single labels and the smallest of the others"
-    )
+    parser.add_argument("--only", default="", help="a word of the titles of the tables to measure")
+    parser.add_argument("--save", type=Path, help="keep the cells in this file; those already there are not run again")
+    parser.add_argument("--before", type=Path, help="cells of another version, shown beside these")
     parser.add_argument("--out", type=Path, help="write the tables into this file, between the marks")
     asked = parser.parse_args()
-    random = np.random.default_rng(asked.seed)
-    few = {name: SINGLE[name] for name in QUICK} if asked.quick else SINGLE
-    others = OTHERS[:1] if asked.quick else OTHERS
-    parts = [table("Single label", {name: single_label(sizes, asked, random) for name, sizes in few.items()})]
-    if not asked.quick:
-        cells = {
-            f"{name}, {groups} groups": grouped(sizes, groups, asked, random)
-            for name, sizes in GROUPED.items()
-            for groups in GROUPS
-        }
-        parts.append(table("Single label, in groups", cells))
-    parts.append(
-        table("Six labels per example", {f"{rows:,} examples": multi_label(rows, asked, random) for rows in others})
-    )
-    parts.append(table("Regression", {f"{rows:,} examples": regression(rows, asked, random) for rows in others}))
-    text = "\n".join(parts)
+    cells, before = read(asked.save), read(asked.before)
+    run(asked, cells)
+    text = "\n".join(table(title, cells[title], before.get(title, {})) for title in CELLS if title in cells)
     print(text)
     if asked.out:
-        before, _, rest = asked.out.read_text(encoding="utf-8").partition("<!-- coverage -->")
+        start, _, rest = asked.out.read_text(encoding="utf-8").partition("<!-- coverage -->")
         _, _, after = rest.partition("<!-- end -->")
-        asked.out.write_text(f"{before}<!-- coverage -->\n\n{text}\n<!-- end -->{after}", encoding="utf-8")
+        asked.out.write_text(f"{start}<!-- coverage -->\n\n{text}\n<!-- end -->{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ The two metrics that rank rows, AUROC and average precision, would need a sort p
 row's influence on them, the first-order term in the weights (infinitesimal jackknife, Efron 1982, ch. 6).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy.optimize import brentq
+from scipy.special import expit, logit
 from scipy.stats import norm, rankdata
 
 from hftransfer.evaluation.metrics import row_losses
@@ -118,6 +119,32 @@ def _regression(task: Task, targets: np.ndarray, scores: np.ndarray) -> Statisti
     return compute
 
 
+def influences(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the influence (N,) of each example on R2 and correlations; other metrics have none here.
+
+    The influence is the derivative in the weight of the example (Hampel 1974); for ranks, with the ranks held fixed.
+    """
+    if task.has_classes:
+        return {}
+    pairs = [(t, s) for t, s in zip(targets.T, scores.T, strict=True) if np.ptp(t) > 0 and np.ptp(s) > 0]
+    kinds = {
+        "r2": _r2_influence,
+        "pearson": _correlation_influence,
+        "spearman": lambda t, s: _correlation_influence(rankdata(t), rankdata(s)),
+    }
+    return {name: sum(kind(*pair) for pair in pairs) for name, kind in kinds.items() if pairs}
+
+
+def _r2_influence(target: np.ndarray, score: np.ndarray) -> np.ndarray:
+    error, spread = (target - score) ** 2, (target - target.mean()) ** 2
+    return (error.mean() / spread.mean() * spread - error) / spread.mean()
+
+
+def _correlation_influence(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    x, y = (x - x.mean()) / x.std(), (y - y.mean()) / y.std()
+    return x * y - (x * y).mean() * (x**2 + y**2) / 2
+
+
 def by_class(task: Task, targets: np.ndarray, scores: np.ndarray) -> Statistics:
     """Precision, recall and F1 of each class with the rows they stand on, as a function of weights (R, N): (R, C) each.
 
@@ -218,8 +245,7 @@ def area_interval(actual: np.ndarray, scores: np.ndarray, level: float = 0.95) -
     """Return the interval of the mean one-vs-rest AUROC from 0/1 truths (N, C) and scores (N, C).
 
     Each class has Newcombe's interval (2006, "Confidence intervals for an effect size measure based on the Mann-Whitney
-    statistic", method 5). Their mean follows by MOVER (Zou & Donner 2008), with the correlations of the influences of the
-    rows. NaN where a side of any class has fewer than five rows.
+    statistic", method 5). NaN where a side of any class has fewer than five rows.
     """
     sides = [
         (truth > 0, score) for truth, score in zip(actual.T, scores.T, strict=True) if truth.any() and not truth.all()
@@ -227,18 +253,46 @@ def area_interval(actual: np.ndarray, scores: np.ndarray, level: float = 0.95) -
     if not sides or min(min(truth.sum(), (~truth).sum()) for truth, _ in sides) < LEAST_SIDE:
         return np.nan, np.nan
     found = [auroc_influence(*side) for side in sides]
-    areas, terms = np.array([area for area, _ in found]), np.array([row for _, row in found])
-    ends = np.array(
-        [_newcombe(area, truth.sum(), (~truth).sum(), level) for area, (truth, _) in zip(areas, sides, strict=True)]
-    )
+    ends = [
+        _newcombe(area, truth.sum(), (~truth).sum(), level) for (area, _), (truth, _) in zip(found, sides, strict=True)
+    ]
+    same = len(sides) == 2  # of two classes both are the same
+    return _mean_interval([area for area, _ in found], ends, [terms for _, terms in found], 1.0 if same else 0.0)
+
+
+def precision_interval(actual: np.ndarray, scores: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval of the mean average precision from 0/1 truths (N, C) and scores (N, C).
+
+    Each label has the logit interval of Boyd, Eng & Page (2013, "Area under the precision-recall curve", sec. 3.3), around the
+    value without its bias: average precision of few positives is too high, and a mean over labels keeps that. Their mean
+    follows as in `area_interval`. NaN where a label has fewer than five positives.
+    """
+    labels = [(truth > 0, score) for truth, score in zip(actual.T, scores.T, strict=True) if truth.any()]
+    if not labels or min(truth.sum() for truth, _ in labels) < LEAST_SIDE:
+        return np.nan, np.nan
+    found, counts = [precision_influence(*label) for label in labels], np.array([truth.sum() for truth, _ in labels])
+    unbiased = np.array([value - precision_bias(*label) for (value, _), label in zip(found, labels, strict=True)])
+    middle = (counts * np.clip(unbiased, 0, 1) + 0.5) / (counts + 1)
+    reach = norm.ppf((1 + level) / 2) / np.sqrt(counts * middle * (1 - middle))
+    ends = expit(logit(middle)[:, None] + reach[:, None] * [-1, 1])
+    return _mean_interval(np.clip(unbiased, ends[:, 0], ends[:, 1]), ends, [terms for _, terms in found], 0.0)
+
+
+def _mean_interval(values: Sequence[float], ends: Sequence, terms: Sequence, otherwise: float) -> tuple[float, float]:
+    """Return the interval of the mean of values from their own (C, 2), by MOVER (Zou & Donner 2008), within 0 to 1.
+
+    `terms` (C, N) are the influences of the examples. Their correlations are those of the values; `otherwise` holds where a
+    value has no influence.
+    """
+    values, ends, terms = np.asarray(values), np.asarray(ends), np.asarray(terms)
     norms = np.linalg.norm(terms, axis=1)
-    together = np.full((len(areas), len(areas)), 1.0 if len(areas) == 2 else 0.0)  # of two classes both are the same
+    together = np.full((len(values), len(values)), otherwise)
     known = np.outer(norms, norms) > 0
     together[known] = (terms @ terms.T)[known] / np.outer(norms, norms)[known]
     np.fill_diagonal(together, 1.0)
-    below, above = areas - ends[:, 0], ends[:, 1] - areas
-    low, high = (np.sqrt(max(reach @ together @ reach, 0.0)) / len(areas) for reach in (below, above))
-    return float(areas.mean() - low), float(areas.mean() + high)
+    below, above = values - ends[:, 0], ends[:, 1] - values
+    low, high = (np.sqrt(max(reach @ together @ reach, 0.0)) / len(values) for reach in (below, above))
+    return max(float(values.mean() - low), 0.0), min(float(values.mean() + high), 1.0)
 
 
 def _newcombe(area: float, ones: int, zeros: int, level: float) -> tuple[float, float]:
@@ -269,3 +323,19 @@ def precision_influence(positive: np.ndarray, score: np.ndarray) -> tuple[float,
     terms = np.empty(len(score))
     terms[order] = (hit * (precision - average + raises) - lowers) * len(score) / hit.sum()
     return average, terms
+
+
+def precision_bias(positive: np.ndarray, score: np.ndarray) -> float:
+    """Return the jackknife estimate of the bias of average precision (Quenouille 1956), from at least two positives.
+
+    A positive with h positives among the first l rows has precision h / l; a row that is left out changes h, l, or neither.
+    """
+    rows, count = len(score), int(positive.sum())
+    ranked = np.sort(-score)
+    last = np.searchsorted(ranked, -score[positive], "right")
+    hits = np.searchsorted(np.sort(-score[positive]), -score[positive], "right")
+    fewer = np.maximum(last - 1, 1)
+    without_negative = (last - hits) * hits / fewer + (rows - count - last + hits) * hits / last
+    without_positive = (hits - 1) ** 2 / fewer + (count - hits) * hits / last
+    mean = (without_negative.sum() / count + without_positive.sum() / (count - 1)) / rows
+    return float((rows - 1) * (mean - (hits / last).mean()))

@@ -255,8 +255,8 @@ class _Pairs:
         self.task, self.parts, self.names, self.metric, self.values = task, parts, names, metric, values
         self.targets = parts[0].targets
         self.right = [self._right(part) for part in parts]
-        classes = self.task.classes_of(self.targets)
-        self.draws = Draws(len(self.targets), parts[0].groups, classes, resamples=resamples)
+        # Class frequencies are a sample too: docs/comparison.md.
+        self.draws = Draws(len(self.targets), parts[0].groups, resamples=resamples)
         self.index = list(combinations(range(len(parts)), 2))
 
     def _right(self, part: Part) -> np.ndarray:

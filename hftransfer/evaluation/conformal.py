@@ -128,7 +128,5 @@ def describe_sets(task: Task, found: dict) -> str:
 
 def _coverage(held: np.ndarray, true: np.ndarray, groups: Groups) -> Measured:
     """The share of all truths that are held, from how many of its own (N,) each example has."""
-    draws, value, examples = Draws(len(held), groups), float(held.sum() / true.sum()), int((true > 0).sum())
-    error = draws.standard_errors(lambda weights: {"held": weights @ held / np.maximum(weights @ true, 1e-9)})["held"]
-    name = "accuracy" if (true == 1).all() else "coverage"
-    return Measured(value, *draws.interval(name, value, error, examples), examples)
+    ends = Draws(len(held), groups).share_interval(held, true)
+    return Measured(float(held.sum() / true.sum()), *ends, int((true > 0).sum()))

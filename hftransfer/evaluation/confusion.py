@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 LEAST_ROWS = {"balanced_accuracy": 1, "macro_f1": 5, "mcc": 5}  # of the smallest class, below which it is not known
+_LEAST = {"mcc": -1.0}
 _DRAWS, _NUMBERS = 1000, 2_000_000  # as many matrices, or as many numbers in all, but 200 matrices at least
 Interval = tuple[float, float]
 
@@ -28,7 +29,7 @@ def confusion_intervals(matrix: np.ndarray, level: float = 0.95, seed: int = 0) 
     drawn = _metrics(_rows_drawn(adjusted, len(counts), seed) * counts[:, None], columns)
     reach = stats.norm.ppf((1 + level) / 2)
     return {
-        name: (middle[name] - reach * drawn[name].std(), middle[name] + reach * drawn[name].std())
+        name: tuple(np.clip(middle[name] + reach * drawn[name].std() * np.array([-1, 1]), _LEAST.get(name, 0.0), 1.0))
         if counts.min() >= LEAST_ROWS[name]
         else (np.nan, np.nan)
         for name in LEAST_ROWS

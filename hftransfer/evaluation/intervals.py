@@ -1,10 +1,11 @@
 """Every number with its 95 % interval: 90 % right on 100 rows means 82.6 to 94.5 %.
 
-Proportions (accuracy, recall, precision) have Wilson's interval (Wilson 1927). The rest have a bootstrap standard
-error, taken to a scale that has no ends and back again: logit for what lies in 0..1, Fisher's z for correlations, log
-for what is positive. Percentiles of the resamples themselves cover far too seldom where small data lives, near the
-ends: an AUROC of 0.997 with 100 rows and four classes lies in 74 % of percentile intervals and in 94 % of these. Rows
-of one group are not independent, so with groups whole groups are drawn, for the proportions too.
+Proportions (accuracy, recall, precision) have Wilson's interval (Wilson 1927), and so has the F1 of one class or of all
+labels, as F1 / (2 - F1) is a proportion. Mean losses have that of `Draws.loss_interval`. The rest have a bootstrap
+standard error, taken to a scale that has no ends and back again: logit for what lies in 0..1, Fisher's z for correlations.
+Percentiles of the resamples themselves cover far too seldom where small data lives, near the ends: an AUROC of 0.997 with
+100 rows and four classes lies in 74 % of percentile intervals and in 94 % of these. Rows of one group are not independent,
+so with groups whole groups are drawn, for the proportions too.
 
 Functions of the confusion matrix have intervals of their own (`confusion`), the area under the ROC curve has Newcombe's.
 Where the rows or groups are too few for any of these, the ends are NaN: not known. docs/coverage.md holds what was
@@ -12,7 +13,7 @@ measured: how often each interval covers the truth.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,15 +21,14 @@ from scipy import stats
 
 from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.confusion import confusion_intervals
-from hftransfer.evaluation.metrics import compute_metrics, row_losses
+from hftransfer.evaluation.metrics import MeanLoss, compute_metrics, mean_losses
 from hftransfer.tasks import Regression, Task
 
 logger = logging.getLogger(__name__)
 
 _LEVEL = 0.95
+_NORMAL = float(stats.norm.ppf((1 + _LEVEL) / 2))
 _ROUNDING = 1e-5  # of float32 weights: a smaller step is none
-_BASIS = {"precision": "guessed", "recall": "present", "f1": "union"}  # the rows that each is a share of
-_PROPORTIONS = {"accuracy", "subset_accuracy", "precision", "recall"}
 CORRELATIONS = {"mcc", "pearson", "spearman"}
 POSITIVE = {"log_loss", "brier", "mae", "rmse"}
 _MACRO = {"balanced_accuracy", "macro_f1", "mcc", "auroc", "mean_average_precision"}  # hang on the smallest class
@@ -63,32 +63,44 @@ def measure(
         groups: (N,), rows of one group are resampled together; None stands for a row of its own.
     """
     targets, scores = np.asarray(targets), np.asarray(scores, dtype=np.float64)
+    values = compute_metrics(task, targets, scores)
     draws = Draws(len(targets), groups, None, seed, resamples)  # class frequencies are uncertain: docs/comparison.md
-    errors = draws.standard_errors(bootstrap.statistics(task, targets, scores))
-    rows, own = len(targets), {}
-    if task.exclusive and not draws.grouped:
-        matrix = np.zeros((task.head_size, task.head_size))
-        np.add.at(matrix, (targets, task.decide(scores)), 1)
-        own = confusion_intervals(matrix, seed=seed) | {
-            "auroc": bootstrap.area_interval(np.eye(task.head_size)[targets], scores)
-        }
-    fewest = draws.fewest(_memberships(task, targets))
-    found = {}
-    for name, value in compute_metrics(task, targets, scores).items():
-        if name in own:
-            found[name] = Measured(value, *_around(value, own[name], name), rows)
-        elif name == "log_loss":
-            found[name] = Measured(value, *draws.loss_interval(row_losses(task, targets, scores)), rows)
-        elif np.isfinite(value):
-            units = fewest if name in _MACRO else draws.count
-            found[name] = Measured(value, *draws.interval(name, value, errors[name], rows, units), rows)
-    return {name: measured for name, measured in found.items() if np.isfinite(measured.value)}
+    ends = _direct(draws, task, targets, scores)
+    if remaining := [name for name in values if name not in ends]:
+        errors = draws.standard_errors(bootstrap.statistics(task, targets, scores))
+        influences = bootstrap.influences(task, targets, scores)
+        fewest = draws.fewest(_memberships(task, targets))
+        for name in remaining:
+            units = fewest if name in _MACRO else draws.freedom(influences.get(name)) + 1
+            ends[name] = draws.interval(name, values[name], errors[name], units)
+    return {
+        name: Measured(value, *_around(value, ends[name]), len(targets))
+        for name, value in values.items()
+        if np.isfinite(value)
+    }
 
 
-def _around(value: float, ends: tuple[float, float], name: str) -> tuple[float, float]:
-    """The ends, inside of what the metric can be, with `value` between them."""
-    least = -1.0 if name in CORRELATIONS else 0.0
-    return float(min(max(ends[0], least), value)), float(max(min(ends[1], 1.0), value))
+def _direct(draws: "Draws", task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Return the intervals that need no resampling, by name; among them some of metrics that other tasks have."""
+    actual, predicted = _memberships(task, targets) > 0, _memberships(task, task.decide(scores)) > 0
+    right, every = (actual == predicted).all(1), np.ones(len(targets))
+    shares = {"accuracy": draws.share_interval(right, every), "subset_accuracy": draws.share_interval(right, every)}
+    losses = {name: draws.loss_interval(loss) for name, loss in mean_losses(task, targets, scores).items()}
+    jaccard = draws.share_interval((actual & predicted).sum(1), (actual | predicted).sum(1))
+    found = shares | losses | {"micro_f1": tuple(map(_f1_of_jaccard, jaccard))}
+    if draws.grouped:
+        return found
+    if task.exclusive:
+        found |= confusion_intervals(actual.T.astype(float) @ predicted, seed=draws.seed)
+        found["auroc"] = bootstrap.area_interval(actual.astype(float), scores)
+    elif task.several:
+        found["mean_average_precision"] = bootstrap.precision_interval(actual.astype(float), scores)
+    return found
+
+
+def _around(value: float, ends: tuple[float, float]) -> tuple[float, float]:
+    """The ends, with `value` between them."""
+    return float(np.minimum(ends[0], value)), float(np.maximum(ends[1], value))
 
 
 def _memberships(task: Task, targets: np.ndarray) -> np.ndarray:
@@ -113,25 +125,30 @@ def per_class(
     targets, scores = np.asarray(targets), np.asarray(scores, dtype=np.float64)
     if not task.has_classes:
         return _per_target(task, targets, scores, groups, seed, resamples)
-    draws = Draws(len(targets), groups, _classes(task, targets), seed, resamples)
-    compute = bootstrap.by_class(task, targets, scores)
-    values = {name: found[0] for name, found in compute(np.ones((1, len(targets)), np.float32)).items()}
-    errors = draws.standard_errors(compute)
-    actual, guessed = _memberships(task, targets) > 0, _memberships(task, task.decide(scores)) > 0
-    basis = {"precision": guessed, "recall": actual, "f1": actual | guessed}
+    draws = Draws(len(targets), groups)
+    actual, predicted = _memberships(task, targets) > 0, _memberships(task, task.decide(scores)) > 0
     return [
-        {"name": label, "n": int(values["present"][c])}
-        | {name: _class_measure(draws, name, values, errors, c, basis[name][:, c]) for name in _BASIS}
-        for c, label in enumerate(task.names)
+        {"name": label, "n": int(true.sum())}
+        | {
+            "precision": _measure_share(draws, true & said, said),
+            "recall": _measure_share(draws, true & said, true),
+            "f1": _measure_share(draws, true & said, true | said, _f1_of_jaccard),
+        }
+        for label, true, said in zip(task.names, actual.T, predicted.T, strict=True)
     ]
 
 
-def _class_measure(draws: "Draws", name: str, values: dict, errors: dict, c: int, basis: np.ndarray) -> Measured | None:
-    """One number of one class, from the rows that it is a share of (`basis`, bool (N,))."""
-    value, rows = float(values[name][c]), int(values[_BASIS[name]][c])
-    if np.isnan(value):
+def _measure_share(draws: "Draws", hit: np.ndarray, trials: np.ndarray, onto: Callable = float) -> Measured | None:
+    """The share of `trials` (bool, (N,)) that are `hit`, or what `onto` makes of it; None without trials."""
+    count = int(trials.sum())
+    if not count:
         return None
-    return Measured(value, *draws.interval(name, value, errors[name][c], rows, draws.units_of(basis)), rows)
+    return Measured(*map(onto, (hit.sum() / count, *draws.share_interval(hit, trials))), count)
+
+
+def _f1_of_jaccard(share: float) -> float:
+    """F1 from the share of hits among all that is true or predicted, a proportion (Lam, Gopal & Qian 2023, sec. 3)."""
+    return float(2 * share / (1 + share))
 
 
 def _per_target(task: Task, targets: np.ndarray, scores: np.ndarray, *how) -> list[dict]:
@@ -147,11 +164,7 @@ def measure_auroc(positive: np.ndarray, score: np.ndarray) -> Measured:
     positive = np.asarray(positive, dtype=bool)
     area = float(bootstrap.auroc_influence(positive, np.asarray(score))[0])
     ends = bootstrap.area_interval(positive[:, None].astype(float), np.asarray(score)[:, None])
-    return Measured(area, *_around(area, ends, "auroc"), len(positive))
-
-
-def _classes(task: Task, targets: np.ndarray) -> np.ndarray | None:
-    return task.classes_of(targets)
+    return Measured(area, *_around(area, ends), len(positive))
 
 
 def wilson(successes: float, n: int, level: float = _LEVEL) -> tuple[float, float]:
@@ -199,32 +212,75 @@ class Draws:
         """The least number of units that any column (N, C) with a row has."""
         return min((self.units_of(column > 0) for column in memberships.T if (column > 0).any()), default=0)
 
-    def interval(
-        self, name: str, value: float, error: float, rows: int, units: float | None = None
-    ) -> tuple[float, float]:
-        """The ends around `value`, which stands on `rows` rows of `units` units and has the standard error `error`.
+    def interval(self, name: str, value: float, error: float, units: float) -> tuple[float, float]:
+        """The ends around `value`, which stands on so many `units` and has the standard error `error`.
 
         NaN where they are not known: of a single group, or of a macro average whose smallest class is too small.
         """
-        units = self.count if units is None else units
-        if name in _PROPORTIONS and not self.grouped:
-            return wilson(value * rows, rows)
         if units < (2 if self.grouped or name not in _MACRO else LEAST_UNITS):
             return np.nan, np.nan
-        step = stats.t.ppf((1 + _LEVEL) / 2, units - 1) * float(error)
-        low, high = _unbounded(name, value, step if step > _ROUNDING * abs(value) else 0.0, min(rows, units))
-        return float(low), float(high)
+        reach = stats.t.ppf((1 + _LEVEL) / 2, units - 1)
+        error = float(error) if error > _ROUNDING * abs(value) else 0.0
+        if name == "r2":  # 1 - R2 is a ratio of squares
+            factor = np.exp(reach * error / (1 - value)) if value < 1 and error else np.nan
+            return float(1 - (1 - value) * factor), float(1 - (1 - value) / factor)
+        if name in CORRELATIONS:
+            low, high = _share_interval((value + 1) / 2, error / 2, units, reach)
+            return 2 * low - 1, 2 * high - 1
+        return _share_interval(value, error, units, reach)
 
-    def loss_interval(self, terms: np.ndarray) -> tuple[float, float]:
-        """Return the ends around the mean of losses (N,), all at least 0; NaN where one of them makes it alone.
+    def share_interval(self, hit: np.ndarray, trials: np.ndarray) -> tuple[float, float]:
+        """Return the ends of a share: so many `hit` among so many `trials` of each example, both (N,).
 
-        The degrees of freedom are those of the effective number of examples, (sum of losses)² / sum of squares: the
-        examples with a large loss determine both the mean and its error (docs/comparison.md).
+        Wilson's interval where every trial is a unit of its own. Else the trials of a unit go together: the standard error
+        is that of a ratio of sums over units (Cochran 1977, sec. 6.4). NaN for the trials of one unit, and without any.
         """
-        error = self.standard_errors(lambda weights: {"mean": weights @ terms / weights.sum(1)})["mean"]
-        squares = float((terms**2).sum())
-        effective = float(terms.sum()) ** 2 / squares if squares > 0 else 0.0
-        return self.interval("log_loss", float(terms.mean()), error, len(terms), min(effective, self.count))
+        units, count = self.units_of(trials > 0), trials.sum()
+        if units == count and count:
+            return wilson(hit.sum(), int(count))
+        if units < 2:
+            return np.nan, np.nan
+        share = hit.sum() / count
+        away = np.bincount(self.units, hit - share * trials)
+        error = np.sqrt((away**2).sum() * units / (units - 1)) / count
+        reach = stats.t.ppf((1 + _LEVEL) / 2, units - 1)
+        least = np.sqrt(share * (1 - share) / count) * _NORMAL / reach  # trials are not worth more than their number
+        return _share_interval(share, max(error, least), units, reach)
+
+    def freedom(self, influence: np.ndarray | None) -> float:
+        """Return the degrees of freedom of a standard error from the influence (N,) of each example on the metric.
+
+        A variance estimated from n terms of kurtosis k is worth 2 n / (k - 1) degrees of freedom (Satterthwaite 1946): few
+        examples or groups that move the metric most leave less than their number says. At least 1, at most units - 1.
+        """
+        most = self.count - 1
+        if influence is None:
+            return most
+        squares = np.bincount(self.units, influence, minlength=self.count) ** 2
+        if squares.sum() == 0:
+            return most
+        kurtosis = self.count * (squares**2).sum() / squares.sum() ** 2
+        return min(most, max(1.0, 2 * self.count / max(kurtosis - 1, 1e-9) - 1))
+
+    def loss_interval(self, loss: MeanLoss) -> tuple[float, float]:
+        """Return the ends around a mean loss; NaN where one example or group makes it alone, or none varies.
+
+        The few units with a large loss determine both the mean and its error. Two measures of that bound the degrees of
+        freedom: the effective number of units, (sum of losses)² / sum of squares, and `freedom`. The error grows with the
+        mean, so the upper end is farther away: the logarithms of mean and end differ by x with x² = step² (1 + x / 2). To
+        second order it is the scale mean^(-1/2), between those of a gamma and of an inverse Gaussian mean (docs/coverage.md).
+        """
+        totals, mean = np.bincount(self.units, loss.terms, minlength=self.count), loss.terms.mean()
+        away = totals - mean * np.bincount(self.units, minlength=self.count)
+        effective = totals.sum() ** 2 / max((totals**2).sum(), 1e-300)
+        if self.count < 2 or effective < 2 or not away.any():
+            return np.nan, np.nan
+        error = np.sqrt((away**2).sum() * self.count / (self.count - 1)) / totals.sum()
+        freedom = min(effective - 1, self.freedom(loss.terms - mean))
+        step = stats.t.ppf((1 + _LEVEL) / 2, freedom) * error
+        up = step**2 / 4 + step * np.sqrt(1 + step**2 / 16)
+        ends = mean * np.exp([-(step**2) / up, up])  # the product of the two roots is -step²
+        return tuple(map(float, np.minimum(loss.of_mean(ends), loss.worst)))
 
 
 def group_units(groups: Sequence[str | None] | None, rows: int) -> np.ndarray:
@@ -239,18 +295,15 @@ def group_units(groups: Sequence[str | None] | None, rows: int) -> np.ndarray:
     return found if found.max() + 1 < rows else alone
 
 
-def _unbounded(name: str, value: float, step: float, rows: int) -> tuple[float, float]:
-    """`value` plus and minus `step`, taken on the scale on which the metric has no ends."""
-    if name == "r2":  # 1 - R2 is a ratio of squares
-        low, high = _unbounded("rmse", 1 - value, step, rows)
-        return 1 - high, 1 - low
-    if name in CORRELATIONS:
-        low, high = _unbounded("share", (value + 1) / 2, step / 2, rows)
-        return 2 * low - 1, 2 * high - 1
-    if name in POSITIVE:
-        return (value * np.exp(-step / value), value * np.exp(step / value)) if value > 0 else (np.nan, np.nan)
-    if step == 0 or not 0 < value < 1:
-        # No resample differs, for lack of errors rather than of doubt: as much is known as of `rows` of `rows`.
-        return wilson(min(max(value, 0.0), 1.0) * rows, rows)
-    middle, reach = np.log(value / (1 - value)), step / (value * (1 - value))
-    return 1 / (1 + np.exp(reach - middle)), 1 / (1 + np.exp(-reach - middle))
+def _share_interval(value: float, error: float, units: float, reach: float) -> tuple[float, float]:
+    """Return Wilson's interval of a share with the standard error `error`, `reach` of which are on either side.
+
+    The share counts as one of value (1 - value) / error² examples (Korn & Graubard 1998; Dean & Pagano 2015). Where no
+    resample differs, for lack of errors rather than of doubt, it counts as one of `units` examples.
+    """
+    value = min(max(value, 0.0), 1.0)
+    differs = error > 0 and 0 < value < 1
+    count, reach = (value * (1 - value) / error**2, reach) if differs else (units, _NORMAL)
+    middle = (value + reach**2 / (2 * count)) / (1 + reach**2 / count)
+    width = reach / (1 + reach**2 / count) * np.sqrt(value * (1 - value) / count + reach**2 / (4 * count**2))
+    return float(max(middle - width, 0.0)), float(min(middle + width, 1.0))

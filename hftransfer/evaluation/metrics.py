@@ -6,6 +6,7 @@ hand leave undefined (the AUROC of a part with one class, the correlation with a
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
@@ -118,6 +119,32 @@ def row_losses(task: Task, targets: np.ndarray, scores: np.ndarray) -> np.ndarra
     if task.exclusive:
         return -np.log(scores[np.arange(len(targets)), targets])
     return -(targets * np.log(scores) + (1 - targets) * np.log1p(-scores)).mean(-1)
+
+
+@dataclass(frozen=True)
+class MeanLoss:
+    """A metric that is the mean of losses `terms` (N,) of the examples, or its root; `worst` is the largest possible value."""
+
+    terms: np.ndarray
+    worst: float = np.inf
+    root: bool = False
+
+    def of_mean(self, mean: np.ndarray) -> np.ndarray:
+        """Return the metric at another mean of the terms."""
+        return np.sqrt(self.terms.mean() * mean) if self.root else mean
+
+
+def mean_losses(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str, MeanLoss]:
+    """Return the metrics of the task that are means of losses, by name.
+
+    The squares of RMSE are divided by the RMSE of their target: their mean is then the RMSE, also that of several targets.
+    """
+    if task.has_classes:
+        return {"log_loss": MeanLoss(row_losses(task, targets, scores), -np.log(np.finfo(np.float64).eps))}
+    errors = np.abs(targets - scores)
+    each = np.sqrt((errors**2).mean(0))
+    squares = np.divide(errors**2, each, out=np.zeros(errors.shape), where=each > 0)
+    return {"mae": MeanLoss(errors.mean(1)), "rmse": MeanLoss(squares.mean(1), root=True)}
 
 
 def area_under_roc(positive: np.ndarray, score: np.ndarray) -> float:

@@ -12,9 +12,9 @@ from rich.console import Console
 from scipy import stats
 
 from hftransfer.core.errors import UserError
-from hftransfer.evaluation.comparison import adjust_pairs, as_table, compare, equal_pairs, mid_p
-from hftransfer.runs.reader import RecordedRun
-from hftransfer.tasks import Regression
+from hftransfer.evaluation.comparison import adjust_pairs, as_table, compare, compare_parts, equal_pairs, mid_p
+from hftransfer.runs.reader import Part, RecordedRun
+from hftransfer.tasks import Regression, SingleLabel
 from tests.support.run_folders import MULTI, VALUES, make_run
 
 
@@ -246,3 +246,18 @@ def test_two_folders_of_one_name_are_told_apart(tmp_path):
     shutil.copytree(a, tmp_path / "other" / "a")
     names = [run.name for run in compare([a, tmp_path / "other" / "a"]).runs]
     assert len(set(names)) == 2
+
+
+def test_class_frequencies_are_part_of_the_uncertainty_of_a_difference():
+    """One run is better on one class by as much as it is worse on the other: the class counts decide which one wins."""
+    task, targets, random = SingleLabel(("a", "b")), np.arange(100) % 2, np.random.default_rng(0)
+    frame = pd.DataFrame({"id": [str(row) for row in range(100)], "group": None})
+
+    def part(sure: tuple[float, float]) -> Part:
+        right = np.array(sure)[targets] + random.uniform(-1e-3, 1e-3, 100)
+        scores = np.where(np.eye(2)[targets] > 0, right[:, None], 1 - right[:, None])
+        return Part(frame, targets, scores)
+
+    (pair,) = compare_parts(task, [part((0.9, 0.6)), part((0.6, 0.9))], ["one", "two"], "log_loss")
+    expected = 2 * stats.t.ppf(0.975, 99) * np.log(1.5) / np.sqrt(99)
+    assert pair.high - pair.low == pytest.approx(expected, rel=0.08)

@@ -11,8 +11,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from hftransfer.core.errors import UserError
 from hftransfer.evaluation import EvaluationConfig, bootstrap, evaluate_predictions
 from hftransfer.evaluation.calibration import brier
-from hftransfer.evaluation.intervals import measure, measure_auroc, per_class, wilson
-from hftransfer.evaluation.metrics import compute_metrics
+from hftransfer.evaluation.intervals import Draws, measure, measure_auroc, per_class, wilson
+from hftransfer.evaluation.metrics import MeanLoss, compute_metrics
 from hftransfer.evaluation.resampling import corrected_t_interval, spread
 from hftransfer.tasks import MultiLabel, Regression, SingleLabel
 
@@ -197,13 +197,13 @@ def test_per_class_of_labels_and_of_targets():
 
 
 def test_seed_and_resamples_matter_and_the_same_seed_repeats():
-    task, targets, scores = single_label(100, np.random.default_rng(0))
-    first = measure(task, targets, scores, None, seed=0)["log_loss"]
-    assert first == measure(task, targets, scores, None, seed=0)["log_loss"]
-    assert first.low != measure(task, targets, scores, None, seed=1)["log_loss"].low
-    assert first.low != measure(task, targets, scores, None, resamples=500)["log_loss"].low
-    fewer = evaluate_predictions(task, targets, scores, None, EvaluationConfig(resamples=500))["metrics"]["log_loss"]
-    assert fewer["low"] == measure(task, targets, scores, None, resamples=500)["log_loss"].low
+    task, targets, scores = regression(100, np.random.default_rng(0))
+    first = measure(task, targets, scores, None, seed=0)["r2"]
+    assert first == measure(task, targets, scores, None, seed=0)["r2"]
+    assert first.low != measure(task, targets, scores, None, seed=1)["r2"].low
+    assert first.low != measure(task, targets, scores, None, resamples=500)["r2"].low
+    fewer = evaluate_predictions(task, targets, scores, None, EvaluationConfig(resamples=500))["metrics"]["r2"]
+    assert fewer["low"] == measure(task, targets, scores, None, resamples=500)["r2"].low
 
 
 def test_all_metrics_of_a_thousand_rows_take_little_time():
@@ -254,5 +254,77 @@ def test_a_mean_loss_that_hangs_on_few_examples_has_a_wide_interval():
         terms = ((scores - np.eye(2)[targets]) ** 2).sum(1)
         plain = 2 * stats.t.ppf(0.975, 199) * terms.std(ddof=1) / np.sqrt(200) / terms.mean()
         widths.append(np.log(found.high / found.low) / plain)
-    assert np.isnan(widths[0]) and widths[1] == pytest.approx(stats.t.ppf(0.975, 2) / stats.t.ppf(0.975, 199), rel=0.1)
-    assert widths[2] == pytest.approx(stats.t.ppf(0.975, 59) / stats.t.ppf(0.975, 199), rel=0.1)
+    assert np.isnan(widths[0])
+    for width, wrong in zip(widths[1:], (3, 60), strict=True):
+        step = stats.t.ppf(0.975, wrong - 1) / np.sqrt(wrong) * np.sqrt((1 - wrong / 200) * 200 / 199)
+        asymmetry = np.sqrt(1 + step**2 / 16)
+        assert width == pytest.approx(stats.t.ppf(0.975, wrong - 1) / stats.t.ppf(0.975, 199) * asymmetry, rel=0.1)
+
+
+def test_the_upper_end_of_a_mean_loss_is_the_farther_one():
+    """The logarithms of mean and end differ by x with x² = step² (1 + x / 2)."""
+    loss = MeanLoss(np.random.default_rng(0).exponential(size=40))
+    low, high = Draws(40).loss_interval(loss)
+    up, down = np.log(high / loss.terms.mean()), np.log(low / loss.terms.mean())
+    step = np.sqrt(-up * down)
+    assert up + down == pytest.approx(step**2 / 2) and down < 0 < up
+    assert MeanLoss(loss.terms, worst=1.1).worst == Draws(40).loss_interval(MeanLoss(loss.terms, worst=1.1))[1]
+    root = Draws(40).loss_interval(MeanLoss(loss.terms, root=True))
+    assert root == pytest.approx(np.sqrt(loss.terms.mean() * np.array([low, high])))
+
+
+def test_losses_that_do_not_vary_have_no_interval():
+    """No width is not certainty: 30 equal losses say nothing of the losses that the sample does not have."""
+    constant = measure(Regression(("y",)), np.arange(30.0)[:, None], np.arange(30.0)[:, None] + 0.5, None)
+    assert all(np.isnan(constant[name].low) and np.isnan(constant[name].high) for name in ("mae", "rmse"))
+
+
+def test_the_f1_of_one_label_does_not_count_examples_that_it_does_not_concern():
+    """Five positives among 100, all found: as much is known as of five of five (Lam, Gopal & Qian 2023)."""
+    task, targets = MultiLabel(("x",)), (np.arange(100) < 5).astype(np.float32)[:, None]
+    low = wilson(5, 5)[0]
+    found = measure(task, targets, 0.9 * targets + 0.05, None)["micro_f1"]
+    assert found.low == pytest.approx(2 * low / (1 + low))
+    assert per_class(task, targets, 0.9 * targets + 0.05, None)[0]["f1"].low == pytest.approx(found.low)
+    missed = np.where(np.arange(100) == 0, 0.1, 0.9 * targets[:, 0] + 0.05)[:, None]  # four of five
+    low, high = wilson(4, 5)
+    found = measure(task, targets, missed, None)["micro_f1"]
+    assert (found.low, found.high) == pytest.approx((2 * low / (1 + low), 2 * high / (1 + high)))
+
+
+def test_the_bias_of_average_precision_is_that_of_the_jackknife():
+    rng = np.random.default_rng(5)
+    positive, score = np.arange(30) < 8, np.round(rng.normal(size=30), 1)
+    whole = average_precision_score(positive, score)
+    without = [average_precision_score(np.delete(positive, row), np.delete(score, row)) for row in range(30)]
+    assert bootstrap.precision_bias(positive, score) == pytest.approx(29 * (np.mean(without) - whole))
+
+
+def test_a_perfect_label_of_few_positives_is_not_certain():
+    actual = (np.arange(100) < 10).astype(float)[:, None]
+    low, high = bootstrap.precision_interval(actual, actual)
+    assert 0.5 < low < 0.8 and 0.99 < high <= 1
+    assert np.isnan(bootstrap.precision_interval(actual * (np.arange(100) < 4)[:, None], actual)).all()
+
+
+@pytest.mark.parametrize("kind", ["pearson", "spearman", "r2"])
+def test_influences_are_derivatives_in_the_weight_of_an_example(kind):
+    task, targets, scores = regression(40, np.random.default_rng(3))
+    terms = bootstrap.influences(task, targets, scores)[kind] / 40 / 2  # the mean of two targets
+    weights = np.ones((80, 40))
+    weights[np.arange(40), np.arange(40)] += 1e-4
+    weights[40 + np.arange(40), np.arange(40)] -= 1e-4
+    found = bootstrap.statistics(task, targets, scores)(weights)[kind]
+    if kind == "spearman":  # held ranks: the same order of size and the same examples
+        assert np.corrcoef(terms, found[:40] - found[40:])[0, 1] > 0.8
+    else:
+        assert terms == pytest.approx((found[:40] - found[40:]) / 2e-4, abs=1e-6)
+
+
+def test_one_example_that_moves_all_leaves_one_degree_of_freedom():
+    draws = Draws(50)
+    assert draws.freedom(np.eye(50)[0] - 1 / 50) < 1.2
+    normal = np.random.default_rng(0).normal(size=50)
+    assert 30 < draws.freedom(normal - normal.mean()) <= 49
+    together = Draws(50, ["a"] * 40 + [f"g{number}" for number in range(10)])
+    assert together.freedom(np.ones(50)) < 1.5  # one large group
