@@ -1,7 +1,7 @@
 """Measure how often the 95 % intervals of `metrics.json` cover the truth, and write the tables of docs/coverage.md.
 
     python scripts/coverage.py --save now.json                          # all cells; cells in the file are not run again
-    python scripts/coverage.py --save now.json --only regression        # the tables whose title has the word
+    python scripts/coverage.py --save now.json --only regression        # the cells whose title or name has the words
     python scripts/coverage.py --save now.json --before before.json --out docs/coverage.md
 
 Each cell is a kind of test set: number of examples, classes, the size of the smallest class, groups. For each of
@@ -257,7 +257,7 @@ def run(asked, cells):
     """Add the cells that are asked for and not there, {title: {cell: {metric: coverage}}}, and save after each."""
     for title, row in CELLS.items():
         for name, measured in row.items():
-            if asked.only not in title.lower() or name in cells.get(title, {}):
+            if asked.only not in f"{title} {name}".lower() or name in cells.get(title, {}):
                 continue
             tally = measured(asked, np.random.default_rng([asked.seed, crc32(f"{title} {name}".encode())]))
             cells.setdefault(title, {})[name] = {metric: str(count) for metric, count in tally.items()}
@@ -289,7 +289,7 @@ def main():
     parser.add_argument("--populations", type=int, default=60, help="random populations of each cell")
     parser.add_argument("--sets", type=int, default=10, help="test sets drawn from each population")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="a word of the titles of the tables to measure")
+    parser.add_argument("--only", default="", help="words in the title or the name of the cells to measure")
     parser.add_argument("--save", type=Path, help="keep the cells in this file; those already there are not run again")
     parser.add_argument("--before", type=Path, help="cells of another version, shown beside these")
     parser.add_argument("--out", type=Path, help="write the tables into this file, between the marks")
