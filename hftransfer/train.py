@@ -33,6 +33,7 @@ from hftransfer.pipeline.run_context import (
 )
 from hftransfer.probe.fit import Probe
 from hftransfer.runs import folder as run_folder
+from hftransfer.runs.record import RunRecord
 from hftransfer.runtime import devices
 from hftransfer.runtime.interruption import Interruption, Stop, listening
 from hftransfer.strategies import AutoStrategy, Plan, ProbeStrategy
@@ -158,12 +159,12 @@ def _finished(config: RunConfig, dataset: Any) -> Run | None:
     folder = config.output_folder
     if not (folder / run_folder.COMPLETE).is_file():
         return None
-    modality = read_json(folder / run_folder.COMPLETE)["modality"]
+    record = RunRecord.read(folder)
     stored = {
         "config": _described(RunConfig.from_yaml(folder / "config.yaml")),
-        "data": read_json(folder / run_folder.COMPLETE)["data"]["fingerprint"],
+        "data": record.data.fingerprint,
     }
-    run_folder.refuse_differences(folder, stored, stored | {"config": _described(config.settled(modality))})
+    run_folder.refuse_differences(folder, stored, stored | {"config": _described(config.settled(record.modality))})
     data = load_data(config.data, dataset)
     run_folder.refuse_differences(folder, stored, stored | {"data": data.fingerprint})
     log.info("Nothing to resume: %s is whole", folder)

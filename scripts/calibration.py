@@ -22,7 +22,7 @@ def rows(run: RecordedRun) -> Iterator[str]:
     """The line of a run; none for one without probabilities. A set's title stands for its key in SET-STRATEGY."""
     if "calibration" not in run.metrics:
         return
-    name, strategy = run.name.partition("-")[0], run.about["strategy"]
+    name, strategy = run.name.partition("-")[0], run.record.strategy
     found, sets = run.metrics["calibration"]["test"], run.metrics.get("conformal", {}).get("test")
     measured = [found[when][metric] for metric in ("ece", "brier") for when in ("before", "after")]
     title = SETS[name].title.split(",")[0] if name in SETS else run.name

@@ -152,13 +152,13 @@ def _describe_headline(run: RecordedRun, name: str) -> str:
 
 
 def _entry(run: RecordedRun, name: str, metrics: dict[str, Measured]) -> Entry:
-    source = str(run.about["checkpoint"]["source"])
-    return Entry(name, run.about["strategy"], source, metrics, run.seconds, run.trainable_share, run.model_bytes)
+    source = str(run.record.checkpoint.source)
+    return Entry(name, run.record.strategy, source, metrics, run.seconds, run.trainable_share, run.model_bytes)
 
 
 def _as_patched(runs: list[RecordedRun], names: list[str]) -> tuple[list[Part], list[str]]:
     """The test parts, without rows that the patch of a run took out or labelled anew; and what was patched, in words."""
-    parts, patches = [run.part("test") for run in runs], [run.about["data"].get("patch") for run in runs]
+    parts, patches = [run.part("test") for run in runs], [run.record.data.patch for run in runs]
     trained = "{} was trained with the patch {}: {}.".format
     notes = [
         trained(name, patch["file"], in_words(patch) or "nothing changed")

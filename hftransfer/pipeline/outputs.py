@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 from torch import nn
 
 from hftransfer.core.errors import UserError
-from hftransfer.core.files import read_json, write_json
+from hftransfer.core.files import finite, read_json, write_json
 from hftransfer.core.version import __version__
 from hftransfer.core.wording import in_words
 from hftransfer.data import LabelledData
@@ -26,12 +26,19 @@ from hftransfer.pipeline.repeats import cross_validate_head, folds_of, headline_
 from hftransfer.pipeline.run_context import Work
 from hftransfer.pipeline.self_check import check_saved_model
 from hftransfer.probe.fit import Probe
-from hftransfer.runs import folder as run_folder
 from hftransfer.runs.predictions import Predictions, prediction_table
+from hftransfer.runs.record import (
+    SCHEMA_VERSION,
+    CheckpointRecord,
+    DataRecord,
+    FeatureSourceRecord,
+    PrecisionRecord,
+    RunRecord,
+    TaskRecord,
+)
 from hftransfer.runtime import devices
 from hftransfer.strategies import Plan
 from hftransfer.strategies.base import rates_by_rung
-from hftransfer.tasks import Task
 from hftransfer.training.freeze_check import Sizes, receipt
 
 log = logging.getLogger(__name__)
@@ -113,10 +120,6 @@ def versions() -> dict[str, str]:
     return {"hftransfer": __version__} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def describe_task(task: Task) -> dict[str, Any]:
-    return {"type": task.type} | asdict(task) | {"names": list(task.names)}
-
-
 @dataclass(frozen=True)
 class Record:
     """How a run went: for `receipt.json`, `run.json` and `history.json`."""
@@ -167,7 +170,7 @@ def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictio
     rates = rates_by_rung(record.plan, record.trained.learning_rate) if record.trained else {}
     write_json(folder / "history.json", record.trained.history if record.trained else [])
     write_json(folder / "receipt.json", receipt(record.plan.ladder, record.sizes, rates, record.before, record.after))
-    write_json(folder / run_folder.COMPLETE, _about(work, record, predictions) | {"self_check": checked})
+    _record(work, record, predictions, checked).write(folder)
     return metrics
 
 
@@ -197,42 +200,41 @@ def _out_of_fold_table(work: Work, probe: Probe, temperature: float) -> pd.DataF
     return table
 
 
-def _about(work: Work, record: Record, predictions: Predictions) -> dict[str, Any]:
-    counts = work.data.frame["split"].value_counts().to_dict()
-    return {
-        "modality": work.data.modality,
-        "pipeline_task": work.modality.pipeline_task,
-        "task": describe_task(work.data.task),
-        "checkpoint": {"source": work.checkpoint.source, "weights_hash": work.checkpoint.weights_hash},
-        "strategy": work.config.strategy.type,
-        "readout": record.probe and {"chosen": record.probe.readout.name, "losses": record.probe.losses},
-        "temperature": predictions.temperature,
-        "steps": record.trained.steps if record.trained else 0,
-        "interrupted": record.interruption,
-        "batch_size": [record.trained.batch_size, record.trained.accumulation] if record.trained else None,
-        "learning_rate": record.trained.learning_rate if record.trained else None,
-        "truncated_share": work.modality.truncated_share,
-        "seconds": record.seconds,
-        "versions": versions(),
-        "seed": work.config.seed,
-        "world_size": work.machine.world_size,
-        "precision": {
-            "inference": _precision(work.machine.autocast),
-            "training": _precision(work.machine.train_in_bf16),
-        },
-        "data": {
-            "fingerprint": work.data.fingerprint,
-            "columns": work.data.columns,
-            "counts": counts,
-            "skipped": work.data.skipped,
-            "patch": work.data.patch,
-            "given": list(work.data.given),
-            "fitted": work.data.frame["split"].iloc[work.fitted].unique().tolist(),
-            **_copies(work.data),
-        },
-        "hardware": devices.hardware(work.machine.device),
-        "peak_memory_bytes": devices.peak_memory(work.machine.device),
-    }
+def _record(work: Work, record: Record, predictions: Predictions, self_check: dict[str, Any]) -> RunRecord:
+    data, machine, trained, probe = work.data, work.machine, record.trained, record.probe
+    return RunRecord(
+        schema_version=SCHEMA_VERSION,
+        modality=data.modality,
+        pipeline_task=work.modality.pipeline_task,
+        task=TaskRecord.of(data.task),
+        checkpoint=CheckpointRecord(source=work.checkpoint.source, weights_hash=work.checkpoint.weights_hash),
+        strategy=work.config.strategy.type,
+        readout=probe and FeatureSourceRecord(chosen=probe.readout.name, losses=finite(probe.losses)),
+        temperature=predictions.temperature,
+        steps=trained.steps if trained else 0,
+        interrupted=record.interruption,
+        batch_size=(trained.batch_size, trained.accumulation) if trained else None,
+        learning_rate=trained.learning_rate if trained else None,
+        truncated_share=work.modality.truncated_share,
+        seconds=record.seconds,
+        versions=versions(),
+        seed=work.config.seed,
+        world_size=machine.world_size,
+        precision=PrecisionRecord(inference=_precision(machine.autocast), training=_precision(machine.train_in_bf16)),
+        data=DataRecord(
+            fingerprint=data.fingerprint,
+            columns=data.columns,
+            counts=data.frame["split"].value_counts().to_dict(),
+            skipped=data.skipped,
+            patch=data.patch,
+            given=tuple(data.given),
+            fitted=tuple(data.frame["split"].iloc[work.fitted].unique()),
+            **_copies(data),
+        ),
+        hardware=devices.hardware(machine.device),
+        peak_memory_bytes=devices.peak_memory(machine.device),
+        self_check=self_check,
+    )
 
 
 def _copies(data: LabelledData) -> dict[str, int]:

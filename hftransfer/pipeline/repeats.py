@@ -17,9 +17,10 @@ from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
 from hftransfer.probe.solver import make_folds, solve_head
+from hftransfer.runs.record import RunRecord
 from hftransfer.runtime import devices
 from hftransfer.strategies.head import HeadConfig
-from hftransfer.tasks import Task, make_task
+from hftransfer.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -106,9 +107,8 @@ def repeat(config: RunConfig, once: Once) -> dict[str, dict[str, Any]]:
     metrics = read_json(config.output_folder / "metrics.json")
     if config.evaluation.folds and "cross_validation" not in metrics:
         found |= _cross_validated(config, once)
-        about = read_json(config.output_folder / "run.json")["data"]
-        rows = sum(about["counts"].values())
-        found["headline"] = headline_of(config, rows, tuple(about["given"]), metrics | found)
+        data = RunRecord.read(config.output_folder).data
+        found["headline"] = headline_of(config, sum(data.counts.values()), data.given or (), metrics | found)
     if config.evaluation.seeds > 1:
         split = "test" if "test" in metrics else "validation"
         runs = [_again(config, once, split, config.seed + 1 + k) for k in range(config.evaluation.seeds - 1)]
@@ -207,14 +207,12 @@ def _repeats(folds: int, sources: int) -> int:
 def _cross_validated(config: RunConfig, once: Once) -> dict[str, Any]:
     """Each fold a run of its own: of strategies that train the network."""
     rows = pd.read_parquet(config.output_folder / "splits.parquet")
-    about = read_json(config.output_folder / "run.json")
-    task = make_task(about["task"]["type"], about["task"]["names"])
+    record = RunRecord.read(config.output_folder)
+    task = record.task.make()
     targets = task.encode_all([list(x) if isinstance(x, np.ndarray) else x for x in rows["label"]])
     groups = None if rows["group"].isna().all() else rows["group"].fillna(rows["id"]).to_numpy()
     folds = divisions(task, targets, groups, config.evaluation.folds, config.evaluation.repeats or 1, config.seed)
-    fits_validation = (
-        config.strategy.defaults(about["modality"]) is None
-    )  # of a head: only trainings choose a step on it
+    fits_validation = config.strategy.defaults(record.modality) is None  # of a head: only trainings choose a step on it
     scores, trained_on = [], []
     for number, (train, held_out) in enumerate(folds, start=1):
         log.info("Fold %d of %d", number, len(folds))

@@ -16,6 +16,7 @@ import yaml
 from hftransfer.core.files import write_text
 from hftransfer.core.wording import describe_part, percent
 from hftransfer.runs.reader import Part, RecordedRun
+from hftransfer.runs.record import RunRecord
 
 PAPERS = {
     "probe": "Kornblith et al. 2019, arXiv:1805.08974",
@@ -74,14 +75,14 @@ def table_cell(text: Any) -> str:
 
 def card_facts(run: RecordedRun) -> dict[str, Any]:
     """Everything that the card says, as plain values."""
-    about, split = run.about, held_out_split(run)
+    about, split = run.record, held_out_split(run)
     part = run.part(split)
     return {
         "name": run.name,
         "about": about,
-        "base": shown_source(about["checkpoint"]["source"]),
+        "base": shown_source(about.checkpoint.source),
         "task": run.task,
-        "modality": about["modality"],
+        "modality": about.modality,
         "pipeline_task": pipeline_task(run),
         "own_code": run.runs_own_code,
         "pairs": "input_pair" in part.frame,
@@ -95,11 +96,11 @@ def card_facts(run: RecordedRun) -> dict[str, Any]:
         "mistakes": _mistakes(run, part),
         "calibration": _calibration(run, part),
         "sets": _sets(run),
-        "counts": {part: rows for part in PARTS if (rows := about["data"]["counts"].get(part))},
+        "counts": {part: rows for part in PARTS if (rows := about.data.counts.get(part))},
         "labels": _label_counts(run),
         "grouped": part.groups is not None,
         "division": _division(run),
-        "paper": PAPERS.get(about["strategy"]),
+        "paper": PAPERS.get(about.strategy),
         "trainable_share": run.trainable_share,
         "rungs": [rung for rung in run.receipt["rungs"] if rung["trainable"]],
         "seconds": run.seconds,
@@ -123,7 +124,7 @@ def held_out_split(run: RecordedRun) -> str:
 
 
 def pipeline_task(run: RecordedRun) -> str:
-    kind = {"image": "image", "text": "text"}[run.about["modality"]]
+    kind = {"image": "image", "text": "text"}[run.record.modality]
     return f"{kind}-classification"
 
 
@@ -136,7 +137,7 @@ def public_config(folder: Path) -> dict[str, Any]:
     """The run's configuration without what was left open, the folders of the machine it was made on, and its own push."""
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     public = _without_folders({name: value for name, value in config.items() if name != "push_to_hub"})
-    if hub_source(json.loads((folder / "run.json").read_text(encoding="utf-8"))["checkpoint"]["source"]):
+    if hub_source(RunRecord.read(folder).checkpoint.source):
         public["model"] = {name: value for name, value in config["model"].items() if value is not None}
     return public
 
@@ -175,8 +176,8 @@ def _label_counts(run: RecordedRun) -> dict[str, int]:
 def _division(run: RecordedRun) -> str:
     """How the rows came into their parts, as a sentence ("" for runs that did not write it down)."""
     given, counts, split = (
-        run.about["data"].get("given"),
-        run.about["data"]["counts"],
+        run.record.data.given,
+        run.record.data.counts,
         run.config["data"].get("split", {}),
     )
     if split.get("file"):
@@ -233,7 +234,7 @@ def _calibration(run: RecordedRun, part: Part) -> dict[str, Any] | None:
     from hftransfer.evaluation.calibration import expected_calibration_error
 
     error = expected_calibration_error(run.task, part.targets, part.scores, part.groups)
-    return {"temperature": run.about.get("temperature", 1.0), "error": vars(error)}
+    return {"temperature": run.record.temperature, "error": vars(error)}
 
 
 # --- metadata --------------------------------------------------------------------------------------------------------
@@ -244,9 +245,9 @@ def card_metadata(run: RecordedRun, facts: dict[str, Any], adapter: bool = False
     metadata: dict[str, Any] = {
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": facts["pipeline_task"],
-        "tags": ["hftransfer", "transfer-learning", run.about["strategy"]],
+        "tags": ["hftransfer", "transfer-learning", run.record.strategy],
     }
-    if base := hub_source(run.about["checkpoint"]["source"]):
+    if base := hub_source(run.record.checkpoint.source):
         metadata["base_model"] = base[0]
     return metadata | {"model-index": [{"name": run.name, "results": [_results(run, facts)]}]}
 

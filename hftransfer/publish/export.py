@@ -164,7 +164,7 @@ def _metadata(run: RecordedRun) -> dict[str, str]:
     values = {
         "labels": json.dumps(run.task.names, ensure_ascii=False),
         "task": run.task.problem_type,
-        "temperature": json.dumps(run.about["temperature"]),
+        "temperature": json.dumps(run.record.temperature),
         "temperature_is_folded_in": "true",
     }
     return values | ({"trust": limits.read_text(encoding="utf-8")} if limits.is_file() else {})
@@ -172,8 +172,8 @@ def _metadata(run: RecordedRun) -> dict[str, str]:
 
 def _averaging_layer(run: RecordedRun, model: nn.Module) -> str | None:
     """The path of the layer that takes the mean over tokens, where the head reads that (see `readout.put_mean_layer`)."""
-    readout = run.about.get("readout")
-    return Ladder.of(model).blocks[-1] if readout and readout["chosen"].startswith("mean") else None
+    readout = run.record.readout
+    return Ladder.of(model).blocks[-1] if readout and readout.chosen.startswith("mean") else None
 
 
 def _calibration(run: RecordedRun, predictor: Predictor) -> Iterator[dict[str, np.ndarray]]:
@@ -191,8 +191,8 @@ def _calibration(run: RecordedRun, predictor: Predictor) -> Iterator[dict[str, n
 def _calibrating(run: RecordedRun) -> pd.DataFrame:
     """Training rows that tell the ranges: at most half of them, for the others tell whether both models agree."""
     train = run.splits[run.splits["split"] == "train"]
-    train = train.iloc[readable(train, run.about["modality"], len(train))]
-    chosen = readable(train, run.about["modality"], min(CALIBRATION_ROWS, (len(train) + 1) // 2))
+    train = train.iloc[readable(train, run.record.modality, len(train))]
+    chosen = readable(train, run.record.modality, min(CALIBRATION_ROWS, (len(train) + 1) // 2))
     return train.iloc[chosen].reset_index(drop=True)
 
 
@@ -270,7 +270,7 @@ def _with_further_inputs(run: RecordedRun, part: Part) -> pd.DataFrame:
     others = run.splits[~run.splits["id"].isin(part.ids)]
     others = others[~others["id"].isin(_calibrating(run)["id"])]
     others = others.sort_values("split", kind="stable", ascending=False)  # validation before train
-    further = others.iloc[readable(others, run.about["modality"], ROWS - len(part))] if len(part) < ROWS else others[:0]
+    further = others.iloc[readable(others, run.record.modality, ROWS - len(part))] if len(part) < ROWS else others[:0]
     return pd.concat([part.frame, further], ignore_index=True)[part.frame.columns]
 
 

@@ -82,7 +82,7 @@ def push(
         write_repository(run, staged, repo_id, adapter)
         files = tuple(sorted(str(file.relative_to(staged)) for file in staged.rglob("*") if file.is_file()))
         left = tuple(blanks((staged / "README.md").read_text(encoding="utf-8")))
-        url = _place(staged, dry_run, repo_id, "model", private, update, f"{run.name}: {run.about['strategy']}")
+        url = _place(staged, dry_run, repo_id, "model", private, update, f"{run.name}: {run.record.strategy}")
     log.info("%s %d files to %s", "wrote" if dry_run else "pushed", len(files), url)
     if left:
         log.info("the card leaves to you, to be filled in %s: %s", run.folder / "README.md", "; ".join(left))
@@ -200,12 +200,12 @@ def _task_facts(run: RecordedRun) -> dict[str, Any]:
     """Name, label map, calibration and base model for who loads the weights by hand."""
     import pyarrow.parquet
 
-    base = hub_source(run.about["checkpoint"]["source"])
-    return run.about["task"] | {
+    base = hub_source(run.record.checkpoint.source)
+    return run.record.task.model_dump(mode="json") | {
         "name": run.name,
         "inputs": 2 if "input_pair" in pyarrow.parquet.read_schema(run.folder / "splits.parquet").names else 1,
-        "temperature": run.about.get("temperature", 1.0),
-        "base_model": base[0] if base else shown_source(run.about["checkpoint"]["source"]),
+        "temperature": run.record.temperature,
+        "base_model": base[0] if base else shown_source(run.record.checkpoint.source),
         "base_revision": base[1] if base else None,
     }
 
@@ -213,11 +213,11 @@ def _task_facts(run: RecordedRun) -> dict[str, Any]:
 def _copy_adapter(run: RecordedRun, target: Path) -> None:
     source = run.folder / "adapter"
     if not source.is_dir():
-        raise UserError(f"{run.folder} has no adapter: its strategy is {run.about['strategy']}. Push the whole model.")
-    base = hub_source(run.about["checkpoint"]["source"])
+        raise UserError(f"{run.folder} has no adapter: its strategy is {run.record.strategy}. Push the whole model.")
+    base = hub_source(run.record.checkpoint.source)
     if not base:
         raise UserError(
-            f"The adapter of {run.folder} belongs to {shown_source(run.about['checkpoint']['source'])}, which is not on "
+            f"The adapter of {run.folder} belongs to {shown_source(run.record.checkpoint.source)}, which is not on "
             "the Hub, so nobody could load it from there. Push the whole model."
         )
     shutil.copytree(source, target)

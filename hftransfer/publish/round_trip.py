@@ -178,12 +178,12 @@ def ask_form(run: RecordedRun, part: Part, form: Form) -> Stage:
 def _job(run: RecordedRun, part: Part, form: Form) -> dict[str, Any]:
     columns = [name for name in ("input", "input_pair") if name in part.frame and part.frame[name].notna().all()]
     rows = part.frame[columns].to_dict("records")
-    if run.about["modality"] == "image":
+    if run.record.modality == "image":
         rows = [{"input": str(Path(row["input"]).resolve())} for row in rows]
     return {
         "form": form.asked_through,
         "folder": str(form.folder.resolve()),
-        "modality": run.about["modality"],
+        "modality": run.record.modality,
         "names": list(run.task.names),
         "trust_remote_code": run.runs_own_code,
         "rows": rows,
@@ -222,7 +222,7 @@ def compare(form: Form, task: Task, part: Part, scores: np.ndarray, seconds: flo
 def readable_rows(run: RecordedRun, rows: int) -> Part:
     """Held-out rows with an input that can be read again, spread evenly over the part."""
     part = run.part(run.judged)
-    chosen = readable(part.frame, run.about["modality"], rows)
+    chosen = readable(part.frame, run.record.modality, rows)
     if not len(chosen):
         raise UserError(f"None of the inputs of {run.folder} can be read again: keep its data where they were.")
     return Part(part.frame.iloc[chosen].reset_index(drop=True), part.targets[chosen], part.scores[chosen])

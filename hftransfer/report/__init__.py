@@ -39,7 +39,7 @@ def _content(run: "RecordedRun") -> dict[str, Any]:
     return {
         "name": run.name,
         "judged": run.judged,
-        "pictured": run.about["modality"] == "image",
+        "pictured": run.record.modality == "image",
         "overview": sections.overview(run),
         "findings": diagnose(gather(run)),
         "metrics": sections.metrics(run),

@@ -82,14 +82,14 @@ def gather(run: RecordedRun) -> Evidence:
         history=run.history,
         test=run.metrics[run.judged],
         validation=run.metrics.get("validation", {}) if run.judged == "test" else {},
-        test_given="test" in run.about["data"].get("given", ()),
+        test_given="test" in (run.record.data.given or ()),
         per_class=run.metrics["per_class"][run.judged] if task.has_classes else (),
         actual=actual,
         predicted=predicted,
         train_rows=run.train_rows,
         balanced=settings.get("training", {}).get("imbalance") == "balanced",
-        truncated=run.about.get("truncated_share"),
-        learning_rate=run.about.get("learning_rate")
+        truncated=run.record.truncated_share,
+        learning_rate=run.record.learning_rate
         or settings.get("training", {}).get("learning_rate")
         or max((entry.get("learning_rate", 0.0) for entry in run.history), default=None),
     )

@@ -159,7 +159,7 @@ def cards(run: RecordedRun, picked: Picked) -> list[Card]:
 
 
 def _card(run: RecordedRun, row: dict[str, Any], answer: str, note: str) -> Card:
-    is_image = run.about["modality"] == "image"
+    is_image = run.record.modality == "image"
     image = thumbnail(row["input"]) if is_image else None
     explained = run.explanation(row["id"], ".png")
     return Card(

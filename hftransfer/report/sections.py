@@ -38,19 +38,19 @@ def size(count: float) -> str:
 
 def overview(run: RecordedRun) -> dict[str, Any]:
     """The tiles at the top, and one sentence about what was trained on what."""
-    about, counts, task = run.about, run.about["data"]["counts"], run.task
-    kinds = {"image": "images", "text": "texts"}.get(about["modality"], "examples")
+    about, counts, task = run.record, run.record.data.counts, run.task
+    kinds = {"image": "images", "text": "texts"}.get(about.modality, "examples")
     training, validation, test = (f"{counts.get(part, 0):,}" for part in ("train", "validation", "test"))
     return {
         "metric": f"{describe_part(run.headline, run.metrics)} {plots.titled(task.headline)}",
         "found": run.metrics[run.headline].get(task.headline),
-        "sentence": f"{about['checkpoint']['source']}, adapted by the strategy “{about['strategy']}” to {len(task.names)} "
+        "sentence": f"{about.checkpoint.source}, adapted by the strategy “{about.strategy}” to {len(task.names)} "
         f"{task.outputs} of {kinds}: {training} training, {validation} validation and {test} test rows.",
         "tiles": [
             ("trained share of the weights", percent(run.trainable_share)),
             ("seconds in all", f"{run.seconds:,.1f}"),
             ("size of the model", size(run.model_bytes)),
-            ("peak memory", size(about.get("peak_memory_bytes") or 0)),
+            ("peak memory", size(about.peak_memory_bytes or 0)),
         ],
     }
 
@@ -148,7 +148,7 @@ def calibration(run: RecordedRun) -> dict[str, Any] | None:
     """Log-loss, Brier score and calibration error on the test rows without and with the temperature that the run stored."""
     if not run.task.has_classes:
         return None
-    part, temperature = run.part(run.judged), run.about.get("temperature", 1.0)
+    part, temperature = run.part(run.judged), run.record.temperature
     logits = part.frame[[f"logit:{name}" for name in run.task.names]].to_numpy() * temperature
     found = calibration_report(run.task, logits, part.targets, temperature, part.groups)
     bins = {"calibrated": reliability(run.task, part.targets, part.scores, part.groups)}
@@ -214,14 +214,14 @@ def _patch_words(patch: dict[str, Any]) -> str:
 
 def provenance(run: RecordedRun) -> list[tuple[str, str]]:
     """Everything that tells one run from another."""
-    about = run.about
-    hardware = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in about.get("hardware", {}).items())
+    about = run.record
+    hardware = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in about.hardware.items())
     return [
-        ("checkpoint", f"{about['checkpoint']['source']} (weights {about['checkpoint']['weights_hash']})"),
-        ("data", f"fingerprint {about['data']['fingerprint']}, {len(about['data'].get('skipped', []))} rows left out"),
-        *([("patch", _patch_words(patch))] if (patch := about["data"].get("patch")) else []),
-        ("seed", str(about["seed"])),
-        ("versions", ", ".join(f"{name} {version}" for name, version in about["versions"].items())),
+        ("checkpoint", f"{about.checkpoint.source} (weights {about.checkpoint.weights_hash})"),
+        ("data", f"fingerprint {about.data.fingerprint}, {len(about.data.skipped)} rows left out"),
+        *([("patch", _patch_words(patch))] if (patch := about.data.patch) else []),
+        ("seed", str(about.seed)),
+        ("versions", ", ".join(f"{name} {version}" for name, version in about.versions.items())),
         ("hardware", hardware),
-        ("seconds", ", ".join(f"{phase} {value:.1f}" for phase, value in about["seconds"].items())),
+        ("seconds", ", ".join(f"{phase} {value:.1f}" for phase, value in about.seconds.items())),
     ]

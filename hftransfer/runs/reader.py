@@ -15,7 +15,8 @@ import yaml
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json
 from hftransfer.runs.folder import open_run
-from hftransfer.tasks import Task, make_task
+from hftransfer.runs.record import RunRecord
+from hftransfer.tasks import Task
 
 PAIR_MARK = " ‖ "  # between two texts that are read as one; a sign that common fonts have
 KEPT_INPUTS = "inputs"  # folder of images that have no file elsewhere (see `kept_inputs`)
@@ -64,8 +65,8 @@ class RecordedRun:
         return self.folder.resolve().name
 
     @cached_property
-    def about(self) -> dict[str, Any]:
-        return read_json(self.folder / "run.json")
+    def record(self) -> RunRecord:
+        return RunRecord.read(self.folder)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -89,7 +90,7 @@ class RecordedRun:
         """The columns `input` and `label` that the run was trained on; empty for a model folder and for earlier runs."""
         if not (self.folder / "run.json").is_file():
             return {}
-        return self.about.get("data", {}).get("columns") or {}
+        return self.record.data.columns
 
     @property
     def trained_on(self) -> set[str]:
@@ -114,8 +115,7 @@ class RecordedRun:
 
     @cached_property
     def task(self) -> Task:
-        found = self.about["task"]
-        return make_task(found["type"], found["names"])
+        return self.record.task.make()
 
     def explanation(self, row: str, suffix: str) -> Path:
         """Where the explanation of one row lies, if there is one: `.png` over an image, `.json` with weights of tokens."""
@@ -149,7 +149,7 @@ class RecordedRun:
 
     @property
     def seconds(self) -> float:
-        return sum(self.about["seconds"].values())
+        return sum(self.record.seconds.values())
 
     @property
     def model_bytes(self) -> int:

@@ -119,7 +119,7 @@ class Queue:
 
     @cached_property
     def _looks_at_all(self) -> pd.Series:
-        looks = look_at_all(self._frame, self.run.about["modality"])
+        looks = look_at_all(self._frame, self.run.record.modality)
         return pd.Series(looks, index=self._frame["id"], dtype=object)
 
     @cached_property
@@ -167,7 +167,7 @@ class Queue:
     def _copies(self) -> Iterator[Item]:
         """Groups of equal, and small ones of nearly equal, inputs that bear different labels."""
         frame = self._frame[self._frame["id"].isin(list(self._rows))].reset_index(drop=True)
-        pairs = links(frame, list(self._looks_at_all[frame["id"]]), self.run.about["modality"])
+        pairs = links(frame, list(self._looks_at_all[frame["id"]]), self.run.record.modality)
         equal = components(len(frame), pairs["equal"])
         similar = components(len(frame), np.concatenate([pairs["equal"], pairs["nearly equal"]]))
         small = np.bincount(similar)[similar] <= MOST_COPIES
@@ -235,7 +235,7 @@ class Queue:
 
     def _new_row(self, input: str, pair: str | None, answered: Any) -> Row | None:
         """None for an input that is not at hand, or that lies outside of the folder that the patch may name files in."""
-        pictured = self.run.about["modality"] == "image"
+        pictured = self.run.record.modality == "image"
         path = (self.corrections.resolve().parent / input).resolve() if pictured else None
         if path and not path.is_relative_to(self.place):
             return None

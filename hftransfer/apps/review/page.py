@@ -112,7 +112,7 @@ def _decided(item: Item, decisions: list[Decision]) -> str:
 
 
 def _row_html(review: Review, row: Row) -> str:
-    if review.run.about["modality"] == "image":
+    if review.run.record.modality == "image":
         picture = thumbnail(review.queue.picture(row), SIDE)
         shown = f'<img alt="the picture {html.escape(row.id, quote=True)}" src="{picture}">' if picture else "(gone)"
     else:
