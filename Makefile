@@ -3,7 +3,12 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 export HF_HUB_OFFLINE := 1
 
-.PHONY: quickstart test slow style clean
+# Packages whose tests need no training, and three runs of the behaviour matrix.
+FAST := tests/core tests/data tests/evaluation tests/probe tests/report tests/test_config.py tests/test_structure.py \
+	tests/behaviour/test_matrix.py::test_transfer_learns \
+	"tests/behaviour/test_matrix.py::TestEveryCase::test_predictions_have_one_row_an_example_and_match_the_saved_model[full-text]"
+
+.PHONY: quickstart test test-fast slow style clean
 
 $(VENV)/installed-%: pyproject.toml
 	test -x $(PYTHON) || python3 -m venv $(VENV)
@@ -15,6 +20,9 @@ quickstart: $(VENV)/installed-starter
 
 test: $(VENV)/installed-test
 	$(PYTHON) -m pytest -n 2 --dist loadfile
+
+test-fast: $(VENV)/installed-test
+	$(PYTHON) -m pytest -n 2 --dist loadfile $(FAST)
 
 slow: $(VENV)/installed-test $(VENV)/installed-starter
 	$(PYTHON) -m pytest -m "slow or real"

@@ -1,16 +1,22 @@
 """One thread, no network, a feature store of its own: before torch is imported."""
 
+import gc
+import html
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
+
+from hftransfer.runtime.devices import collect_seldom
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny networks gain nothing from more, and two processes would fight
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HFTRANSFER_CACHE"] = tempfile.mkdtemp(prefix="hftransfer-tests-")
 os.environ.pop("HFTRANSFER_MALLOPT", None)
+collect_seldom()
 
 
 def pytest_unconfigure():
@@ -23,6 +29,77 @@ def no_repeated_headline():
     from hftransfer.pipeline import repeats
 
     repeats.HEADLINE_BELOW = 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_penalties():
+    """A head is solved once for each penalty and fold, which is half of the rest: every third penalty is tried."""
+    from hftransfer.probe import solver
+
+    all_of_them = solver.SEARCHED
+    solver.SEARCHED = {name: penalties[::3] for name, penalties in all_of_them.items()}
+    return all_of_them
+
+
+@pytest.fixture
+def all_penalties(few_penalties, monkeypatch):
+    """Penalties as users have them."""
+    from hftransfer.probe import solver
+
+    monkeypatch.setattr(solver, "SEARCHED", few_penalties)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def write_pages():
+    """Report and card are a quarter of a tiny run, and left out: tests ask for `pages`, or call this with a folder."""
+    from hftransfer.pipeline import outputs
+
+    write = outputs.write_pages
+    outputs.write_pages = lambda folder: None
+    return write
+
+
+@pytest.fixture
+def pages(write_pages, monkeypatch):
+    """Runs end with their pages, as for users."""
+    from hftransfer.pipeline import outputs
+
+    monkeypatch.setattr(outputs, "write_pages", write_pages)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_plots():
+    """Plots are most of the time that the pages of a tiny run take: tests that look at them ask for `drawn_plots`."""
+    from hftransfer.report import plots
+
+    drawn = plots._svg
+    plots._svg = lambda figure, title: f'<svg role="img" aria-label="{html.escape(title)}"></svg>'
+    return drawn
+
+
+@pytest.fixture
+def drawn_plots(empty_plots, monkeypatch):
+    """Pages as users have them."""
+    from hftransfer.report import plots
+
+    monkeypatch.setattr(plots, "_svg", empty_plots)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_to_collect():
+    """Every training collects garbage, which takes half a second over the million objects of the libraries: they stay."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, write_pages):
+    """Complete runs that are only read: `tiny_run("probe", "text")`, trained once for all workers."""
+    from tests.support.runs import SharedRuns
+
+    base = tmp_path_factory.getbasetemp()
+    root = Path(base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "tiny-runs"
+    return SharedRuns(root, write_pages)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import importlib.metadata
 import inspect
 import json
 import logging
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -114,7 +115,9 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
     """
     if file.suffix == ".safetensors":
         return _without_prefixes(load_file(file))
-    stored = torch.load(file, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol")  # what it cannot read is an error anyway
+        stored = torch.load(file, map_location="cpu", weights_only=True)
     for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model"):
         if isinstance(stored.get(wrapper), dict):
             stored = stored[wrapper]

@@ -130,7 +130,7 @@ def _batches(count: int) -> list[np.ndarray]:
 
 def relative_gap(recorded: np.ndarray, found: np.ndarray) -> float:
     """Return the largest difference of a logit, as a share of the spread of the recorded ones over the examples."""
-    spread = max(float(recorded.std(0).max()), 0.01 * float(np.abs(recorded).max()), 1e-6)
+    spread = max(float(recorded.std(0, dtype=np.float64).max()), 0.01 * float(np.abs(recorded).max()), 1e-6)
     return float(np.abs(recorded - found).max()) / spread
 
 

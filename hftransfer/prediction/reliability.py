@@ -192,4 +192,5 @@ def distance(
 
 def unit(features: np.ndarray) -> np.ndarray:
     """Rows of length 1: the distance knows directions alone, and float16 holds them whatever the scale."""
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    with np.errstate(over="ignore"):  # where training diverged
+        return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

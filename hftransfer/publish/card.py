@@ -6,9 +6,10 @@ Fields and sections follow Mitchell et al. 2019, "Model Cards for Model Reportin
 import json
 import re
 from collections import Counter
+from functools import cache
 from importlib import resources
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -17,6 +18,9 @@ from hftransfer.core.files import write_text
 from hftransfer.core.wording import describe_part, percent
 from hftransfer.runs.reader import Part, RecordedRun
 from hftransfer.runs.record import RunRecord
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 PAPERS = {
     "probe": "Kornblith et al. 2019, arXiv:1805.08974",
@@ -41,15 +45,20 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
 
 def render_card(run: RecordedRun, repo_id: str | None = None, adapter: bool = False) -> str:
     """The card as Markdown, with the Hub's metadata in front. Raises `UserError` where the folder is no run."""
+    facts = card_facts(run) | {"repo": repo_id or "MODEL_FOLDER", "adapter": adapter}
+    metadata = yaml.safe_dump(card_metadata(run, facts, adapter), sort_keys=False, allow_unicode=True)
+    page = filled_in(_template().render(facts), run.folder / "README.md")
+    return f"---\n{metadata}---\n\n{page}"
+
+
+@cache
+def _template() -> "Template":
+    """Return the card's template, compiled once per process."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
     environment.filters |= {"cell": table_cell, "number": _number, "span": _span, "percent": percent}
-    template = resources.files("hftransfer.publish").joinpath("card.md.j2").read_text(encoding="utf-8")
-    facts = card_facts(run) | {"repo": repo_id or "MODEL_FOLDER", "adapter": adapter}
-    metadata = yaml.safe_dump(card_metadata(run, facts, adapter), sort_keys=False, allow_unicode=True)
-    page = filled_in(environment.from_string(template).render(facts), run.folder / "README.md")
-    return f"---\n{metadata}---\n\n{page}"
+    return environment.from_string(resources.files("hftransfer.publish").joinpath("card.md.j2").read_text("utf-8"))
 
 
 def filled_in(card: str, earlier: Path) -> str:

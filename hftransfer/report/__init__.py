@@ -1,12 +1,15 @@
 """One self-contained page about a finished run, made from its folder alone; torch is never imported."""
 
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hftransfer.core.files import write_text
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from hftransfer.runs.reader import RecordedRun
 
 
@@ -15,19 +18,25 @@ def write_report(run: str | Path) -> Path:
 
     Raises `UserError` for a folder that is missing, interrupted, or no run, and for one that measured nothing.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     from hftransfer.runs.reader import RecordedRun
 
     recorded = RecordedRun.open(run)
+    page = _template().render(_content(recorded))
+    target = recorded.folder / "report.html"
+    write_text(target, page)
+    return target
+
+
+@cache
+def _template() -> "Template":
+    """Return the page's template, compiled once per process."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("hftransfer", "report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    page = environment.get_template("page.html.j2").render(_content(recorded))
-    target = recorded.folder / "report.html"
-    write_text(target, page)
-    return target
+    return environment.get_template("page.html.j2")
 
 
 def _content(run: "RecordedRun") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import base64
 import io
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +88,10 @@ def label_errors(run: RecordedRun, count: int = SHOWN) -> Picked | None:
         return None
     part = joined([part for part in (run.out_of_fold, run.part(run.judged)) if part is not None])
     try:
-        rows = _find_label_issues(run.task.exclusive, part)[:count]
+        with warnings.catch_warnings():
+            # A class of few examples: the list is short.
+            warnings.filterwarnings("ignore", "May not flag all label issues")
+            rows = _find_label_issues(run.task.exclusive, part)[:count]
     except ValueError as error:  # cleanlab's own conditions on labels; the report is whole without this list
         logger.warning("The report has no likely label errors: cleanlab cannot search them (%s)", error)
         return None

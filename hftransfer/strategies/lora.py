@@ -34,12 +34,14 @@ class LoraStrategy(Strategy):
         from peft import LoraConfig, get_peft_model
 
         lowest = max(ladder.first_trainable_rung(self.top), 1)
+        targets = lora_targets(model, ladder, lowest)
         adapter = LoraConfig(
             r=self.r,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             use_dora=self.use_dora,
-            target_modules=lora_targets(model, ladder, lowest),
+            target_modules=targets,
+            fan_in_fan_out=any(_is_transposed(model.get_submodule(path)) for path in targets),
             modules_to_save=list(head_of(model)),
         )
         wrapped = get_peft_model(model, adapter)
@@ -83,6 +85,13 @@ def lora_targets(model: nn.Module, ladder: Ladder, lowest: int) -> list[str]:
     if not targets:
         raise UserError(f"No linear layer or convolution to adapt in the blocks of {type(model).__name__}.")
     return targets
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    """Return whether a linear layer keeps its weight as (inputs, outputs), as GPT-2's do."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, Conv1D)
 
 
 def _save_adapter(model: nn.Module, folder: Path) -> None:

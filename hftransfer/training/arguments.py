@@ -15,6 +15,10 @@ from hftransfer.features.passes import Machine
 from hftransfer.strategies import Defaults
 from hftransfer.tasks import Task
 
+# transformers 5.23 renamed it.
+NAMES = ("activation_checkpointing", "gradient_checkpointing")
+CHECKPOINTING = next(name for name in NAMES if name in TrainingArguments.__dataclass_fields__)
+
 
 def check_arguments(config: TrainingConfig) -> None:
     """Raises `UserError` for arguments, schedules and trackers that transformers does not have, or not here."""
@@ -101,7 +105,7 @@ def training_arguments(
         train_sampling_strategy="sequential",  # in the order of `training_order`
     )  # fmt: skip
     if config.gradient_checkpointing:
-        values |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+        values |= {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": False}}
     with refused_as(f"training.extra={config.extra}"):
         arguments = TrainingArguments(**(values | config.extra))
     # With several visible GPUs the Trainer would copy the network to all of them at every step (DataParallel).

@@ -25,8 +25,6 @@ from hftransfer.core.errors import UserError
 from hftransfer.prediction.predictor import load
 from hftransfer.publish.hub import write_space
 from hftransfer.runs.reader import RecordedRun
-from hftransfer.train import run
-from tests.behaviour.test_matrix import configuration
 
 ROOT = Path(__file__).parents[2]
 CASES = {"image": "probe", "second": "frozen", "text": "probe", "pair": "probe", "text-multi": "probe",
@@ -34,12 +32,11 @@ CASES = {"image": "probe", "second": "frozen", "text": "probe", "pair": "probe",
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[str, Path]:
+def runs(tmp_path_factory, tiny_run) -> dict[str, Path]:
+    """Copies, since corrections are written beside them."""
     root = tmp_path_factory.mktemp("runs")
-    kinds = {name: "image" if name == "second" else name for name in CASES}
-    for kind in kinds.values():
-        (root / kind).mkdir(exist_ok=True)
-    return {name: run(configuration(CASES[name], kind, root / kind)).folder for name, kind in kinds.items()}
+    folders = {name: tiny_run(strategy, "image" if name == "second" else name) for name, strategy in CASES.items()}
+    return {name: Path(shutil.copytree(folder, root / folder.name)) for name, folder in folders.items()}
 
 
 @pytest.fixture(scope="module")

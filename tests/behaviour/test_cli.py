@@ -16,16 +16,13 @@ from hftransfer.cli.tables import show_metrics, show_predictions
 from hftransfer.core.terminal import PlainFormatter
 from hftransfer.core.wording import percent
 from hftransfer.train import run
-from tests.behaviour.test_matrix import configuration
 from tests.support import tiny
+from tests.support.runs import configuration
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    return {
-        kind: run(configuration("probe", kind, folder)).folder for kind in ("image", "text", "pair", "text-regression")
-    }
+def runs(tiny_run):
+    return {kind: tiny_run("probe", kind) for kind in ("image", "text", "pair", "text-regression")}
 
 
 def call(monkeypatch, capsys, *arguments):
@@ -241,7 +238,9 @@ def test_schema_is_a_json_schema(monkeypatch, capsys):
     assert {"data", "model", "strategy", "training"} <= set(json.loads(out)["properties"])
 
 
-def test_cache_is_shown_and_cleared(monkeypatch, capsys, runs, tmp_path):
+def test_cache_is_shown_and_cleared(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("HFTRANSFER_CACHE", str(tmp_path / "cache"))
+    run(configuration("probe", "text", tmp_path))
     _, out, _ = call(monkeypatch, capsys, "cache", "--json")
     entries = json.loads(out)
     assert entries and all(entry["rows"] > 0 for entry in entries)

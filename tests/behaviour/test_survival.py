@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -35,9 +34,11 @@ from hftransfer.training import callbacks
 from hftransfer.training import trainer as loop
 from hftransfer.training.callbacks import Ending
 from hftransfer.training.checkpointing import keep_only, last_whole
-from tests.behaviour.test_matrix import configuration
-from tests.support.processes import Interrupted, can_resume, start, wait_for
+from tests.support.processes import Interrupted, can_resume, start, two_processes, wait_for
+from tests.support.runs import configuration
 from tests.training.test_trainer import changed, same, weights
+
+pytestmark = pytest.mark.usefixtures("pages")
 
 FILES = {
     "config.yaml",
@@ -100,17 +101,6 @@ def test_a_run_killed_at_twenty_random_moments_in_all(tmp_path, strategy):
     kill_and_resume(strategy, tmp_path, times=4, seed=2)
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def two_processes(config, cache, resume=False):
-    port = free_port()
-    return [start(config, cache, resume, world=(rank, 2, port)) for rank in range(2)]
-
-
 @pytest.mark.slow
 def test_two_processes_killed_at_random_moments(tmp_path):
     config = configuration("full", "text", tmp_path, max_steps=60, evaluations=12, per_device_train_batch_size=4)
@@ -160,7 +150,7 @@ def test_rotation_goes_by_steps_not_by_file_times(tmp_path):
 @pytest.mark.parametrize("validation", [0.15, 0.0])
 def test_a_run_killed_while_it_was_written_loses_no_training(tmp_path, monkeypatch, validation):
     """The last checkpoint is at the last step, in the middle of an epoch: no step more is trained, the best is loaded."""
-    config = configuration("full", "text", tmp_path, max_steps=13, evaluations=13)
+    config = configuration("full", "text", tmp_path, max_steps=13, evaluations=3)
     config = changed(config, f"data.split.validation={validation}")
     expected = weights(run(changed(config, f"output={tmp_path / 'whole'}")).folder)
     with monkeypatch.context() as broken:
@@ -477,15 +467,24 @@ def holds(monkeypatch, rows, error, training, after=0):
     monkeypatch.setattr(BertForSequenceClassification, "forward", checked)
 
 
-@pytest.mark.parametrize("error", LACKS, ids=["device", "cpu", "python"])
-def test_out_of_memory_goes_on_with_fewer_rows_and_the_same_global_batch(tmp_path, monkeypatch, caplog, error):
-    caplog.set_level("INFO", "hftransfer")
-    config = configuration("full", "text", tmp_path, max_steps=12, evaluations=3)
+@pytest.fixture(scope="module")
+def of_two_rows(tmp_path_factory):
+    """A configuration of batches of eight, and the weights that four times two give."""
+    folder = tmp_path_factory.mktemp("fewer")
+    config = configuration("full", "text", folder, max_steps=12, evaluations=3)
     fewer = ["training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=4"]
-    expected = run(changed(config, *fewer, f"output={tmp_path / 'fewer'}")).folder
+    return config, weights(run(changed(config, *fewer, f"output={folder / 'fewer'}")).folder)
+
+
+@pytest.mark.parametrize("error", LACKS, ids=["device", "cpu", "python"])
+def test_out_of_memory_goes_on_with_fewer_rows_and_the_same_global_batch(
+    tmp_path, monkeypatch, caplog, of_two_rows, error
+):
+    caplog.set_level("INFO", "hftransfer")
+    config, expected = changed(of_two_rows[0], f"output={tmp_path / 'run'}"), of_two_rows[1]
     holds(monkeypatch, 3, error, training=True)
     made = run(config).folder
-    assert same(weights(expected), weights(made))
+    assert same(expected, weights(made))
     assert about(made)["batch_size"] == [2, 4] and about(made)["steps"] == 12
     assert "Memory ran out with 8 rows at a time: training goes on with 4" in caplog.text
     assert "12 steps of 8 examples, 2 at a time" in caplog.text
@@ -681,16 +680,21 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], capture_output=True)
 
 
+@pytest.fixture(scope="module")
+def on_a_large_disk(tmp_path_factory):
+    """A configuration, and the weights it ends with."""
+    config = configuration("full", "text", tmp_path_factory.mktemp("large"), max_steps=8)
+    return config, weights(run(config).folder)
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only an administrator may mount a file system")
 @pytest.mark.parametrize(
     "kilobytes", [16, 300, pytest.param(600, marks=pytest.mark.slow), pytest.param(900, marks=pytest.mark.slow)]
 )
-def test_a_disk_that_fills_up_at_any_moment(tmp_path, small_disk, kilobytes):
+def test_a_disk_that_fills_up_at_any_moment(on_a_large_disk, small_disk, kilobytes):
     """A real one: what the writers of safetensors, torch and Parquet make of it differs."""
     mount, grow = small_disk
-    config = configuration("full", "text", tmp_path, max_steps=8)
-    expected = weights(run(changed(config, f"output={tmp_path / 'whole'}")).folder)
-    config = changed(config, f"output={mount(kilobytes) / 'run'}")
+    config, expected = changed(on_a_large_disk[0], f"output={mount(kilobytes) / 'run'}"), on_a_large_disk[1]
     with pytest.raises(
         UserError, match="The disk is full.*: free some space. Then (continue with --resume|run it again)."
     ):

@@ -13,8 +13,8 @@ from hftransfer.data import DataConfig, load_data
 from hftransfer.data.patch import Decision, append, read_patch, standing
 from hftransfer.evaluation.comparison import compare
 from hftransfer.train import run
-from tests.behaviour.test_matrix import configuration
 from tests.support import tiny
+from tests.support.runs import configuration
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_labels_of_other_tasks(tmp_path, task, label, expected):
 # --- whole runs ------------------------------------------------------------------------------------------------------
 
 
-def test_training_with_a_patch_is_warm_recorded_and_compared(tmp_path, monkeypatch):
+def test_training_with_a_patch_is_warm_recorded_and_compared(tmp_path, pages, monkeypatch):
     monkeypatch.setenv("HFTRANSFER_CACHE", str(tmp_path / "cache"))
     config = configuration("probe", "text", tmp_path)
     first = run(config).folder

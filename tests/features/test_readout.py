@@ -17,8 +17,8 @@ from hftransfer.pipeline.run_context import features_identity
 from hftransfer.prediction.predictor import load
 from hftransfer.tasks import SingleLabel
 from hftransfer.train import run
-from tests.behaviour.test_matrix import configuration
 from tests.support import tiny
+from tests.support.runs import configuration
 
 TASK = SingleLabel(("a", "b", "c"))
 POST_NORM = {"bert", "roberta", "distilbert", "electra", "deberta-v2"}

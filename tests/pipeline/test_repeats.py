@@ -18,7 +18,7 @@ from hftransfer.runs.reader import RecordedRun
 from hftransfer.strategies.head import HeadConfig
 from hftransfer.tasks import Regression, SingleLabel
 from hftransfer.train import run
-from tests.behaviour.test_matrix import configuration
+from tests.support.runs import configuration
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +132,7 @@ def test_divisions_differ_and_keep_groups_together(caplog):
     assert "the groups allow 1 different divisions of the 3 asked for" in caplog.text
 
 
-def test_a_head_on_few_examples_is_told_by_cross_validation(tmp_path, caplog):
+def test_a_head_on_few_examples_is_told_by_cross_validation(tmp_path, pages, caplog):
     caplog.set_level("INFO", "hftransfer")
     config = changed(configuration("probe", "text", tmp_path), "evaluation.folds=null")
     metrics = run(config).metrics

@@ -9,17 +9,13 @@ from PIL import Image
 
 from hftransfer.core.errors import UserError
 from hftransfer.planning.labels.pool import next_to_label
-from hftransfer.train import run
 from tests.behaviour.test_cli import call
-from tests.behaviour.test_matrix import configuration
 from tests.support import tiny
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    kinds = ("image", "text-multi", "text-regression", "pair")
-    return {kind: run(configuration("probe", kind, folder)).folder for kind in kinds}
+def runs(tiny_run):
+    return {kind: tiny_run("probe", kind) for kind in ("image", "text-multi", "text-regression", "pair")}
 
 
 def test_next_images_on_the_command_line(monkeypatch, capsys, caplog, tmp_path, runs):

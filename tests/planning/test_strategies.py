@@ -27,8 +27,8 @@ from hftransfer.strategies.auto import seconds_of
 from hftransfer.tasks import Regression, SingleLabel
 from hftransfer.train import run
 from tests.behaviour.test_cli import call
-from tests.behaviour.test_matrix import configuration, data_of
 from tests.support import tiny
+from tests.support.runs import configuration, data_of
 
 TASK = SingleLabel(("a", "b"))
 TARGETS = np.arange(200) % 2
@@ -434,7 +434,7 @@ def test_a_folder_is_replaced_whole_and_stays_when_the_new_one_fails(tmp_path):
 
 # --- tiny networks ----------------------------------------------------------------------------------------------------
 
-FEW = ("strategy.budget=60s", "training.max_steps=4", "training.learning_rate=1e-3", "head.folds=2")
+FEW = ("strategy.budget=15s", "training.max_steps=2", "training.learning_rate=1e-3", "head.folds=2")
 
 
 def auto(kind, folder, *overrides):
@@ -464,19 +464,18 @@ def test_every_kind_of_task_is_measured_on_rows_outside_of_the_test_part(tmp_pat
         )
 
 
-def test_the_probe_is_measured_by_the_folds_of_its_own_run(tmp_path):
+def test_the_probe_is_measured_by_the_folds_of_its_own_run(tmp_path, tiny_run):
     """What advice says of the probe is what the run folder of the probe says of its cross-validated rows."""
     climb = advise(auto("text", tmp_path, "head.pooling=head", "strategy.budget=1s"))
-    finished = run(configuration("probe", "text", tmp_path / "again"))
     changes = {"head.pooling": "head", "head.folds": 2, "output": str(tmp_path / "probe")}
-    config = with_overrides(finished_config(finished), changes)
+    config = with_overrides(finished_config(tiny_run("probe", "text")), changes)
     stored = pd.read_parquet(run(config).folder / "oof.parquet")
     right = (stored["prediction"] == stored["label"]).mean()
     assert climb.judge.score(climb.measured["probe"]).value == pytest.approx(right)
 
 
-def finished_config(finished):
-    return RunConfig.from_yaml(finished.folder / "config.yaml").model_dump(mode="json")
+def finished_config(folder):
+    return RunConfig.from_yaml(folder / "config.yaml").model_dump(mode="json")
 
 
 def test_a_validation_part_that_was_given_is_held_out_whole(tmp_path):
@@ -486,7 +485,7 @@ def test_a_validation_part_that_was_given_is_held_out_whole(tmp_path):
     assert set(climb.bench.data.frame["split"][climb.measured["probe"].rows]) == {"validation"}
 
 
-def test_auto_leaves_one_whole_run_folder_that_names_what_was_chosen(tmp_path):
+def test_auto_leaves_one_whole_run_folder_that_names_what_was_chosen(tmp_path, pages):
     from transformers import pipeline
 
     config = auto("text", tmp_path, f"output={tmp_path / 'run'}")
@@ -515,7 +514,7 @@ def test_auto_leaves_one_whole_run_folder_that_names_what_was_chosen(tmp_path):
     assert again.metrics["test"] == finished.metrics["test"]
 
 
-def test_ctrl_c_in_the_search_leaves_a_whole_run_that_says_so(tmp_path, monkeypatch, capsys):
+def test_ctrl_c_in_the_search_leaves_a_whole_run_that_says_so(tmp_path, pages, monkeypatch, capsys):
     def interrupted(bench, config, fold):
         signal.raise_signal(signal.SIGINT)
 
@@ -548,11 +547,11 @@ def test_what_auto_cannot_do_is_said(tmp_path, monkeypatch):
 def test_the_command_prints_a_table_or_json(monkeypatch, capsys, tmp_path):
     model = tiny.TEXT_FAMILIES["bert"](tmp_path / "bert")
     table = tiny.text_table(tmp_path / "texts.csv", rows=60)
-    few = ["training.max_steps=4", "training.learning_rate=1e-3", "head.folds=2"]
-    arguments = ["advise", table, "--model", model, "--budget", "30s", *few]
+    few = ["training.max_steps=2", "training.learning_rate=1e-3", "head.folds=2"]
+    arguments = ["advise", table, "--model", model, "--budget", "3s", *few]
     code, out, err = call(monkeypatch, capsys, *arguments, "--json")
     assert code == 0, err
-    assert json.loads(out)["budget"] == 30
+    assert json.loads(out)["budget"] == 3
     code, out, err = call(monkeypatch, capsys, *arguments, "--output", tmp_path / "kept", "--prefer", "accuracy")
     assert code == 0, err
     assert "s x folds" in out and "take the" in out.replace("\n", " ")

@@ -2,7 +2,9 @@
 
 import json
 import random
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,8 +22,8 @@ from hftransfer.report.gallery import shown_outputs
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.tasks import Regression, SingleLabel
 from hftransfer.train import run
-from tests.behaviour.test_matrix import configuration
 from tests.support import tiny
+from tests.support.runs import configuration
 
 TEXT = "The goalkeeper's match, today: no profit"
 WITH = "evaluation.explanations=true"  # the matrix leaves them out; a user's configuration does not
@@ -221,7 +223,7 @@ def test_the_word_that_decides_stands_out(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("image", ".png"), ("pair", ".json"), ("text-multi", ".json")])
-def test_a_run_explains_the_rows_of_its_report(kind, suffix, tmp_path, caplog):
+def test_a_run_explains_the_rows_of_its_report(kind, suffix, tmp_path, pages, caplog):
     caplog.set_level("INFO", "hftransfer")
     finished = RecordedRun.open(trained(configuration("probe", kind, tmp_path), WITH).folder)
     shown = shown_outputs(finished)
@@ -236,14 +238,14 @@ def test_a_run_explains_the_rows_of_its_report(kind, suffix, tmp_path, caplog):
             assert json.loads(finished.explanation(row, suffix).read_text())["answer"] == finished.task.names[output]
 
 
-def test_explanations_can_be_left_out(tmp_path):
+def test_explanations_can_be_left_out(tiny_run):
     assert EvaluationConfig().explanations
-    finished = run(configuration("probe", "text", tmp_path))
-    assert not (finished.folder / "explanations").exists()
-    assert "<mark" not in (finished.folder / "report.html").read_text(encoding="utf-8")
+    folder = tiny_run("probe", "text")
+    assert not (folder / "explanations").exists()
+    assert "<mark" not in (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_model_without_a_map_says_so_and_the_run_goes_on(tmp_path, caplog, monkeypatch):
+def test_a_model_without_a_map_says_so_and_the_run_goes_on(tmp_path, pages, caplog, monkeypatch):
     caplog.set_level("INFO", "hftransfer")
 
     def without(*rest):
@@ -255,12 +257,12 @@ def test_a_model_without_a_map_says_so_and_the_run_goes_on(tmp_path, caplog, mon
     assert not list(finished.folder.glob("explanations*")) and (finished.folder / "report.html").is_file()
 
 
-def test_inputs_that_were_never_files_are_passed_over(tmp_path, caplog):
+def test_inputs_that_were_never_files_are_passed_over(tmp_path, caplog, tiny_run):
     caplog.set_level("INFO", "hftransfer")
-    finished = run(configuration("probe", "text", tmp_path))
-    splits = pd.read_parquet(finished.folder / "splits.parquet").assign(input="")
-    splits.to_parquet(finished.folder / "splits.parquet", index=False)
-    explain_run(finished.folder)
+    folder = Path(shutil.copytree(tiny_run("probe", "text"), tmp_path / "run"))
+    splits = pd.read_parquet(folder / "splits.parquet").assign(input="")
+    splits.to_parquet(folder / "splits.parquet", index=False)
+    explain_run(folder)
     assert "Explanations: none, as no shown row has its input at hand" in caplog.text
 
 

@@ -18,8 +18,8 @@ from hftransfer.prediction.predictor import load
 from hftransfer.prediction.reliability import REFERENCE, THRESHOLDS, Trust, distance, unit
 from hftransfer.tasks import Regression, SingleLabel
 from hftransfer.train import run
-from tests.behaviour.test_matrix import configuration, image_table
 from tests.support import tiny
+from tests.support.runs import configuration
 
 TASK = SingleLabel(("a", "b", "c"))
 CENTRES = np.eye(3, 8) * 4
@@ -149,16 +149,16 @@ def test_a_run_of_texts_measures_and_predicts_with_its_limits(tmp_path):
     assert strange["unknown"].any() and strange["distance"].median() > table["distance"].median()
 
 
-def test_training_rows_of_a_probe_are_measured_by_others(tmp_path):
+def test_training_rows_of_a_probe_are_measured_by_others(tiny_run):
     """Each fitted row against folds without it: against itself the distance would be too small, and all would be unknown."""
-    folder = run(configuration("probe", "image", tmp_path)).folder
+    folder = tiny_run("probe", "image")
     splits = pd.read_parquet(folder / "splits.parquet")
     table = load(folder, use_cpu=True).predict(splits[splits["split"] == "test"]["input"].tolist())
     assert table["unknown"].mean() <= 0.4
 
 
-def test_the_features_of_a_trained_network_are_those_of_the_saved_model(tmp_path):
-    folder = run(configuration("full", "text", tmp_path)).folder
+def test_the_features_of_a_trained_network_are_those_of_the_saved_model(tiny_run):
+    folder = tiny_run("full", "text")
     splits = pd.read_parquet(folder / "splits.parquet").query("split == 'train'")
     predictor = load(folder, use_cpu=True)
     features = predictor.read(splits)[1]
@@ -190,14 +190,21 @@ def test_a_run_can_be_made_without_features_of_its_training_rows(tmp_path):
     assert "energy" in load(folder, use_cpu=True).predict(["goal match"])
 
 
-def test_several_labels_have_a_set_each(tmp_path):
-    values = configuration("probe", "image-multi", tmp_path).model_dump(mode="json")
-    values["data"] |= {"train": str(image_table(tmp_path, "multi_label")), "separator": "|"}
-    folder = run(checked(values)).folder
+def test_several_labels_have_a_set_each(tiny_run):
+    folder = tiny_run("probe", "image-multi")
     rows = pd.read_parquet(folder / "splits.parquet").query("split == 'test'")
     table = load(folder, use_cpu=True).predict(rows["input"].tolist())
     held = [set(label) <= set(found.split("|")) for label, found in zip(rows["label"], table["set"], strict=True)]
     assert np.mean(held) > 0.7
+
+
+def test_the_level_of_prediction_sets_is_the_one_asked_for(tiny_run, tmp_path):
+    values = configuration("probe", "text", tmp_path).model_dump(mode="json")
+    values["evaluation"]["conformal_level"] = 0.5
+    folder = run(checked(values)).folder
+    assert json.loads((folder / "metrics.json").read_text())["conformal"]["test"]["level"] == 0.5
+    half, usual = (json.loads((place / THRESHOLDS).read_text()) for place in (folder, tiny_run("probe", "text")))
+    assert (half["level"], usual["level"]) == (0.5, 0.9) and half["thresholds"] != usual["thresholds"]
 
 
 def test_regression_has_prediction_intervals(tmp_path, caplog):
@@ -224,8 +231,8 @@ def test_an_interval_of_too_few_examples_is_unbounded_and_survives_the_file(tmp_
     assert list(found.columns(task, np.zeros((1, 2)), np.zeros((1, 4)))) == ["lower:a", "upper:a", "lower:b", "upper:b"]
 
 
-def test_a_run_folder_has_its_pages_under_its_own_name(tmp_path):
-    folder = run(configuration("frozen", "text", tmp_path)).folder
+def test_a_run_folder_has_its_pages_under_its_own_name(tiny_run):
+    folder = tiny_run("frozen", "text")
     page, card = (folder / "report.html").read_text(), (folder / "README.md").read_text()
     assert f"{folder}/config.yaml" in page and "incomplete" not in page + card
     about = json.loads((folder / "run.json").read_text())

@@ -13,6 +13,8 @@ from hftransfer.core.errors import UserError
 from hftransfer.probe.solver import PENALTIES, make_folds, mean_loss, out_of_fold_of_best, refit, solve_head
 from hftransfer.tasks import Regression, make_task
 
+pytestmark = pytest.mark.usefixtures("all_penalties")
+
 
 def problem(rows=120, width=20, classes=3, seed=0):
     """Features of unlike scales and offsets, classes that overlap."""

@@ -17,8 +17,8 @@ from hftransfer.publish.export import as_table, check, compare, export
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.tasks import MultiLabel, Regression, SingleLabel
 from hftransfer.train import run
-from tests.behaviour.test_matrix import configuration
 from tests.support import tiny
+from tests.support.runs import configuration
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import transformers
 import yaml
 from huggingface_hub import HfApi
 
-from hftransfer.config import checked
+from hftransfer.config import RunConfig, checked
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import write_json
 from hftransfer.models.loading import ModelConfig, load_checkpoint, save_model
@@ -21,10 +21,10 @@ from hftransfer.publish.hub import check_ready, push, upload, write_repository
 from hftransfer.publish.round_trip import forms_digest
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.train import run
-from tests.behaviour.test_matrix import configuration
 from tests.support import tiny
 from tests.support.local_hub import OWNER, TOKEN, LocalHub
 from tests.support.run_folders import SINGLE, make_run
+from tests.support.runs import configuration
 
 ROOT = Path(__file__).parents[2]
 PASSED = {"name": "pipeline", "max_difference": 1e-6, "label_agreement": 1.0, "seconds_per_input": 0.01, "bytes": 1}
@@ -375,7 +375,7 @@ def training(folder: Path, **push_to_hub):
     return checked(values | {"evaluation": {"resamples": 100, "explanations": False}})
 
 
-def test_broken_push_at_the_end_loses_nothing_and_names_its_completion(hub, tmp_path, caplog, monkeypatch):
+def test_broken_push_at_the_end_loses_nothing_and_names_its_completion(hub, tmp_path, pages, caplog, monkeypatch):
     monkeypatch.setattr(
         "hftransfer.publish.hub.certified", lambda folder: {"rows": 16, "stages": []}
     )  # processes of its own
@@ -488,25 +488,23 @@ def test_adapter_of_a_base_that_is_not_on_the_hub(lora_run, tmp_path):
         push(lora_run, "me/topics", adapter=True, dry_run=tmp_path / "repo")
 
 
-def test_adapter_on_the_base_from_the_hub_answers_as_the_merged_model(tmp_path):
+def test_adapter_on_the_base_from_the_hub_answers_as_the_merged_model(tmp_path, tiny_run, hub):
     """A trained adapter, pushed alone and loaded as its card says, against the run's merged model."""
-    values = configuration("lora", "text", tmp_path)
-    folder = run(values).folder
-    with LocalHub() as hub:
-        base = hub.add("google/bert-tiny", Path(values.model.name))
-        about = json.loads((folder / "run.json").read_text())
-        about["checkpoint"]["source"] = f"google/bert-tiny@{base.sha}"
-        write_json(folder / "run.json", about)
-        certificate(folder, PASSED)
-        push_to(hub, folder, tmp_path / "home", adapter=True)
-        files = hub.repos["model", f"{OWNER}/topics"].files
-        code = files["README.md"].decode().split("```python\n")[1].split("```")[0]
-        ask = code + (
-            "\nfrom transformers import AutoTokenizer\n"
-            f"read = AutoTokenizer.from_pretrained('{OWNER}/topics')('the goal of the match', return_tensors='pt')\n"
-            "answer = [model.eval()(**read).logits.tolist()[0], list(base.config.id2label.values())]"
-        )
-        found = in_process(ask, hub, tmp_path / "other", TOKEN)["answer"]
+    folder = Path(shutil.copytree(tiny_run("lora", "text"), tmp_path / "run"))
+    base = hub.add("google/bert-tiny", Path(RunConfig.from_yaml(folder / "config.yaml").model.name))
+    about = json.loads((folder / "run.json").read_text())
+    about["checkpoint"]["source"] = f"google/bert-tiny@{base.sha}"
+    write_json(folder / "run.json", about)
+    certificate(folder, PASSED)
+    push(folder, f"{OWNER}/topics", adapter=True)
+    files = hub.repos["model", f"{OWNER}/topics"].files
+    code = files["README.md"].decode().split("```python\n")[1].split("```")[0]
+    ask = code + (
+        "\nfrom transformers import AutoTokenizer\n"
+        f"read = AutoTokenizer.from_pretrained('{OWNER}/topics')('the goal of the match', return_tensors='pt')\n"
+        "answer = [model.eval()(**read).logits.tolist()[0], list(base.config.id2label.values())]"
+    )
+    found = in_process(ask, hub, tmp_path / "other", TOKEN)["answer"]
     merged = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "model")
     read = transformers.AutoTokenizer.from_pretrained(folder / "model")("the goal of the match", return_tensors="pt")
     assert found[0] == pytest.approx(merged(**read).logits.tolist()[0], abs=1e-5)

@@ -9,7 +9,6 @@ import pytest
 import safetensors.torch
 
 from hftransfer.apps.serving import Served
-from hftransfer.config import with_overrides
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import write_json
 from hftransfer.publish import round_trip
@@ -30,56 +29,33 @@ from hftransfer.publish.round_trip import (
 )
 from hftransfer.runs.reader import Part, RecordedRun
 from hftransfer.tasks import make_task
-from hftransfer.train import run
-from tests.behaviour.test_matrix import configuration
-from tests.support import tiny
 from tests.support.run_folders import make_run
 
 NEAR = {"pipeline": 1e-4, "demo": 1e-3}  # the demo shows values with four digits
 NEAR_VALUES = 1e-3  # of a score that is no probability and as large as the labels are
-TABLES = {
-    "pairs": ("single_label", True),
-    "multi-label": ("multi_label", False),
-    "regression": ("regression", False),
+RUNS = {
+    "images": ("probe", "image"),
+    "pairs": ("probe", "pair"),
+    "multi-label": ("probe", "text-multi"),
+    "regression": ("probe", "text-regression"),
+    "lora": ("lora", "text"),
 }
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Real runs of the probe on tiny models, made when asked for."""
-    root, made = tmp_path_factory.mktemp("runs"), {}
+def runs(tmp_path_factory, tiny_run):
+    """Copies of real runs, made when asked for; that of LoRA is exported too."""
+    root = tmp_path_factory.mktemp("runs")
 
     def make(kind: str):
-        if kind not in made:
-            made[kind] = _train(root / kind, kind)
-        return made[kind]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HFTRANSFER_CACHE", str(root / "cache"))
-        yield make
-
-
-def _train(root, kind):
-    root.mkdir()
-    if kind == "lora":
-        folder = run(configuration("lora", "text", root)).folder
-        for format in ("onnx", "onnx-int8", "safetensors-merged"):
-            export(folder, format)
+        folder = root / kind
+        if not folder.exists():
+            shutil.copytree(tiny_run(*RUNS[kind]), folder)
+            for format in ("onnx", "onnx-int8", "safetensors-merged") if kind == "lora" else ():
+                export(folder, format)
         return folder
-    # bf16 left to a trial would make the rounding differ by luck.
-    options = {"output": str(root / "run"), "training.bf16": False}
-    if kind == "images":
-        data = tiny.image_folder(root / "data")
-        model = tiny.VISION_FAMILIES["timm-resnet"](root / "model")
-    else:
-        task, pairs = TABLES[kind]
-        data = tiny.text_table(root / "table.csv", task, pairs, rows=80)
-        model = tiny.TEXT_FAMILIES["bert"](root / "model")
-        options |= {"data.label": "label", "data.task": task}
-        options |= {"data.input": ["first", "second"] if pairs else "text"}
-        options |= {"data.separator": "|"} if task == "multi_label" else {}
-    run(with_overrides({"data": str(data), "model": str(model), "strategy": "probe"}, options))
-    return root / "run"
+
+    return make
 
 
 @pytest.fixture

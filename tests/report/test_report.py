@@ -24,6 +24,8 @@ from hftransfer.runs.reader import RecordedRun
 from hftransfer.tasks import MultiLabel, SingleLabel
 from tests.support.run_folders import MULTI, VALUES, learning_curve, make_run
 
+pytestmark = pytest.mark.usefixtures("drawn_plots")
+
 RECORDED = json.loads((Path(__file__).parents[1] / "support" / "recorded_runs.json").read_text())
 
 

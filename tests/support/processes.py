@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -31,6 +32,14 @@ def start(config: RunConfig, cache: Path, resume: bool = False, kill_at: int | N
     process = CONTEXT.Process(target=_make, args=(config.to_yaml(), cache, resume, kill_at, world))
     process.start()
     return process
+
+
+def two_processes(config: RunConfig, cache: Path, resume: bool = False) -> list:
+    """Both processes of one run."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    return [start(config, cache, resume, world=(rank, 2, port)) for rank in range(2)]
 
 
 def _make(config: str, cache: Path, resume: bool, kill_at: int | None, world: tuple[int, int, int]) -> None:

@@ -36,7 +36,7 @@ def stars():
 
 
 @pytest.fixture(scope="module", params=["probe", "full"])
-def folder(stars, request, tmp_path_factory):
+def folder(stars, request, tmp_path_factory, write_pages):
     place = tmp_path_factory.mktemp("stars")
     table = tiny.text_table(place / "texts.csv", "single_label", rows=80)
     frame = pd.read_csv(table)
@@ -50,6 +50,7 @@ def folder(stars, request, tmp_path_factory):
         "output": str(place / "run"),
     }
     run(checked(values))
+    write_pages(place / "run")
     return place / "run"
 
 

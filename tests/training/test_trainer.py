@@ -8,13 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback
@@ -31,8 +31,9 @@ from hftransfer.training import trainer as loop
 from hftransfer.training.callbacks import Ending
 from hftransfer.training.freeze_check import FrozenMoved, check_frozen, tensor_hashes
 from hftransfer.training.trainer import Loss, Stillness, parameter_groups, training_order
-from tests.behaviour.test_matrix import KINDS, configuration
 from tests.support import tiny
+from tests.support.processes import start, two_processes, wait_for
+from tests.support.runs import KINDS, configuration
 
 TASK = SingleLabel(("a", "b", "c"))
 
@@ -96,17 +97,22 @@ class TestGroups:
         assert frozen and not any(id(parameter) in held for parameter in frozen)
 
 
+@pytest.fixture(scope="module")
+def image_networks(tmp_path_factory):
+    families = ("vit", "dinov2", "swin", "convnext", "timm-vgg", "resnet", "timm-efficientnet")
+    return {family: checkpoint_of(family, tmp_path_factory.mktemp(family)).model for family in families}
+
+
 class TestDefaultRates:
     """Image networks without BatchNorm do not bear the rates of those that have it (docs/results.md)."""
 
     @pytest.mark.parametrize(
         "strategy, factor", [("frozen", 0.1), ("full", 0.1), ("gradual", 0.1), ("lora", 0.25), ("scratch", 0.1)]
     )
-    def test_are_lower_for_image_networks_without_batchnorm(self, tmp_path, strategy, factor):
+    def test_are_lower_for_image_networks_without_batchnorm(self, image_networks, strategy, factor):
         chosen = with_overrides({"data": "d", "model": "m"}, {"strategy.type": strategy}).strategy
         usual = chosen.defaults("image").learning_rate
-        rate = {family: chosen.defaults_for("image", checkpoint_of(family, tmp_path / family).model).learning_rate
-                for family in ("vit", "dinov2", "swin", "convnext", "timm-vgg", "resnet", "timm-efficientnet")}  # fmt: skip
+        rate = {name: chosen.defaults_for("image", model).learning_rate for name, model in image_networks.items()}
         lower, same = pytest.approx(usual * factor), pytest.approx(usual)
         assert rate == {"vit": lower, "dinov2": lower, "swin": lower, "convnext": lower, "timm-vgg": lower,
                         "resnet": same, "timm-efficientnet": same}  # fmt: skip
@@ -220,6 +226,17 @@ class TestLora:
         plain = [name for name in plan.rate_factors if "lora_" not in name]
         assert plain and {plan.rung_of(name) for name in plain} == {plan.ladder.head_rung}
 
+    @pytest.mark.parametrize("option", [{"r": 4}, {"alpha": 32}, {"dropout": 0.3}, {"top": 1}, {"use_dora": True}])
+    def test_every_option_changes_the_adapters(self, tmp_path, option):
+        def adapters(**options):
+            model = checkpoint_of("bert", tmp_path).model
+            adapted = LoraStrategy(**({"r": 2} | options)).prepare(model, Ladder.of(model)).model
+            layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
+            trained = {name: value.shape for name, value in adapted.named_parameters() if value.requires_grad}
+            return trained, [layer.scaling for layer in layers], [str(layer.lora_dropout) for layer in layers]
+
+        assert adapters(**option) != adapters()
+
 
 class TestLoss:
     logits = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3]])
@@ -281,6 +298,19 @@ def test_the_beginning_of_the_head_is_as_it_was_measured(strategy, image):
     assert {strategy().settled(modality, keep_head=True).head_init for modality in ("text", "image")} == {"random"}
     assert FullStrategy(head_init="random").settled("text").head_init == "random"
     assert FullStrategy(head_init="probe").settled("image").head_init == "probe"
+
+
+def test_evaluation_takes_as_many_rows_at_a_time_as_asked_for(tmp_path, monkeypatch):
+    sizes, step = [], loop.PlanTrainer.prediction_step
+
+    def prediction_step(self, model, inputs, *rest, **settings):
+        sizes.append(len(inputs["labels"]))
+        return step(self, model, inputs, *rest, **settings)
+
+    monkeypatch.setattr(loop.PlanTrainer, "prediction_step", prediction_step)
+    config = configuration("full", "image", tmp_path, evaluations=1, per_device_eval_batch_size=3, max_steps=1)
+    run(config)
+    assert max(sizes) == 3
 
 
 def test_options_that_must_not_change_the_weights(plain, tmp_path):
@@ -586,15 +616,14 @@ def train_command(config, folder):
     "gradual", pytest.param("frozen", marks=pytest.mark.slow), pytest.param("lora", marks=pytest.mark.slow),
     pytest.param("full", marks=pytest.mark.slow),
 ])  # fmt: skip
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path, strategy):
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, all_penalties, strategy):
     config = configuration(strategy, "text", tmp_path, max_steps=60, evaluations=12)
     whole = weights(run(changed(config, f"output={tmp_path / 'whole'}")).folder)
-    process = subprocess.Popen([sys.executable, *train_command(config, tmp_path)], stderr=subprocess.DEVNULL)
+    process = start(config, tmp_path / "cache")
     checkpoints = Path(f"{config.output}.incomplete") / "checkpoints"
-    while process.poll() is None and not list(checkpoints.glob("checkpoint-*/trainer_state.json")):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    wait_for(lambda: list(checkpoints.glob("checkpoint-*/trainer_state.json")), process)
+    process.kill()
+    process.join()
     assert not Path(config.output).exists()
     with pytest.raises(UserError, match="holds an interrupted run: continue it with --resume, or remove it."):
         run(config)
@@ -618,22 +647,33 @@ def test_a_run_leaves_the_process_as_it_was(tmp_path):
     assert state() == before
 
 
-def test_two_processes_give_what_one_gives(tmp_path):
+def launched(config, folder):
+    """What two processes of `accelerate launch` log."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *train_command(config, folder)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stderr
+
+
+def forked(config, folder):
+    """What two processes of the test's own log: quicker to start."""
+    processes = two_processes(config, folder / "cache")
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    return Path(f"{config.output}.0.log").read_text()
+
+
+@pytest.mark.parametrize("start_two", [forked, pytest.param(launched, marks=pytest.mark.slow)])
+def test_two_processes_give_what_one_gives(tmp_path, start_two):
     one = configuration("full", "image-multi", tmp_path, evaluations=1, per_device_train_batch_size=8)
     one = changed(one, "augmentation.level=none")
     two = changed(one, "training.per_device_train_batch_size=4", f"output={tmp_path / 'two'}")
     expected = run(one).folder
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     if torch.cuda.is_available():
         pytest.skip("two processes need two GPUs here")
-    done = subprocess.run(
-        [*launch, *train_command(two, tmp_path)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "Process 1 of 2" in done.stderr
+    assert "Process 1 of 2" in start_two(two, tmp_path)
     assert same(weights(expected), weights(tmp_path / "two"), 1e-4)
     tables = [pd.read_parquet(folder / "predictions.parquet") for folder in (expected, tmp_path / "two")]
     assert tables[1]["id"].is_unique and set(tables[0]["id"]) == set(tables[1]["id"])

@@ -1,0 +1,108 @@
+"""Tiny runs: the configuration of one for every strategy and kind of data, and runs that all tests read together."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from filelock import FileLock
+
+from hftransfer.config import RunConfig, checked
+from tests.support import tiny
+
+KINDS = {
+    "image": ("timm-resnet", None),
+    "image-multi": ("vit", "multi_label"),
+    "image-regression": ("convnext", "regression"),
+    "text": ("bert", "single_label"),
+    "text-multi": ("distilbert", "multi_label"),
+    "text-regression": ("roberta", "regression"),
+    "pair": ("bert", "single_label"),
+}
+
+
+def image_table(folder: Path, task: str) -> Path:
+    """Image paths with several labels, or a number, that their colour tells."""
+    table = folder / f"{task}.csv"
+    if table.exists():
+        return table
+    tiny.image_folder(folder / "images", per_class=16)
+    rows = []
+    for index, label in enumerate(("red", "green", "blue")):
+        for file in sorted((folder / "images" / label).glob("*.png")):
+            value = f"{label}|warm" if label == "red" else label
+            rows.append({"path": f"images/{label}/{file.name}", "label": value if task == "multi_label" else index / 2})
+    pd.DataFrame(rows).to_csv(table, index=False)
+    return table
+
+
+def data_of(kind: str, folder: Path) -> dict:
+    """The `data` part of a configuration for a kind of the matrix. What is there already is not written again."""
+    _, task = KINDS[kind]
+    if kind == "image":
+        shapes = folder / "shapes"
+        return {"train": str(shapes if shapes.exists() else tiny.image_folder(shapes, per_class=16))}
+    if kind.startswith("image"):
+        columns = {"input": "path", "label": "label", "task": task}
+        return {"train": str(image_table(folder, task))} | columns | _separator(task)
+    table = folder / f"{kind}.csv"
+    if not table.exists():
+        tiny.text_table(table, task, pairs=kind == "pair", rows=60)
+    columns = {"input": ["first", "second"] if kind == "pair" else "text", "label": "label", "task": task}
+    return {"train": str(table)} | columns | _separator(task)
+
+
+def _separator(task: str | None) -> dict:
+    return {"separator": "|"} if task == "multi_label" else {}
+
+
+def configuration(strategy: str, kind: str, folder: Path, **training: object) -> RunConfig:
+    family, _ = KINDS[kind]
+    makers = tiny.VISION_FAMILIES | tiny.TEXT_FAMILIES
+    model = folder / family
+    if not model.exists():
+        makers[family](model)
+    training = {"max_steps": 4, "per_device_train_batch_size": 8, "evaluations": 2, "bf16": False} | training
+    # The convex head on the features of a tiny random network has weights of hundreds, which would magnify the rounding of
+    # the merge of adapters; beginnings with the probe's head are compared in test_train.
+    options = {"frozen": {"top": 1}, "gradual": {"open_all_by": 0.7}, "lora": {"head_init": "random"}}.get(strategy, {})
+    if strategy == "gradual":
+        training |= {"evaluations": 1}  # an earlier checkpoint could be the best, from before all rungs were open
+    return checked(
+        {
+            "data": data_of(kind, folder),
+            "model": str(model),
+            "strategy": {"type": strategy} | options,
+            "training": training,
+            # Cross-validation of few examples is the default: it has tests of its own, and costs every run some seconds.
+            "evaluation": {"resamples": 100, "explanations": False, "folds": 0},
+            "output": str(folder / f"{kind}-{strategy}"),
+        }
+    )
+
+
+class SharedRuns:
+    """Complete runs, each trained by the first test that asks for it, in whichever process. Copy one to write in it."""
+
+    def __init__(self, root: Path, write_pages: Callable[[Path], None]):
+        self.root, self.write_pages = root, write_pages
+
+    def __call__(self, strategy: str, kind: str) -> Path:
+        """Return the folder of a run."""
+        output = self.root / kind / f"{kind}-{strategy}"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / f"{kind}.lock"):
+            if not output.exists():
+                train(configuration(strategy, kind, output.parent))
+                self.write_pages(output)
+        return output
+
+
+def train(config: RunConfig) -> None:
+    """Keep what was trained: four steps from a solved head gain nothing, and would be undone."""
+    from hftransfer.train import run
+    from hftransfer.training import trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "_undo_a_loss", lambda *_: None)
+        run(config)
