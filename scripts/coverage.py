@@ -280,6 +280,28 @@ def table(title, cells, before):
     return "\n".join(lines) + "\n"
 
 
+def summary(cells, before):
+    """Markdown of the mean coverage of each metric over the cells where it is known, and the lowest and highest cell."""
+    lines = [
+        "### Over all cells",
+        "",
+        "| table | metric | before: mean, lowest | now: mean, lowest, highest | cells known |",
+        "|---|---|---|---|---:|",
+    ]
+    for title, rows in cells.items():
+        for name in dict.fromkeys(name for row in rows.values() for name in row):
+            then, now = (known_shares(found.get(title, {}), name) for found in (before, cells))
+            past = f"{np.mean(then):.1f}, {min(then):.1f}" if then else ""
+            present = f"{np.mean(now):.1f}, {min(now):.1f}, {max(now):.1f}" if now else "not known"
+            lines.append(f"| {title} | {name.replace('_', ' ')} | {past} | {present} | {len(now)} of {len(rows)} |")
+    return "\n".join(lines) + "\n"
+
+
+def known_shares(rows, name):
+    found = [row.get(name, "not known") for row in rows.values()]
+    return [float(share.split()[0].rstrip(",")) for share in found if share != "not known"]
+
+
 def read(path):
     return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
 
@@ -296,7 +318,10 @@ def main():
     asked = parser.parse_args()
     cells, before = read(asked.save), read(asked.before)
     run(asked, cells)
-    text = "\n".join(table(title, cells[title], before.get(title, {})) for title in CELLS if title in cells)
+    cells = {title: cells[title] for title in CELLS if title in cells}
+    text = "\n".join(
+        [summary(cells, before), *(table(title, rows, before.get(title, {})) for title, rows in cells.items())]
+    )
     print(text)
     if asked.out:
         start, _, rest = asked.out.read_text(encoding="utf-8").partition("<!-- coverage -->")
