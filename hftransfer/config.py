@@ -267,6 +267,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
         return f"{name} is missing: set it in the configuration or as {name}=… on the command line."
     if problem["type"] == "further":  # what was given may be a token: not shown
         return f"{name}: {problem['msg']}."
+    if problem["type"] == "modality":
+        return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
     found = repr(problem["input"])
     found = found if len(found) <= MOST_SHOWN else f"{found[:MOST_SHOWN]}…"
     # YAML 1.1 reads no, 1 and 2024-01-01 as a truth value, a number and a date

@@ -212,7 +212,7 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
         with seconds("checkpoint"):
             _seed(config.seed)
             random_weights = config.strategy.from_random_weights
-            checkpoint = load_checkpoint(config.model, data.modality, data.task, random_weights)
+            checkpoint = load_checkpoint(config.model, data.kind, data.task, random_weights)
         if world.rank == 0:
             run_folder.check_origin(folder, _origin(config, data, checkpoint), resume)
         with seconds("preparation"):
@@ -281,13 +281,13 @@ def _without_effect(work: Work) -> Iterator[tuple[set[str], str]]:
     if not work.trains:
         reason = f"strategy {config.strategy.type} solves a head, and nothing is trained step by step"
         yield training - {f"training.{name}" for name in USED_BY_HEADS}, reason
-    images = work.modality.augmentation is not None
+    kind = work.data.kind
     if config.strategy.head_init != "probe":
         yield head, "the head begins random; strategy.head_init=probe solves it"
-    elif images:
-        yield head & {"head.pooling"}, "images are pooled as the checkpoint does it"
-    if not images:
-        yield augmentation, "the data are texts"
+    elif kind.augments:
+        yield head & {"head.pooling"}, f"{kind.plural} are pooled as the checkpoint does it"
+    if not kind.augments:
+        yield augmentation, f"the data are {kind.plural}"
     elif not work.trains and not config.head.views:
         yield augmentation, "the features of a probe are of the images as they are, but for head.views"
     elif not task.exclusive:

@@ -121,7 +121,7 @@ def _plain_weights(model: str, data, folder: Path) -> Path:
     if place.is_dir():
         return place
     if not folder.exists():
-        checkpoint = load_checkpoint(ModelConfig(name=model), data.modality, data.task)
+        checkpoint = load_checkpoint(ModelConfig(name=model), data.kind, data.task)
         save_model(checkpoint.model, checkpoint.processor, folder)
     return folder
 

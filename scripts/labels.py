@@ -67,7 +67,7 @@ def problem_of(name: str, root: str) -> Problem:
     config = with_overrides({"data": {"train": source}, "model": SETS[name].model}, changes)
     devices.keep_freed_memory()
     data = load_data(config.data)
-    checkpoint = load_checkpoint(config.model, data.modality, data.task)
+    checkpoint = load_checkpoint(config.model, data.kind, data.task)
     with tempfile.TemporaryDirectory() as scratch:
         work = prepare(config, data, checkpoint, devices.choose_device(), devices.World(), Path(scratch))
         keys = data.frame["digest"].tolist()

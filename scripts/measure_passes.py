@@ -62,7 +62,7 @@ def prepared(name: str, folder: str) -> Any:
 
     config = configuration(name, folder, "full")
     data = load_data(config.data)
-    checkpoint = load_checkpoint(config.model, data.modality, data.task)
+    checkpoint = load_checkpoint(config.model, data.kind, data.task)
     return prepare(config, data, checkpoint, devices.choose_device(), devices.World(), Path(folder) / "scratch")
 
 

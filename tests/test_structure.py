@@ -3,6 +3,8 @@
 import ast
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,66 @@ def test_no_file_asks_for_a_task_by_name():
     files = [path for kind in ("*.py", "*.j2") for path in PACKAGE.rglob(kind) if unit_of(path) != "tasks"]
     found = {str(path.relative_to(PACKAGE)): count for path in files if (count := names_of_tasks(path))}
     assert found == ASKED_BY_NAME and sum(found.values()) <= 10
+
+
+# Checks of a modality outside of modalities/: comparisons and dictionary keys with its name, and the names of its tensors.
+# The number only decreases. `planning/checkpoints/candidates.py` is a table of data, and holds names as such.
+MODALITY_CHECKS = {
+    "doctor/texts.py": 2,  # the doctor's checks of texts count the tokens of a tokenizer's own output
+    "features/readout.py": 1,  # where decoders (GPT-2) place their logits is told by ids, as in transformers itself
+    "models/partial.py": 1,  # the one place that names transformers' mask over tokens, for texts and for sound
+    "models/processors.py": 2,  # image processors are asked what they make of a black, a white and a grey image
+    "prediction/explain.py": 2,  # the pieces of an explained text in a file, and a tokenizer's own output
+    "publish/targets.py": 1,  # the form in which transformers' pipeline takes a pair
+}
+TENSORS = {"pixel_values", "input_ids", "attention_mask"}
+
+
+def modality_checks(tree):
+    """Yield the line of every check of a modality in a file."""
+    names = {"image", "text"}  # of the registry, literally: importing it would make the test say what the code says
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [each for side in (node.left, *node.comparators) for each in getattr(side, "elts", [side])]
+            if any(isinstance(side, ast.Constant) and side.value in names for side in sides):
+                yield node.lineno
+            if any(isinstance(side, ast.Attribute) and side.attr == "augmentation" for side in sides):
+                yield node.lineno  # "has no augmentation" would stand for "is text"
+        elif isinstance(node, ast.Dict) and any(
+            isinstance(key, ast.Constant) and key.value in names for key in node.keys
+        ):
+            yield node.lineno
+        elif isinstance(node, ast.Constant) and node.value in TENSORS:
+            yield node.lineno
+
+
+def test_callers_ask_for_capabilities_not_for_modalities():
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if unit_of(path) != "modalities":
+            lines = set(modality_checks(ast.parse(path.read_text(encoding="utf-8"))))
+            found |= {path.relative_to(PACKAGE).as_posix(): len(lines)} if lines else {}
+    assert found == MODALITY_CHECKS, "a new check: ask the modality for what it can do (modalities/base.py)"
+    assert sum(found.values()) <= 10
+    for path in PACKAGE.rglob("*.j2"):
+        assert not re.search(r"modality\s*[!=]=", path.read_text(encoding="utf-8")), path
+
+
+def test_the_ratchet_finds_checks():
+    """Each form that a check has had in this project is counted."""
+    forms = (
+        'modality == "image"', '"text" != kind', 'name in ("image",)', '{"image": 1}[name]', 'batch["pixel_values"]',
+        '"attention_mask" in batch', "modality.augmentation is None",
+    )  # fmt: skip
+    assert all(list(modality_checks(ast.parse(form))) for form in forms)
+    assert not list(modality_checks(ast.parse('kind.content == "picture" and kind.files')))
+
+
+def test_modalities_are_known_without_torch():
+    """Data and report read the registry, and must start quickly."""
+    code = "import sys, hftransfer.modalities; print({'torch', 'transformers'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def commands():

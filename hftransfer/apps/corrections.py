@@ -18,13 +18,13 @@ MAX_CORRECTIONS, MAX_BYTES = 10_000, 2**30
 
 
 def keep_correction(patch: Path, model: Served, frame: pd.DataFrame, label: Any) -> None:
-    """Append one line: time, input (a picture is copied beside the file), prediction, label. Raises `UserError`."""
+    """Append one line: time, input (a file is copied beside it), prediction, label. Raises `UserError`."""
     right = _right_label(model.task, label)
     _check_room(patch)
     predicted = model.task.decode(model.task.decide(model.ask(frame)[0])[0])
     given = frame.drop(columns="id").iloc[0].to_dict()
-    if model.modality == "image":
-        given["input"] = _kept_picture(patch, given["input"])
+    if model.kind.files:
+        given["input"] = _kept_file(patch, given["input"])
     time = datetime.now(UTC).isoformat(timespec="seconds")
     line = json.dumps({"time": time, **given, "prediction": predicted, "label": right}, ensure_ascii=False)
     with patch.open("a", encoding="utf-8") as file:
@@ -53,7 +53,7 @@ def _right_label(task: Task, label: Any) -> Any:
     return values[0] if len(values) == 1 else values
 
 
-def _kept_picture(patch: Path, source: str) -> str:
+def _kept_file(patch: Path, source: str) -> str:
     """The copy's path as seen from the patch file's folder."""
     place = patch.with_suffix("")
     place.mkdir(exist_ok=True)

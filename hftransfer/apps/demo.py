@@ -46,7 +46,7 @@ def build_demo(path: str | list[str], examples: bool = True) -> gr.Blocks:
     if not 1 <= len(paths) <= 2:
         raise UserError(f"The demo shows one run, or compares two; found {len(paths)}.")
     models = [serve(one, examples) for one in paths]
-    if len({model.kind for model in models}) > 1:
+    if len({(model.kind.name, len(model.columns)) for model in models}) > 1:
         raise UserError(f"{paths[0]} and {paths[1]} take different inputs, so nothing can be asked of both.")
     with gr.Blocks(title=f"{models[0].name} · hftransfer", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
         gr.HTML(_headline(models[0]))
@@ -114,18 +114,19 @@ def _said(function: Callable, *names: str) -> Callable:
 
 def _names(model: Served) -> list[str]:
     """What the API calls the inputs."""
-    return ["image"] if model.modality == "image" else ["text", "second_text"][: len(model.columns)]
+    return list(model.kind.api_names[: len(model.columns)])
 
 
 # --- one question ----------------------------------------------------------------------------------------------------
 
 
 def _inputs(model: Served) -> list[gr.components.Component]:
-    if model.modality == "image":
-        picture = gr.Image(type="filepath", sources=["upload", "clipboard"], label="Image", height=320)
+    name = model.kind.noun.capitalize()
+    if model.kind.shows == "picture":
+        picture = gr.Image(type="filepath", sources=["upload", "clipboard"], label=name, height=320)
         picture.preprocess = _undecoded  # a subclass would have Gradio write a .pyi beside this file
         return [picture]
-    labels = ["Text"] if len(model.columns) == 1 else [name.replace("_", " ") for name in model.columns]
+    labels = [name] if len(model.columns) == 1 else [name.replace("_", " ") for name in model.columns]
     return [
         gr.Textbox(label=label, lines=8 // len(labels), max_lines=16, placeholder="Write or paste here",
                    info="Shift + Enter asks the model")
@@ -275,7 +276,7 @@ def _batch_tab(model: Served) -> None:
         for earlier in Path(made.name).iterdir():  # Gradio has its own copy, which it removes after an hour
             shutil.rmtree(earlier)
         with tempfile.TemporaryDirectory() as place:
-            frame = uploads.read_batch(file, model.modality, model.columns, Path(place))
+            frame = uploads.read_batch(file, model.kind, model.columns, Path(place))
             table = pd.concat(_chunks(model, frame, progress), ignore_index=True)
         target = Path(made.name) / uuid.uuid4().hex / "predictions.csv"
         target.parent.mkdir()
@@ -286,11 +287,11 @@ def _batch_tab(model: Served) -> None:
         )
         return str(target), gr.update(value=_preview(table), visible=True), said
 
-    wanted = uploads.expected(model.modality, len(model.columns) == 2)
+    wanted = uploads.expected(model.kind, len(model.columns) == 2)
     gr.Markdown(f"Send {wanted}; a CSV with the predictions comes back. At most {uploads.MAX_ROWS:,} rows.")
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
-            types = [".zip"] if model.modality == "image" else [".zip", *uploads.TABLES]
+            types = uploads.suffixes(model.kind)
             file = gr.File(label=wanted[0].upper() + wanted[1:], file_types=types, height=160)
             button = gr.Button("Predict all", variant="primary")
         with gr.Column(min_width=300):
@@ -313,7 +314,7 @@ def _chunks(model: Served, frame: pd.DataFrame, progress: gr.Progress) -> Iterat
 
 def _chunk_size(model: Served, frame: pd.DataFrame) -> int:
     """Return how many of the first rows fit into memory together: pictures of one chunk are decoded before any answer."""
-    if model.modality != "image":
+    if model.kind.shows != "picture":
         return len(frame)
     total = np.cumsum([uploads.pixels(path) for path in frame["input"]])
     return max(1, int(np.searchsorted(total, uploads.MAX_PIXELS, side="right")))

@@ -15,6 +15,7 @@ from hftransfer.apps import uploads
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json
 from hftransfer.core.image_files import UnreadableImage
+from hftransfer.modalities import ModalityKind
 from hftransfer.prediction.explain import Explanation, explain
 from hftransfer.prediction.predictor import Predictor, load
 from hftransfer.runs.reader import RecordedRun, plain_label
@@ -44,16 +45,12 @@ class Served:
         return self.predictor.task
 
     @property
-    def modality(self) -> str:
-        return self.predictor.modality.name
-
-    @property
-    def kind(self) -> tuple[str, int]:
-        return self.modality, len(self.columns)
+    def kind(self) -> ModalityKind:
+        return self.predictor.modality.kind
 
     def frame(self, *inputs: str | None) -> tuple[pd.DataFrame, str]:
         """One row of the inputs, and a remark on them. Raises `UserError`."""
-        if self.modality == "image":
+        if self.kind.shows == "picture":
             remark = uploads.check_image(inputs[0])
         else:
             inputs, remark = tuple(uploads.check_text(text) for text in inputs), ""
@@ -91,7 +88,7 @@ def serve(path: str | Path, examples: bool = True) -> Served:
     # Worker processes pay for data sets, not for one question, and must not be forked from a server's threads.
     predictor = replace(predictor, machine=replace(predictor.machine, workers=0))
     served = Served(folder, predictor, _columns(folder), _examples(folder, predictor) if examples else {})
-    log.info("%s: %s, %s, %d names.", served.name, served.modality, served.task.type, len(served.task.names))
+    log.info("%s: %s, %s, %d names.", served.name, served.kind.name, served.task.type, len(served.task.names))
     return served
 
 
@@ -138,7 +135,7 @@ def _of_pairs(folder: Path) -> bool:
 def answered(model: Served, frame: pd.DataFrame) -> pd.DataFrame:
     """The rows with prediction, limits, error and scores; one broken picture costs its own row, not the batch."""
     try:
-        if model.modality == "image":
+        if model.kind.shows == "picture":
             for path in frame["input"]:
                 uploads.check_image(path)
         scores, limits = model.ask(frame)
@@ -154,7 +151,7 @@ def answered(model: Served, frame: pd.DataFrame) -> pd.DataFrame:
 
 def _inputs(model: Served, frame: pd.DataFrame) -> pd.DataFrame:
     """What identifies a row: texts stand beside their answer, the place of an unpacked picture says nothing."""
-    return frame.drop(columns="input") if model.modality == "image" else frame
+    return frame.drop(columns="input") if model.kind.files else frame
 
 
 def _reason(error: UserError) -> str:

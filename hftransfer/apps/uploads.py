@@ -14,8 +14,9 @@ import pandas as pd
 from PIL import Image
 
 from hftransfer.core.errors import UserError
-from hftransfer.core.image_files import UnreadableImage, is_image_name, opened
+from hftransfer.core.image_files import UnreadableImage, opened
 from hftransfer.data import load_inputs
+from hftransfer.modalities import ModalityKind
 
 MAX_PIXELS = 64_000_000  # phones take 12 to 50 million
 MAX_BATCH_PIXELS = 2_000_000_000  # photos in a zip of 100 MB have half as many; flat PNGs a hundred times more
@@ -82,28 +83,31 @@ def in_words(error: UserError) -> str:
     return str(error)
 
 
-def read_batch(path: str | None, modality: str, columns: Sequence[str], place: Path) -> pd.DataFrame:
+def read_batch(path: str | None, kind: ModalityKind, columns: Sequence[str], place: Path) -> pd.DataFrame:
     """Rows with `id`, `input` and, for pairs, `input_pair` of an uploaded file; archives are unpacked into `place`.
 
-    Images come as a zip; texts as a table (`columns` are looked for first) or a zip of .txt files; pairs as a table. A
+    Files come as a zip; values as a table (`columns` are looked for first) or a zip of .txt files; pairs as a table. A
     table never names files: a stranger could point at the server's own. Raises `UserError`.
     """
     if path is None:
-        raise UserError(f"Choose a file first: {expected(modality, len(columns) == 2)}.")
+        raise UserError(f"Choose a file first: {expected(kind, len(columns) == 2)}.")
     suffix = Path(path).suffix.lower()
     if suffix == ".zip":
-        frame = _unpacked(Path(path), modality, place)
-    elif modality == "text" and suffix in TABLES:
-        frame = _table(Path(path), columns)
+        frame = _unpacked(Path(path), kind, place)
+    elif suffix in suffixes(kind):
+        frame = _table(Path(path), kind.name, columns)
     else:
-        raise UserError(f"Expected {expected(modality, len(columns) == 2)}, found {Path(path).name}.")
+        raise UserError(f"Expected {expected(kind, len(columns) == 2)}, found {Path(path).name}.")
     if len(frame) > MAX_ROWS:
         raise UserError(f"{Path(path).name} holds {len(frame):,} rows; the limit is {MAX_ROWS:,}. Send it in parts.")
     if len(columns) == 2 and "input_pair" not in frame:
         raise UserError("The model compares two texts: send a table with two text columns.")
-    if modality == "text":
+    if not kind.files:
         _refuse_long(frame)
-    elif sum(size for size in map(pixels, frame["input"]) if size <= MAX_PIXELS) > MAX_BATCH_PIXELS:
+    elif (
+        kind.shows == "picture"
+        and sum(size for size in map(pixels, frame["input"]) if size <= MAX_PIXELS) > MAX_BATCH_PIXELS
+    ):
         raise UserError(
             f"The images of {Path(path).name} have more than {MAX_BATCH_PIXELS // 10**6:,} million pixels together. "
             "Send them in parts, or smaller."
@@ -111,21 +115,27 @@ def read_batch(path: str | None, modality: str, columns: Sequence[str], place: P
     return frame
 
 
-def expected(modality: str, pairs: bool) -> str:
+def suffixes(kind: ModalityKind) -> list[str]:
+    """Of the files that a batch may come in."""
+    return [".zip"] if kind.files else [".zip", *TABLES]
+
+
+def expected(kind: ModalityKind, pairs: bool) -> str:
     """The files that a batch may come in, in words."""
-    if modality == "image":
-        return "a zip of images"
-    return f"a table ({', '.join(TABLES)})" + (" with two text columns" if pairs else ", or a zip of .txt files")
+    if kind.files:
+        return f"a zip of {kind.plural}"
+    zipped = f", or a zip of {kind.file_noun}s" if kind.suffixes else ""
+    return f"a table ({', '.join(TABLES)})" + (" with two text columns" if pairs else zipped)
 
 
-def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """The model's own columns where the table has them; else the ones that look like texts are found."""
+def _table(path: Path, modality: str, columns: Sequence[str]) -> pd.DataFrame:
+    """The model's own columns where the table has them; else the ones that look like inputs are found."""
     _refuse_large(path)
     try:
         try:
-            return load_inputs([str(path)], "text", list(columns) or None)
+            return load_inputs([str(path)], modality, list(columns) or None)
         except UserError:
-            return load_inputs([str(path)], "text")
+            return load_inputs([str(path)], modality)
     except UserError as error:
         raise UserError(str(error).replace(str(path), path.name)) from None
 
@@ -151,11 +161,11 @@ def _refuse_long(frame: pd.DataFrame) -> None:
             raise UserError(f"{too_long.iloc[0]} has more than {MAX_CHARACTERS:,} characters. Shorten it.")
 
 
-def _unpacked(path: Path, modality: str, place: Path) -> pd.DataFrame:
+def _unpacked(path: Path, kind: ModalityKind, place: Path) -> pd.DataFrame:
     """The wanted files of an archive under names of our own, so that no name in it decides where anything is written."""
     try:
         with zipfile.ZipFile(path) as archive:
-            wanted = _wanted(archive, path.name, modality)
+            wanted = _wanted(archive, path.name, kind)
             files = [place / f"{number}{PurePosixPath(e.filename).suffix.lower()}" for number, e in enumerate(wanted)]
             for entry, file in zip(wanted, files, strict=True):
                 with archive.open(entry) as source, file.open("wb") as target:
@@ -163,23 +173,22 @@ def _unpacked(path: Path, modality: str, place: Path) -> pd.DataFrame:
     except _BROKEN_ZIP as error:
         raise UserError(f"Cannot unpack {path.name}: {error}. Zip the files again, without a password.") from None
     try:
-        frame = load_inputs([str(file) for file in files], modality)
+        frame = load_inputs([str(file) for file in files], kind.name)
     except UserError as error:
         raise UserError(f"{path.name}: {str(error).replace(str(place), '')}") from None
     return frame.assign(id=[entry.filename for entry in wanted])
 
 
-def _wanted(archive: zipfile.ZipFile, name: str, modality: str) -> list[zipfile.ZipInfo]:
+def _wanted(archive: zipfile.ZipFile, name: str, kind: ModalityKind) -> list[zipfile.ZipInfo]:
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     outside = [entry.filename for entry in entries if _leaves(entry)]
     if outside:
         raise UserError(f"{name} holds {outside[0]!r}, which points outside of the archive. Zip the plain folder.")
     if sum(entry.file_size for entry in entries) > MAX_UNZIPPED:
         raise UserError(f"{name} is larger than {MAX_UNZIPPED // 2**20} MB when unpacked. Send it in parts.")
-    suffix = is_image_name if modality == "image" else lambda path: path.lower().endswith(".txt")
-    wanted = [entry for entry in entries if suffix(entry.filename) and not _hidden(entry.filename)]
+    wanted = [entry for entry in entries if kind.is_file_name(entry.filename) and not _hidden(entry.filename)]
     if not wanted:
-        raise UserError(f"{name} holds no {'image' if modality == 'image' else '.txt file'}.")
+        raise UserError(f"{name} holds no {kind.file_noun}.")
     if len(wanted) > MAX_ROWS:
         raise UserError(f"{name} holds {len(wanted):,} files; the limit is {MAX_ROWS:,}. Send it in parts.")
     return wanted

@@ -58,7 +58,7 @@ def _marked(text: str, weight: float) -> str:
 
 def _example(model: Served, row: dict[str, Any]) -> str:
     """One training row; nothing for a picture that is not there any more."""
-    if model.modality == "image":
+    if model.kind.shows == "picture":
         picture = thumbnail(row["input"])
         if picture is None:
             return ""

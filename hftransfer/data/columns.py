@@ -12,18 +12,13 @@ from typing import Any
 import pandas as pd
 
 from hftransfer.core.errors import UserError, did_you_mean
-from hftransfer.core.image_files import is_image_name, names_image
-from hftransfer.data.config import AUTOMATIC, DataConfig, Modality
+from hftransfer.data.config import AUTOMATIC, DataConfig
 from hftransfer.data.sources import SPLIT_WORDS, Source
 from hftransfer.data.values import filled, number
+from hftransfer.modalities import MODALITIES, ModalityKind, by_preference, first_kind, kind_of
 
 log = logging.getLogger(__name__)
 
-IMAGE_NAMES = {"image", "img", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "photo"}
-TEXT_NAMES = {
-    "text", "sentence", "content", "document", "review", "comment", "tweet", "message", "question", "title", "body",
-    "abstract", "sequence", "utterance", "query",
-}  # fmt: skip
 # In order: a column of an earlier group is preferred to one of a later group.
 LABEL_NAMES = (
     {"label", "labels"},
@@ -33,11 +28,14 @@ LABEL_NAMES = (
 PAIRS = ({"premise", "hypothesis"}, {"query", "passage"}, {"question", "answer"}, {"question", "sentence"})
 # Columns that number the examples: pandas writes the first two.
 INDEX_NAMES = re.compile(r"unnamed: \d+|__index_level_\d+__|index|idx|id|uid|guid|split", re.IGNORECASE)
-# Scripts without spaces between words: Thai to Burmese, Khmer, Japanese and Chinese.
-UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
-USUAL_NAMES = IMAGE_NAMES | TEXT_NAMES | set().union(*LABEL_NAMES, *PAIRS) | {"id", "split", "index"}
 _SAMPLE = 500
-MOST_FILES = 200_000  # that are looked at for pictures a table may mean
+MOST_FILES = 200_000  # that are looked at for those a table may mean
+
+
+def usual_names() -> set[str]:
+    """Return names of columns that stand in headers, in lower case."""
+    inputs = (kind.column_names for kind in MODALITIES.values())
+    return {"id", "split", "index"}.union(*inputs, *LABEL_NAMES, *PAIRS)
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Columns:
 
     input: tuple[str, ...]
     label: tuple[str, ...]
-    modality: Modality
+    modality: str
     all: frozenset[str] = frozenset()
 
 
@@ -165,39 +163,32 @@ def _find_roles(
     for name in (*named_input, *named_label):
         require_column(name, frame, source.name)
     if named_input:
-        is_image = named_input[0] in source.image_columns or looks_like_image(frame[named_input[0]])
-        inputs, modality = named_input, config.modality or ("image" if is_image else "text")
+        inputs, modality = named_input, config.modality
+        if modality is None:
+            modality = first_kind(lambda kind: _recognised(kind, source, frame, named_input[0])).name
     else:
         inputs, modality = find_input(source, frame, taken, config.modality)
     label = named_label or (_find_label(source, frame, {*inputs, *taken}),)
     if set(inputs) & set(label):
         raise UserError(f"The column {sorted(set(inputs) & set(label))} cannot be input and label at once.")
-    if len(inputs) > 2 or (len(inputs) == 2 and modality == "image"):
+    kind = kind_of(modality)
+    if len(inputs) > 2 or (len(inputs) == 2 and not kind.pairs):
         raise UserError(f"data.input takes one column, or two columns of texts (a pair); found {list(inputs)}.")
-    if modality == "text":
-        refuse_pictures_as_text(frame, inputs, source.name)
+    refuse_foreign(kind, frame, inputs, source.name)
     if source.kind != "image folder":
         log.info("%s: input %s (%s), label %s.", source.name, _words(inputs), modality, _words(label))
     return Columns(inputs, label, modality, frozenset(frame.columns))
 
 
-def refuse_pictures_as_text(frame: pd.DataFrame, names: Iterable[str], where: str) -> None:
-    """Raise `UserError` for a column of pictures written as numbers of pixels (FER2013) or in base64."""
+def refuse_foreign(kind: ModalityKind, frame: pd.DataFrame, names: Iterable[str], where: str) -> None:
+    """Raise `UserError` for a column that holds something else than inputs of a kind: pictures written as text."""
     for name in names:
-        sample = [value for value in filled(frame[name]).head(_SAMPLE) if isinstance(value, str)]
-        for kind, pattern in _PICTURES.items():
-            if sample and all(pattern.match(value) for value in sample):
-                raise UserError(
-                    f"{where}: the column {name!r} holds pictures written as {kind}, not words (it starts with "
-                    f"{sample[0][:20]!r}). Save each as an image file and name the files in the column."
-                )
-
-
-# 64 grey values are a picture of 8 x 8; base64 of JPEG, PNG, GIF and WebP begins with these letters.
-_PICTURES = {
-    "pixel values": re.compile(r"\s*\[?\s*(?:\d{1,3}[\s,;]+){63}\d{1,3}(?:[\s,;]+\d{1,3})*\s*\]?\s*$"),
-    "base64": re.compile(r"\s*(?:data:image/|/9j/|iVBORw0KGgo|R0lGOD|UklGR)"),
-}
+        sample = list(filled(frame[name]).head(_SAMPLE))
+        if found := kind.foreign(sample):
+            raise UserError(
+                f"{where}: the column {name!r} holds {found} (it starts with "
+                f"{str(sample[0])[:20]!r}). Save each as an image file and name the files in the column."
+            )
 
 
 def require_column(name: str, frame: pd.DataFrame, where: str) -> None:
@@ -206,70 +197,59 @@ def require_column(name: str, frame: pd.DataFrame, where: str) -> None:
         raise UserError(f"{where} has no column {name!r}.{did_you_mean(name, frame.columns)}")
 
 
-def looks_like_image(values: pd.Series) -> bool:
-    """Whether a column holds images: encoded ones as `datasets` keeps them, or file names with an image suffix."""
-    sample = filled(values).head(_SAMPLE)
-    return len(sample) > 0 and all(
-        isinstance(value, bytes)
-        or (isinstance(value, dict) and {"bytes", "path"} <= set(value))
-        or (isinstance(value, str) and names_image(value.strip()))
-        for value in sample
-    )
+def _recognised(kind: ModalityKind, source: Source, frame: pd.DataFrame, name: str) -> bool:
+    """Whether a column holds inputs of a kind: declared so, or by its values."""
+    if kind.feature is not None and source.declared.get(name) == kind.feature:
+        return True
+    sample = list(filled(frame[name]).head(_SAMPLE))
+    return bool(sample) and kind.recognises(sample)
 
 
 def find_input(
-    source: Source, frame: pd.DataFrame, taken: set[str], modality: Modality | None
-) -> tuple[tuple[str, ...], Modality]:
-    """The column of images or texts, or the two columns of a text pair, outside of `taken`."""
+    source: Source, frame: pd.DataFrame, taken: set[str], modality: str | None
+) -> tuple[tuple[str, ...], str]:
+    """The column of inputs, or the two columns of a text pair, outside of `taken`; and their modality."""
     free = [name for name in frame.columns if name not in taken]
-    images = [name for name in free if name in source.image_columns or looks_like_image(frame[name])]
-    texts = [name for name in free if name.lower() in TEXT_NAMES or _looks_like_text(frame[name])]
-    if not images and (modality == "image" or (modality is None and not texts)):
-        images = _stems_of_images(source, frame, free)
-    if images and modality != "text":
-        return (_the_one(images, IMAGE_NAMES, "images", "data.input", source.name, frame),), "image"
-    if modality == "image":
-        refuse_pictures_as_text(frame, free, source.name)
-        raise UserError(f"{source.name}: no column looks like images. Name it with data.input.{_samples(frame, free)}")
-    pair = _pair(texts)
-    if pair:
-        return pair, "text"
-    return (_the_one(texts, TEXT_NAMES, "texts", "data.input", source.name, frame),), "text"
+    kinds = [kind_of(modality)] if modality else by_preference()
+    for how in (_columns_of, _stems_of_files):
+        for kind in kinds:
+            if names := how(kind, source, frame, free):
+                pair = _pair(names) if kind.pairs else None
+                return pair or (_the_one(names, kind, source.name, frame),), kind.name
+    for kind in MODALITIES.values():
+        refuse_foreign(kind, frame, free, source.name)
+    raise _unclear(f"the {kinds[-1].plural}", "data.input", free, source.name, frame)
 
 
-def images_below(root: Path) -> dict[str, list[str]]:
-    """Return the images below a folder, relative to it, by file name and by file name without suffix."""
+def _columns_of(kind: ModalityKind, source: Source, frame: pd.DataFrame, free: list[str]) -> list[str]:
+    """The columns that hold inputs of a kind; a value in the table may also be known by the column's name alone."""
+    named = set() if kind.files else kind.column_names
+    return [name for name in free if name.lower() in named or _recognised(kind, source, frame, name)]
+
+
+def files_below(kind: ModalityKind, root: Path) -> dict[str, list[str]]:
+    """Return the files of a kind below a folder, relative to it, by file name and by file name without suffix."""
     found: dict[str, list[str]] = {}
     for path in sorted(islice(root.rglob("*"), MOST_FILES)):
-        if is_image_name(path.name) and not any(part.startswith(".") for part in path.relative_to(root).parts):
+        if kind.is_file_name(path.name) and not any(part.startswith(".") for part in path.relative_to(root).parts):
             for name in {path.name, path.stem}:
                 found.setdefault(name, []).append(path.relative_to(root).as_posix())
     return found
 
 
-def _stems_of_images(source: Source, frame: pd.DataFrame, free: list[str]) -> list[str]:
-    """The columns whose every value is the name, without suffix, of an image below the table's folder."""
+def _stems_of_files(kind: ModalityKind, source: Source, frame: pd.DataFrame, free: list[str]) -> list[str]:
+    """The columns whose every value is the name, without suffix, of a file below the table's folder."""
+    if not kind.files or source.root is None or source.kind != "table":
+        return []
     ids = [name for name in free if frame[name].map(lambda value: isinstance(value, str) and bool(value.strip())).all()]
-    ids = [name for name in ids if not _looks_like_text(frame[name])]
-    files = images_below(source.root) if ids and source.root is not None and source.kind == "table" else {}
+    ids = [name for name in ids if not _held_by(source, frame, name)]
+    files = files_below(kind, source.root) if ids else {}
     return [name for name in ids if files and all(PurePath(value.strip()).name in files for value in frame[name])]
 
 
-def _looks_like_text(values: pd.Series) -> bool:
-    """Strings of three words or twenty characters on average that are neither numbers, addresses nor file names.
-
-    In scripts without spaces every character counts as a word.
-    """
-    sample = filled(values).head(_SAMPLE)
-    if not len(sample) or not all(isinstance(value, str) for value in sample):
-        return False
-    if all(re.fullmatch(r"https?://\S+|\S+\.[A-Za-z]\w{1,4}", value.strip()) for value in sample):
-        return False
-    words = sum(len(value.split()) + len(UNSPACED.findall(value)) for value in sample) / len(sample)
-    unspaced = any(UNSPACED.search(value) for value in sample)
-    if unspaced and sample.nunique() <= len(sample) / 2:  # a few characters that repeat: names of classes
-        return False
-    return words >= 3 or sum(map(len, sample)) / len(sample) >= 20
+def _held_by(source: Source, frame: pd.DataFrame, name: str) -> bool:
+    """Whether a column holds inputs of any kind."""
+    return any(_recognised(kind, source, frame, name) for kind in MODALITIES.values())
 
 
 def _pair(texts: list[str]) -> tuple[str, str] | None:
@@ -283,7 +263,7 @@ def _pair(texts: list[str]) -> tuple[str, str] | None:
 
 
 def _find_label(source: Source, frame: pd.DataFrame, taken: set[str]) -> str:
-    free = [name for name in frame.columns if name not in taken and name not in source.image_columns]
+    free = [name for name in frame.columns if name not in taken and name not in source.declared]
     for group in LABEL_NAMES:
         named = [name for name in free if name.lower() in group]
         if len(named) == 1:
@@ -291,7 +271,7 @@ def _find_label(source: Source, frame: pd.DataFrame, taken: set[str]) -> str:
         if named:
             raise _unclear("the label", "data.label", named, source.name, frame)
     free = [name for name in free if not (_numbers_examples(name, frame[name]) or _divides(name, frame[name]))]
-    likely = [name for name in free if _could_be_label(frame[name])]
+    likely = [name for name in free if not _held_by(source, frame, name) and _could_be_label(frame[name])]
     if len(likely) == 1:
         return likely[0]
     raise _unclear("the label", "data.label", likely or free, source.name, frame)
@@ -320,20 +300,18 @@ def _said(chosen: str, candidates: list[str], role: str = "label") -> str:
 def _could_be_label(values: pd.Series) -> bool:
     """Values that repeat, numbers, or lists: not texts, not identifiers."""
     sample = filled(values)
-    if not len(sample) or _looks_like_text(values) or looks_like_image(values):
+    if not len(sample):
         return False
     if isinstance(sample.iloc[0], list) or all(number(value) is not None for value in sample):
         return True
     return sample.astype(str).nunique() <= len(sample) / 2
 
 
-def _the_one(
-    candidates: list[str], conventional: set[str], what: str, key: str, where: str, frame: pd.DataFrame
-) -> str:
-    usual = [name for name in candidates if name.lower() in conventional]
+def _the_one(candidates: list[str], kind: ModalityKind, where: str, frame: pd.DataFrame) -> str:
+    usual = [name for name in candidates if name.lower() in kind.column_names]
     if len(candidates) == 1 or len(usual) == 1:
         return _said(candidates[0] if len(candidates) == 1 else usual[0], candidates, "input")
-    raise _unclear(f"the {what}", key, candidates or list(frame.columns), where, frame)
+    raise _unclear(f"the {kind.plural}", "data.input", candidates, where, frame)
 
 
 def _unclear(what: str, key: str, candidates: list[str], where: str, frame: pd.DataFrame) -> UserError:

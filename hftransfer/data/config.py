@@ -2,9 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from hftransfer.core.errors import UserError
 from hftransfer.core.settings import Count, Seed, Settings
+from hftransfer.modalities import kind_of
 from hftransfer.tasks import TASKS
 
 
@@ -15,7 +18,6 @@ def _known_task(name: str) -> str:
 
 
 TaskName = Annotated[str, AfterValidator(_known_task)]
-Modality = Literal["image", "text"]
 # Values of split.group that are no column.
 AUTOMATIC = ("stem", "auto")
 
@@ -62,7 +64,7 @@ class DataConfig(Settings):
     input: str | list[str] | None = None
     label: str | list[str] | None = None
     task: TaskName | None = None
-    modality: Modality | None = None
+    modality: str | None = None
     separator: str | None = Field(None, min_length=1)
     on_error: Literal["stop", "skip"] = "stop"
     train_examples: Count | None = None
@@ -70,3 +72,11 @@ class DataConfig(Settings):
     allow_outside: bool = False
     patch: str | None = None
     patch_test: bool = Field(False, description="let the patch relabel and drop test rows too")
+
+    @field_validator("modality")
+    @classmethod
+    def _is_registered(cls, name: str | None) -> str | None:
+        try:
+            return name and kind_of(name).name
+        except UserError as error:
+            raise PydanticCustomError("modality", str(error)) from None

@@ -40,7 +40,7 @@ def read_image_folder(root: Path, allow_outside: bool) -> Source:
     classes = sorted({label for frame in frames.values() for label in frame["label"]})
     log.info("Image folder %s: %d classes (%s); %s.", root, len(classes), _few(classes), counts_in_words(frames))
     return Source(
-        str(root), "image folder", frames, root, image_columns=frozenset({"path"}),
+        str(root), "image folder", frames, root, declared={"path": "Image"},
         passed_over=tuple(tree.others) if passed_over else (), empty=tuple(empty),
     )  # fmt: skip
 

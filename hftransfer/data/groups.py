@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from hftransfer.core.errors import UserError
-from hftransfer.data.config import Modality
-from hftransfer.data.duplicates import NO_PAIRS, SMALL_PICTURE, components, equal_pairs, similar_images, similar_texts
-from hftransfer.data.inspection import Look
 from hftransfer.data.sources import SPLIT_WORDS
 from hftransfer.data.values import is_missing
+from hftransfer.modalities import kind_of
+from hftransfer.modalities.duplicates import NO_PAIRS, SMALL_PICTURE, components, equal_pairs
+from hftransfer.modalities.inspection import Look
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ NEIGHBOUR_CORRELATION = 0.9
 COPIES = "copies of "  # begins the name of a group that was found by its content alone
 
 
-def leak_groups(frame: pd.DataFrame, kinds: dict[str, np.ndarray], modality: Modality, how: str) -> pd.Series:
+def leak_groups(frame: pd.DataFrame, kinds: dict[str, np.ndarray], modality: str, how: str) -> pd.Series:
     """The group of every row of `frame` (columns id, input, label, split; None for rows that stand alone).
 
     `kinds` are the `links` of `frame`. `how` is "stem": series of image file names (`patient12_3.png`,
@@ -34,7 +34,7 @@ def leak_groups(frame: pd.DataFrame, kinds: dict[str, np.ndarray], modality: Mod
     smallest id. Raises `UserError` for "stem" where there are no files, or where most share one series.
     """
     if how == "stem":
-        group = _named(frame, _series_pairs(_keys(frame, modality)))
+        group = _named(frame, _series_pairs(_keys(frame, kind_of(modality).files)))
         _refuse_one_series(group)
         return group
     group = _named(frame, np.concatenate(list(kinds.values())))
@@ -80,23 +80,16 @@ def _log_copies(found: dict[str, np.ndarray], divided: int, limit: int) -> None:
                     divided, limit)  # fmt: skip
 
 
-def links(frame: pd.DataFrame, looks: list[Look], modality: Modality) -> dict[str, np.ndarray]:
+def links(frame: pd.DataFrame, looks: list[Look], modality: str) -> dict[str, np.ndarray]:
     """Pairs (P, 2) of row numbers that belong together, by the reason why."""
-    equal = {"equal": equal_pairs([look.digest for look in looks])}
-    if modality == "text":
-        return equal | {"nearly equal": similar_texts(pair_texts(frame))}
-    thumbnails = [look.thumbnail for look in looks]
-    series = _alike_series(_keys(frame, modality), looks) if _has_files(frame) else NO_PAIRS
-    return equal | {
-        "nearly equal": similar_images(thumbnails, [min(look.size) for look in looks]),
-        "of a series of files": series,
+    kind = kind_of(modality)
+    has_files = kind.files and _has_files(frame)
+    return {
+        "equal": equal_pairs([look.digest for look in looks]),
+        "nearly equal": kind.near_duplicates(frame, looks),
+        "of a series of files": _alike_series(_keys(frame), looks) if has_files else NO_PAIRS,
         "of a burst of photos": burst_pairs(looks),
     }
-
-
-def pair_texts(frame: pd.DataFrame) -> list[str]:
-    """The text of each row, both halves of a pair in one."""
-    return list(frame["input"] + "\n" + frame["input_pair"] if "input_pair" in frame else frame["input"])
 
 
 def burst_pairs(looks: list[Look]) -> np.ndarray:
@@ -122,8 +115,8 @@ def series_key(path: str, leave_out: set[str]) -> tuple[str, int]:
     return "/".join([*folders, stem]), int(number or -1)
 
 
-def _keys(frame: pd.DataFrame, modality: Modality) -> list[tuple[str, int]]:
-    if modality == "text" or not _has_files(frame):
+def _keys(frame: pd.DataFrame, files: bool = True) -> list[tuple[str, int]]:
+    if not files or not _has_files(frame):
         raise UserError("data.split.group=stem looks at names of image files; there are none. Name a column instead.")
     splits = set(SPLIT_WORDS)
     labels = [{label} if isinstance(label, str) else set() for label in frame["label"]]
@@ -156,7 +149,7 @@ def _alike_series(keys: list[tuple[str, int]], looks: list[Look]) -> np.ndarray:
 
 def _look_alike(first: Look, second: Look) -> bool:
     """Whether two neighbours may be frames of one film. Small pictures, such as single digits, look alike anyway."""
-    if first.fault or second.fault or min(*first.size, *second.size) < SMALL_PICTURE:
+    if first.thumbnail is None or second.thumbnail is None or min(*first.size, *second.size) < SMALL_PICTURE:
         return False
     if first.thumbnail.std() < 1 or second.thumbnail.std() < 1:
         return False

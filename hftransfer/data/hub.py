@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Union
 import pandas as pd
 
 from hftransfer.core.errors import UserError
-from hftransfer.data.sources import SPLIT_WORDS, Source, counts_in_words, in_order
+from hftransfer.data.sources import SPLIT_WORDS, Source, counts_in_words, declared_inputs, in_order
 
 if TYPE_CHECKING:
     import datasets
@@ -73,8 +73,11 @@ def from_dataset(dataset: Union["datasets.Dataset", "datasets.DatasetDict"], nam
     frames = {split: _frame(part) for split, part in parts.items()}
     log.info("Read %s (%s), columns %s.", name, counts_in_words(frames), ", ".join(map(repr, features)))
     class_names = {column: kind.names for column, kind in _class_labels(features).items()}
-    images = frozenset(column for column, kind in features.items() if isinstance(kind, datasets.Image))
-    return Source(name, "dataset", frames, root, class_names, images)
+    return Source(name, "dataset", frames, root, class_names, _declared(features))
+
+
+def _declared(features: "datasets.Features") -> dict[str, str]:
+    return declared_inputs({column: type(feature).__name__ for column, feature in features.items()})
 
 
 def _known_splits(dataset: "datasets.DatasetDict", name: str) -> dict[str, "datasets.Dataset"]:
@@ -101,10 +104,7 @@ def _class_labels(features: "datasets.Features") -> dict[str, "datasets.ClassLab
 
 
 def _frame(dataset: "datasets.Dataset") -> pd.DataFrame:
-    import datasets
-
-    for column, kind in dataset.features.items():
-        if isinstance(kind, datasets.Image):
-            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    for column in _declared(dataset.features):
+        dataset = dataset.cast_column(column, type(dataset.features[column])(decode=False))
     rows = dataset.with_format(None)[:]
     return pd.DataFrame({column: pd.Series(values, dtype=object) for column, values in rows.items()})

@@ -10,14 +10,13 @@ from pathlib import Path
 import pandas as pd
 
 from hftransfer.core.errors import UserError
-from hftransfer.core.image_files import describe_passed_over, is_image_name
-from hftransfer.data.columns import as_written, find_input, refuse_pictures_as_text, require_column
-from hftransfer.data.config import Modality
+from hftransfer.data.columns import as_written, find_input, refuse_foreign, require_column
 from hftransfer.data.folders import tables_hint
-from hftransfer.data.rows import image_input
+from hftransfer.data.rows import file_input
 from hftransfer.data.sources import Source, missing
 from hftransfer.data.tables import READERS, decode_utf8, read_table_source
 from hftransfer.data.values import is_missing
+from hftransfer.modalities import ModalityKind, first_kind, kind_of
 from hftransfer.runs.folder import holds_run
 
 log = logging.getLogger(__name__)
@@ -26,16 +25,16 @@ IDS = re.compile(r"[iI][dD]|.*_[iI][dD]|.*[a-z]I[dD]")  # id, image_id, Passenge
 
 
 def load_inputs(
-    sources: list[str], modality: Modality, columns: list[str] | None = None, own: tuple[str, ...] = ()
+    sources: list[str], modality: str, columns: list[str] | None = None, own: tuple[str, ...] = ()
 ) -> pd.DataFrame:
     """Columns `id`, `input` and, for pairs, `input_pair` of everything in `sources`, in order.
 
     A source is a table (its input named by `columns`, else in the columns `own` of a run, else found), a folder or glob
-    (every image, or every `.txt` file, in it), an image file, a `.txt` file (one text), "-" (one text or image path per
-    line of standard input); for texts anything else is the text itself. Only tables and texts are opened. Raises
+    (every file of the modality in it), such a file, "-" (one text or path per line of standard input); for texts
+    anything else is the text itself. Only tables and texts are opened. Raises
     `UserError` where a file is missing.
     """
-    frames = [_read(source, modality, columns, own) for source in sources]
+    frames = [_read(source, kind_of(modality), columns, own) for source in sources]
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     if frame.empty:
         raise UserError("There is nothing to predict: give files, folders, globs, a table, or texts.")
@@ -44,13 +43,12 @@ def load_inputs(
     return frame
 
 
-def inputs_modality(source: str, columns: list[str] | None = None) -> Modality:
-    """Whether a table, folder or file without labels holds images or texts: by its columns, or by names of files."""
+def inputs_modality(source: str, columns: list[str] | None = None) -> str:
+    """The modality of a table, folder or file without labels: by its columns, or by names of files."""
     path = Path(source).expanduser()
-    if path.is_dir():
-        return "image" if any(is_image_name(entry.name) for entry in _files_below(path)) else "text"
-    if not _is_table(path):
-        return "image" if is_image_name(source) else "text"
+    if path.is_dir() or not _is_table(path):
+        names = [entry.name for entry in _files_below(path)] if path.is_dir() else [source]
+        return first_kind(lambda kind: any(map(kind.is_file_name, names))).name
     table = read_table_source(path)
     frame = table.parts["all"]
     for name in columns or ():
@@ -58,31 +56,29 @@ def inputs_modality(source: str, columns: list[str] | None = None) -> Modality:
     return find_input(table, frame[columns] if columns else frame, set(), None)[1]
 
 
-def _read(source: str, modality: Modality, columns: list[str] | None, own: tuple[str, ...] = ()) -> pd.DataFrame:
+def _read(source: str, kind: ModalityKind, columns: list[str] | None, own: tuple[str, ...] = ()) -> pd.DataFrame:
     if not source.strip():
         raise UserError("An empty text cannot be predicted: give a text, a file, a folder, or a table.")
     path = Path(source).expanduser()
     if source == "-":
         lines = [line.rstrip("\n") for line in sys.stdin]
-        return _files(lines) if modality == "image" else _texts({f"line {n}": t for n, t in enumerate(lines, 1)})
+        return _files(lines) if kind.files else _texts({f"line {n}": t for n, t in enumerate(lines, 1)})
     if _is_table(path):
-        return _table(path, modality, columns, own)
-    found = _expand(source, path, modality)
-    if found is None and modality == "text":
+        return _table(path, kind, columns, own)
+    found = _expand(source, path, kind)
+    if found is None and not kind.files:
         return _texts({source: source})
     if found is None:
         raise UserError(missing(path))
-    return _files(found) if modality == "image" else _texts({name: decode_utf8(Path(name)) for name in found})
+    return _files(found) if kind.files else _texts({name: decode_utf8(Path(name)) for name in found})
 
 
 def _is_table(path: Path) -> bool:
     return path.suffix.lower() in READERS and len(str(path)) < 4096 and "\n" not in str(path)
 
 
-def _expand(source: str, path: Path, modality: Modality) -> list[str] | None:
+def _expand(source: str, path: Path, kind: ModalityKind) -> list[str] | None:
     """The files behind a path, folder or glob in order; None where `source` is none of these."""
-    wanted = is_image_name if modality == "image" else lambda name: name.lower().endswith(".txt")
-    kind = "image" if modality == "image" else ".txt file"
     try:
         is_dir, is_file = path.is_dir(), path.is_file()
     except OSError:  # a long text is no file name
@@ -91,18 +87,20 @@ def _expand(source: str, path: Path, modality: Modality) -> list[str] | None:
         return [str(path)]
     if is_dir:
         files = _files_below(path)
-        found = sorted(str(entry) for entry in files if wanted(entry.name))
-        passed_over = describe_passed_over([entry.name for entry in files if not wanted(entry.name)])
-        if modality == "image" and passed_over:
+        found = sorted(str(entry) for entry in files if kind.is_file_name(entry.name))
+        others = [entry.name for entry in files if not kind.is_file_name(entry.name)]
+        if passed_over := kind.describe_passed_over(others):
             log.warning("%s: %s", source, passed_over)
-    elif modality == "text" and not _names_a_file(source):
+    elif not kind.files and not _names_a_file(source, kind):
         return None
     elif glob.has_magic(source):
-        found = sorted(name for name in glob.glob(os.path.expanduser(source), recursive=True) if wanted(name))
+        found = sorted(
+            name for name in glob.glob(os.path.expanduser(source), recursive=True) if kind.is_file_name(name)
+        )
     else:
         raise UserError(missing(path))
     if not found:
-        raise UserError(f"{source} holds no {kind}.{tables_hint(path) if is_dir else ''}")
+        raise UserError(f"{source} holds no {kind.file_noun}.{tables_hint(path) if is_dir else ''}")
     return found
 
 
@@ -115,29 +113,29 @@ def _files_below(folder: Path) -> list[Path]:
     return [entry for entry in files if not runs.intersection(entry.parents)]
 
 
-def _names_a_file(source: str) -> bool:
+def _names_a_file(source: str, kind: ModalityKind) -> bool:
     """Whether a text on the line is rather the name of a file: one word that ends like a text file."""
-    return len(source.split()) == 1 and source.lower().endswith(".txt")
+    return len(source.split()) == 1 and kind.is_file_name(source)
 
 
 def _hidden(entry: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in entry.relative_to(root).parts)
 
 
-def _table(path: Path, modality: Modality, columns: list[str] | None, own: tuple[str, ...]) -> pd.DataFrame:
+def _table(path: Path, kind: ModalityKind, columns: list[str] | None, own: tuple[str, ...]) -> pd.DataFrame:
     source = read_table_source(path)
     frame = source.parts["all"]
     named = tuple(as_written(name, frame) for name in columns or own)
     if not columns and not set(named) <= set(frame.columns):
         named = ()  # a table that is no relative of the run's: its input is found
-    names = named or _found(source, frame, modality)
+    names = named or _found(source, frame, kind.name)
     for name in names:
         require_column(name, frame, str(path))
     ids = _own_ids(frame) or [f"{path.name}#{number}" for number in range(1, len(frame) + 1)]
-    if modality == "image":
+    if kind.files:
         # What the user points at for prediction is opened wherever it lies: nothing of it leaves in a model.
-        return _frame(ids, [image_input(value, source.root, allow_outside=True) for value in frame[names[0]]])
-    refuse_pictures_as_text(frame, names, source.name)
+        return _frame(ids, [file_input(value, source.root, allow_outside=True) for value in frame[names[0]]])
+    refuse_foreign(kind, frame, names, source.name)
     texts = [["" if is_missing(value) else str(value) for value in frame[name]] for name in names]
     return _frame(ids, *texts)
 
@@ -152,7 +150,7 @@ def _own_ids(frame: pd.DataFrame) -> list[str] | None:
     return None
 
 
-def _found(source: Source, frame: pd.DataFrame, modality: Modality) -> tuple[str, ...]:
+def _found(source: Source, frame: pd.DataFrame, modality: str) -> tuple[str, ...]:
     names, _ = find_input(source, frame, set(), modality)
     log.info("%s: input %s.", source.name, ", ".join(names))
     return names

@@ -11,14 +11,15 @@ import pandas as pd
 
 from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.core.wording import in_words
-from hftransfer.data.config import AUTOMATIC, DataConfig, Modality, SplitConfig
+from hftransfer.data.config import AUTOMATIC, DataConfig, SplitConfig
 from hftransfer.data.groups import join_copies, leak_groups, links
-from hftransfer.data.inspection import Look, look_at_all
 from hftransfer.data.patch import Patch, without_known
 from hftransfer.data.read import read_rows
 from hftransfer.data.sources import SPLITS
 from hftransfer.data.splits import assign_splits, read_split_file, single_examples, take_examples
 from hftransfer.data.values import is_missing
+from hftransfer.modalities import ModalityKind, kind_of
+from hftransfer.modalities.inspection import Look
 from hftransfer.tasks import Task
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class LabelledData:
     """
 
     frame: pd.DataFrame
-    modality: Modality
+    modality: str
     task: Task
     fingerprint: str
     skipped: list[str] = field(default_factory=list)
@@ -50,6 +51,10 @@ class LabelledData:
     given: tuple[str, ...] = ()
     columns: dict[str, list[str]] = field(default_factory=dict)
     links: dict[str, np.ndarray] | None = field(default=None, repr=False)
+
+    @property
+    def kind(self) -> ModalityKind:
+        return kind_of(self.modality)
 
     def part(self, split: str) -> pd.DataFrame:
         """The rows of one split (maybe none), numbered from 0."""
@@ -92,9 +97,7 @@ def load_data(
     return replace(_labelled(rows, read.modality, task, skipped, about), given=given, columns=columns, links=found)
 
 
-def _groups(
-    rows: pd.DataFrame, modality: Modality, config: SplitConfig
-) -> tuple[pd.Series, dict[str, np.ndarray] | None]:
+def _groups(rows: pd.DataFrame, modality: str, config: SplitConfig) -> tuple[pd.Series, dict[str, np.ndarray] | None]:
     """Return what stays together: of `config.file` where it says so, else given, found, and joined with copies.
 
     The second value are the `links` of the rows, None where they are not needed for that.
@@ -109,15 +112,15 @@ def _groups(
     return join_copies(rows, found), found
 
 
-def _looked_at(rows: pd.DataFrame, modality: Modality, config: DataConfig, skipped: list[str]) -> pd.DataFrame:
+def _looked_at(rows: pd.DataFrame, modality: str, config: DataConfig, skipped: list[str]) -> pd.DataFrame:
     """`rows` with the columns `look` and `digest`, without those whose input is at fault."""
-    looks = look_at_all(rows, modality)
+    looks = kind_of(modality).inspect(rows)
     rows = rows.assign(look=pd.Series(looks, index=rows.index, dtype=object), digest=[look.digest for look in looks])
     return _leave_out(rows, rows["look"].map(lambda look: look.fault), config, skipped)
 
 
 def _patched(
-    rows: pd.DataFrame, patch: Patch, task: Task, modality: Modality, config: DataConfig, skipped: list[str]
+    rows: pd.DataFrame, patch: Patch, task: Task, modality: str, config: DataConfig, skipped: list[str]
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """`rows` as a person decided, with the training rows that were added; and what was done, said aloud."""
     rows, about = patch.apply(rows, task, config)
@@ -197,7 +200,7 @@ def _present(rows: pd.DataFrame, task: Task) -> tuple[str, ...]:
 
 
 def _labelled(
-    rows: pd.DataFrame, modality: Modality, task: Task, skipped: list[str], patch: dict[str, Any] | None
+    rows: pd.DataFrame, modality: str, task: Task, skipped: list[str], patch: dict[str, Any] | None
 ) -> LabelledData:
     task = replace(task, names=_present(rows, task))
     train = rows["label"][rows["split"] == "train"]

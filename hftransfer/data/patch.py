@@ -23,10 +23,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.wording import DONE
-from hftransfer.data.config import DataConfig, Modality
-from hftransfer.data.rows import image_input
+from hftransfer.data.config import DataConfig
+from hftransfer.data.rows import file_input
 from hftransfer.data.sources import missing
 from hftransfer.data.values import number
+from hftransfer.modalities import kind_of
 from hftransfer.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -186,15 +187,15 @@ class Patch:
         except UserError as error:
             raise UserError(f"The patch {self.path}, {decision.id or decision.input!r}: {error}") from None
 
-    def added(self, rows: pd.DataFrame, task: Task, modality: Modality) -> pd.DataFrame:
+    def added(self, rows: pd.DataFrame, task: Task, modality: str) -> pd.DataFrame:
         """The new training rows of the patch, with the columns of `rows` but for what a look at them shows.
 
         Pictures stand against the patch's own folder and may not lie outside of it.
         """
         new = [decision for decision in self.decisions if decision.action == "add"]
-        inputs = [
-            each.input if modality == "text" else image_input(each.input, self.path.parent, False) for each in new
-        ]
+        inputs = [each.input for each in new]
+        if kind_of(modality).files:
+            inputs = [file_input(value, self.path.parent, False) for value in inputs]
         frame = pd.DataFrame({"input": inputs, "label": [self._label(each, task) for each in new]}, dtype=object)
         if "input_pair" in rows:
             frame["input_pair"] = [each.input_pair or "" for each in new]

@@ -8,12 +8,13 @@ import pandas as pd
 
 from hftransfer.core.errors import UserError
 from hftransfer.data.columns import Columns, find_columns, labelled_parts, with_names_of
-from hftransfer.data.config import DataConfig, Modality
+from hftransfer.data.config import DataConfig
 from hftransfer.data.labels import natural_order, read_labels
 from hftransfer.data.readers import from_python, read_source
 from hftransfer.data.rows import by_split_column, gather
 from hftransfer.data.sources import SPLITS, Source
 from hftransfer.data.values import is_missing
+from hftransfer.modalities import kind_of
 from hftransfer.tasks import Task, task_kind
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Read:
     """
 
     frame: pd.DataFrame
-    modality: Modality
+    modality: str
     task: Task
     sources: list[Source]
     columns: list[Columns]
@@ -85,12 +86,13 @@ def _sources(config: DataConfig, dataset: Any) -> list[Source]:
     return [train, *(by_split_column(source, config.label).only(split) for split, source in read.items())]
 
 
-def _one_modality(sources: list[Source], columns: list[Columns]) -> Modality:
+def _one_modality(sources: list[Source], columns: list[Columns]) -> str:
     for source, found in zip(sources, columns, strict=True):
         if found.modality != columns[0].modality or len(found.input) != len(columns[0].input):
+            first, other = kind_of(columns[0].modality), kind_of(found.modality)
             raise UserError(
-                f"{sources[0].name} holds {columns[0].modality}s ({', '.join(columns[0].input)}), {source.name} holds "
-                f"{found.modality}s ({', '.join(found.input)}). Name the columns with data.input."
+                f"{sources[0].name} holds {first.plural} ({', '.join(columns[0].input)}), {source.name} holds "
+                f"{other.plural} ({', '.join(found.input)}). Name the columns with data.input."
             )
     return columns[0].modality
 

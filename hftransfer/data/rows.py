@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from hftransfer.core.errors import UserError
-from hftransfer.core.image_files import is_image_name
-from hftransfer.data.columns import Columns, images_below, require_column, split_column
-from hftransfer.data.config import AUTOMATIC, DataConfig, Modality
-from hftransfer.data.inspection import digest
+from hftransfer.data.columns import Columns, files_below, require_column, split_column
+from hftransfer.data.config import AUTOMATIC, DataConfig
 from hftransfer.data.sources import SPLIT_WORDS, SPLITS, Source, counts_in_words
 from hftransfer.data.values import is_missing
+from hftransfer.modalities import ModalityKind, kind_of
+from hftransfer.modalities.inspection import digest
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def gather(sources: list[Source], columns: list[Columns], config: DataConfig) ->
     for number, (source, found) in enumerate(zip(sources, columns, strict=True)):
         for part, frame in source.parts.items():
             rows = _inputs(source, found, frame, config.allow_outside)
-            rows["where"] = _where(source, part, frame, rows, found.modality)
+            rows["where"] = _where(source, part, frame, rows, kind_of(found.modality))
             rows["split"] = None if part == "all" else part
             rows["group"] = _groups(source, frame, config.split.group, number > 0)
             if source.kind == "image folder" and number > 0:  # its own root: the same path may stand in two of them
@@ -51,8 +51,8 @@ def gather(sources: list[Source], columns: list[Columns], config: DataConfig) ->
     return rows.drop(columns="written")
 
 
-def as_files(values: pd.Series, source: Source) -> list[Any]:
-    """Return image paths with those that lead nowhere replaced by the one file below the root that they can mean.
+def as_files(values: pd.Series, source: Source, kind: ModalityKind) -> list[Any]:
+    """Return paths of files with those that lead nowhere replaced by the one file below the root that they can mean.
 
     A table may name files without suffix or folder, or with backslashes.
     """
@@ -61,25 +61,25 @@ def as_files(values: pd.Series, source: Source) -> list[Any]:
     lost = [isinstance(v, str) and bool(v.strip()) and not (source.root / v.strip()).exists() for v in values]
     if not any(lost):
         return list(values)
-    files = images_below(source.root)
-    found = [_meant(value, files) if is_lost else None for value, is_lost in zip(values, lost, strict=True)]
+    files = files_below(kind, source.root)
+    found = [_meant(value, files, kind) if is_lost else None for value, is_lost in zip(values, lost, strict=True)]
     count = sum(path is not None for path in found)
     if count:
-        log.info("%s: %d images are found by name below %s.", source.name, count, source.root)
+        log.info("%s: %d %s are found by name below %s.", source.name, count, kind.plural, source.root)
     return [value if path is None else path for value, path in zip(values, found, strict=True)]
 
 
-def _meant(value: str, files: dict[str, list[str]]) -> str | None:
+def _meant(value: str, files: dict[str, list[str]], kind: ModalityKind) -> str | None:
     """The one file that a path without suffix or folder, or with backslashes, can mean."""
     path = value.strip().replace("\\", "/")
-    wanted = path.rsplit(".", 1)[0] if is_image_name(path) else path
+    wanted = path.rsplit(".", 1)[0] if kind.is_file_name(path) else path
     found = files.get(PurePosixPath(path).name, []) or files.get(PurePosixPath(wanted).name, [])
     fitting = [file for file in found if f"/{file}".rsplit(".", 1)[0].endswith(f"/{wanted}")]
     return fitting[0] if len(fitting) == 1 else None
 
 
-def image_input(value: Any, root: Path | None, allow_outside: bool) -> str | bytes:
-    """An image as path or encoded bytes, from a path or from what `datasets` stores; paths may not leave `root`."""
+def file_input(value: Any, root: Path | None, allow_outside: bool) -> str | bytes:
+    """A file as path or encoded bytes, from a path or from what `datasets` stores; paths may not leave `root`."""
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") else value.get("path")
     if isinstance(value, bytes):
@@ -94,18 +94,19 @@ def image_input(value: Any, root: Path | None, allow_outside: bool) -> str | byt
 
 def _refuse_outside(path: str, root: Path) -> None:
     if "\0" in path:
-        raise UserError(f"The image path {path!r} holds a NUL: it cannot be read.")
+        raise UserError(f"The path {path!r} holds a NUL: it cannot be read.")
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise UserError(
-            f"The image {path} lies outside of the data folder {root}. If that is meant: data.allow_outside=true."
+            f"The file {path} lies outside of the data folder {root}. If that is meant: data.allow_outside=true."
         )
 
 
 def _inputs(source: Source, found: Columns, frame: pd.DataFrame, allow_outside: bool) -> pd.DataFrame:
     """Columns `input`, `input_pair` for pairs, and `written`: what the id is made from."""
-    if found.modality == "image":
-        values = as_files(frame[found.input[0]], source)
-        inputs = [image_input(value, source.root, allow_outside) for value in values]
+    kind = kind_of(found.modality)
+    if kind.files:
+        values = as_files(frame[found.input[0]], source, kind)
+        inputs = [file_input(value, source.root, allow_outside) for value in values]
         written = [digest(value) if isinstance(value, bytes) else _relative(value, source.root) for value in inputs]
         return pd.DataFrame({"input": inputs, "written": written}, dtype=object)
     texts = {
@@ -120,13 +121,13 @@ def _relative(path: str, root: Path | None) -> str:
     return Path(os.path.relpath(path, root)).as_posix() if root is not None and path else path
 
 
-def _where(source: Source, part: str, frame: pd.DataFrame, rows: pd.DataFrame, modality: Modality) -> list[str]:
+def _where(source: Source, part: str, frame: pd.DataFrame, rows: pd.DataFrame, kind: ModalityKind) -> list[str]:
     """How messages call each row: by its path in an image folder, else by table and row number, counted from 1."""
     if source.kind == "image folder":
         return list(rows["input"])
     of = source.name if len(source.parts) == 1 else f"{source.name} ({part})"
     places = [f"{of}, row {index + 1}" for index in frame.index]
-    if modality == "text" or isinstance(rows["input"].iloc[0], bytes):
+    if not kind.files or isinstance(rows["input"].iloc[0], bytes):
         return places
     return [f"{place} ({path})" for place, path in zip(places, rows["written"], strict=True)]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from hftransfer.core.errors import UserError, did_you_mean
+from hftransfer.modalities import MODALITIES
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +26,10 @@ SPLIT_WORDS = {
 class Source:
     """Rows as they stand in the user's data, before it is decided what the columns mean.
 
-    `parts` maps a split, or "all" where the data is not divided, to its rows. `root` is the folder that relative image
-    paths stand against, None where there is none. `class_names` holds the names a `datasets` feature declares for the
-    integers of a column; `image_columns` those that are known to hold images. Of an image folder, `passed_over` are the
-    files that are no images and `empty` the folders without any.
+    `parts` maps a split, or "all" where the data is not divided, to its rows. `root` is the folder that relative
+    paths of files stand against, None where there is none. `class_names` holds the names a `datasets` feature declares
+    for the integers of a column; `declared` the feature type ("Image") of columns that declare their kind of input. Of
+    an image folder, `passed_over` are the files that are no images and `empty` the folders without any.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Source:
     parts: dict[str, pd.DataFrame]
     root: Path | None = None
     class_names: dict[str, list[str]] = field(default_factory=dict)
-    image_columns: frozenset[str] = frozenset()
+    declared: dict[str, str] = field(default_factory=dict)
     passed_over: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
 
@@ -54,6 +55,12 @@ class Source:
         raise UserError(
             f"data.{split} names {self.name}, which is divided into {', '.join(self.parts)} and has no {split} part."
         )
+
+
+def declared_inputs(features: dict[str, str | None]) -> dict[str, str]:
+    """Of the feature types of columns, those that declare a kind of input."""
+    kinds = {kind.feature for kind in MODALITIES.values()} - {None}
+    return {column: feature for column, feature in features.items() if feature in kinds}
 
 
 def in_order(parts: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from hftransfer.core.errors import UserError, refuse_lfs_pointer
-from hftransfer.data.columns import USUAL_NAMES
-from hftransfer.data.sources import SPLIT_WORDS, Source, counts_in_words, in_order, missing
+from hftransfer.data.columns import usual_names
+from hftransfer.data.sources import SPLIT_WORDS, Source, counts_in_words, declared_inputs, in_order, missing
 from hftransfer.data.values import number
 
 log = logging.getLogger(__name__)
@@ -24,9 +24,9 @@ _BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 def read_table_source(path: Path) -> Source:
     """The rows of one table; relative image paths in it stand against its folder."""
-    frame, class_names, image_columns = _read(path)
+    frame, class_names, kinds = _read(path)
     log.info("Read %s: %d rows, columns %s.", path, len(frame), ", ".join(map(repr, frame.columns)))
-    return Source(str(path), "table", {"all": frame}, path.parent, class_names, image_columns)
+    return Source(str(path), "table", {"all": frame}, path.parent, class_names, kinds)
 
 
 def read_split_tables(folder: Path) -> Source | None:
@@ -54,14 +54,14 @@ def read_split_tables(folder: Path) -> Source | None:
     parts = in_order(joined)
     log.info("%s holds tables per split (%s).", folder, counts_in_words(parts))
     first = sources["train"][0]
-    return Source(str(folder), "table", parts, folder, first.class_names, first.image_columns)
+    return Source(str(folder), "table", parts, folder, first.class_names, first.declared)
 
 
 # `train`, or a numbered shard of it as the Hub writes them.
 _SHARD = re.compile(r"([a-z_]+?)((?:[-_]\d+)+(?:-of-\d+)?)?")
 
 
-def _read(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]], frozenset[str]]:
+def _read(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]], dict[str, str]]:
     if not path.exists():
         raise UserError(missing(path))
     reader = READERS.get(path.suffix.lower())
@@ -71,14 +71,14 @@ def _read(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]], frozenset[str
             f"found {path.suffix!r}."
         )
     refuse_lfs_pointer(path)
-    frame, class_names, image_columns = reader(path)
+    frame, class_names, kinds = reader(path)
     frame.columns = [str(column).strip() for column in frame.columns]
     twice = sorted(set(frame.columns[frame.columns.duplicated()]))
     if twice:
         raise UserError(f"{path} has several columns named {', '.join(map(repr, twice))}: rename them.")
     if frame.empty:
         raise UserError(f"{path} holds no rows.")
-    return frame.reset_index(drop=True), class_names, image_columns
+    return frame.reset_index(drop=True), class_names, kinds
 
 
 def decode_utf8(path: Path) -> str:
@@ -96,7 +96,7 @@ def decode_utf8(path: Path) -> str:
         ) from None
 
 
-def _read_csv(path: Path, delimiter: str | None = None) -> tuple[pd.DataFrame, dict, frozenset]:
+def _read_csv(path: Path, delimiter: str | None = None) -> tuple[pd.DataFrame, dict, dict]:
     text = _with_line_feeds(decode_utf8(path))
     if not text.strip():
         raise UserError(f"{path} is empty.")
@@ -110,7 +110,7 @@ def _read_csv(path: Path, delimiter: str | None = None) -> tuple[pd.DataFrame, d
     swallowed = _swallowed(frame, delimiter)
     if swallowed is not None:
         frame = _with_plain_quotes(text, delimiter, path, swallowed)
-    return _with_decimal_points(_with_header(frame, path), delimiter, path), {}, frozenset()
+    return _with_decimal_points(_with_header(frame, path), delimiter, path), {}, {}
 
 
 def _with_line_feeds(text: str) -> str:
@@ -216,7 +216,7 @@ def _with_header(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
         (name for name, column in zip(first, frame.columns, strict=True) if _is_value(name, frame[column])), None
     )
     numbered = all(number(name) is not None for name in first) and len(first) > 2  # columns of pixels, say
-    if like_data is None or numbered or any(name.strip().lower() in USUAL_NAMES for name in first):
+    if like_data is None or numbered or any(name.strip().lower() in usual_names() for name in first):
         return frame
     names = [f"column_{place}" for place in range(1, len(first) + 1)]
     log.warning(
@@ -264,19 +264,19 @@ def _delimiter(text: str, path: Path) -> str:
     return ","
 
 
-def _read_tsv(path: Path) -> tuple[pd.DataFrame, dict, frozenset]:
+def _read_tsv(path: Path) -> tuple[pd.DataFrame, dict, dict]:
     return _read_csv(path, delimiter="\t")
 
 
-def _read_jsonl(path: Path) -> tuple[pd.DataFrame, dict, frozenset]:
+def _read_jsonl(path: Path) -> tuple[pd.DataFrame, dict, dict]:
     rows = []
     for place, line in enumerate(decode_utf8(path).split("\n"), start=1):
         if line.strip():
             rows.append(_object(_parse_json(line, f"{path}, line {place}"), f"{path}, line {place}"))
-    return _frame(rows), {}, frozenset()
+    return _frame(rows), {}, {}
 
 
-def _read_json(path: Path) -> tuple[pd.DataFrame, dict, frozenset]:
+def _read_json(path: Path) -> tuple[pd.DataFrame, dict, dict]:
     text = decode_utf8(path)
     try:
         content = _parse_json(text, str(path))
@@ -293,7 +293,7 @@ def _read_json(path: Path) -> tuple[pd.DataFrame, dict, frozenset]:
     if not isinstance(content, list):
         raise UserError(f"{path}: expected a list of objects, one per row, found {type(content).__name__}.")
     rows = [_object(row, f"{path}, entry {place}") for place, row in enumerate(content, start=1)]
-    return _frame(rows), {}, frozenset()
+    return _frame(rows), {}, {}
 
 
 def _records(content: Any) -> Any:
@@ -353,7 +353,7 @@ def _is_nested(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
-def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]], frozenset[str]]:
+def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]], dict[str, str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -364,8 +364,11 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]], froze
     except (pa.ArrowException, OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path} cannot be read as Parquet: {error}") from error
     class_names = {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
-    images = frozenset(name for name, kind in features.items() if kind.get("_type") == "Image")
-    return _frame(table.to_pylist()), class_names, images
+    return (
+        _frame(table.to_pylist()),
+        class_names,
+        declared_inputs({name: kind.get("_type") for name, kind in features.items()}),
+    )
 
 
 def _stored_features(table: Any) -> dict[str, dict]:

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from hftransfer.data.duplicates import components
 from hftransfer.data.groups import COPIES, join_copies
 from hftransfer.data.splits import assign_splits, single_examples
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
+from hftransfer.modalities.duplicates import components
 
 LIKELY_LEAK = 0.005
 

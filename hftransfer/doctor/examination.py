@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any, Union
 
 from hftransfer.core.errors import UserError
 from hftransfer.data import DataConfig, LabelledData
-from hftransfer.data.inspection import look_at_all
 from hftransfer.data.read import read_rows
 from hftransfer.doctor.copies import check_copies
 from hftransfer.doctor.facts import Facts
@@ -14,6 +13,7 @@ from hftransfer.doctor.images import check_images
 from hftransfer.doctor.labels import check_labels
 from hftransfer.doctor.shortcuts import check_hints
 from hftransfer.doctor.texts import check_texts
+from hftransfer.modalities import kind_of
 
 if TYPE_CHECKING:
     import datasets
@@ -47,7 +47,7 @@ def examine(
     from hftransfer.models.loading import load_checkpoint
 
     try:
-        checkpoint = load_checkpoint(run.model, facts.modality, facts.task)
+        checkpoint = load_checkpoint(run.model, facts.kind, facts.task)
     except UserError as error:
         yield Finding("model-unreadable", str(error))
         yield from check_data(facts)
@@ -74,18 +74,28 @@ def gather_facts(config: DataConfig, dataset: Any = None) -> Facts:
     read = read_rows(config, dataset)
     frame = read.frame.reset_index(drop=True)
     frame["label"] = frame["label"].astype(object).where(frame["label"].notna(), None)
-    return Facts(frame, read.modality, read.task, look_at_all(frame, read.modality), config, read)
+    return Facts(frame, read.modality, read.task, kind_of(read.modality).inspect(frame), config, read)
 
 
 def check_data(facts: Facts, processor: Any = None) -> Iterator[Finding]:
     """All checks of the data, the cheap ones first."""
     yield from check_labels(facts)
-    if facts.modality == "image":
+    if facts.kind.content == "picture":
         yield from check_images(facts, image_size(processor))
-    else:
+    elif facts.kind.content == "words":
         yield from check_texts(facts, processor)
+    else:
+        yield from check_readable(facts)
     yield from check_copies(facts)
     yield from check_hints(facts)
+
+
+def check_readable(facts: Facts) -> Iterator[Finding]:
+    """One finding about inputs that cannot be used, for kinds of input without checks of their own."""
+    broken = [index for index, look in enumerate(facts.looks) if look.fault]
+    if broken:
+        named = tuple(f"{facts.frame['where'].iloc[index]}: {facts.looks[index].fault}" for index in broken)
+        yield Finding(facts.kind.fault_finding, f"Cannot be read: {len(broken)} of {len(facts.looks)} inputs.", named)
 
 
 def image_size(processor: Any) -> int:

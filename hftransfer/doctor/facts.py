@@ -7,10 +7,11 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from hftransfer.data.config import DataConfig, Modality
+from hftransfer.data.config import DataConfig
 from hftransfer.data.groups import links
-from hftransfer.data.inspection import Look
 from hftransfer.data.read import Read
+from hftransfer.modalities import ModalityKind, kind_of
+from hftransfer.modalities.inspection import Look
 from hftransfer.tasks import Task
 
 SHOWN = 60
@@ -26,12 +27,16 @@ class Facts:
     """
 
     frame: pd.DataFrame
-    modality: Modality
+    modality: str
     task: Task
     looks: Sequence[Look]
     config: DataConfig
     read: Read | None = None
     known_links: dict[str, np.ndarray] | None = None
+
+    @property
+    def kind(self) -> ModalityKind:
+        return kind_of(self.modality)
 
     @cached_property
     def links(self) -> dict[str, np.ndarray]:
@@ -59,5 +64,5 @@ class Facts:
         row, partner = self.frame.iloc[index], self.frame.iloc[other]
         notes = [row[name] for name in ("label", "split") if row[name] is not None and row[name] != partner[name]]
         words = ", ".join(" ".join(map(str, note)) if isinstance(note, list) else str(note) for note in notes)
-        text = f" {row['input'][:SHOWN]!r}" if self.modality == "text" else ""
+        text = f" {row['input'][:SHOWN]!r}" if not self.kind.files else ""
         return row["where"] + text + (f" [{words}]" if notes else "")

@@ -21,7 +21,7 @@ class Kind:
 KINDS = {
     "data-unreadable": Kind(
         "error",
-        "The data could not be read, or it is unclear which column is what; nothing else was examined.",
+        "The data, or some of the inputs, could not be read, or it is unclear which column is what.",
         "Do what the message says.",
     ),
     "file-passed-over": Kind(

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hftransfer.data.duplicates import plain
-from hftransfer.data.groups import pair_texts
 from hftransfer.data.splits import single_examples
 from hftransfer.data.values import number
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
+from hftransfer.modalities.duplicates import plain
+from hftransfer.modalities.text import pair_texts
 
 FEW = 10
 IMBALANCE = 10
@@ -98,8 +98,8 @@ def _near_equal(facts: Facts) -> Iterator[Finding]:
 def _conflicts(facts: Facts) -> Iterator[Finding]:
     """Equal inputs with different labels; of near copies images, and texts that are the same but for punctuation."""
     near = facts.links["nearly equal"]
-    if facts.modality == "text" and len(near):
-        texts = list(pair_texts(facts.frame))
+    if facts.kind.content == "words" and len(near):
+        texts = pair_texts(facts.frame)
         near = near[[plain(texts[i]) == plain(texts[j]) for i, j in near]]
     pairs = np.unique(np.concatenate([facts.links["equal"], near]), axis=0)
     spread = _spread(facts)

@@ -15,7 +15,6 @@ from PIL import Image
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import replacing
 from hftransfer.data import DataConfig
-from hftransfer.data.duplicates import components
 from hftransfer.data.sources import Source
 from hftransfer.doctor.copies import rows_with_partner
 from hftransfer.doctor.examination import gather_facts
@@ -23,6 +22,7 @@ from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.images import SAME_FORMAT, format_of
 from hftransfer.doctor.labels import names_of, near_equal_names
 from hftransfer.doctor.texts import HTML_ENTITY, HTML_TAG, reread
+from hftransfer.modalities.duplicates import components
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def find_cure(facts: Facts) -> Cure:
     """Decide what to change, without changing anything."""
     cure = Cure()
     broken = [index for index, look in enumerate(facts.looks) if look.fault]
-    cure.leave_out(broken, "image-broken" if facts.modality == "image" else "text-empty")
+    cure.leave_out(broken, facts.kind.fault_finding)
     cure.leave_out(np.flatnonzero(~facts.labelled), "label-missing")
     sizes = Counter(name for label in facts.frame["label"] for name in names_of(label))
     for first, *others in near_equal_names(dict(sizes)):
@@ -151,7 +151,7 @@ def _write_tables(
     for part, frame in source.parts.items():
         kept = [index for index in range(len(frame)) if start + index not in cure.left_out]
         start += len(frame)
-        cleaned = _clean_cells(frame.iloc[kept], inputs if facts.modality == "text" else (), labels, cure, facts)
+        cleaned = _clean_cells(frame.iloc[kept], inputs if facts.kind.content == "words" else (), labels, cure, facts)
         if divided_by_files:
             (file,) = (name for name in path.iterdir() if _is_part(name, part))
             written.append(_write_table(cleaned, _free(file.with_name(f"{file.stem}.cleaned{file.suffix}"))))

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from hftransfer.data.duplicates import plain
 from hftransfer.data.values import is_missing, number
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
+from hftransfer.modalities.duplicates import plain
 
 ABOVE_CHANCE = 0.15
 BINS = 8
@@ -26,12 +26,13 @@ def check_hints(facts: Facts) -> Iterator[Finding]:
         return
     rows = rows[:: -(-len(rows) // MOST_ROWS)]
     target = facts.task.encode_all(list(facts.frame["label"].iloc[rows]))
-    if facts.modality == "image":
+    if facts.kind.content == "picture":
         for name, values in _image_traits(facts, rows).items():
             yield from _told_by("label-in-input", f"The {name} of the images", values, target)
-        yield from _file_names(facts, rows, target)
-    else:
+    if facts.kind.content == "words":
         yield from _label_in_text(facts)
+    if facts.kind.files:
+        yield from _file_names(facts, rows, target)
     for name in _other_columns(facts):
         yield from _told_by("label-in-metadata", f"The column {name!r}", list(facts.raw[name].iloc[rows]), target)
 

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from hftransfer.data import DataConfig, LabelledData, load_data
-from hftransfer.data.duplicates import components
 from hftransfer.data.splits import divide
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
 from hftransfer.evaluation.metrics import compute_metrics
+from hftransfer.modalities.duplicates import components
 from hftransfer.pipeline.run_context import probed
 from hftransfer.probe.solver import make_folds, solve_head
 from hftransfer.tasks import Task

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hftransfer.data.groups import pair_texts
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
+from hftransfer.modalities.text import pair_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,7 +14,6 @@ from torch import nn
 from hftransfer.core.errors import UserError
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
-from hftransfer.modalities import make_modality
 from hftransfer.models.heads import describe_head
 from hftransfer.models.layers import Ladder
 from hftransfer.models.loading import Checkpoint
@@ -92,7 +91,7 @@ def _memory(checkpoint: Checkpoint, facts: Facts, run: "RunConfig") -> Iterator[
     good = [index for index, look in enumerate(facts.looks) if not look.fault][:TRIAL_ROWS]
     if not good:
         return
-    modality = make_modality(facts.modality, checkpoint.processor)
+    modality = facts.kind.bind(checkpoint.processor)
     batch = modality.collate(modality.encode(facts.frame.iloc[good].reset_index(drop=True)))
     rows = run.training.per_device_train_batch_size
     model = checkpoint.model.train()

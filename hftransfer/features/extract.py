@@ -15,7 +15,7 @@ from hftransfer.features.readout import Reader, Readout
 from hftransfer.features.store import Features, FeatureStore, space_key
 from hftransfer.modalities import Modality
 from hftransfer.models.layers import Ladder
-from hftransfer.models.partial import Batch, Boundary
+from hftransfer.models.partial import MASK, Batch, Boundary
 from hftransfer.models.weights import architecture_key
 
 log = logging.getLogger(__name__)
@@ -68,9 +68,9 @@ class FrozenPass:
 
             def forward(batch: Batch) -> list[np.ndarray]:
                 hidden = boundary.activations(batch).float().cpu()
-                if "attention_mask" not in batch:
+                if MASK not in batch:
                     return list(hidden.numpy())
-                masks = batch["attention_mask"].bool().cpu()  # by the mask: some tokenizers pad on the left
+                masks = batch[MASK].bool().cpu()  # by the mask: some tokenizers pad on the left
                 if hidden.shape[:2] != masks.shape:
                     raise NotStored
                 return [row[mask].numpy() for row, mask in zip(hidden, masks, strict=True)]
@@ -105,9 +105,9 @@ def _seed_of_view(key: str, seed: int) -> int:
 def replayed_batch(stored: Features, modality: Modality, items: Sequence[Any], positions: Sequence[int]) -> Batch:
     """Return a batch that starts at the boundary (see `partial.Boundary.replaying`), padded where its mask says so."""
     batch, rows = modality.skeleton(items), stored.tensors("boundary", positions)
-    if "attention_mask" not in batch:
+    if MASK not in batch:
         return batch | {"boundary": torch.stack(rows)}
-    mask = batch["attention_mask"].bool()
+    mask = batch[MASK].bool()
     hidden = rows[0].new_zeros((*mask.shape, *rows[0].shape[1:]))
     hidden[mask] = torch.cat(rows)
     return batch | {"boundary": hidden}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hftransfer.models.heads import final_linear, head_of
 from hftransfer.models.layers import Ladder
-from hftransfer.models.partial import Batch, Boundary, skeleton_of
+from hftransfer.models.partial import MASK, Batch, Boundary, skeleton_of
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Reader:
 
     def _read(self, readout: Readout, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
         if readout.pooling == "mean":
-            mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+            mask = batch[MASK].unsqueeze(-1).to(hidden.dtype)
             mean = (hidden * mask).sum(1) / mask.sum(1)
             return {readout.name: mean, f"first@{readout.block}": hidden[:, 0]}
         if readout.block == len(self.blocks):
@@ -272,7 +272,7 @@ def mean_is_exact(model: nn.Module, ladder: Ladder, batch: Batch) -> bool:
 
     False for families without an attention mask of tokens, with pre-norm blocks, or with a bias on attention (MPNet).
     """
-    if "attention_mask" not in batch or mean_layer(model, ladder) is None:
+    if MASK not in batch or mean_layer(model, ladder) is None:
         return False
     trial = copy.deepcopy(model)
     put_mean_layer(trial, ladder)

@@ -1,14 +1,12 @@
-"""What goes in: images or texts. A new modality is one new file here and one row in the behaviour matrix of the tests."""
+"""What goes in. A modality is one file here, registered below, and one row in the behaviour matrix of the tests."""
 
-from typing import Any
+from hftransfer.modalities.base import MODALITIES, Modality, ModalityKind, by_preference, first_kind, kind_of, register
+from hftransfer.modalities.image import AugmentationConfig, ImageKind
+from hftransfer.modalities.text import TextKind
 
-from hftransfer.modalities.base import Modality
-from hftransfer.modalities.image import AugmentationConfig, Vision
-from hftransfer.modalities.text import Text
+__all__ = [
+    "MODALITIES", "AugmentationConfig", "Modality", "ModalityKind", "by_preference", "first_kind", "kind_of", "register",
+]  # fmt: skip
 
-__all__ = ["AugmentationConfig", "Modality", "Text", "Vision", "make_modality"]
-
-
-def make_modality(name: str, processor: Any, augmentation: AugmentationConfig | None = None) -> Modality:
-    """The modality called `name` ("image" or "text") around a checkpoint's image processor or tokenizer."""
-    return Vision(processor, augmentation or AugmentationConfig()) if name == "image" else Text(processor)
+register(TextKind())  # takes what no other kind recognises
+register(ImageKind())

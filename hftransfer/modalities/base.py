@@ -1,19 +1,172 @@
-"""Define what every modality answers to."""
+"""Define a modality: what kind of input it is (`ModalityKind`), and a processor of that kind at work (`Modality`).
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+Importing this package loads neither torch nor transformers: data and report read it too.
+"""
 
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
 import pandas as pd
-import torch
+
+from hftransfer.core.errors import UserError, did_you_mean
+from hftransfer.modalities.duplicates import NO_PAIRS
+from hftransfer.modalities.inspection import Look, digest
+
+if TYPE_CHECKING:
+    import torch
+
+INPUTS = ("input", "input_pair")  # the columns of a frame that hold inputs
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class ModalityKind:
+    """A kind of input. A new one is a subclass in one file, and one `register` of an object of it.
+
+    Other packages ask for these attributes and methods, never for a name. What a kind cannot do is None or False here.
+    """
+
+    # --- words: in the report, the card, the terminal and on the pages
+    name: str  # as in data.modality
+    noun: str  # of one input: "image"
+    plural: str
+
+    # --- where inputs come from
+    files = False  # an input is a file (its path or its encoded bytes); else it is the value in the table, as text
+    pairs = False  # an example may be a pair of inputs
+    suffixes: frozenset[str] = frozenset()  # of files that hold one input each, in lower case
+    column_names: frozenset[str] = frozenset()  # usual names of a column of them, in lower case
+    feature: str | None = None  # the feature type by which a `datasets` column declares them
+
+    # --- the network
+    auto_class_name: str  # the class of transformers that loads a model with a head for them
+    processor_class: str  # the class of transformers that loads the saved processor
+    pipeline_task: str  # the task name of `transformers.pipeline`
+    example_checkpoints: str  # for error messages
+    model_settings: tuple[str, ...] = ()  # fields of `ModelConfig` that this kind alone knows
+    tower: str | None = None  # the entry of a two-tower config (CLIP) that describes the network for this kind
+
+    # --- training
+    learning_rates: Mapping[
+        str, float
+    ] = {}  # by strategy, where one was measured; else the strategy's own cautious rate
+    random_first: tuple[str, ...] = ()  # strategies whose head begins at random by `auto`; else as the probe's
+    rates_need_batchnorm = False  # the rates are those of networks with BatchNorm; without it they are lowered
+    augments = False  # training examples, and views of them, can be changed at random
+
+    # --- what the content is to checks, baselines and explanations; None: they are left out
+    content: Literal["picture", "words"] | None = None
+    shows: Literal["picture", "words"] = "words"  # how pages show one, and ask for one
+    api_names: tuple[str, ...] = ("input", "second_input")  # of the demo's arguments
+    fault_finding = "data-unreadable"  # the doctor's finding about inputs that cannot be read
+
+    @property
+    def file_noun(self) -> str:
+        """What a folder is said to lack: "image", ".txt file"."""
+        return self.noun if self.files else f"{' or '.join(sorted(self.suffixes)) or self.noun} file"
+
+    @property
+    def auto_class(self) -> Any:
+        import transformers
+
+        return getattr(transformers, self.auto_class_name)
+
+    @property
+    def auto_processor(self) -> Any:
+        import transformers
+
+        return getattr(transformers, self.processor_class)
+
+    def serves(self, config: Any) -> bool:
+        """Return whether a model with this config takes inputs of this kind."""
+        auto = self.auto_class
+        return type(config) in auto._model_mapping or auto.__name__ in getattr(config, "auto_map", {})
+
+    def describe_input(self, pair: bool = False) -> str:
+        """Return one example's input with its article: "an image", "a pair of texts"."""
+        article = "an" if self.noun[0] in "aeiou" else "a"
+        return f"a pair of {self.plural}" if pair else f"{article} {self.noun}"
+
+    # --- columns and files
+
+    def recognises(self, sample: Sequence[Any]) -> bool:
+        """Return whether all values of a column (at least one, none missing) are inputs of this kind."""
+        return False
+
+    def foreign(self, sample: Sequence[Any]) -> str | None:
+        """Return what a column that was chosen holds in truth ("pictures written as base64"); None where it fits."""
+        return None
+
+    def is_file_name(self, name: str) -> bool:
+        return Path(name).suffix.lower() in self.suffixes
+
+    def describe_passed_over(self, names: list[str]) -> str | None:
+        """Return a warning about files of a folder that are none of this kind; None where there is none to give."""
+        return None
+
+    # --- one look at each input
+
+    def inspect(self, frame: pd.DataFrame) -> list[Look]:
+        """A `Look` at every example of `frame` (columns `input`, for pairs `input_pair`)."""
+        columns = [frame[name] for name in INPUTS if name in frame]
+        return [self.look(*values) for values in zip(*columns, strict=True)]
+
+    def look(self, *values: Any) -> Look:
+        """Content hash and fault of one example."""
+        fault = next((fault for value in values if (fault := self.fault(value))), None)
+        return Look("", fault) if fault else Look(digest(*values))
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with one input; None where nothing is."""
+        if not value.strip():
+            return f"the {self.noun} is empty"
+        if _SURROGATE.search(value):
+            return f"the {self.noun} is no valid Unicode (it holds half of a surrogate pair)"
+        return None
+
+    def near_duplicates(self, frame: pd.DataFrame, looks: Sequence[Look]) -> np.ndarray:
+        """Pairs (P, 2) of example numbers whose inputs are nearly equal."""
+        return NO_PAIRS
+
+    # --- the processor
+
+    def foreign_settings(self) -> dict[str, str]:
+        """Field of `ModelConfig` -> the plural of the kind that it is for, of all other kinds."""
+        return {
+            field: other.plural
+            for other in MODALITIES.values()
+            for field in other.model_settings
+            if field not in self.model_settings
+        }
+
+    def check_processor(self, processor: Any, model: Any, name: str) -> None:
+        """Raise `UserError` where the processor of the checkpoint `name` cannot be used with `model`."""
+
+    def adjust(self, model: Any, processor: Any, config: Any, name: str) -> tuple[Any, Any]:
+        """Return model and processor as the `ModelConfig` wants them: another image size, a limit of length."""
+        return model, processor
+
+    def bind(self, processor: Any, augmentation: Any = None) -> "Modality":
+        """Return the modality around a checkpoint's processor."""
+        raise NotImplementedError
+
+    # --- use of the finished model
+
+    def pipeline_options(self, outputs: int) -> dict[str, Any]:
+        """Options of a `transformers.pipeline` call that returns a score for each of so many outputs."""
+        return {"top_k": outputs}
+
+    def usage(self, pair: bool) -> str:
+        """An input as Python code, for the call that the model card shows."""
+        return f'"{self.noun}"'
 
 
 class Modality(Protocol):
     """Turns rows of the data frame (`input`, and `input_pair` for pairs) into the tensors a model takes."""
 
-    name: str
-    pipeline_task: str  # the task name of `transformers.pipeline`
-    inspects_cheaply: bool  # whether faults of inputs are found without decoding them
-    processor_type: str  # the class of transformers that loads the saved processor
+    kind: ModalityKind
     truncated_share: float  # of the rows last encoded, how many lost their end
     augmentation: Any  # the `AugmentationConfig` of training batches; None where examples are never changed
 
@@ -25,11 +178,11 @@ class Modality(Protocol):
         """The cost of each item in tokens (1 where all items cost the same): batches are made of like lengths."""
         ...
 
-    def collate(self, items: Sequence[Any], training: bool = False) -> dict[str, torch.Tensor]:
+    def collate(self, items: Sequence[Any], training: bool = False) -> dict[str, "torch.Tensor"]:
         """The model's inputs for a batch; `training` applies the augmentation, otherwise the transform that is saved."""
         ...
 
-    def plain_batch(self, processor: Any, frame: pd.DataFrame) -> dict[str, torch.Tensor]:
+    def plain_batch(self, processor: Any, frame: pd.DataFrame) -> dict[str, "torch.Tensor"]:
         """Return raw inputs as an outside user's `processor` reads them, in one batch."""
         ...
 
@@ -37,7 +190,7 @@ class Modality(Protocol):
         """Return an input as a run records it, whatever the working directory: a text, a path, "" where there is none."""
         ...
 
-    def mix(self, batch: dict[str, torch.Tensor], labels: torch.Tensor, classes: int) -> torch.Tensor:
+    def mix(self, batch: dict[str, "torch.Tensor"], labels: "torch.Tensor", classes: int) -> "torch.Tensor":
         """Mix examples of a training batch in place of hard labels where that is asked for; returns the labels."""
         ...
 
@@ -45,6 +198,33 @@ class Modality(Protocol):
         """Everything that decides the tensors `collate` makes for evaluation: part of the feature store's key."""
         ...
 
-    def skeleton(self, items: Sequence[Any]) -> dict[str, torch.Tensor]:
+    def skeleton(self, items: Sequence[Any]) -> dict[str, "torch.Tensor"]:
         """A batch without what only the stem reads: enough to run a model from stored activations."""
         ...
+
+
+MODALITIES: dict[str, ModalityKind] = {}  # in order of registration
+
+
+def register(kind: ModalityKind) -> ModalityKind:
+    """Add a modality. Of two kinds that recognise a column, the one that was registered later gets it."""
+    MODALITIES[kind.name] = kind
+    return kind
+
+
+def kind_of(name: str) -> ModalityKind:
+    """Return the modality called `name`. Raises `UserError` with the nearest name."""
+    if name not in MODALITIES:
+        raise UserError(f"There is no modality {name!r}.{did_you_mean(name, MODALITIES)}")
+    return MODALITIES[name]
+
+
+def by_preference() -> list[ModalityKind]:
+    """Return all kinds in the order in which they are asked; the last one takes what no other recognises."""
+    return list(reversed(MODALITIES.values()))
+
+
+def first_kind(fits: Callable[[ModalityKind], bool]) -> ModalityKind:
+    """Return the first kind by preference that `fits`; the last one where none before it does."""
+    *others, last = by_preference()
+    return next(filter(fits, others), last)

@@ -1,18 +1,43 @@
 """Images: evaluation uses exactly the processor that is saved; training may augment."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pandas as pd
 import psutil
-import torch
+from PIL import Image
 from pydantic import Field
+from tqdm import tqdm
 
-from hftransfer.core.image_files import KeptImages, open_image
+from hftransfer.core.image_files import (
+    SUFFIXES,
+    KeptImages,
+    UnreadableImage,
+    decode,
+    describe_passed_over,
+    names_image,
+    open_image,
+    opened,
+    read_file,
+)
 from hftransfer.core.settings import Settings
-from hftransfer.models.processors import ImageSettings, image_settings
+from hftransfer.modalities.base import ModalityKind
+from hftransfer.modalities.duplicates import similar_images
+from hftransfer.modalities.inspection import Look, digest
+
+if TYPE_CHECKING:
+    import torch
+
+    from hftransfer.models.processors import ImageSettings
+
+_MANY = 500
+_ORIENTATION, _CAMERA, _EXIF, _TAKEN = 0x0112, 0x0110, 0x8769, 0x9003
+THUMBNAIL = 32
 
 
 class AugmentationConfig(Settings):
@@ -30,19 +55,120 @@ class AugmentationConfig(Settings):
     cutmix: float = Field(0.0, ge=0)
 
 
-class Vision:
-    name = "image"
+class ImageKind(ModalityKind):
+    name = noun = "image"
+    plural = "images"
+    files = True
+    suffixes = SUFFIXES
+    column_names = frozenset("image img path file filename file_name filepath file_path image_path photo".split())
+    feature = "Image"
+    auto_class_name = "AutoModelForImageClassification"
+    processor_class = "AutoImageProcessor"
     pipeline_task = "image-classification"
-    inspects_cheaply = False
-    processor_type = "AutoImageProcessor"
+    example_checkpoints = "google/vit-base-patch16-224 or timm/resnet50.a1_in1k"
+    model_settings = ("image_size",)
+    tower = "vision_config"
+    # gradual: 1e-3 did not learn the tiles (docs/results.md)
+    learning_rates = {
+        "frozen": 1e-3, "full": 5e-4, "gradual": 5e-4, "lora": 2e-3, "scratch": 3e-3,
+    }  # fmt: skip
+    random_first = ("full", "gradual")
+    rates_need_batchnorm = True
+    augments = True
+    content = shows = "picture"
+    api_names = ("image",)
+    fault_finding = "image-broken"
+
+    def recognises(self, sample: Sequence[Any]) -> bool:
+        """Encoded images as `datasets` keeps them, or file names with an image suffix."""
+        return all(
+            isinstance(value, bytes)
+            or (isinstance(value, dict) and {"bytes", "path"} <= set(value))
+            or (isinstance(value, str) and names_image(value.strip()))
+            for value in sample
+        )
+
+    def describe_passed_over(self, names: list[str]) -> str | None:
+        return describe_passed_over(names)
+
+    def inspect(self, frame: pd.DataFrame) -> list[Look]:
+        """Decode every image once, in a thread pool: Pillow decodes without the interpreter lock."""
+        return _each(self.look, list(frame["input"]), "checking images")
+
+    def look(self, *values: str | bytes) -> Look:
+        """Decode an image from its path or bytes; a broken one comes back with its fault.
+
+        JPEGs are decoded at a fraction of their size: that reads the whole file and finds truncation just as well.
+        """
+        (source,) = values
+        try:
+            content = source if isinstance(source, bytes) else read_file(source)
+            with opened(content) as image:
+                # Taken now: draft mode, used to decode faster, changes size and mode.
+                stored = {"format": image.format or "", "mode": image.mode, "size": image.size}
+                exif = image.getexif()
+                upright = decode(image, at_least=2 * THUMBNAIL)
+                return Look(
+                    digest(content),
+                    **stored,
+                    frames=getattr(image, "n_frames", 1),
+                    orientation=exif.get(_ORIENTATION, 1),
+                    taken=_taken(exif),
+                    thumbnail=thumbnail(upright),
+                )
+        except UnreadableImage as error:
+            return Look("", error.reason)
+
+    def near_duplicates(self, frame: pd.DataFrame, looks: Sequence[Look]) -> np.ndarray:
+        return similar_images([look.thumbnail for look in looks], [min(look.size) for look in looks])
+
+    def check_processor(self, processor: Any, model: Any, name: str) -> None:
+        from hftransfer.models.limits import check_pixels
+
+        check_pixels(processor, name)
+
+    def adjust(self, model: Any, processor: Any, config: Any, name: str) -> tuple[Any, Any]:
+        from hftransfer.models.processors import resize
+
+        return resize(model, processor, config.image_size) if config.image_size else (model, processor)
+
+    def bind(self, processor: Any, augmentation: AugmentationConfig | None = None) -> "Vision":
+        return Vision(processor, augmentation or AugmentationConfig(), self)
+
+    def usage(self, pair: bool) -> str:
+        return '"photo.jpg"'
+
+
+def thumbnail(image: Image.Image) -> np.ndarray:
+    """The image in grey at 32 x 32 pixels, uint8, every pixel the mean of its area."""
+    return np.asarray(image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+
+
+def _taken(exif: Image.Exif) -> tuple[str, str] | None:
+    time = exif.get_ifd(_EXIF).get(_TAKEN)
+    return (str(exif.get(_CAMERA, "")), str(time)) if time else None
+
+
+def _each(function: Callable, items: list, what: str) -> list:
+    """`function` of every item, in order, by one thread per core; a progress bar is shown when there are many."""
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    hidden = len(items) < _MANY or None  # None: hidden where nobody watches, as in a log file
+    with ThreadPoolExecutor(workers) as pool:
+        return list(tqdm(pool.map(function, items), total=len(items), desc=what, leave=False, disable=hidden))
+
+
+class Vision:
+    """An image processor at work (see `Modality`)."""
+
     truncated_share = 0.0
 
-    def __init__(self, processor: Any, augmentation: AugmentationConfig):
-        self.processor = processor
-        self.augmentation = augmentation
+    def __init__(self, processor: Any, augmentation: AugmentationConfig, kind: ModalityKind):
+        self.processor, self.augmentation, self.kind = processor, augmentation, kind
 
     @cached_property
-    def image_settings(self) -> ImageSettings:
+    def image_settings(self) -> "ImageSettings":
+        from hftransfer.models.processors import image_settings
+
         return image_settings(self.processor)
 
     def encode(self, frame: pd.DataFrame) -> list[Any]:
@@ -51,13 +177,15 @@ class Vision:
     def lengths(self, items: Sequence[Any]) -> list[int]:
         return [1] * len(items)
 
-    def collate(self, items: Sequence[Any], training: bool = False) -> dict[str, torch.Tensor]:
+    def collate(self, items: Sequence[Any], training: bool = False) -> dict[str, "torch.Tensor"]:
+        import torch
+
         if training and self.augmentation.level in ("light", "strong"):
             return {"pixel_values": torch.stack([self._augment(self._kept.open(item)) for item in items])}
         images = [open_image(item, at_least=2 * self.image_settings.resized) for item in items]
         return {"pixel_values": self.processor(images=images, return_tensors="pt")["pixel_values"]}
 
-    def plain_batch(self, processor: Any, frame: pd.DataFrame) -> dict[str, torch.Tensor]:
+    def plain_batch(self, processor: Any, frame: pd.DataFrame) -> dict[str, "torch.Tensor"]:
         """Return images, decoded at their full size, as a plain `processor` reads them."""
         return dict(processor(images=[open_image(value) for value in frame["input"]], return_tensors="pt"))
 
@@ -72,6 +200,7 @@ class Vision:
     @cached_property
     def _augment(self) -> Any:
         """Light: crop of at least half the area, flip. Strong: the same with RandAugment (arXiv 1909.13719)."""
+        import torch
         from torchvision.transforms import v2
 
         settings = self.image_settings
@@ -81,7 +210,7 @@ class Vision:
         steps += [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(settings.mean, settings.std)]
         return v2.Compose(steps)
 
-    def mix(self, batch: dict[str, torch.Tensor], labels: torch.Tensor, classes: int) -> torch.Tensor:
+    def mix(self, batch: dict[str, "torch.Tensor"], labels: "torch.Tensor", classes: int) -> "torch.Tensor":
         from torchvision.transforms import v2
 
         mixers = [
@@ -96,5 +225,5 @@ class Vision:
     def settings(self) -> dict[str, Any]:
         return {"processor": type(self.processor).__name__} | self.processor.to_dict()
 
-    def skeleton(self, items: Sequence[Any]) -> dict[str, torch.Tensor]:
+    def skeleton(self, items: Sequence[Any]) -> dict[str, "torch.Tensor"]:
         return {}  # pixels are read by the stem alone, which does not run

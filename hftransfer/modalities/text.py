@@ -5,15 +5,28 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
-import torch
 
 from hftransfer.core.hashing import content_key
+from hftransfer.modalities.base import INPUTS, ModalityKind
+from hftransfer.modalities.duplicates import similar_texts
+from hftransfer.modalities.inspection import Look
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
+# Scripts without spaces between words: Thai to Burmese, Khmer, Japanese and Chinese.
+UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+# 64 grey values are a picture of 8 x 8; base64 of JPEG, PNG, GIF and WebP begins with these letters.
+PICTURES = {
+    "pixel values": re.compile(r"\s*\[?\s*(?:\d{1,3}[\s,;]+){63}\d{1,3}(?:[\s,;]+\d{1,3})*\s*\]?\s*$"),
+    "base64": re.compile(r"\s*(?:data:image/|/9j/|iVBORw0KGgo|R0lGOD|UklGR)"),
+}
 CHARACTERS_PER_TOKEN = 100  # far more than any tokenizer needs
 
 
@@ -33,21 +46,89 @@ def _content(tokenizer: Any) -> str:
         )
 
 
-class Text:
-    name = "text"
+class TextKind(ModalityKind):
+    name = noun = "text"
+    plural = "texts"
+    pairs = True
+    suffixes = frozenset({".txt"})
+    column_names = frozenset(
+        "text sentence content document review comment tweet message question title body abstract sequence utterance "
+        "query".split()
+    )
+    auto_class_name = "AutoModelForSequenceClassification"
+    processor_class = "AutoTokenizer"
     pipeline_task = "text-classification"
-    inspects_cheaply = True
-    processor_type = "AutoTokenizer"
+    example_checkpoints = "bert-base-uncased"
+    model_settings = ("max_length", "split_special_tokens")
+    content = "words"
+    api_names = ("text", "second_text")
+    fault_finding = "text-empty"
+
+    def recognises(self, sample: Sequence[Any]) -> bool:
+        """Strings of three words or twenty characters on average that are neither numbers, addresses nor file names.
+
+        In scripts without spaces every character counts as a word.
+        """
+        if not all(isinstance(value, str) for value in sample):
+            return False
+        if all(re.fullmatch(r"https?://\S+|\S+\.[A-Za-z]\w{1,4}", value.strip()) for value in sample):
+            return False
+        words = sum(len(value.split()) + len(UNSPACED.findall(value)) for value in sample) / len(sample)
+        unspaced = any(UNSPACED.search(value) for value in sample)
+        if unspaced and len(set(sample)) <= len(sample) / 2:  # a few characters that repeat: names of classes
+            return False
+        return words >= 3 or sum(map(len, sample)) / len(sample) >= 20
+
+    def foreign(self, sample: Sequence[Any]) -> str | None:
+        """Pictures written as numbers of pixels (FER2013) or in base64."""
+        texts = [value for value in sample if isinstance(value, str)]
+        found = (kind for kind, pattern in PICTURES.items() if texts and all(map(pattern.match, texts)))
+        return next((f"pictures written as {kind}, not words" for kind in found), None)
+
+    def near_duplicates(self, frame: pd.DataFrame, looks: Sequence[Look]) -> np.ndarray:
+        return similar_texts(pair_texts(frame))
+
+    def check_processor(self, processor: Any, model: Any, name: str) -> None:
+        from hftransfer.models.tokenizers import check_vocabulary
+
+        check_vocabulary(processor, model, name)
+
+    def adjust(self, model: Any, processor: Any, config: Any, name: str) -> tuple[Any, Any]:
+        from hftransfer.models import tokenizers
+
+        tokenizers.limit_length(model, processor, config.max_length)
+        tokenizers.ensure_padding(model, processor, name)
+        tokenizers.split_special_tokens(model, processor, config.split_special_tokens)
+        return model, processor
+
+    def bind(self, processor: Any, augmentation: Any = None) -> "Text":
+        return Text(processor, self)
+
+    def pipeline_options(self, outputs: int) -> dict[str, Any]:
+        return {"top_k": None, "truncation": True}
+
+    def usage(self, pair: bool) -> str:
+        return '{"text": "the first text", "text_pair": "the second"}' if pair else '"a text"'
+
+
+def pair_texts(frame: pd.DataFrame) -> list[str]:
+    """The text of each row, both halves of a pair in one."""
+    return list(frame["input"] + "\n" + frame["input_pair"] if "input_pair" in frame else frame["input"])
+
+
+class Text:
+    """A tokenizer at work (see `Modality`)."""
+
     augmentation = None
 
-    def __init__(self, tokenizer: Any):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, kind: ModalityKind):
+        self.tokenizer, self.kind = tokenizer, kind
         self.max_length = tokenizer.model_max_length
         self.truncated_share = 0.0
 
     def encode(self, frame: pd.DataFrame) -> list[dict[str, list[int]]]:
         most = readable(self.max_length)
-        columns = [[text[:most] for text in frame[name]] for name in ("input", "input_pair") if name in frame]
+        columns = [[text[:most] for text in frame[name]] for name in INPUTS if name in frame]
         self._report_special(columns)
         encoded = self.tokenizer(*columns, truncation=True, max_length=self.max_length, padding=False)
         self._report_cut(self._cut(columns, encoded))
@@ -86,21 +167,21 @@ class Text:
     def lengths(self, items: Sequence[dict[str, list[int]]]) -> list[int]:
         return [len(item["input_ids"]) for item in items]
 
-    def collate(self, items: Sequence[dict[str, list[int]]], training: bool = False) -> dict[str, torch.Tensor]:
+    def collate(self, items: Sequence[dict[str, list[int]]], training: bool = False) -> dict[str, "torch.Tensor"]:
         names = set(self.tokenizer.model_input_names)
         return dict(
             self.tokenizer.pad([{k: v for k, v in item.items() if k in names} for item in items], return_tensors="pt")
         )
 
-    def plain_batch(self, tokenizer: Any, frame: pd.DataFrame) -> dict[str, torch.Tensor]:
+    def plain_batch(self, tokenizer: Any, frame: pd.DataFrame) -> dict[str, "torch.Tensor"]:
         """Return raw texts as a plain `tokenizer` reads them, padded into one batch."""
-        columns = [frame[name].tolist() for name in ("input", "input_pair") if name in frame]
+        columns = [frame[name].tolist() for name in INPUTS if name in frame]
         return dict(tokenizer(*columns, truncation=True, padding=True, return_tensors="pt"))
 
     def recorded(self, value: str) -> str:
         return value
 
-    def mix(self, batch: dict[str, torch.Tensor], labels: torch.Tensor, classes: int) -> torch.Tensor:
+    def mix(self, batch: dict[str, "torch.Tensor"], labels: "torch.Tensor", classes: int) -> "torch.Tensor":
         return labels
 
     def settings(self) -> dict[str, Any]:
@@ -111,5 +192,5 @@ class Text:
             "split_special_tokens": self.tokenizer.split_special_tokens,
         }
 
-    def skeleton(self, items: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    def skeleton(self, items: Sequence[dict[str, list[int]]]) -> dict[str, "torch.Tensor"]:
         return self.collate(items)  # ids and masks are small, and masks are read by every block

@@ -14,19 +14,17 @@ from pickle import UnpicklingError
 from typing import Any
 
 import transformers
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from hftransfer.core.errors import UserError, refuse_lfs_pointer
 from hftransfer.models.heads import describe_head, head_parameters, reorder_head, reset_head
-from hftransfer.models.limits import check_pixels, check_shards, check_sizes
-from hftransfer.models.processors import is_timm_config, limit_length, resize, save_processor
+from hftransfer.models.limits import check_shards, check_sizes
+from hftransfer.models.processors import is_timm_config, save_processor
 from hftransfer.models.references import ModelConfig, Reference, find
-from hftransfer.models.weights import AUTO_CLASS, Modality, check_finite, pretrained_model, random_model, weights_hash
+from hftransfer.models.weights import InputKind, check_finite, pretrained_model, random_model, weights_hash
 from hftransfer.tasks import Task
 
 log = logging.getLogger(__name__)
-
-EXAMPLES = {"image": "google/vit-base-patch16-224 or timm/resnet50.a1_in1k", "text": "bert-base-uncased"}
 
 
 @dataclass(frozen=True)
@@ -41,51 +39,44 @@ class Checkpoint:
     new_parameters: frozenset[str] = frozenset()
 
 
-def load_checkpoint(config: ModelConfig, modality: Modality, task: Task, random_weights: bool = False) -> Checkpoint:
-    """The model with a head for `task` in float32, and its image processor or tokenizer.
+def load_checkpoint(config: ModelConfig, kind: InputKind, task: Task, random_weights: bool = False) -> Checkpoint:
+    """Load the model with a head for `task` in float32, and its processor.
 
-    With `random_weights` only the architecture is taken. Raises `UserError` when the reference cannot be found, is not
-    of the modality, or holds other tensors than its architecture has.
+    `kind` is the modality of the inputs (`modalities.kind_of`). With `random_weights` only the architecture is taken.
+    Raises `UserError` when the reference cannot be found, reads other inputs, or holds other tensors than its
+    architecture has.
     """
-    _check_sizes_of(modality, config)
+    _refuse_foreign_settings(kind, config)
     reference = find(config, random_weights)
     with quiet_transformers(), _readable(reference):
-        model_config, old_labels = _read_config(reference, config, modality, task)
+        model_config, old_labels = _read_config(reference, config, kind, task)
         if random_weights:
-            model = random_model(model_config, modality, config)
+            model = random_model(model_config, kind, config)
             new = frozenset(model.state_dict())
         else:
-            model, new = pretrained_model(reference, model_config, modality, config)
-        processor = _read_processor(reference, config, modality, model)
+            model, new = pretrained_model(reference, model_config, kind, config)
+        processor = _read_processor(reference, config, kind, model)
     if config.keep_head:
         _keep_head(model, new, old_labels, task)
     else:
         new = new | _replace_head(model, new, model_config)
     check_finite(model, reference)
-    if config.image_size:
-        model, processor = resize(model, processor, config.image_size)
-    if modality == "text":
-        limit_length(model, processor, config.max_length)
-        _ensure_padding(model, processor, reference)
-        _split_special_tokens(model, processor, config)
+    model, processor = kind.adjust(model, processor, config, reference.name)
     identity = weights_hash(model, frozenset() if random_weights else new)
     return Checkpoint(model, processor, model.config, identity, reference.source, new)
 
 
-def _check_sizes_of(modality: Modality, config: ModelConfig) -> None:
-    kind, names = (
-        ("texts", ("max_length", "split_special_tokens")) if modality == "image" else ("images", ("image_size",))
-    )
-    for name in names:
+def _refuse_foreign_settings(kind: InputKind, config: ModelConfig) -> None:
+    for name, others in kind.foreign_settings().items():
         if (found := getattr(config, name)) != ModelConfig.model_fields[name].default:
-            raise UserError(f"model.{name}={found} is for {kind}, and the data are {modality}s. Leave it out.")
+            raise UserError(f"model.{name}={found} is for {others}, and the data are {kind.plural}. Leave it out.")
 
 
 # --- the config ------------------------------------------------------------------------------------------------------
 
 
 def _read_config(
-    reference: Reference, config: ModelConfig, modality: Modality, task: Task
+    reference: Reference, config: ModelConfig, kind: InputKind, task: Task
 ) -> tuple[PreTrainedConfig, list[str]]:
     """The model's config with the labels of `task`, and the labels it had before."""
     stored = _stored_config(reference)
@@ -97,7 +88,7 @@ def _read_config(
         )
         model_config = _as_classifier(model_config)
         old_labels = [model_config.id2label[key] for key in sorted(model_config.id2label)]
-    _check_modality(model_config, reference, modality, config)
+    _check_class(model_config, reference, kind, config)
     check_sizes(model_config.to_dict(), reference.name)
     check_shards(reference.path, reference.name)
     model_config.id2label = task.id2label
@@ -150,15 +141,13 @@ def _as_classifier(model_config: PreTrainedConfig) -> PreTrainedConfig:
     return AutoConfig.for_model(kind, **(settings if part is None else {part: settings}))
 
 
-def _check_modality(
-    model_config: PreTrainedConfig, reference: Reference, modality: Modality, config: ModelConfig
-) -> None:
-    auto = AUTO_CLASS[modality]
+def _check_class(model_config: PreTrainedConfig, reference: Reference, kind: InputKind, config: ModelConfig) -> None:
+    auto = kind.auto_class
     remote = config.trust_remote_code and auto.__name__ in getattr(model_config, "auto_map", {})
     if type(model_config) not in auto._model_mapping and not remote:
         raise UserError(
-            f"{reference.name} is a {model_config.model_type} checkpoint, which cannot classify {modality}s. "
-            f"Take one made for {modality}s, such as {EXAMPLES[modality]}."
+            f"{reference.name} is a {model_config.model_type} checkpoint, which cannot classify {kind.plural}. "
+            f"Take one made for {kind.plural}, such as {kind.example_checkpoints}."
         )
 
 
@@ -201,72 +190,16 @@ def _named(labels: Sequence[str]) -> str:
 # --- the processor ---------------------------------------------------------------------------------------------------
 
 
-def _read_processor(reference: Reference, config: ModelConfig, modality: Modality, model: PreTrainedModel) -> Any:
+def _read_processor(reference: Reference, config: ModelConfig, kind: InputKind, model: PreTrainedModel) -> Any:
     if is_timm_config(model.config):
         from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
         return TimmWrapperImageProcessor(model.config.pretrained_cfg, architecture=model.config.architecture)
-    auto = AutoImageProcessor if modality == "image" else AutoTokenizer
-    processor = auto.from_pretrained(
+    processor = kind.auto_processor.from_pretrained(
         reference.path, revision=reference.revision, trust_remote_code=config.trust_remote_code
     )
-    if modality == "text":
-        _check_vocabulary(processor, model, reference)
-    else:
-        check_pixels(processor, reference.name)
+    kind.check_processor(processor, model, reference.name)
     return processor
-
-
-def _check_vocabulary(tokenizer: Any, model: PreTrainedModel, reference: Reference) -> None:
-    """Where the files are missing, transformers makes a tokenizer that knows its special tokens alone."""
-    words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
-    if not words:
-        raise UserError(
-            f"{reference.name} has no tokenizer: copy the tokenizer's files of the original model into its folder."
-        )
-    size = _vocabulary_size(model)
-    if size is not None and len(tokenizer) > size:
-        raise UserError(
-            f"The tokenizer of {reference.name} has {len(tokenizer)} tokens, its model {size}: they do not belong together."
-        )
-
-
-def _vocabulary_size(model: PreTrainedModel) -> int | None:
-    """Return how many tokens the model has embeddings for; None where it hashes characters (CANINE)."""
-    try:
-        return model.get_input_embeddings().num_embeddings
-    except (NotImplementedError, AttributeError):
-        return None
-
-
-def _split_special_tokens(model: PreTrainedModel, tokenizer: Any, config: ModelConfig) -> None:
-    """Let names of special tokens inside of texts be plain text: BART stops at a second "</s>", GPT-2 reads only up to it.
-
-    The setting is saved with the tokenizer, so that `pipeline` reads texts alike. Tokenizers written in Python lose their
-    vocabulary with it (ESM splits residues by it): they are left as they are.
-    """
-    if not config.split_special_tokens and model.config.is_encoder_decoder:
-        raise UserError(
-            f"model.split_special_tokens=false: {type(model).__name__} reads a text up to its last {tokenizer.eos_token}, "
-            "so a text cannot hold one. Leave it out."
-        )
-    if hasattr(tokenizer, "backend_tokenizer"):
-        tokenizer.split_special_tokens = config.split_special_tokens
-        tokenizer.init_kwargs["split_special_tokens"] = config.split_special_tokens
-
-
-def _ensure_padding(model: PreTrainedModel, tokenizer: Any, reference: Reference) -> None:
-    """Batches of texts need a padding token, which decoders such as GPT-2 come without."""
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        if tokenizer.pad_token is None:
-            raise UserError(
-                f"The tokenizer of {reference.name} has no padding, end or unknown token, and batches of texts need one. "
-                "Add one to the checkpoint: tokenizer.add_special_tokens({'pad_token': '[PAD]'}), then "
-                "model.resize_token_embeddings(len(tokenizer)), and save both."
-            )
-        log.info("the tokenizer has no padding token: %r takes its place", tokenizer.pad_token)
-    model.config.pad_token_id = tokenizer.pad_token_id
 
 
 # --- saving ----------------------------------------------------------------------------------------------------------

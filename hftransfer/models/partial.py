@@ -19,9 +19,12 @@ from hftransfer.models.layers import Ladder
 Batch = dict[str, Tensor]
 
 
+MASK = "attention_mask"  # transformers' name of the mask (B, T) over tokens, whatever they stand for
+
+
 def skeleton_of(batch: Batch) -> Batch:
-    """The batch without its pixels, which the stem alone reads."""
-    return {name: value for name, value in batch.items() if name != "pixel_values"}
+    """The batch without its floating-point inputs (pixels, samples of sound): the stem alone reads them."""
+    return {name: value for name, value in batch.items() if not value.is_floating_point()}
 
 
 class _Reached(Exception):
@@ -36,11 +39,11 @@ class Boundary:
         self.blocks = [model.get_submodule(path) for path in ladder.blocks]
         self._template: tuple[list[Any], Any] = ([], None)
         self._stem_shapes: dict[str, torch.Size] = {}
-        self._pixels: torch.Size | None = None
+        self._stem_inputs: dict[str, torch.Size] = {}
 
     def activations(self, batch: Batch) -> Tensor:
         """The hidden state at the boundary, (B, tokens, width) or (B, channels, height, width); stops there."""
-        self._pixels = batch["pixel_values"].shape[1:] if "pixel_values" in batch else None
+        self._stem_inputs = {name: value.shape[1:] for name, value in batch.items() if value.is_floating_point()}
         with self._recording(stop=True), torch.no_grad():
             try:
                 self.model(**batch)
@@ -78,8 +81,8 @@ class Boundary:
 
         def take(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             hidden[:] = [kwargs.pop("boundary")]
-            if self._pixels is not None:  # some models check the shape
-                kwargs["pixel_values"] = hidden[0].new_zeros(()).expand(len(hidden[0]), *self._pixels)
+            for name, shape in self._stem_inputs.items():  # some models check the shape
+                kwargs[name] = hidden[0].new_zeros(()).expand(len(hidden[0]), *shape)
             return args, kwargs
 
         with ExitStack() as stack:

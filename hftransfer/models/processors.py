@@ -1,4 +1,4 @@
-"""Image processors and tokenizers: what they do to an input, how they are resized, and how they are saved."""
+"""Image processors: what they do to an image, how they are resized, and how processors are saved."""
 
 import json
 import logging
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 log = logging.getLogger(__name__)
-
-UNLIMITED = 10**9  # transformers writes 1e30 for "no limit", which no tokenizer takes as a number
-DEFAULT_LENGTH = 512  # tokens
 
 
 @dataclass(frozen=True)
@@ -193,34 +190,6 @@ def _positions(module: nn.Module, size: int) -> torch.Tensor:
     extra = positions - module.patch_embeddings.num_patches  # the class token, in DeiT another
     tokens = torch.zeros(1, (size // patch) ** 2 + extra, width)
     return module.interpolate_pos_encoding(tokens, size, size)
-
-
-# --- texts -----------------------------------------------------------------------------------------------------------
-
-
-def limit_length(model: "PreTrainedModel", tokenizer: Any, max_length: int | None = None) -> None:
-    """Sets `tokenizer.model_max_length`, in tokens, to what is wanted or else to the most the model can take.
-
-    Many tokenizers on the Hub state no limit at all, and a text beyond the last position embedding stops the model.
-    """
-    limit = _positions_of(model)
-    if max_length and limit and max_length > limit:
-        raise UserError(f"model.max_length={max_length}: this model takes at most {limit} tokens.")
-    stated = min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
-    if not max_length and stated > UNLIMITED:
-        log.info("The checkpoint states no length limit: texts are cut at %d tokens; model.max_length sets another.",
-                 DEFAULT_LENGTH)  # fmt: skip
-        stated = DEFAULT_LENGTH
-    tokenizer.model_max_length = max_length or stated
-
-
-def _positions_of(model: "PreTrainedModel") -> int | None:
-    """How many tokens there are positions for. RoBERTa and its kin begin to count after their padding index."""
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    limit = getattr(model.config, "max_position_embeddings", None)
-    return limit if limit and limit > 0 else None  # XLNet, which has none, says -1
 
 
 # --- saving ----------------------------------------------------------------------------------------------------------

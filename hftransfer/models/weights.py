@@ -13,16 +13,11 @@ import logging
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file
-from transformers import (
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hftransfer.core.errors import UserError
 from hftransfer.models.heads import head_parameters
@@ -31,15 +26,26 @@ from hftransfer.models.references import ModelConfig, Reference
 
 log = logging.getLogger(__name__)
 
-Modality = Literal["image", "text"]
-AUTO_CLASS = {"image": AutoModelForImageClassification, "text": AutoModelForSequenceClassification}
-
 # Tensors inside a backbone that a checkpoint for another purpose may lack, or have too many, without harm.
 OPTIONAL = ("pooler", "mask_token", "position_ids")
 
 
+class InputKind(Protocol):
+    """What a checkpoint is asked on behalf of a kind of input; `modalities.ModalityKind` documents each."""
+
+    plural: str
+    example_checkpoints: str
+    tower: str | None
+    auto_class: Any
+    auto_processor: Any
+
+    def foreign_settings(self) -> dict[str, str]: ...
+    def check_processor(self, processor: Any, model: PreTrainedModel, name: str) -> None: ...
+    def adjust(self, model: PreTrainedModel, processor: Any, config: ModelConfig, name: str) -> tuple[Any, Any]: ...
+
+
 def pretrained_model(
-    reference: Reference, model_config: PreTrainedConfig, modality: Modality, config: ModelConfig
+    reference: Reference, model_config: PreTrainedConfig, kind: InputKind, config: ModelConfig
 ) -> tuple[PreTrainedModel, frozenset[str]]:
     """The model with the checkpoint's tensors, and the names of those that the checkpoint did not fill.
 
@@ -47,8 +53,8 @@ def pretrained_model(
     """
     if reference.architecture:
         return _from_weights_file(reference, model_config)
-    is_tower = modality == "image" and hasattr(model_config, "vision_config")
-    model, report = AUTO_CLASS[modality].from_pretrained(
+    is_tower = kind.tower is not None and hasattr(model_config, kind.tower)
+    model, report = kind.auto_class.from_pretrained(
         reference.path,
         config=model_config,
         revision=reference.revision,
@@ -154,13 +160,11 @@ def _matched_by_order(
     return dict(zip(names, tensors, strict=False)) | counters
 
 
-def random_model(model_config: PreTrainedConfig, modality: Modality, config: ModelConfig) -> PreTrainedModel:
+def random_model(model_config: PreTrainedConfig, kind: InputKind, config: ModelConfig) -> PreTrainedModel:
     """The architecture alone, started as its library would start it for training."""
     if is_timm_config(model_config):
         return _random_timm(model_config)
-    model = AUTO_CLASS[modality].from_config(
-        model_config, trust_remote_code=config.trust_remote_code, dtype=torch.float32
-    )
+    model = kind.auto_class.from_config(model_config, trust_remote_code=config.trust_remote_code, dtype=torch.float32)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.reset_parameters()  # EfficientNet's start draws the scales around 0, and no signal gets through

@@ -205,7 +205,7 @@ def _record(work: Work, record: Record, predictions: Predictions, self_check: di
     return RunRecord(
         schema_version=SCHEMA_VERSION,
         modality=data.modality,
-        pipeline_task=work.modality.pipeline_task,
+        pipeline_task=work.modality.kind.pipeline_task,
         task=TaskRecord.of(data.task),
         checkpoint=CheckpointRecord(source=work.checkpoint.source, weights_hash=work.checkpoint.weights_hash),
         strategy=work.config.strategy.type,

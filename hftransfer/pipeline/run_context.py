@@ -19,7 +19,7 @@ from hftransfer.features.extract import FrozenPass, NotStored, replayed_batch
 from hftransfer.features.passes import Machine, predict_logits
 from hftransfer.features.readout import open_head, read_features
 from hftransfer.features.store import Features, FeatureStore
-from hftransfer.modalities import Modality, make_modality
+from hftransfer.modalities import Modality, ModalityKind
 from hftransfer.models.heads import final_linear, output_layers
 from hftransfer.models.layers import Ladder
 from hftransfer.models.loading import Checkpoint, load_checkpoint
@@ -114,7 +114,7 @@ def prepare(
     """Encode the data, place the network, and decide how passes run. `scratch` holds what is not to be kept."""
     model = checkpoint.model.to(device)
     data = replace(data, task=_centred_only_with_bias(data.task, model))
-    modality = make_modality(data.modality, checkpoint.processor, _augmentation(config, data.modality))
+    modality = data.kind.bind(checkpoint.processor, _augmentation(config, data.kind))
     items = modality.encode(data.frame)
     devices.channels_last(model)
     sample = {name: value.to(device) for name, value in modality.collate(items[:8]).items()}
@@ -159,7 +159,7 @@ def probed(config: RunConfig, data: LabelledData) -> tuple[Work, Probe]:
     set_seed(config.seed)
     config = config.model_copy(update={"strategy": ProbeStrategy()})
     device = devices.choose_device(use_cpu=config.use_cpu)
-    checkpoint = load_checkpoint(config.model, data.modality, data.task)
+    checkpoint = load_checkpoint(config.model, data.kind, data.task)
     with tempfile.TemporaryDirectory() as scratch:
         work = prepare(config, data, checkpoint, device, devices.World(), Path(scratch))
         return work, solve_head(work)
@@ -170,13 +170,13 @@ def _centred_only_with_bias(task: Task, model: nn.Module) -> Task:
     return task if final_linear(model).bias is not None else replace(task, mean=(0.0,) * len(task.mean))
 
 
-def _augmentation(config: RunConfig, modality: str) -> Any:
+def _augmentation(config: RunConfig, kind: ModalityKind) -> Any:
     """`auto` made definite: light where the whole image network trains or views are asked for, else none."""
     if config.augmentation.level != "auto":
         return config.augmentation
-    defaults = config.strategy.defaults(modality)
-    light = modality == "image" and (config.head.views > 0 or (defaults is not None and defaults.augment))
-    if modality == "image":
+    defaults = config.strategy.defaults(kind.name)
+    light = kind.augments and (config.head.views > 0 or (defaults is not None and defaults.augment))
+    if kind.augments:
         log.info("Augmentation: %s", "light" if light else "none")
     return config.augmentation.model_copy(update={"level": "light" if light else "none"})
 
@@ -210,7 +210,7 @@ def _machine(
     found = autotune.remembered(f"inference-{key}", inference)
     wanted = config.training.bf16
     forward_bf16 = found["precision"] == "bf16" if wanted is None else wanted
-    trains = config.strategy.defaults(modality.name) is not None
+    trains = config.strategy.defaults(modality.kind.name) is not None
     if wanted is None and trains:
         wanted = autotune.remembered(f"training-{replaced()}-{key}", training)["precision"] == "bf16"
     return Machine(

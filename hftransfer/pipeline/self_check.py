@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import nn
 
 from hftransfer.core.errors import UserError
 from hftransfer.features.passes import Machine, predict_logits
 from hftransfer.models.loading import quiet_transformers
-from hftransfer.models.weights import AUTO_CLASS
 from hftransfer.pipeline.run_context import Work
 from hftransfer.probe.fit import Probe
 from hftransfer.runs.predictions import Predictions
@@ -76,11 +74,9 @@ class Saved:
     @classmethod
     def load(cls, folder: Path, work: Work) -> "Saved":
         remote = work.config.model.trust_remote_code
-        reader = getattr(transformers, work.modality.processor_type)
+        reader = work.modality.kind.auto_processor
         with quiet_transformers():
-            model = AUTO_CLASS[work.data.modality].from_pretrained(
-                folder, dtype=torch.float32, trust_remote_code=remote
-            )
+            model = work.modality.kind.auto_class.from_pretrained(folder, dtype=torch.float32, trust_remote_code=remote)
             processor = reader.from_pretrained(folder, trust_remote_code=remote)
         return cls(model.to(work.machine.device).eval(), processor)
 

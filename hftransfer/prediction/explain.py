@@ -83,7 +83,10 @@ def explain(predictor: Predictor, frame: pd.DataFrame, outputs: Sequence[int] | 
     The model's weights, gradients and training flags are as before afterwards. Raises `NoExplanation` for a model in which
     no map can be found, and `UserError` for an unreadable input.
     """
-    make = {"image": _heat_map, "text": _attributions}[predictor.modality.name]
+    kind = predictor.modality.kind
+    make = {"picture": _heat_map, "words": _attributions}.get(kind.content)
+    if make is None:
+        raise NoExplanation(f"Answers for {kind.plural} cannot be explained.")
     items = predictor.modality.encode(frame)
     with _undisturbed(predictor.model), torch.enable_grad():
         return [
@@ -155,13 +158,14 @@ def _heat_map(predictor: Predictor, row: pd.DataFrame, item: Any, output: int | 
     """Gradient times activation, summed over the channels; what speaks against the answer is left out (as in Grad-CAM)."""
     model, batch = predictor.model, _batch(predictor, item)
     output = _largest(predictor, batch) if output is None else output
-    batch["pixel_values"].requires_grad_()  # so that there is a graph where every weight is frozen
+    (pixels,) = batch.values()
+    pixels.requires_grad_()  # so that there is a graph where every weight is frozen
     with _noting(model) as activations:
         evidence = predictor.task.evidence(model(**batch).logits, output).sum()
-    ratio = batch["pixel_values"].shape[2] / batch["pixel_values"].shape[3]
+    ratio = pixels.shape[2] / pixels.shape[3]
     heat = _relevance(model, activations, evidence, ratio).clamp(min=0)
     heat = heat / heat.max().clamp(min=torch.finfo(heat.dtype).tiny)
-    picture = _as_seen(batch["pixel_values"][0].detach(), predictor.modality.image_settings)
+    picture = _as_seen(pixels[0].detach(), predictor.modality.image_settings)
     return Explanation(predictor.task.names[output], evidence.item(), heat.cpu().numpy(), picture)
 
 
@@ -273,7 +277,7 @@ def _integrated_gradients(
     model, tokenizer = predictor.model, predictor.modality.tokenizer
     nothing = tokenizer.pad_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
     embed = model.get_input_embeddings()
-    ids = batch["input_ids"]
+    ids = batch[model.main_input_name]
     base_ids = torch.where(torch.tensor([replaced], device=ids.device), torch.full_like(ids, nothing), ids)
     points, shares = np.polynomial.legendre.leggauss(STEPS)
     along = torch.tensor([0, 1, *(points + 1) / 2], dtype=torch.float32, device=ids.device).view(-1, 1, 1)

@@ -16,10 +16,9 @@ from hftransfer.core.errors import UserError
 from hftransfer.core.image_files import UnreadableImage
 from hftransfer.data import load_inputs
 from hftransfer.data.columns import as_written, is_called_label
-from hftransfer.data.inspection import look_at_all
 from hftransfer.data.values import is_missing, without_point
 from hftransfer.features.passes import Machine, predict_logits
-from hftransfer.modalities import AugmentationConfig, Modality, make_modality
+from hftransfer.modalities import AugmentationConfig, Modality, first_kind, kind_of
 from hftransfer.prediction.reliability import Trust, answers
 from hftransfer.runs import folder as run_folder
 from hftransfer.runs.predictions import prediction_table
@@ -48,8 +47,9 @@ class Predictor:
         items = self.modality.encode(frame)
         if views == 0:
             return predict_logits(self.model, self.modality, items, self.machine)
-        if self.modality.name != "image":
-            raise UserError("Augmented views exist for images; texts are read once: leave --views out.")
+        kind = self.modality.kind
+        if not kind.augments:
+            raise UserError(f"Augmented views exist for images; {kind.plural} are read once: leave --views out.")
         drawn = [
             predict_logits(self.model, self.modality, items, self.machine, training=True, seed=view)
             for view in range(views)
@@ -78,7 +78,7 @@ class Predictor:
         Raises `UserError`, also for one text where the run reads pairs, or two where it reads one.
         """
         sources = [inputs] if isinstance(inputs, str) else list(inputs)
-        frame = load_inputs(sources, self.modality.name, columns, self.columns)
+        frame = load_inputs(sources, self.modality.kind.name, columns, self.columns)
         found = 2 if "input_pair" in frame else 1
         if self.columns and found != len(self.columns):
             wanted = f"{len(self.columns)} input{'s' if len(self.columns) > 1 else ''} per example"
@@ -94,7 +94,7 @@ class Predictor:
         An input that cannot be read has no answer: its reason stands in the column `error`, which is there only then.
         Raises `UserError` where no input can be read.
         """
-        if self.modality.inspects_cheaply:
+        if not self.modality.kind.files:  # nothing has to be decoded to find faults
             return self._table(frame, self.errors(frame), views)
         try:  # most inputs can be read: they are decoded once
             return self._table(frame, pd.Series(None, index=frame.index, dtype=object), views)
@@ -118,7 +118,7 @@ class Predictor:
 
     def errors(self, frame: pd.DataFrame) -> pd.Series:
         """Why each row of `frame` cannot be read; None for those that can."""
-        looks = look_at_all(frame, self.modality.name)
+        looks = self.modality.kind.inspect(frame)
         return pd.Series([look.fault for look in looks], index=frame.index, dtype=object)
 
     def _answers(self, frame: pd.DataFrame, views: int) -> pd.DataFrame:
@@ -150,28 +150,24 @@ def load(
     `trust_remote_code` lets Python code of the folder run; None allows what the run's own configuration allowed. Raises
     `UserError` for a folder without a model, and for code that is not allowed.
     """
-    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+    from transformers import AutoConfig
 
     from hftransfer.models.loading import quiet_transformers
-    from hftransfer.models.weights import AUTO_CLASS
 
     folder = model_folder(path)
     remote = RecordedRun(Path(path)).runs_own_code if trust_remote_code is None else trust_remote_code
     device = devices.choose_device(use_cpu=use_cpu)
     with quiet_transformers(), _refusing_own_code(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
-        auto = AUTO_CLASS["image"]
-        is_image = type(config) in auto._model_mapping or auto.__name__ in getattr(config, "auto_map", {})
-        name = "image" if is_image else "text"
-        reader = AutoImageProcessor if is_image else AutoTokenizer
-        processor = reader.from_pretrained(folder, trust_remote_code=remote)
-        model = AUTO_CLASS[name].from_pretrained(folder, dtype=torch.float32, trust_remote_code=remote)
+        kind = first_kind(lambda kind: kind.serves(config))
+        processor = kind.auto_processor.from_pretrained(folder, trust_remote_code=remote)
+        model = kind.auto_class.from_pretrained(folder, dtype=torch.float32, trust_remote_code=remote)
     model = model.to(device).eval()
     # The keys of id2label are read in the order of the file, where 10 may stand before 2.
     names = tuple(config.id2label[key] for key in sorted(config.id2label))
     task = _task_kind(Path(path), config)(names)
     workers = devices.thread_plan(device).workers
-    modality = make_modality(name, processor, AugmentationConfig(level="light"))
+    modality = kind.bind(processor, AugmentationConfig(level="light"))
     machine = Machine(device, workers=workers, batch_size=batch_size)
     columns = tuple(RecordedRun(Path(path)).columns.get("input", ()))
     return Predictor(model, modality, task, machine, Trust.read(Path(path), task), columns)
@@ -230,7 +226,7 @@ def evaluate(path: str | Path, data: str, columns: dict[str, Any], config: Any) 
 
     predictor = load(path)
     task, columns = predictor.task, _columns_of_the_run(Path(path), data, columns)
-    read = read_rows(DataConfig(train=data, task=task.type, modality=predictor.modality.name, **columns))
+    read = read_rows(DataConfig(train=data, task=task.type, modality=predictor.modality.kind.name, **columns))
     frame = _usable(read.frame, read.modality, data, RecordedRun(Path(path)))
     targets = task.encode_all([_as_known(label, task) for label in frame["label"]])
     scores = task.probabilities(predictor.logits(frame))
@@ -245,7 +241,7 @@ def _usable(frame: pd.DataFrame, modality: str, data: str, run: RecordedRun) -> 
             "Of %s the test part is evaluated: %d of %d examples.", data, (frame["split"] == "test").sum(), len(frame)
         )
         frame = frame[frame["split"] == "test"]
-    looks = look_at_all(frame, modality)
+    looks = kind_of(modality).inspect(frame)
     digests = pd.Series([look.digest for look in looks], index=frame.index)
     reasons = [
         ("no label", frame["label"].map(is_missing)),

@@ -24,7 +24,7 @@ from hftransfer.features.readout import (
 )
 from hftransfer.models.heads import final_linear, output_layers
 from hftransfer.models.layers import Ladder
-from hftransfer.models.partial import Batch, Boundary
+from hftransfer.models.partial import MASK, Batch, Boundary
 from hftransfer.probe.solver import ConvexHead, make_folds, out_of_fold_of_best, solve_head
 from hftransfer.strategies.head import HeadConfig
 from hftransfer.tasks import Task
@@ -72,7 +72,7 @@ class Probe:
 def candidates(model: nn.Module, ladder: Ladder, config: HeadConfig, batch: Batch) -> list[Readout]:
     """The readouts to compare. Raises `UserError` when the family cannot express the one that was asked for."""
     blocks = _blocks(model, ladder, config, batch)
-    if config.pooling == "head" or "attention_mask" not in batch:
+    if config.pooling == "head" or MASK not in batch:
         poolings = ["head"]
     elif mean_is_exact(model, ladder, batch):
         poolings = ["mean"] if config.pooling == "mean" else ["head", "mean"]
@@ -117,9 +117,10 @@ def solve_readouts(
 
     Raises `UserError` where views are asked for and inputs have none.
     """
-    if config.views and frozen.modality.augmentation is None:
+    kind = frozen.modality.kind
+    if config.views and not kind.augments:
         raise UserError(
-            f"head.views={config.views}: augmented views are of images, and the data are texts. Leave it out."
+            f"head.views={config.views}: augmented views are of images, and the data are {kind.plural}. Leave it out."
         )
     read = frozen.readouts(rows.items, rows.keys, wanted)
     features = {readout: _comparable(read, readout, frozen.model, frozen.ladder) for readout in wanted}
@@ -219,7 +220,7 @@ def _deployed_features(frozen: FrozenPass, pooled: np.ndarray) -> np.ndarray:
     model, machine = frozen.model, frozen.machine
     ladder = Ladder.of(model)
     ids = torch.zeros((len(pooled), 1), dtype=torch.long)
-    batch = machine.place({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    batch = machine.place({model.main_input_name: ids, MASK: torch.ones_like(ids)})
     hidden = torch.from_numpy(pooled)[:, None].to(machine.device)
     boundary = Boundary(model, ladder, ladder.head_rung)
     boundary.activations({name: value[:1] for name, value in batch.items()})

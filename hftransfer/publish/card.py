@@ -16,6 +16,7 @@ import yaml
 
 from hftransfer.core.files import write_text
 from hftransfer.core.wording import describe_part, percent
+from hftransfer.modalities import ModalityKind, kind_of
 from hftransfer.runs.reader import Part, RecordedRun
 from hftransfer.runs.record import RunRecord
 
@@ -85,16 +86,17 @@ def table_cell(text: Any) -> str:
 def card_facts(run: RecordedRun) -> dict[str, Any]:
     """Everything that the card says, as plain values."""
     about, split = run.record, held_out_split(run)
-    part = run.part(split)
+    part, kind = run.part(split), kind_of(about.modality)
     return {
         "name": run.name,
         "about": about,
         "base": shown_source(about.checkpoint.source),
         "task": run.task,
-        "modality": about.modality,
-        "pipeline_task": pipeline_task(run),
+        "kind": kind,
+        "pipeline_task": kind.pipeline_task,
+        "input": kind.describe_input("input_pair" in part.frame),
         "own_code": run.runs_own_code,
-        "pairs": "input_pair" in part.frame,
+        "call": _call(kind, "input_pair" in part.frame, len(run.task.names)),
         "split": split,
         "note": run.metrics.get("notes", {}).get(split),
         "headline": _headline(run),
@@ -132,9 +134,10 @@ def held_out_split(run: RecordedRun) -> str:
     return "test" if "test" in run.metrics else "validation"
 
 
-def pipeline_task(run: RecordedRun) -> str:
-    kind = {"image": "image", "text": "text"}[run.record.modality]
-    return f"{kind}-classification"
+def _call(kind: ModalityKind, pairs: bool, outputs: int) -> str:
+    """The arguments of a call of the pipeline, as Python code."""
+    options = (f"{name}={value!r}" for name, value in kind.pipeline_options(outputs).items())
+    return ", ".join((kind.usage(pairs), *options))
 
 
 def shown_source(source: str) -> str:

@@ -23,6 +23,7 @@ import pandas as pd
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json, write_json
 from hftransfer.evaluation.intervals import wilson
+from hftransfer.modalities import kind_of
 from hftransfer.runs.reader import Part, RecordedRun
 from hftransfer.tasks import Task
 
@@ -178,12 +179,17 @@ def ask_form(run: RecordedRun, part: Part, form: Form) -> Stage:
 def _job(run: RecordedRun, part: Part, form: Form) -> dict[str, Any]:
     columns = [name for name in ("input", "input_pair") if name in part.frame and part.frame[name].notna().all()]
     rows = part.frame[columns].to_dict("records")
-    if run.record.modality == "image":
+    kind = kind_of(run.record.modality)
+    if kind.files:
         rows = [{"input": str(Path(row["input"]).resolve())} for row in rows]
     return {
         "form": form.asked_through,
         "folder": str(form.folder.resolve()),
-        "modality": run.record.modality,
+        "modality": kind.name,
+        "pipeline_task": kind.pipeline_task,
+        "pipeline_options": kind.pipeline_options(len(run.task.names)),
+        "processor": kind.processor_class,
+        "files": kind.files,
         "names": list(run.task.names),
         "trust_remote_code": run.runs_own_code,
         "rows": rows,
@@ -231,7 +237,7 @@ def readable_rows(run: RecordedRun, rows: int) -> Part:
 def readable(frame: pd.DataFrame, modality: str, rows: int) -> np.ndarray:
     """Positions of so many rows of `frame`, spread evenly, whose `input` is still there."""
     there = frame["input"].astype(bool).to_numpy()
-    if modality == "image":
+    if kind_of(modality).files:
         there = there & np.array([Path(value).is_file() for value in frame["input"]], dtype=bool)
     usable = np.flatnonzero(there)
     return (

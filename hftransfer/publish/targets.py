@@ -20,10 +20,8 @@ def through_pipeline(job: dict[str, Any]) -> Ask:
     """Plain `transformers.pipeline` on a model folder."""
     import transformers
 
-    image = job["modality"] == "image"
-    task, own_code = f"{job['modality']}-classification", job["trust_remote_code"]
+    task, own_code, options = job["pipeline_task"], job["trust_remote_code"], job["pipeline_options"]
     pipe = transformers.pipeline(task, job["folder"], device="cpu", trust_remote_code=own_code)
-    options = {"top_k": len(job["names"])} if image else {"top_k": None, "truncation": True}
 
     def ask(row: Row) -> dict[str, float]:
         pair = {"text": row["input"], "text_pair": row.get("input_pair")}
@@ -39,15 +37,15 @@ def through_onnx(job: dict[str, Any]) -> Ask:
     import onnxruntime
     import transformers
 
-    image = job["modality"] == "image"
     session = onnxruntime.InferenceSession(f"{job['folder']}/model.onnx", providers=["CPUExecutionProvider"])
     wanted = [given.name for given in session.get_inputs()]
     about = session.get_modelmeta().custom_metadata_map
-    reader = transformers.AutoImageProcessor if image else transformers.AutoTokenizer
-    processor = reader.from_pretrained(job["folder"], trust_remote_code=job["trust_remote_code"])
+    processor = getattr(transformers, job["processor"]).from_pretrained(
+        job["folder"], trust_remote_code=job["trust_remote_code"]
+    )
 
     def ask(row: Row) -> dict[str, float]:
-        if image:
+        if job["files"]:
             read = processor(transformers.image_utils.load_image(row["input"]), return_tensors="pt")
         else:
             read = processor(row["input"], row.get("input_pair"), truncation=True, return_tensors="np")
@@ -73,17 +71,19 @@ def through_adapter(job: dict[str, Any]) -> Ask:
     from peft import PeftModel
 
     from hftransfer.features.passes import Machine
-    from hftransfer.modalities import AugmentationConfig, make_modality
+    from hftransfer.modalities import kind_of
     from hftransfer.models.loading import load_checkpoint
     from hftransfer.models.references import ModelConfig
     from hftransfer.prediction.predictor import Predictor
     from hftransfer.runs.reader import RecordedRun
 
     run = RecordedRun.open(job["folder"])
-    base = load_checkpoint(ModelConfig.model_validate(run.config["model"]), job["modality"], run.task)
-    modality = make_modality(job["modality"], base.processor, AugmentationConfig())
+    kind = kind_of(job["modality"])
+    base = load_checkpoint(ModelConfig.model_validate(run.config["model"]), kind, run.task)
     model = PeftModel.from_pretrained(base.model, run.folder / "adapter").eval()
-    predictor = Predictor(model, modality, run.task, Machine(torch.device("cpu"), workers=0, batch_size=1))
+    predictor = Predictor(
+        model, kind.bind(base.processor), run.task, Machine(torch.device("cpu"), workers=0, batch_size=1)
+    )
 
     def ask(row: Row) -> dict[str, float]:
         scores = run.task.probabilities(predictor.logits(pd.DataFrame([{"id": ""} | row])))[0]
@@ -102,7 +102,7 @@ def through_demo(job: dict[str, Any]) -> Ask:
     client = Client(url, verbose=False)
 
     def ask(row: Row) -> dict[str, float]:
-        given = [handle_file(row["input"])] if job["modality"] == "image" else list(row.values())
+        given = [handle_file(row["input"])] if job["files"] else list(row.values())
         answer, *_ = client.predict(*given, api_name="/predict")
         if "data" in answer:  # values stand in a table
             return {name: float(value) for name, value in answer["data"]}

@@ -40,6 +40,7 @@ def _template() -> "Template":
 
 
 def _content(run: "RecordedRun") -> dict[str, Any]:
+    from hftransfer.modalities import kind_of
     from hftransfer.report import gallery, sections
     from hftransfer.report.diagnosis import diagnose, gather
 
@@ -48,7 +49,7 @@ def _content(run: "RecordedRun") -> dict[str, Any]:
     return {
         "name": run.name,
         "judged": run.judged,
-        "pictured": run.record.modality == "image",
+        "pictured": kind_of(run.record.modality).shows == "picture",
         "overview": sections.overview(run),
         "findings": diagnose(gather(run)),
         "metrics": sections.metrics(run),

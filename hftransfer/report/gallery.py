@@ -13,6 +13,7 @@ import numpy as np
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json
 from hftransfer.core.image_files import open_image
+from hftransfer.modalities import kind_of
 from hftransfer.runs.reader import PAIR_MARK, Part, RecordedRun
 from hftransfer.tasks import Task
 
@@ -163,13 +164,13 @@ def cards(run: RecordedRun, picked: Picked) -> list[Card]:
 
 
 def _card(run: RecordedRun, row: dict[str, Any], answer: str, note: str) -> Card:
-    is_image = run.record.modality == "image"
-    image = thumbnail(row["input"]) if is_image else None
+    pictured = kind_of(run.record.modality).shows == "picture"
+    image = thumbnail(row["input"]) if pictured else None
     explained = run.explanation(row["id"], ".png")
     return Card(
         row["id"], note, words(row["label"]), answer, image,
         thumbnail(str(explained)) if explained.is_file() else None,
-        [] if is_image else _highlighted(run, row),
+        [] if pictured else _highlighted(run, row),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from hftransfer.data.sources import SPLITS
 from hftransfer.evaluation.calibration import apply_temperature, calibration_report, reliability
 from hftransfer.evaluation.conformal import describe_sets
 from hftransfer.evaluation.metrics import HIGHER_IS_BETTER
+from hftransfer.modalities import kind_of
 from hftransfer.report import plots
 from hftransfer.runs.reader import RecordedRun
 
@@ -39,13 +40,13 @@ def size(count: float) -> str:
 def overview(run: RecordedRun) -> dict[str, Any]:
     """The tiles at the top, and one sentence about what was trained on what."""
     about, counts, task = run.record, run.record.data.counts, run.task
-    kinds = {"image": "images", "text": "texts"}.get(about.modality, "examples")
+    inputs = kind_of(about.modality).plural
     training, validation, test = (f"{counts.get(part, 0):,}" for part in ("train", "validation", "test"))
     return {
         "metric": f"{describe_part(run.headline, run.metrics)} {plots.titled(task.headline)}",
         "found": run.metrics[run.headline].get(task.headline),
         "sentence": f"{about.checkpoint.source}, adapted by the strategy “{about.strategy}” to {len(task.names)} "
-        f"{task.outputs} of {kinds}: {training} training, {validation} validation and {test} test rows.",
+        f"{task.outputs} of {inputs}: {training} training, {validation} validation and {test} test rows.",
         "tiles": [
             ("trained share of the weights", percent(run.trainable_share)),
             ("seconds in all", f"{run.seconds:,.1f}"),

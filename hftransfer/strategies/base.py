@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hftransfer.core.settings import Settings
+from hftransfer.modalities import kind_of
 from hftransfer.models.heads import plain_name
 from hftransfer.models.layers import Ladder
 from hftransfer.strategies.head import HeadConfig
@@ -99,19 +100,20 @@ class Strategy(Settings):
 
     `auto` is as it was measured (docs/results.md). Texts begin as the probe: with ten examples of each of 77 intents a
     random head was not learned in the steps that such small data gives. So do `frozen` and `lora` on images, which with
-    few labels were 3 points better for it; `full` was not, and begins at random with a higher rate of the head.
+    few labels were 3 points better for it; `full` was not, and begins at random with a higher rate of the head
+    (`ModalityKind.random_first`).
     """
 
     type: str
     head_init: HeadInit = "auto"
-    solved_first: ClassVar[tuple[str, ...]] = ("text",)  # modalities whose head begins as the probe's by `auto`
-    without_batchnorm: ClassVar[float] = 0.1  # factor on the rate of image networks that have none, see `defaults_for`
+    rate: ClassVar[float] = 5e-5  # where none was measured for the modality: what texts need, which is cautious
+    without_batchnorm: ClassVar[float] = 0.1  # factor on rates that need it, see `defaults_for`
 
     def settled(self, modality: str, keep_head: bool = False) -> "Strategy":
         """This strategy with `head_init: auto` made definite. A head that is kept is not solved anew."""
         if self.head_init != "auto":
             return self
-        chosen = "probe" if modality in self.solved_first and not keep_head else "random"
+        chosen = "random" if keep_head or self.type in kind_of(modality).random_first else "probe"
         log.info(
             "The head begins %s (strategy.head_init=auto)", {"probe": "as the probe's", "random": "as it is"}[chosen]
         )
@@ -125,6 +127,10 @@ class Strategy(Settings):
     def defaults(self, modality: str) -> Defaults | None:
         """Training values for the modality; None where nothing is left to train once the head is made."""
 
+    def rate_for(self, modality: str) -> float:
+        """The learning rate that was measured for the modality, else `rate`."""
+        return kind_of(modality).learning_rates.get(self.type, self.rate)
+
     def defaults_for(self, modality: str, model: nn.Module) -> Defaults | None:
         """`defaults`, with a lower rate for image networks without BatchNorm: transformers, ConvNeXt, plain VGG.
 
@@ -132,10 +138,13 @@ class Strategy(Settings):
         (docs/results.md).
         """
         found = self.defaults(modality)
-        if found is None or modality != "image" or any(isinstance(module, _BatchNorm) for module in model.modules()):
+        kind = kind_of(modality)
+        if found is None or not kind.rates_need_batchnorm or any(isinstance(m, _BatchNorm) for m in model.modules()):
             return found
         rate = found.learning_rate * self.without_batchnorm
-        log.info("No BatchNorm in this image network: the default rate is %.3g, not %.3g", rate, found.learning_rate)
+        log.info(
+            "No BatchNorm in this %s network: the default rate is %.3g, not %.3g", kind.noun, rate, found.learning_rate
+        )
         return replace(found, learning_rate=rate)
 
     def readable(self, head: HeadConfig) -> HeadConfig:

@@ -16,7 +16,7 @@ class FrozenStrategy(Strategy):
     """`top`: how many blocks train, as a count (int) or a share of the depth (float); 0 trains the head by gradient."""
 
     type: Literal["frozen"] = "frozen"
-    solved_first: ClassVar[tuple[str, ...]] = ("text", "image")
+    rate: ClassVar[float] = 1e-4
     top: int | float = 0.25
     layer_decay: LayerDecay = 1.0
     batchnorm: Literal["frozen", "adapt"] = "frozen"
@@ -27,5 +27,4 @@ class FrozenStrategy(Strategy):
         return Plan(model, ladder, rates, boundary=lowest, batchnorm=self.batchnorm)
 
     def defaults(self, modality: str) -> Defaults:
-        rate = {"image": 1e-3, "text": 1e-4}[modality]
-        return Defaults(learning_rate=rate, epochs=10, min_steps=200)
+        return Defaults(self.rate_for(modality), epochs=10, min_steps=200)

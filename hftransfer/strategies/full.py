@@ -24,5 +24,4 @@ class FullStrategy(Strategy):
         return Plan(model, ladder, rates, batchnorm=self.batchnorm)
 
     def defaults(self, modality: str) -> Defaults:
-        rate = {"image": 5e-4, "text": 5e-5}[modality]
-        return Defaults(learning_rate=rate, epochs=10, min_steps=200, augment=True)
+        return Defaults(self.rate_for(modality), epochs=10, min_steps=200, augment=True)

@@ -4,7 +4,7 @@ Howard & Ruder 2018, ULMFiT (arXiv 1801.06146, section 3.3), with its discrimina
 enter the optimizer at the start and rungs are opened as a function of progress, so that a resumed run needs no memory.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -22,6 +22,7 @@ class GradualStrategy(Strategy):
     """
 
     type: Literal["gradual"] = "gradual"
+    rate: ClassVar[float] = 1e-4
     open_all_by: float = Field(0.5, ge=0, lt=1)
     schedule: list[Annotated[float, Field(ge=0, lt=1)]] | None = Field(None, min_length=1)
     layer_decay: LayerDecay = 0.8
@@ -43,5 +44,4 @@ class GradualStrategy(Strategy):
         return dict(zip(rungs, shares, strict=False))
 
     def defaults(self, modality: str) -> Defaults:
-        rate = {"image": 5e-4, "text": 1e-4}[modality]  # 1e-3 did not learn the tiles, see docs/results.md
-        return Defaults(learning_rate=rate, epochs=12, min_steps=240, augment=True)
+        return Defaults(self.rate_for(modality), epochs=12, min_steps=240, augment=True)

@@ -22,7 +22,7 @@ class LoraStrategy(Strategy):
     """`r`: rank; `alpha`: scale (the paper's alpha / r = 2); `top`: adapt the last blocks alone (count or share)."""
 
     type: Literal["lora"] = "lora"
-    solved_first: ClassVar[tuple[str, ...]] = ("text", "image")
+    rate: ClassVar[float] = 5e-4
     without_batchnorm: ClassVar[float] = 0.25
     r: Count = 8
     alpha: float = Field(16, gt=0)
@@ -63,8 +63,7 @@ class LoraStrategy(Strategy):
         return head.model_copy(update={"pooling": "head"})
 
     def defaults(self, modality: str) -> Defaults:
-        rate = {"image": 2e-3, "text": 5e-4}[modality]
-        return Defaults(learning_rate=rate, epochs=10, min_steps=200, weight_decay=0.0, augment=True)
+        return Defaults(self.rate_for(modality), epochs=10, min_steps=200, weight_decay=0.0, augment=True)
 
 
 def lora_targets(model: nn.Module, ladder: Ladder, lowest: int) -> list[str]:

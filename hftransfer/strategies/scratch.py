@@ -4,7 +4,7 @@ He et al. 2019 (arXiv 1811.08883): with enough data and steps training from scra
 does not.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from hftransfer.strategies.base import Defaults, Plan, Strategy, factors
 
 class ScratchStrategy(Strategy):
     type: Literal["scratch"] = "scratch"
+    rate: ClassVar[float] = 3e-4
     head_init: Literal["random"] = "random"
     batchnorm: Literal["adapt"] = "adapt"  # statistics of random weights have to be learned
 
@@ -21,8 +22,7 @@ class ScratchStrategy(Strategy):
         return Plan(model, ladder, factors(model, ladder, 0, head=1.0), batchnorm="adapt")
 
     def defaults(self, modality: str) -> Defaults:
-        rate = {"image": 3e-3, "text": 3e-4}[modality]
-        return Defaults(learning_rate=rate, epochs=20, min_steps=300, weight_decay=0.05, augment=True)
+        return Defaults(self.rate_for(modality), epochs=20, min_steps=300, weight_decay=0.05, augment=True)
 
     @property
     def from_random_weights(self) -> bool:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from hftransfer.apps.review.items import Queue
 from hftransfer.apps.serving import serve
-from hftransfer.modalities import make_modality
+from hftransfer.modalities import kind_of
 from hftransfer.pipeline import kept_inputs
 from hftransfer.pipeline.kept_inputs import keep_inputs
 from hftransfer.planning.labels.pool import _labelled
@@ -100,6 +100,6 @@ def test_texts_and_paths_are_not_copied(tmp_path):
 
 def test_a_path_is_recorded_whatever_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    vision = make_modality("image", None)
+    vision = kind_of("image").bind(None)
     assert vision.recorded("pics/a.png") == str(tmp_path / "pics" / "a.png")
     assert vision.recorded("/pics/a.png") == "/pics/a.png" and vision.recorded(b"...") == vision.recorded("") == ""

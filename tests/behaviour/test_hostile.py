@@ -25,6 +25,7 @@ from hftransfer.core.errors import UserError
 from hftransfer.data import DataConfig, load_data, load_inputs
 from hftransfer.data.labels import read_labels
 from hftransfer.doctor import examine
+from hftransfer.modalities import kind_of
 from hftransfer.models.loading import ModelConfig, load_checkpoint
 from hftransfer.prediction.predictor import load
 from hftransfer.tasks import SingleLabel
@@ -53,7 +54,7 @@ def bert(folder):
 
 
 def load_text(path):
-    return load_checkpoint(ModelConfig(name=str(path)), "text", TASK)
+    return load_checkpoint(ModelConfig(name=str(path)), kind_of("text"), TASK)
 
 
 def changed_json(path, **changes):
@@ -64,7 +65,7 @@ def pickle_in_pth(folder):
     weights = folder / "weights.pth"
     weights.write_bytes(pickle.dumps({"state_dict": RunsCode(folder / MARK)}))
     config = ModelConfig(name="resnet10t", weights=str(weights))
-    return lambda: load_checkpoint(config, "image", TASK)
+    return lambda: load_checkpoint(config, kind_of("image"), TASK)
 
 
 def pickle_in_bin(folder):
@@ -149,7 +150,7 @@ def broken_tokenizer_regex(folder):
 def image_size_of_a_processor(folder):
     model = tiny.VISION_FAMILIES["vit"](folder / "vit")
     changed_json(model / "preprocessor_config.json", size={"height": 10**6, "width": 10**6})
-    return lambda: load_checkpoint(ModelConfig(name=str(model)), "image", TASK)
+    return lambda: load_checkpoint(ModelConfig(name=str(model)), kind_of("image"), TASK)
 
 
 # --- images and tables -----------------------------------------------------------------------------------------------
@@ -444,12 +445,12 @@ MEMORY_OF_A_LONG_LINE = """
 import resource, sys
 from hftransfer.models.loading import ModelConfig, load_checkpoint
 from hftransfer.data import DataConfig, load_data
-from hftransfer.modalities import make_modality
-from hftransfer.tasks import Task
-checkpoint = load_checkpoint(ModelConfig(name=sys.argv[2]), "text", SingleLabel(("a", "b")))
+from hftransfer.modalities import kind_of
+from hftransfer.tasks import SingleLabel
+checkpoint = load_checkpoint(ModelConfig(name=sys.argv[2]), kind_of("text"), SingleLabel(("a", "b")))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 data = load_data(DataConfig(train=sys.argv[1]))
-items = make_modality("text", checkpoint.processor).encode(data.frame)
+items = kind_of("text").bind(checkpoint.processor).encode(data.frame)
 assert max(len(item["input_ids"]) for item in items) == 64
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
@@ -467,7 +468,8 @@ def test_a_line_of_ten_megabytes_takes_a_few_times_its_size(tmp_path):
 
 def test_a_regex_that_backtracks_is_given_little_to_work_on(tmp_path):
     """A tokenizer's regex runs over each text: only what can be read is handed to it."""
-    from hftransfer.modalities.text import Text, readable
+    from hftransfer.modalities import kind_of
+    from hftransfer.modalities.text import readable
 
     seen = []
 
@@ -482,7 +484,7 @@ def test_a_regex_that_backtracks_is_given_little_to_work_on(tmp_path):
             return found
 
     tokenizer = Words()
-    Text(tokenizer).encode(pd.DataFrame({"input": ["a" * 10**6, "short"]}))
+    kind_of("text").bind(tokenizer).encode(pd.DataFrame({"input": ["a" * 10**6, "short"]}))
     assert max(map(len, seen)) == readable(64) < 10**5 and "short" in seen
 
 

@@ -149,7 +149,7 @@ def test_adapter_on_the_published_checkpoint_gives_the_merged_logits(tiny_run, k
     folder = tiny_run("lora", kind)
     config = RunConfig.from_yaml(folder / "config.yaml")
     merged = load(folder, use_cpu=True)
-    published = load_checkpoint(ModelConfig(name=config.model.name), merged.modality.name, merged.task).model
+    published = load_checkpoint(ModelConfig(name=config.model.name), merged.modality.kind, merged.task).model
     adapted = PeftModel.from_pretrained(published, folder / "adapter").eval()
     inputs = pd.read_parquet(folder / "splits.parquet").head(3)
     batch = merged.modality.collate(merged.modality.encode(inputs))

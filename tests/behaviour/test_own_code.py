@@ -54,12 +54,12 @@ def test_every_command_after_training_runs_allowed_code(made, root):
     recorded = RecordedRun.open(made)
     part = readable_rows(recorded, 8)
     predictor = hftransfer.load(made, use_cpu=True)
-    assert type(predictor.model).__name__ == "OwnModel" and predictor.modality.name == "image"
+    assert type(predictor.model).__name__ == "OwnModel" and predictor.modality.kind.name == "image"
     table = predictor.predict(part.frame["input"].tolist())
     scores = table[[f"score:{name}" for name in recorded.task.names]].to_numpy()
     assert np.abs(scores - part.scores).max() < 1e-4
     assert evaluate(made, str(root / "pictures"), {}, EvaluationConfig(resamples=100))["metrics"]
-    assert serve(made).modality == "image"
+    assert serve(made).kind.name == "image"
     assert (
         len(next_to_label(str(tiny.image_folder(root / "pool", per_class=2, size=40)), 2, str(made), None, None)) == 2
     )

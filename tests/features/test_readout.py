@@ -11,6 +11,7 @@ import torch
 from hftransfer.config import parse_overrides, read_yaml, with_overrides
 from hftransfer.core.errors import UserError
 from hftransfer.features.readout import mean_is_exact, open_head, read_features
+from hftransfer.modalities import kind_of
 from hftransfer.models.layers import Ladder
 from hftransfer.models.loading import ModelConfig, load_checkpoint
 from hftransfer.pipeline.run_context import features_identity
@@ -86,7 +87,9 @@ def test_views_change_the_head(tmp_path):
 
 @pytest.mark.parametrize("family", list(tiny.TEXT_FAMILIES))
 def test_mean_pooling_is_offered_where_the_family_can_express_it(tmp_path, family):
-    checkpoint = load_checkpoint(ModelConfig(name=str(tiny.TEXT_FAMILIES[family](tmp_path / "m"))), "text", TASK)
+    checkpoint = load_checkpoint(
+        ModelConfig(name=str(tiny.TEXT_FAMILIES[family](tmp_path / "m"))), kind_of("text"), TASK
+    )
     batch = dict(checkpoint.processor(["goal match team player", "bank"], padding=True, return_tensors="pt"))
     model = checkpoint.model.eval()
     open_head(model, checkpoint.new_parameters, batch)
@@ -96,7 +99,9 @@ def test_mean_pooling_is_offered_where_the_family_can_express_it(tmp_path, famil
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "electra", "deberta-v2", "modernbert", "esm", "mpnet"])
 def test_a_fresh_head_of_several_layers_hands_the_features_on(tmp_path, family):
     """Opened, the hidden layer keeps what it reads: the pooled token can be told from what comes out."""
-    checkpoint = load_checkpoint(ModelConfig(name=str(tiny.TEXT_FAMILIES[family](tmp_path / "m"))), "text", TASK)
+    checkpoint = load_checkpoint(
+        ModelConfig(name=str(tiny.TEXT_FAMILIES[family](tmp_path / "m"))), kind_of("text"), TASK
+    )
     protein = family == "esm"
     texts = [tiny.sentence([i % 3], random.Random(i), protein=protein) for i in range(40)]
     batch = dict(checkpoint.processor(texts, padding=True, return_tensors="pt"))
@@ -139,7 +144,9 @@ def test_a_validation_part_that_was_given_is_not_fitted_on(tmp_path):
 
 def test_features_of_another_fresh_layer_are_other_features(tmp_path):
     """The last layer reads the features; a fresh layer below it makes them, so the store must tell two of those apart."""
-    checkpoint = load_checkpoint(ModelConfig(name=str(tiny.TEXT_FAMILIES["distilbert"](tmp_path / "m"))), "text", TASK)
+    checkpoint = load_checkpoint(
+        ModelConfig(name=str(tiny.TEXT_FAMILIES["distilbert"](tmp_path / "m"))), kind_of("text"), TASK
+    )
     before = features_identity(checkpoint)
     with torch.no_grad():
         checkpoint.model.classifier.weight.add_(1.0)

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from hftransfer.config import checked
 from hftransfer.core.errors import UserError
-from hftransfer.modalities.text import Text
+from hftransfer.modalities import kind_of
 from hftransfer.models.loading import load_checkpoint
 from hftransfer.models.references import ModelConfig
 from hftransfer.models.weights import read_weights
@@ -119,7 +119,7 @@ def with_tokenizer(kind, config, tokenizer, folder):
 
 
 def load(folder, modality="image", **options):
-    return load_checkpoint(ModelConfig(name=str(folder), **options), modality, TASK)
+    return load_checkpoint(ModelConfig(name=str(folder), **options), kind_of(modality), TASK)
 
 
 def trained(model, data, folder, strategy="probe", **options):
@@ -188,7 +188,11 @@ def test_the_settings_of_a_tokenizer_written_in_python_follow_its_vocabulary(tmp
     same, other = (transformers.AutoTokenizer.from_pretrained(folder) for _ in range(2))
     (folder / "vocab.txt").write_text((folder / "vocab.txt").read_text().replace("L\nA", "A\nL"))
     other = transformers.AutoTokenizer.from_pretrained(folder)
-    assert Text(same).settings() == Text(same).settings() != Text(other).settings()
+    assert (
+        kind_of("text").bind(same).settings()
+        == kind_of("text").bind(same).settings()
+        != kind_of("text").bind(other).settings()
+    )
 
 
 def test_special_tokens_inside_of_texts_are_plain_text(tmp_path, caplog):
@@ -211,8 +215,8 @@ def test_special_tokens_are_read_as_tokens_where_that_is_wanted(tmp_path, caplog
     folder = tiny.TEXT_FAMILIES["bert"](tmp_path / "m")
     frame = pd.DataFrame({"input": ["goal [SEP] team"]})
     plain, tokens = (load(folder, "text", split_special_tokens=split).processor for split in (True, False))
-    assert Text(plain).encode(frame)[0]["input_ids"].count(plain.sep_token_id) == 1
-    assert Text(tokens).encode(frame)[0]["input_ids"].count(tokens.sep_token_id) == 2
+    assert kind_of("text").bind(plain).encode(frame)[0]["input_ids"].count(plain.sep_token_id) == 1
+    assert kind_of("text").bind(tokens).encode(frame)[0]["input_ids"].count(tokens.sep_token_id) == 2
     assert "they are read as those tokens" in caplog.text
 
 

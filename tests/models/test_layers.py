@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hftransfer.core.errors import UserError
+from hftransfer.modalities import kind_of
 from hftransfer.models.layers import Ladder
 from hftransfer.models.loading import ModelConfig, load_checkpoint
 from hftransfer.tasks import SingleLabel
@@ -19,7 +20,7 @@ BLOCKS = {"swin": 2, "convnext": 4, "resnet": 4, "timm-resnet": 4, "timm-convnex
 def checkpoints(tmp_path_factory):
     makers = tiny.VISION_FAMILIES | tiny.TEXT_FAMILIES
     folders = {name: makers[name](tmp_path_factory.mktemp(name)) for _, name in FAMILIES}
-    return {n: load_checkpoint(ModelConfig(name=str(folders[n])), modality, TASK) for modality, n in FAMILIES}
+    return {n: load_checkpoint(ModelConfig(name=str(folders[n])), kind_of(modality), TASK) for modality, n in FAMILIES}
 
 
 @pytest.mark.parametrize(("modality", "family"), FAMILIES)

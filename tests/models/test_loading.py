@@ -17,6 +17,7 @@ import torch
 import transformers
 
 from hftransfer.core.errors import UserError
+from hftransfer.modalities import kind_of
 from hftransfer.models.heads import final_linear, head_of, head_parameters
 from hftransfer.models.loading import ModelConfig, load_checkpoint, save_model
 from hftransfer.models.processors import image_settings
@@ -50,7 +51,7 @@ def folders(tmp_path_factory):
 
 
 def load(folder, kind: str, task: Task = TASK, random_weights: bool = False, **settings):
-    return load_checkpoint(ModelConfig(name=str(folder), **settings), kind, task, random_weights)
+    return load_checkpoint(ModelConfig(name=str(folder), **settings), kind_of(kind), task, random_weights)
 
 
 def stored_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -331,7 +332,7 @@ def timm_weights(folder: Path, name: str = "test_resnet") -> tuple[dict[str, tor
 
 
 def load_timm(weights: Path, name: str = "test_resnet", **settings):
-    return load_checkpoint(ModelConfig(name=name, weights=str(weights), **settings), "image", TASK)
+    return load_checkpoint(ModelConfig(name=name, weights=str(weights), **settings), kind_of("image"), TASK)
 
 
 def matches(checkpoint, tensors: dict[str, torch.Tensor]) -> bool:
@@ -405,7 +406,7 @@ def test_weights_need_a_timm_architecture(tmp_path):
 
 
 def test_architecture_alone_is_enough_for_random_weights():
-    checkpoint = load_checkpoint(ModelConfig(name="test_resnet"), "image", TASK, random_weights=True)
+    checkpoint = load_checkpoint(ModelConfig(name="test_resnet"), kind_of("image"), TASK, random_weights=True)
     assert final_linear(checkpoint.model).out_features == 3
 
 
@@ -419,7 +420,7 @@ def test_read_weights_leaves_out_what_is_no_tensor(tmp_path):
 
 def message(name: str, kind: str = "image", **settings) -> str:
     with pytest.raises(UserError) as caught:
-        load_checkpoint(ModelConfig(name=name, **settings), kind, TASK)
+        load_checkpoint(ModelConfig(name=name, **settings), kind_of(kind), TASK)
     return str(caught.value)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from hftransfer.modalities import kind_of
 from hftransfer.models.layers import Ladder
 from hftransfer.models.loading import ModelConfig, load_checkpoint
 from hftransfer.models.partial import Boundary, skeleton_of
@@ -19,7 +20,7 @@ SHARED = ("albert",)  # all its blocks are one module, run again and again: ther
 
 def checkpoint_of(modality, family, folder):
     makers = tiny.VISION_FAMILIES | tiny.TEXT_FAMILIES
-    return load_checkpoint(ModelConfig(name=str(makers[family](folder))), modality, TASK)
+    return load_checkpoint(ModelConfig(name=str(makers[family](folder))), kind_of(modality), TASK)
 
 
 def batch_of(modality, checkpoint, rows=4):

@@ -8,6 +8,7 @@ import transformers
 from PIL import Image
 
 from hftransfer.core.errors import UserError
+from hftransfer.modalities import kind_of
 from hftransfer.models.loading import ModelConfig, load_checkpoint, save_model
 from hftransfer.models.processors import ImageSettings, image_settings, resize, save_processor
 from hftransfer.tasks import SingleLabel
@@ -19,7 +20,7 @@ TASK = SingleLabel(("a", "b", "c"))
 def load(family: str, folder, **settings):
     families = tiny.VISION_FAMILIES if family in tiny.VISION_FAMILIES else tiny.TEXT_FAMILIES
     kind = "image" if family in tiny.VISION_FAMILIES else "text"
-    return load_checkpoint(ModelConfig(name=str(families[family](folder)), **settings), kind, TASK)
+    return load_checkpoint(ModelConfig(name=str(families[family](folder)), **settings), kind_of(kind), TASK)
 
 
 def pixels(processor, image: Image.Image) -> torch.Tensor:
@@ -147,7 +148,7 @@ def test_longest_text_is_the_most_the_model_takes(family, tmp_path):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.model_max_length = int(1e30)
     tokenizer.save_pretrained(folder)
-    checkpoint = load_checkpoint(ModelConfig(name=str(folder)), "text", TASK)
+    checkpoint = load_checkpoint(ModelConfig(name=str(folder)), kind_of("text"), TASK)
     assert checkpoint.processor.model_max_length == 64
     text = "L " * 200 if family == "esm" else "goal " * 200
     inputs = checkpoint.processor(text, truncation=True, return_tensors="pt")

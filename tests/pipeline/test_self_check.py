@@ -15,8 +15,7 @@ from hftransfer.config import checked
 from hftransfer.core.errors import UserError
 from hftransfer.core.image_files import open_image
 from hftransfer.features.store import FeatureStore
-from hftransfer.modalities import AugmentationConfig, make_modality
-from hftransfer.modalities.image import Vision
+from hftransfer.modalities import AugmentationConfig, kind_of
 from hftransfer.models.heads import output_layers
 from hftransfer.models.processors import image_settings
 from hftransfer.models.weights import architecture_key
@@ -155,7 +154,9 @@ def test_two_output_layers_are_found(tmp_path, make):
     from hftransfer.models.references import ModelConfig
     from hftransfer.tasks import SingleLabel
 
-    model = load_checkpoint(ModelConfig(name=str(make(tmp_path / "m"))), "image", SingleLabel(("a", "b", "c"))).model
+    model = load_checkpoint(
+        ModelConfig(name=str(make(tmp_path / "m"))), kind_of("image"), SingleLabel(("a", "b", "c"))
+    ).model
     assert len(output_layers(model)) == 2
 
 
@@ -202,7 +203,7 @@ def test_images_are_decoded_no_smaller_than_the_processor_resizes_them(tmp_path,
     noise = np.random.default_rng(0).integers(0, 256, (side // 6, side // 6, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((side, side), Image.BICUBIC).save(tmp_path / "a.jpg", quality=90)
     processor = transformers.ConvNextImageProcessor(size={"shortest_edge": 224})
-    read = Vision(processor, AugmentationConfig()).collate([str(tmp_path / "a.jpg")])["pixel_values"]
+    read = kind_of("image").bind(processor).collate([str(tmp_path / "a.jpg")])["pixel_values"]
     plain = processor(images=Image.open(tmp_path / "a.jpg"), return_tensors="pt")["pixel_values"]
     undershot = processor(images=open_image(str(tmp_path / "a.jpg"), at_least=224), return_tensors="pt")["pixel_values"]
     assert (read - plain).abs().mean() < 0.8 * (undershot - plain).abs().mean()
@@ -315,7 +316,7 @@ def test_images_given_as_bytes_are_checked_too(tmp_path):
 def test_a_text_is_read_alone_as_in_a_padded_batch(tmp_path):
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny.TEXT_FAMILIES["bert"](tmp_path / "m"))
     frame = pd.DataFrame({"input": ["goal", "goal team match player"]})
-    batch = make_modality("text", tokenizer, AugmentationConfig()).plain_batch(tokenizer, frame)
+    batch = kind_of("text").bind(tokenizer, AugmentationConfig()).plain_batch(tokenizer, frame)
     assert batch["attention_mask"].sum(1).tolist() == [3, 6] and batch["input_ids"].shape == (2, 6)
 
 

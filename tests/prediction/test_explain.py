@@ -14,6 +14,7 @@ from PIL import Image
 
 from hftransfer.config import parse_overrides, with_overrides
 from hftransfer.evaluation import EvaluationConfig
+from hftransfer.modalities import kind_of
 from hftransfer.models.loading import ModelConfig, load_checkpoint, save_model
 from hftransfer.prediction import explain as explaining
 from hftransfer.prediction.explain import Explanation, NoExplanation, explain, explain_run
@@ -37,7 +38,7 @@ def predictors(tmp_path_factory):
     found = {}
     for modality, families in (("image", tiny.VISION_FAMILIES), ("text", tiny.TEXT_FAMILIES)):
         for name, make in families.items():
-            made = load_checkpoint(ModelConfig(name=str(make(folder / name))), modality, task)
+            made = load_checkpoint(ModelConfig(name=str(make(folder / name))), kind_of(modality), task)
             save_model(made.model, made.processor, folder / f"{name}-new")
             found[name] = load(folder / f"{name}-new", use_cpu=True)
     return found
@@ -72,7 +73,9 @@ def large(folder):
 
 def test_it_is_grad_cam_where_the_places_are_averaged_before_a_linear_head(tmp_path):
     """Then Grad-CAM is the class activation map: the head's weights on the last activation (Selvaraju et al., app. A)."""
-    made = load_checkpoint(ModelConfig(name=str(large(tmp_path / "model"))), "image", SingleLabel(tuple("abcdefg")))
+    made = load_checkpoint(
+        ModelConfig(name=str(large(tmp_path / "model"))), kind_of("image"), SingleLabel(tuple("abcdefg"))
+    )
     save_model(made.model, made.processor, tmp_path / "new")
     predictor, frame = load(tmp_path / "new", use_cpu=True), picture_file(tmp_path, 96)
     network = predictor.model.timm_model

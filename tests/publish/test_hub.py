@@ -16,6 +16,7 @@ from huggingface_hub import HfApi
 from hftransfer.config import RunConfig, checked
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import write_json
+from hftransfer.modalities import kind_of
 from hftransfer.models.loading import ModelConfig, load_checkpoint, save_model
 from hftransfer.publish.hub import check_ready, push, upload, write_repository
 from hftransfer.publish.round_trip import forms_digest
@@ -36,7 +37,9 @@ def run_folder(tmp_path_factory):
     """A run on tiny BERT whose certificate is there already."""
     root = tmp_path_factory.mktemp("run")
     folder = make_run(root / "topics")
-    checkpoint = load_checkpoint(ModelConfig(name=str(tiny.TEXT_FAMILIES["bert"](root / "bert"))), "text", SINGLE)
+    checkpoint = load_checkpoint(
+        ModelConfig(name=str(tiny.TEXT_FAMILIES["bert"](root / "bert"))), kind_of("text"), SINGLE
+    )
     (folder / "model" / "model.safetensors").unlink()
     save_model(checkpoint.model, checkpoint.processor, folder / "model")
     certificate(folder, PASSED)
@@ -87,6 +90,7 @@ def push_to(hub, folder, home, repo=f"{OWNER}/topics", token=TOKEN, **options) -
 # --- loading ---------------------------------------------------------------------------------------------------------
 
 LOAD = """
+from hftransfer.modalities import kind_of
 from hftransfer.models.loading import ModelConfig, load_checkpoint
 from hftransfer.core.errors import UserError
 from hftransfer.tasks import SingleLabel
@@ -97,14 +101,14 @@ for name, kind, revision in [
     ("google/vit-tny", "image", None), ("meta/gated", "image", None), ("google/vit-tiny", "image", "v9"),
 ]:
     try:
-        found = load_checkpoint(ModelConfig(name=name, revision=revision), kind, task)
+        found = load_checkpoint(ModelConfig(name=name, revision=revision), kind_of(kind), task)
         answer[name] = [found.source, type(found.model).__name__, found.weights_hash]
     except UserError as error:
         answer[name + str(revision or "")] = str(error)
-answer["architecture"] = load_checkpoint(ModelConfig(name="test_resnet"), "image", task).source
+answer["architecture"] = load_checkpoint(ModelConfig(name="test_resnet"), kind_of("image"), task).source
 from huggingface_hub import constants
 constants.HF_HUB_OFFLINE = True
-answer["offline"] = load_checkpoint(ModelConfig(name="bert-base-tiny"), "text", task).source
+answer["offline"] = load_checkpoint(ModelConfig(name="bert-base-tiny"), kind_of("text"), task).source
 """
 
 
@@ -119,7 +123,7 @@ def test_hub_ids_load_and_wrong_ones_are_named(tmp_path):
         hub.add("meta/gated", vit, gated=True)
         found = in_process(LOAD, hub, tmp_path / "home")["answer"]
     task = SINGLE.__class__("single_label", ("a", "b", "c"))
-    local = load_checkpoint(ModelConfig(name=str(timm)), "image", task)
+    local = load_checkpoint(ModelConfig(name=str(timm)), kind_of("image"), task)
     source = f"timm/tiny_resnet.a1_in1k@{repo.sha}"
     assert found["timm/tiny_resnet.a1_in1k"] == [source, "TimmWrapperForImageClassification", local.weights_hash]
     assert found["bert-base-tiny"][1] == "BertForSequenceClassification"

@@ -22,6 +22,7 @@ from transformers.integrations import integration_utils
 
 from hftransfer.config import TrainingConfig, parse_overrides, with_overrides
 from hftransfer.core.errors import UserError
+from hftransfer.modalities import kind_of
 from hftransfer.models.layers import Ladder
 from hftransfer.models.loading import ModelConfig, load_checkpoint
 from hftransfer.strategies import FrozenStrategy, FullStrategy, GradualStrategy, LoraStrategy, ProbeStrategy
@@ -41,7 +42,7 @@ TASK = SingleLabel(("a", "b", "c"))
 def checkpoint_of(family, folder):
     modality = "image" if family in tiny.VISION_FAMILIES else "text"
     maker = (tiny.VISION_FAMILIES | tiny.TEXT_FAMILIES)[family]
-    return load_checkpoint(ModelConfig(name=str(maker(folder / family))), modality, TASK)
+    return load_checkpoint(ModelConfig(name=str(maker(folder / family))), kind_of(modality), TASK)
 
 
 def changed(config, *overrides):

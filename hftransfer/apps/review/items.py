@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from hftransfer.core.errors import UserError
-from hftransfer.data.duplicates import components
 from hftransfer.data.groups import links
-from hftransfer.data.inspection import Look, look_at_all, look_at_image, look_at_text
 from hftransfer.data.patch import Decision, numbered_lines
+from hftransfer.modalities import kind_of
+from hftransfer.modalities.duplicates import components
+from hftransfer.modalities.inspection import Look
 from hftransfer.report.gallery import joined, label_errors, words
 from hftransfer.runs.reader import Part, RecordedRun, plain_label
 
@@ -119,7 +120,7 @@ class Queue:
 
     @cached_property
     def _looks_at_all(self) -> pd.Series:
-        looks = look_at_all(self._frame, self.run.record.modality)
+        looks = kind_of(self.run.record.modality).inspect(self._frame)
         return pd.Series(looks, index=self._frame["id"], dtype=object)
 
     @cached_property
@@ -235,11 +236,11 @@ class Queue:
 
     def _new_row(self, input: str, pair: str | None, answered: Any) -> Row | None:
         """None for an input that is not at hand, or that lies outside of the folder that the patch may name files in."""
-        pictured = self.run.record.modality == "image"
-        path = (self.corrections.resolve().parent / input).resolve() if pictured else None
+        kind = kind_of(self.run.record.modality)
+        path = (self.corrections.resolve().parent / input).resolve() if kind.files else None
         if path and not path.is_relative_to(self.place):
             return None
-        look = look_at_image(str(path)) if path else look_at_text(input, pair)
+        look = kind.look(str(path)) if path else kind.look(*([input] if pair is None else [input, pair]))
         written = path.relative_to(self.place).as_posix() if path else input
         return None if look.fault else Row(f"added:{look.digest}", look.digest, "", answered, written, pair)
 

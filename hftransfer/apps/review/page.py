@@ -15,6 +15,7 @@ from hftransfer.apps.review.items import CHOICES, KINDS, Item, Queue, Row, perce
 from hftransfer.apps.web import start
 from hftransfer.core.errors import UserError
 from hftransfer.data.patch import Decision, append, read_patch, standing
+from hftransfer.modalities import kind_of
 from hftransfer.report.gallery import thumbnail, words
 from hftransfer.runs.folder import beside
 from hftransfer.runs.reader import RecordedRun
@@ -112,7 +113,7 @@ def _decided(item: Item, decisions: list[Decision]) -> str:
 
 
 def _row_html(review: Review, row: Row) -> str:
-    if review.run.record.modality == "image":
+    if kind_of(review.run.record.modality).shows == "picture":
         picture = thumbnail(review.queue.picture(row), SIDE)
         shown = f'<img alt="the picture {html.escape(row.id, quote=True)}" src="{picture}">' if picture else "(gone)"
     else:

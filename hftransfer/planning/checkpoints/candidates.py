@@ -6,7 +6,6 @@ Licences as their model cards state them in 2025; they are the owner's to change
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -14,7 +13,7 @@ class Candidate:
     """`name` is a reference as `--model` takes it; `licence` None: not known here."""
 
     name: str
-    modality: Literal["image", "text"]
+    modality: str
     objective: str
     licence: str | None
 

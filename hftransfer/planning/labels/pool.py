@@ -13,7 +13,8 @@ import pandas as pd
 from hftransfer.config import checked
 from hftransfer.core.errors import UserError
 from hftransfer.data import LabelledData, inputs_modality, load_inputs
-from hftransfer.data.inspection import digest, look_at_all
+from hftransfer.modalities import kind_of
+from hftransfer.modalities.inspection import digest
 from hftransfer.models.layers import Ladder
 from hftransfer.models.loading import load_checkpoint
 from hftransfer.pipeline.run_context import prepare
@@ -60,7 +61,7 @@ def next_to_label(
         )
     if run:
         predictor = load(run)
-        frame = _new_rows(pool, predictor.modality.name, columns, _labelled(run, predictor.modality.name))
+        frame = _new_rows(pool, predictor.modality.kind.name, columns, _labelled(run, predictor.modality.kind.name))
         logits, features = predictor.read(frame)
         seen = Seen(features, predictor.task, predictor.task.probabilities(logits))
         if not predictor.task.has_classes:
@@ -84,7 +85,7 @@ def _labelled(run: str, modality: str) -> set[str]:
     rows = RecordedRun.open(run).splits
     if "digest" in rows:
         return set(rows["digest"])
-    if modality == "image":
+    if kind_of(modality).files:
         files = [Path(name) for name in rows["input"] if name]
         return {digest(file.read_bytes()) for file in files if file.is_file()}
     columns = [name for name in ("input", "input_pair") if name in rows]
@@ -100,7 +101,7 @@ def _new_rows(pool: str, modality: str, columns: list[str] | None, labelled: set
         raise UserError(
             f"There is no {pool!r}: a pool is a folder, a glob, a table, or - for the lines of standard input."
         )
-    looks = look_at_all(frame, modality)
+    looks = kind_of(modality).inspect(frame)
     frame = frame.assign(digest=[look.digest for look in looks])
     reasons = {
         "cannot be read": np.array([look.fault is not None for look in looks]),
@@ -122,7 +123,7 @@ def _features(model: str, modality: str, frame: pd.DataFrame, seed: int) -> np.n
     task = SingleLabel(("0", "1"))
     config = checked({"data": {}, "model": model, "seed": seed})
     rows = frame.assign(split="train", group=None, label="0")
-    checkpoint = load_checkpoint(config.model, modality, task)
+    checkpoint = load_checkpoint(config.model, kind_of(modality), task)
     with tempfile.TemporaryDirectory() as scratch:
         data = LabelledData(rows, modality, task, fingerprint="")
         work = prepare(config, data, checkpoint, devices.choose_device(), devices.World(), Path(scratch))

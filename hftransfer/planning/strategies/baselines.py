@@ -14,6 +14,10 @@ from hftransfer.probe.solver import make_folds, solve_head
 from hftransfer.tasks import Task
 
 THUMBNAIL = 16  # pixels a side
+ON_RAW_INPUT = {
+    "words": "bag of words",
+    "picture": f"model on {THUMBNAIL} x {THUMBNAIL} pixels",
+}  # by `ModalityKind.content`
 
 
 class Fitted(Protocol):

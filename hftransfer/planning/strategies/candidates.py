@@ -141,7 +141,8 @@ class Climb:
 
     def _baselines(self) -> None:
         self._note(self.bench.majority())
-        steps = {"raw": self.bench.raw_input, "random": self._random_features}
+        steps = {"raw": self.bench.raw_input} if self.bench.data.kind.content else {}
+        steps["random"] = self._random_features
         for name, measure in steps.items():
             cost = self.measured["probe"].seconds  # of the same order: one pass, some heads
             if cost > self.clock.left:

@@ -116,7 +116,7 @@ class Bench:
     def raw_input(self) -> Answers:
         task, targets, seed = self.data.task, self.work.targets, self.config.seed
         begin = time.perf_counter()
-        if self.data.modality == "text":
+        if self.data.kind.content == "words":
             return self._over_folds("raw", lambda train: baselines.raw_text(task, self.data.frame, targets, train))
         pixels = baselines.thumbnails(self.work.items)
         fit = lambda train: baselines.raw_image(task, pixels, targets, train, self.work.groups, seed)  # noqa: E731
@@ -304,7 +304,7 @@ def _work(config: RunConfig, data: LabelledData, scratch: Path) -> Work:
 
     world = devices.launched_world()
     set_seed(config.seed)
-    checkpoint = load_checkpoint(config.model, data.modality, data.task, config.strategy.from_random_weights)
+    checkpoint = load_checkpoint(config.model, data.kind, data.task, config.strategy.from_random_weights)
     return prepare(config, data, checkpoint, devices.choose_device(world, config.use_cpu), world, scratch / "features")
 
 

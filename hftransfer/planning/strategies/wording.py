@@ -7,6 +7,7 @@ import numpy as np
 
 from hftransfer.core.wording import percent
 from hftransfer.evaluation.metrics import higher_is_better
+from hftransfer.planning.strategies.baselines import ON_RAW_INPUT
 from hftransfer.planning.strategies.candidates import TITLES, TRAINED, Climb
 from hftransfer.planning.strategies.decision import Answers, Difference
 
@@ -161,7 +162,7 @@ def _raw(climb: Climb) -> str:
     gain = climb.against("probe", "raw")
     if gain is None or gain.is_better:
         return ""
-    simple = "bag of words" if climb.bench.data.modality == "text" else "model on 16 x 16 pixels"
+    simple = ON_RAW_INPUT[climb.bench.data.kind.content]
     return (
         f"The probe is {points(climb, gain)} over a linear {simple}, which needs no network: its features add little."
     )
