@@ -5,7 +5,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from hftransfer.core.files import read_json, write_json
 from hftransfer.core.wording import describe_part, ends, percent
 from hftransfer.data import LabelledData, load_data
 from hftransfer.doctor import examine_loaded
+from hftransfer.features.store import FeatureStore
 from hftransfer.models.layers import Ladder
 from hftransfer.models.loading import Checkpoint, load_checkpoint
 from hftransfer.pipeline.error_translation import explained
@@ -36,6 +37,7 @@ from hftransfer.runs import folder as run_folder
 from hftransfer.runs.record import RunRecord
 from hftransfer.runtime import devices
 from hftransfer.runtime.interruption import Interruption, Stop, listening
+from hftransfer.runtime.launch import World, launched_world
 from hftransfer.strategies import AutoStrategy, Plan, ProbeStrategy
 from hftransfer.training.freeze_check import Sizes, check_frozen, tensor_hashes
 
@@ -56,14 +58,19 @@ class Run:
 
 @dataclass
 class Seconds:
-    """Wall seconds of each phase of a run."""
+    """Wall seconds of each phase of a run. The processes of a launch go through a phase together.
 
+    Not `in_step`: a phase in which the Trainer exchanges tensors between them.
+    """
+
+    world: World
     phases: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
+    def __call__(self, phase: str, in_step: bool = True) -> Iterator[None]:
         begin = time.perf_counter()
-        yield
+        with self.world.together() if in_step else nullcontext():
+            yield
         self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - begin
 
 
@@ -101,6 +108,8 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
             _write_pages(made.folder)
             if config.push_to_hub.repo_id and not made.interruption:
                 push_as_configured(made.folder, config.push_to_hub)
+            if config.store:
+                FeatureStore().keep_to_limit()  # nothing of the run is open now
         return made
 
 
@@ -168,7 +177,7 @@ def _finished(config: RunConfig, dataset: Any) -> Run | None:
     data = load_data(config.data, dataset)
     run_folder.refuse_differences(folder, stored, stored | {"data": data.fingerprint})
     log.info("Nothing to resume: %s is whole", folder)
-    world = devices.launched_world()
+    world = launched_world()
     return Run(folder, read_json(folder / "metrics.json") if world.rank == 0 else {})
 
 
@@ -177,14 +186,18 @@ def _described(config: RunConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"output"})
 
 
-def _origin(config: RunConfig, data: LabelledData, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what a run is made from: its configuration, and a hash each of examples, division and weights."""
+def _origin(config: RunConfig, data: LabelledData, checkpoint: Checkpoint, processes: int) -> dict[str, Any]:
+    """Return what a run is made from: its configuration, hashes of examples, division and weights, the processes.
+
+    The number of processes decides how many examples a step has, and which checkpoints are complete.
+    """
     rows = data.frame[["id", "split", "group"]].sort_values("id").to_json(orient="values")
     return {
         "config": _described(config),
         "data": data.fingerprint,
         "split": hashlib.sha256(rows.encode()).hexdigest(),
         "weights": checkpoint.weights_hash,
+        "processes": processes,
     }
 
 
@@ -195,12 +208,14 @@ def _again(config: RunConfig, dataset: Any) -> dict[str, Any]:
 
 def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
     """Make one run folder; its metrics are known to the main process."""
-    seconds = Seconds()
-    world = devices.launched_world()
+    world = launched_world()
+    seconds = Seconds(world)
     device = devices.choose_device(world, config.use_cpu)
     _join(world, device)
     metrics: dict[str, Any] = {}
-    with run_folder.making(config.output_folder, resume, world.rank == 0) as folder:
+    with ExitStack() as stack:
+        with world.together():
+            folder = stack.enter_context(run_folder.making(config.output_folder, resume, world.rank == 0))
         with seconds("data"):
             data = load_data(config.data, dataset)
             for finding in examine_loaded(data):
@@ -213,10 +228,10 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
             _seed(config.seed)
             random_weights = config.strategy.from_random_weights
             checkpoint = load_checkpoint(config.model, data.kind, data.task, random_weights)
-        if world.rank == 0:
-            run_folder.check_origin(folder, _origin(config, data, checkpoint), resume)
+            if world.rank == 0:
+                run_folder.check_origin(folder, _origin(config, data, checkpoint, world.size), resume)
         with seconds("preparation"):
-            work = prepare(config, data, checkpoint, device, world, folder / "features")
+            work = prepare(config, data, checkpoint, device, world, run_folder.scratch(config.output_folder))
         with seconds("features"):
             probe = solve_head(work)
         plan = _plan(work, probe)
@@ -224,21 +239,20 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
         before, sizes = tensor_hashes(plan.model, plan.ladder), Sizes.of(plan)
         predictions, trained = _adapt(work, plan, probe, folder, stop, seconds)
         check_frozen(plan, before)
-        if world.rank == 0:
-            from hftransfer.pipeline.outputs import Record, write_run
+        with seconds("writing"):
+            if world.rank == 0:
+                from hftransfer.pipeline.outputs import Record, write_run
 
-            with seconds("writing"):
                 predictions = settle(work, predictions)
                 if plan.save_adapter:
                     plan.save_adapter(plan.model, folder / "adapter")
                 model = plan.finish(plan.model)
                 record = Record(plan, sizes, before, tensor_hashes(model, plan.ladder), trained, probe, seconds.phases)
                 metrics = write_run(folder, work, model, predictions, record)
-        work.machine.barrier()
     return Run(config.output_folder, metrics, trained.interruption if trained else None)
 
 
-def _join(world: devices.World, device: torch.device) -> None:
+def _join(world: World, device: torch.device) -> None:
     """Connect the processes of a launch before anything is shared between them."""
     if world.size > 1:
         from accelerate import PartialState
@@ -306,7 +320,7 @@ def _adapt(work: Work, plan: Plan, probe: Probe | None, folder: Path, stop: Stop
         boundary, stored = stored_activations(work, plan)
     examples = loop.Examples(work.items, work.targets, stored)
     with boundary.replaying() if boundary else nullcontext():
-        with seconds("training"):
+        with seconds("training", in_step=False):
             trained = loop.train(
                 plan, work.config.strategy.defaults_for(work.data.modality, work.model), work.data.task, work.modality, examples,
                 {split: work.positions(split) for split in ("train", "validation")}, work.config.training,

@@ -59,6 +59,7 @@ def problem_of(name: str, root: str) -> Problem:
     from hftransfer.pipeline.run_context import prepare
     from hftransfer.probe.fit import plain_features
     from hftransfer.runtime import devices
+    from hftransfer.runtime.launch import World
 
     source, *overrides = (argument.replace("{root}", root) for argument in SETS[name].arguments.split())
     changes = parse_overrides(overrides) | {"data.train_examples": MEASURED[name].limit}
@@ -69,7 +70,7 @@ def problem_of(name: str, root: str) -> Problem:
     data = load_data(config.data)
     checkpoint = load_checkpoint(config.model, data.kind, data.task)
     with tempfile.TemporaryDirectory() as scratch:
-        work = prepare(config, data, checkpoint, devices.choose_device(), devices.World(), Path(scratch))
+        work = prepare(config, data, checkpoint, devices.choose_device(), World(), Path(scratch))
         keys = data.frame["digest"].tolist()
         features = plain_features(work.frozen(Ladder.of(work.model)), work.items, keys)
     return Problem(

@@ -59,11 +59,12 @@ def prepared(name: str, folder: str) -> Any:
     from hftransfer.models.loading import load_checkpoint
     from hftransfer.pipeline.run_context import prepare
     from hftransfer.runtime import devices
+    from hftransfer.runtime.launch import World
 
     config = configuration(name, folder, "full")
     data = load_data(config.data)
     checkpoint = load_checkpoint(config.model, data.kind, data.task)
-    return prepare(config, data, checkpoint, devices.choose_device(), devices.World(), Path(folder) / "scratch")
+    return prepare(config, data, checkpoint, devices.choose_device(), World(), Path(folder) / "scratch")
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

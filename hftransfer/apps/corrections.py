@@ -1,6 +1,6 @@
 """Corrections that users of the demo send, kept in a patch file beside the run."""
 
-import json
+import math
 import shutil
 import uuid
 from datetime import UTC, datetime
@@ -11,6 +11,7 @@ import pandas as pd
 
 from hftransfer.apps.serving import Served
 from hftransfer.core.errors import UserError
+from hftransfer.core.files import strict_json
 from hftransfer.tasks import Task
 
 # A stranger cannot fill the disk: lines of a patch file, and bytes of it with the pictures beside it.
@@ -26,7 +27,7 @@ def keep_correction(patch: Path, model: Served, frame: pd.DataFrame, label: Any)
     if model.kind.files:
         given["input"] = _kept_file(patch, given["input"])
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    line = json.dumps({"time": time, **given, "prediction": predicted, "label": right}, ensure_ascii=False)
+    line = strict_json({"time": time, **given, "prediction": predicted, "label": right})
     with patch.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
@@ -47,7 +48,9 @@ def _right_label(task: Task, label: Any) -> Any:
     try:
         values = [float(word) for word in str(label).replace(",", " ").split()]
     except ValueError:
-        raise UserError(f"Expected numbers, found {label!r}.") from None
+        values = [math.nan]
+    if not all(map(math.isfinite, values)):
+        raise UserError(f"Expected numbers, found {label!r}.")
     if len(values) != len(task.names):
         raise UserError(f"Expected {len(task.names)} numbers ({', '.join(task.names)}), found {len(values)}.")
     return values[0] if len(values) == 1 else values

@@ -47,7 +47,7 @@ def main() -> None:
 
 def _quiet() -> None:
     """Our own log is what the user reads; libraries speak up when something is wrong."""
-    from hftransfer.runtime import devices
+    from hftransfer.runtime import devices, launch
 
     devices.wait_briefly()  # before torch is imported
     devices.collect_seldom()
@@ -60,7 +60,7 @@ def _quiet() -> None:
     handler.setFormatter(PlainFormatter("%(message)s"))
     root = logging.getLogger("hftransfer")
     root.handlers = [handler]
-    root.setLevel(logging.INFO if devices.process_rank() == 0 else logging.ERROR)
+    root.setLevel(logging.INFO if launch.process_rank() == 0 else logging.ERROR)
 
 
 @app.command()

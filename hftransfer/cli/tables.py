@@ -1,18 +1,17 @@
 """What the terminal shows of results, and the tables that go into files instead."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from hftransfer.core.errors import UserError
-from hftransfer.core.files import finite, replacing
+from hftransfer.core.files import replacing, strict_json
 from hftransfer.core.terminal import display
 from hftransfer.core.wording import describe_part, ends
 
 
 def show_metrics(metrics: dict[str, Any], folder: Path, as_json: bool) -> None:
     if as_json:
-        return print(json.dumps(finite({"run": str(folder)} | metrics), ensure_ascii=False))
+        return print(strict_json({"run": str(folder)} | metrics))
     from rich.table import Table
 
     for split, found in metrics.items():

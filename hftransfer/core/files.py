@@ -54,7 +54,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON whole or not at all. What is no number or infinite becomes null."""
-    write_text(path, json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, strict_json(value, indent=1) + "\n")
+
+
+def strict_json(value: Any, indent: int | None = None) -> str:
+    """Return JSON that every reader takes: null for what is no number or infinite; scalars of NumPy are numbers."""
+    return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def finite(value: Any) -> Any:
@@ -63,6 +68,8 @@ def finite(value: Any) -> Any:
         return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [finite(inner) for inner in value]
+    if hasattr(value, "dtype"):  # a scalar of NumPy, which need not be imported for it
+        value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,15 +1,16 @@
 """What may reach a terminal: tables, JSON lines, and no control characters."""
 
-import json
 import logging
 from collections.abc import Callable
 from typing import Any
+
+from hftransfer.core.files import strict_json
 
 
 def show(values: Any, as_table: Callable[[], Any], as_json: bool) -> None:
     """One line of JSON, or the table that is made for it."""
     if as_json:
-        return print(json.dumps(values, ensure_ascii=False, default=lambda scalar: scalar.item()))
+        return print(strict_json(values))
     display(as_table())
 
 

@@ -1,11 +1,11 @@
 """The command: findings to the terminal as they turn up, or as JSON, and an exit code for scripts."""
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TextIO
 
+from hftransfer.core.files import strict_json
 from hftransfer.data import DataConfig
 from hftransfer.doctor.examination import examine
 from hftransfer.doctor.findings import Finding, exit_code
@@ -36,7 +36,7 @@ def doctor(
     code = exit_code(findings, strict)
     if as_json:
         report = {"findings": [finding.as_dict() for finding in findings], "cleaned": copies, "exit_code": code}
-        print(json.dumps(report, indent=2, ensure_ascii=False), file=stream)
+        print(strict_json(report, indent=2), file=stream)
     else:
         print(_summary(findings), file=stream)
         for path in copies:

@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from hftransfer.core.errors import UserError
-from hftransfer.core.files import replacing
+from hftransfer.core.files import replacing, strict_json
 from hftransfer.data import DataConfig
 from hftransfer.data.sources import Source
 from hftransfer.doctor.copies import rows_with_partner
@@ -198,7 +198,7 @@ def _write_table(frame: pd.DataFrame, target: Path) -> Path:
         elif target.suffix in (".csv", ".tsv"):
             frame.to_csv(temporary, index=False, sep="\t" if target.suffix == ".tsv" else ",")
         else:
-            rows = [json.dumps(row, ensure_ascii=False) for row in frame.to_dict("records")]
+            rows = [strict_json(row) for row in frame.to_dict("records")]
             content = "\n".join(rows) if target.suffix in (".jsonl", ".ndjson") else f"[{', '.join(rows)}]"
             temporary.write_text(content, encoding="utf-8")
     return target

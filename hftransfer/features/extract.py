@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class NotStored(Exception):
-    """The activations of this family cannot be stored row by row: they are not as long as the input (Funnel)."""
+    """Activations cannot be stored row by row: they are not as long as the input (Funnel), or no mask says how long it is."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,9 @@ class FrozenPass:
             for found, rows in passes(self.modality, items, positions, self.machine, forward, title):
                 yield found, {"boundary": rows}
 
+        lengths = set(self.modality.lengths(items))
+        if len(lengths) > 1 and "attention_mask" not in self.modality.skeleton(items[:1]):
+            raise NotStored
         title = f"activations below {self.ladder.rung_name(boundary.rung)}"
         return self._collect(keys, compute, {"boundary": boundary.rung}, title)
 
@@ -91,7 +94,7 @@ class FrozenPass:
             network=architecture_key(self.model),
         )
         share = (self.machine.rank, self.machine.world_size)
-        return self.store.collect(space, list(keys), compute, about, share, self.machine.barrier)
+        return self.store.collect(space, list(keys), compute, about, share, self.machine.world.barrier)
 
     def _view_settings(self, view: int | None, seed: int) -> Any:
         return None if view is None else {"seed": seed} | self.modality.augmentation.model_dump()

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from hftransfer.core.hashing import content_key
 from hftransfer.modalities import Modality
+from hftransfer.runtime.launch import World
 from hftransfer.runtime.memory import is_lack_of_memory, release
 
 log = logging.getLogger(__name__)
@@ -28,8 +29,15 @@ class Machine:
     train_in_bf16: bool = False
     workers: int = 0
     batch_size: int = 32
-    rank: int = 0
-    world_size: int = 1
+    world: World = World()
+
+    @property
+    def rank(self) -> int:
+        return self.world.rank
+
+    @property
+    def world_size(self) -> int:
+        return self.world.size
 
     def context(self) -> Any:
         """Autocast where it was found to pay, for the network alone: heads are solved in float64."""
@@ -39,26 +47,6 @@ class Machine:
 
     def place(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-
-    def barrier(self) -> None:
-        if self.world_size > 1:
-            torch.distributed.barrier()
-
-    def largest(self, value: int) -> int:
-        """The largest `value` of all processes."""
-        if self.world_size == 1:
-            return value
-        values = torch.tensor(value, device=self.device)
-        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
-        return int(values)
-
-    def gather(self, value: Any) -> list[Any]:
-        """`value` of every process, in order of rank."""
-        if self.world_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(values, value)
-        return values
 
 
 class Items(Dataset):
@@ -167,7 +155,7 @@ def predict_logits(
     mine = range(machine.rank, len(items), machine.world_size)
     results = passes(modality, items, mine, machine, lambda batch: model(**batch).logits, "predict", seeds)
     rows = [(positions, logits.float().cpu().numpy()) for positions, logits in results]
-    return in_order((row for share in machine.gather(rows) for row in share), len(items), model.config.num_labels)
+    return in_order((row for share in machine.world.gather(rows) for row in share), len(items), model.config.num_labels)
 
 
 def in_order(batches: Iterable[tuple[list[int], np.ndarray]], count: int, width: int) -> np.ndarray:

@@ -193,5 +193,5 @@ def remove(path: Path) -> bool:
 def unwritable(folder: Path, error: OSError) -> UserError:
     return UserError(
         f"The feature store could not write to {folder}: {error.strerror or error}. Free space with `hftransfer cache "
-        "--clear`, or name another folder in the environment variable HFTRANSFER_CACHE."
+        "--clear`, name another folder in the environment variable HFTRANSFER_CACHE, or keep none (store=false)."
     )

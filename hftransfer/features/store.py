@@ -58,6 +58,8 @@ class SpaceSummary:
 class FeatureStore:
     """Arrays per input, kept under `folder` up to `limit_bytes`; the least recently used shards go first.
 
+    What a process reads from stays while it does: one run may take more than the limit, until `keep_to_limit` after it.
+
     `folder` None: `features` in the package's cache (`core.files.cache_folder`). `shard_bytes` bounds the memory that rows
     wait in before they are written.
     """
@@ -105,7 +107,9 @@ class FeatureStore:
         places |= self._find(folder, first.keys() - places.keys())
         self._fill(writer, keys, self._lacking(first, places), compute, places)  # evicted or damaged meanwhile
         logger.info("Features: %d rows, %d computed, the others read from %s", len(first), writer.rows, folder)
-        return Features([places[key] for key in keys], writer.rows)
+        features = Features([places[key] for key in keys], writer.rows)
+        self.keep_to_limit()
+        return features
 
     def summary(self) -> list[SpaceSummary]:
         """What is stored, the most recently used space first."""
@@ -159,10 +163,10 @@ class FeatureStore:
         for shard in writer.stream(keys, positions, compute) if positions else ():
             self._open[shard.path] = shard
             places |= {key: (shard, row) for row, key in enumerate(shard.keys)}
-            self._evict()
+            self.keep_to_limit()
 
-    def _evict(self) -> None:
-        """Removes the least recently used shards until the limit is kept; those open in this process stay."""
+    def keep_to_limit(self) -> None:
+        """Remove the least recently used shards until the limit is kept; those that this store has open stay."""
         files = self._files()
         excess = sum(size for _, size, _ in files) - self.limit_bytes
         for _, size, path in files:

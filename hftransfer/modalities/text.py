@@ -98,6 +98,7 @@ class TextKind(ModalityKind):
 
         tokenizers.limit_length(model, processor, config.max_length)
         tokenizers.ensure_padding(model, processor, name)
+        tokenizers.ensure_mask(model, processor)
         tokenizers.split_special_tokens(model, processor, config.split_special_tokens)
         return model, processor
 

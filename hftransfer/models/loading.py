@@ -82,6 +82,8 @@ def _read_config(
     stored = _stored_config(reference)
     if "architecture" in stored:
         model_config, old_labels = _timm_config(stored, task)
+        if not config.keep_head:
+            _leave_out_auxiliary_head(model_config)
     else:
         model_config = AutoConfig.from_pretrained(
             reference.path, revision=reference.revision, trust_remote_code=config.trust_remote_code
@@ -119,6 +121,13 @@ def _timm_config(stored: dict[str, Any], task: Task) -> tuple[PreTrainedConfig, 
     }
     stored.pop("label_descriptions", None)
     return TimmWrapperConfig.from_dict(stored, num_labels=task.head_size), list(labels)
+
+
+def _leave_out_auxiliary_head(model_config: PreTrainedConfig) -> None:
+    """Make VOLO without its second head, whose patches vote for the labels of the checkpoint beside the first one."""
+    if "aux_head" in (model_config.pretrained_cfg.get("classifier") or ()):
+        log.info("%s: its auxiliary head is left out, it knows the old labels alone", model_config.architecture)
+        model_config.model_args = (model_config.model_args or {}) | {"use_aux_head": False}
 
 
 # Checkpoints whose tensors are those of a classifier of another type, with the part of its config that they describe.

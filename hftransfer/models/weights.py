@@ -7,7 +7,6 @@ word.
 
 import hashlib
 import importlib.metadata
-import inspect
 import json
 import logging
 import warnings
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hftransfer.core.errors import UserError
+from hftransfer.core.hashing import remote_code_key
 from hftransfer.models.heads import head_parameters
 from hftransfer.models.processors import is_timm_config
 from hftransfer.models.references import ModelConfig, Reference
@@ -27,7 +27,7 @@ from hftransfer.models.references import ModelConfig, Reference
 log = logging.getLogger(__name__)
 
 # Tensors inside a backbone that a checkpoint for another purpose may lack, or have too many, without harm.
-OPTIONAL = ("pooler", "mask_token", "position_ids")
+OPTIONAL = ("pooler", "mask_token", "position_ids", "aux_head")
 
 
 class InputKind(Protocol):
@@ -203,13 +203,11 @@ def architecture_key(model: PreTrainedModel) -> str:
     The class, the complete config without labels and paths, the attention implementation, the code of a remote
     checkpoint, and the versions of the libraries that compute.
     """
-    code = inspect.getsourcefile(type(model))
-    remote = type(model).__module__.startswith("transformers_modules") and code
     ingredients = {
         "class": type(model).__name__,
         "config": _computed_with(model.config.to_dict()),
         "attention": str(getattr(model.config, "_attn_implementation", None)),
-        "code": hashlib.sha256(Path(code).read_bytes()).hexdigest() if remote else None,
+        "code": remote_code_key(type(model)),
         "versions": library_versions(),
     }
     return json.dumps(ingredients, sort_keys=True, default=str)

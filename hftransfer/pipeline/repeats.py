@@ -18,7 +18,7 @@ from hftransfer.core.files import read_json
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
 from hftransfer.probe.solver import make_folds, solve_head
 from hftransfer.runs.record import RunRecord
-from hftransfer.runtime import devices
+from hftransfer.runtime import launch
 from hftransfer.strategies.head import HeadConfig
 from hftransfer.tasks import Task
 
@@ -36,7 +36,7 @@ def check_repeats(config: RunConfig) -> None:
     if config.evaluation.folds and (config.data.train_examples or config.data.test):
         named = "data.train_examples" if config.data.train_examples else "data.test"
         raise UserError(f"evaluation.folds divides all rows anew: leave {named} out, or evaluation.folds.")
-    if (config.evaluation.folds or config.evaluation.seeds > 1) and devices.process_count() > 1:
+    if (config.evaluation.folds or config.evaluation.seeds > 1) and launch.process_count() > 1:
         raise UserError(
             "evaluation.folds and evaluation.seeds repeat a run in one process: leave them out of a launch."
         )

@@ -13,7 +13,7 @@ from torch import nn
 
 from hftransfer.config import RunConfig
 from hftransfer.core.errors import UserError
-from hftransfer.core.hashing import content_key
+from hftransfer.core.hashing import content_key, remote_code_key
 from hftransfer.data import LabelledData
 from hftransfer.features.extract import FrozenPass, NotStored, replayed_batch
 from hftransfer.features.passes import Machine, predict_logits
@@ -29,6 +29,7 @@ from hftransfer.probe.fit import Probe, Rows, fold_scale, fold_temperature, solv
 from hftransfer.runs.predictions import Predictions
 from hftransfer.runtime import autotune, devices
 from hftransfer.runtime.cpu_kernels import replaced
+from hftransfer.runtime.launch import World
 from hftransfer.strategies import Plan, ProbeStrategy
 from hftransfer.tasks import Task
 
@@ -88,7 +89,9 @@ class Work:
 
 
 def features_identity(checkpoint: Checkpoint) -> str:
-    """Stands for every tensor that features are computed with: the checkpoint's own, and fresh ones below the last layer.
+    """Return what stands for every tensor that features are computed with, and for the code that reads the inputs.
+
+    The tensors are the checkpoint's own, and fresh ones below the last layer.
 
     A fresh layer that could not be opened (see `open_head`) is random: another seed must not be served its features.
     """
@@ -96,7 +99,8 @@ def features_identity(checkpoint: Checkpoint) -> str:
     above = {name for name in checkpoint.new_parameters if _belongs_to(checkpoint.model, name, last)}
     below = checkpoint.new_parameters - above
     others = frozenset(name for name in checkpoint.model.state_dict() if name not in below)
-    return content_key(checkpoint.weights_hash, weights_hash(checkpoint.model, leave_out=others))
+    code = remote_code_key(type(checkpoint.processor)) or ""
+    return content_key(checkpoint.weights_hash, weights_hash(checkpoint.model, leave_out=others), code)
 
 
 def _belongs_to(model: nn.Module, name: str, modules: tuple[nn.Module, ...]) -> bool:
@@ -108,7 +112,7 @@ def prepare(
     data: LabelledData,
     checkpoint: Checkpoint,
     device: torch.device,
-    world: devices.World,
+    world: World,
     scratch: Path,
 ) -> Work:
     """Encode the data, place the network, and decide how passes run. `scratch` holds what is not to be kept."""
@@ -161,7 +165,7 @@ def probed(config: RunConfig, data: LabelledData) -> tuple[Work, Probe]:
     device = devices.choose_device(use_cpu=config.use_cpu)
     checkpoint = load_checkpoint(config.model, data.kind, data.task)
     with tempfile.TemporaryDirectory() as scratch:
-        work = prepare(config, data, checkpoint, device, devices.World(), Path(scratch))
+        work = prepare(config, data, checkpoint, device, World(), Path(scratch))
         return work, solve_head(work)
 
 
@@ -187,7 +191,7 @@ def _machine(
     modality: Modality,
     items: list[Any],
     device: torch.device,
-    world: devices.World,
+    world: World,
 ) -> Machine:
     """Precision and batch size by trial on the real network and real rows; remembered for equal runs later."""
     threads = devices.thread_plan(device, world)
@@ -207,16 +211,16 @@ def _machine(
 
     network = architecture_key(model)
     key = f"{checkpoint.weights_hash}-{devices.device_name(device)}-{threads.threads}-{modality.settings()}-{network}"
-    found = autotune.remembered(f"inference-{key}", inference)
+    # Measured on the first process alone: clocks differ, and all have to compute in the same precision.
+    found = world.from_first(lambda: autotune.remembered(f"inference-{key}", inference))
     wanted = config.training.bf16
     forward_bf16 = found["precision"] == "bf16" if wanted is None else wanted
     trains = config.strategy.defaults(modality.kind.name) is not None
     if wanted is None and trains:
-        wanted = autotune.remembered(f"training-{replaced()}-{key}", training)["precision"] == "bf16"
-    return Machine(
-        device, torch.bfloat16 if forward_bf16 else None, bool(wanted), threads.workers, found["batch_size"],
-        world.rank, world.size,
-    )  # fmt: skip
+        measured = world.from_first(lambda: autotune.remembered(f"training-{replaced()}-{key}", training))
+        wanted = measured["precision"] == "bf16"
+    autocast = torch.bfloat16 if forward_bf16 else None
+    return Machine(device, autocast, bool(wanted), threads.workers, found["batch_size"], world)
 
 
 # --- head, plan, training ---------------------------------------------------------------------------------------------
@@ -263,10 +267,12 @@ def _replays(work: Work, boundary: Boundary, stored: Features, rows: list[int]) 
     work.model.eval()
     with torch.no_grad(), work.machine.context():
         live = work.model(**work.machine.place(work.modality.collate(items))).logits.float()
-        with boundary.replaying():
-            replayed = work.model(
-                **work.machine.place(replayed_batch(stored, work.modality, items, rows))
-            ).logits.float()
+        try:
+            with boundary.replaying():
+                batch = work.machine.place(replayed_batch(stored, work.modality, items, rows))
+                replayed = work.model(**batch).logits.float()
+        except (RuntimeError, TypeError, ValueError, IndexError):
+            return False  # stored in another order of dimensions (XLNet), or of another length
     tolerance = 1e-3 if work.machine.autocast is None else 0.05
     return torch.allclose(live, replayed, atol=tolerance * max(1.0, live.abs().max().item()))
 

@@ -24,6 +24,7 @@ from hftransfer.runs.predictions import Predictions
 log = logging.getLogger(__name__)
 
 EXAMPLES = 16
+SECONDS = 0.6  # after which no further batch is begun: 16 texts of 400 tokens take three
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,19 @@ def check_saved_model(
 ) -> dict[str, Any]:
     """Compare the model in `folder` with up to 16 recorded logits; return what `run.json` says of it.
 
-    The shortest, the longest and the largest inputs are among the examples: the smallest is padded beside the largest,
-    and read alone too. Raises `UserError` that names the stage where the saved model answers otherwise.
+    The smallest and the largest inputs are always among the examples: the smallest is padded beside the largest, and
+    read alone too. Others follow, from small to large, as long as they take no more than `SECONDS`. Raises `UserError`
+    that names the stage where the saved model answers otherwise.
     """
     begin = time.perf_counter()
     rows, recorded = recorded_logits(work, model, predictions, probe)
     if not len(rows):
         return {"examples": 0}
     saved = Saved.load(folder, work)
-    found = saved.logits(work, rows)
-    found[0] = _farther(recorded[0], found[0], saved.logits(work, rows[:1])[0])
-    gap, tolerance = relative_gap(recorded, found), Tolerance.of(work.machine)
+    asked, found = saved.logits(work, rows, SECONDS)
+    spread, rows, recorded = _spread(recorded), rows[asked], recorded[asked]
+    found[0] = _farther(recorded[0], found[0], saved.logits(work, rows[:1])[1][0])
+    gap, tolerance = float(np.abs(recorded - found).max()) / spread, Tolerance.of(work.machine)
     task = work.data.task
     differ = task.decides_otherwise(task.probabilities(recorded), task.probabilities(found), tolerance.tie)
     if not gap <= tolerance.logits or differ.any():
@@ -80,12 +83,24 @@ class Saved:
             processor = reader.from_pretrained(folder, trust_remote_code=remote)
         return cls(model.to(work.machine.device).eval(), processor)
 
-    def logits(self, work: Work, rows: np.ndarray) -> np.ndarray:
-        """Logits (n, C) of raw inputs."""
-        batches = _batches(len(rows))
-        frames = [work.data.frame.iloc[rows[batch]] for batch in batches]
-        found = [_logits(self.model, work, work.modality.plain_batch(self.processor, frame)) for frame in frames]
-        return np.concatenate(found)[np.argsort(np.concatenate(batches))]
+    def logits(self, work: Work, rows: np.ndarray, seconds: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions (n,) of the raw inputs that were asked, ascending, and their logits (n, C).
+
+        `rows` are in order of size. The smallest and the largest are always asked, further batches where they fit into
+        `seconds` at the rate of those before them.
+        """
+        sizes, begin = _sizes(work, rows), time.perf_counter()
+        asked, found, done = [], [], 0.0
+        for batch in _batches(len(rows)):
+            cost, taken = len(batch) * sizes[batch].max(), time.perf_counter() - begin
+            if found and taken + taken / done * cost > seconds:
+                break
+            frame = work.data.frame.iloc[rows[batch]]
+            found.append(_logits(self.model, work, work.modality.plain_batch(self.processor, frame)))
+            asked.append(batch)
+            done += cost
+        order = np.argsort(np.concatenate(asked))
+        return np.concatenate(asked)[order], np.concatenate(found)[order]
 
 
 def recorded_logits(
@@ -110,12 +125,17 @@ def _extremes(work: Work, rows: np.ndarray) -> np.ndarray:
 
     Small inputs tell as much as long ones and cost less.
     """
-    lengths = np.array(work.modality.lengths(work.items))[rows]
-    pixels = np.array([max(1, look.size[0] * look.size[1]) for look in work.data.looks])[rows]
-    ordered = np.argsort(lengths * pixels, kind="stable")
+    ordered = np.argsort(_sizes(work, rows), kind="stable")
     last = len(rows) - 1
     quarter = min(last, max(EXAMPLES - 2, last // 4))
     return ordered[np.unique(np.append(np.linspace(0, quarter, EXAMPLES - 1).round(), last).astype(int))[: len(rows)]]
+
+
+def _sizes(work: Work, rows: np.ndarray) -> np.ndarray:
+    """Return the size (n,) of each input: tokens times pixels."""
+    lengths = np.array(work.modality.lengths(work.items))[rows]
+    pixels = np.array([max(1, look.size[0] * look.size[1]) for look in work.data.looks])[rows]
+    return lengths * pixels
 
 
 def _batches(count: int) -> list[np.ndarray]:
@@ -126,8 +146,11 @@ def _batches(count: int) -> list[np.ndarray]:
 
 def relative_gap(recorded: np.ndarray, found: np.ndarray) -> float:
     """Return the largest difference of a logit, as a share of the spread of the recorded ones over the examples."""
-    spread = max(float(recorded.std(0, dtype=np.float64).max()), 0.01 * float(np.abs(recorded).max()), 1e-6)
-    return float(np.abs(recorded - found).max()) / spread
+    return float(np.abs(recorded - found).max()) / _spread(recorded)
+
+
+def _spread(recorded: np.ndarray) -> float:
+    return max(float(recorded.std(0, dtype=np.float64).max()), 0.01 * float(np.abs(recorded).max()), 1e-6)
 
 
 def _farther(recorded: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ head. Texts: integrated gradients on the embeddings (Sundararajan et al. 2017, a
 a word. Both read the finished model and leave it as it was. They show what moved the answer, not whether that is right.
 """
 
-import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ from torch.utils._pytree import tree_flatten
 from tqdm.auto import tqdm
 
 from hftransfer.core.errors import UserError
-from hftransfer.core.files import replacing
+from hftransfer.core.files import replacing, write_json
 from hftransfer.models.layers import Ladder
 from hftransfer.prediction.predictor import Predictor, load
 from hftransfer.report.gallery import shown_outputs
@@ -69,7 +68,7 @@ class Explanation:
             return target
         tokens = [{"text": text, "weight": round(weight, 4)} for text, weight in self.tokens]
         found = {"answer": self.answer, "evidence": self.evidence, "gap": self.gap, "tokens": tokens}
-        (target := path.with_name(f"{path.name}.json")).write_text(json.dumps(found, ensure_ascii=False), "utf-8")
+        write_json(target := path.with_name(f"{path.name}.json"), found)
         return target
 
 

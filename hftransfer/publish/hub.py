@@ -23,7 +23,7 @@ from hftransfer.core.files import write_json
 from hftransfer.publish.card import blanks, certificate_of, hub_source, public_config, render_card, shown_source
 from hftransfer.publish.round_trip import certified, check
 from hftransfer.runs.reader import RecordedRun
-from hftransfer.runtime import devices
+from hftransfer.runtime import launch
 
 try:
     from httpx2 import TransportError
@@ -143,7 +143,7 @@ def check_ready(repo_id: str, space: str | None = None, update: bool = False) ->
 
 
 def _is_first_process() -> bool:
-    return devices.process_rank() == 0
+    return launch.process_rank() == 0
 
 
 # --- what goes there -------------------------------------------------------------------------------------------------

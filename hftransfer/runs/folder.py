@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 ORIGIN = "origin.json"  # what a run is made from, written before it trains
 COMPLETE = "run.json"  # written last: a folder without it is not whole
-SCRATCH = ("features", "checkpoints", ORIGIN)  # needed until the folder is whole
+UNFINISHED = ("checkpoints", ORIGIN)  # needed until the folder is whole
 
 
 def holds_run(folder: Path) -> bool:
@@ -27,6 +27,14 @@ def holds_run(folder: Path) -> bool:
 def incomplete(output: Path) -> Path:
     """Where a run lies while it is being made."""
     return output.with_name(f"{output.name}.incomplete")
+
+
+def scratch(output: Path) -> Path:
+    """Return where a run keeps features that no store keeps, until it is complete.
+
+    It lies beside the run: Windows does not move a folder that holds mapped files.
+    """
+    return output.with_name(f".{output.name}.features")
 
 
 @contextmanager
@@ -50,10 +58,11 @@ def making(output: Path, resume: bool, is_main: bool = True) -> Iterator[Path]:
                 log.warning("%s holds what was done: --resume continues it", folder)
             else:
                 remove(folder)
+                remove(scratch(output))
             raise
         _move(folder, output)
-        for name in SCRATCH:  # not before: killed in between, the run would have lost its checkpoints
-            remove(output / name)
+        for path in (scratch(output), *(output / name for name in UNFINISHED)):
+            remove(path)  # not before: killed in between, the run would have lost its checkpoints
 
 
 def _move(folder: Path, output: Path) -> None:
@@ -103,6 +112,7 @@ def _refuse(output: Path, folder: Path, resume: bool) -> None:
         raise UserError(f"Nothing to resume: there is no {folder}.")
     if folder.exists() and not _is_resumable(folder):
         remove(folder)  # left by a process that was killed before it trained
+        remove(scratch(output))
 
 
 def check_origin(folder: Path, origin: dict[str, Any], resume: bool) -> None:

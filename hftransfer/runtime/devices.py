@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hftransfer.core.errors import UserError
+from hftransfer.runtime.launch import World
 
 if TYPE_CHECKING:
     import torch
@@ -65,62 +65,6 @@ def collect_seldom() -> None:
     atexit.register(gc.freeze)
 
 
-@dataclass(frozen=True)
-class World:
-    """This process among those of the launch: `rank` of `size` in all, `local_rank` of `local_size` on this machine."""
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
-
-
-def launched_world() -> World:
-    """The processes that were started, read from the environment that `torchrun`, `accelerate launch` or MPI set.
-
-    Raises `UserError` when `accelerate launch` was asked for several and started one, as it does without GPU and MPI, and
-    when it was told to divide the network among the processes.
-    """
-    for name, switch in {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}.items():
-        if os.environ.get(switch, "").lower() == "true":
-            raise UserError(
-                f"This launch divides the network among its processes ({name}). hftransfer needs it whole in each: it "
-                f"hashes what must not move, and stores features. Answer no to {name} in `accelerate config`, or start with "
-                "`accelerate launch --multi_gpu --num_processes N ...`; for less memory take strategy lora, or "
-                "training.gradient_checkpointing=true."
-            )
-    size = process_count()
-    # accelerate's launcher of a single process sets MASTER_PORT only when it was asked for more than one.
-    if not size and "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:
-        raise UserError(
-            "`accelerate launch` was asked for several processes but started only this one, as it does on a machine "
-            "without a GPU. Start with `accelerate launch --multi_gpu --num_processes 2 ...` (it works on CPUs too) or "
-            "`torchrun --nproc_per_node 2 ...`, or ask for one process."
-        )
-    world = World(
-        process_rank(),
-        max(size, 1),
-        _first_number("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", default=0),
-        _first_number("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", default=max(size, 1)),
-    )
-    logger.info("Process %d of %d", world.rank + 1, world.size)
-    return world
-
-
-def process_count() -> int:
-    """Return how many processes were launched together; 0 without a launcher."""
-    return _first_number("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", default=0)
-
-
-def process_rank() -> int:
-    """Return the number of this process among those that were launched together."""
-    return _first_number("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", default=0)
-
-
-def _first_number(*names: str, default: int) -> int:
-    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), default)
-
-
 def choose_device(world: World = World(), use_cpu: bool = False) -> "torch.device":
     """The accelerator of this process, or the CPU.
 
@@ -135,7 +79,8 @@ def choose_device(world: World = World(), use_cpu: bool = False) -> "torch.devic
     if accelerator == "cuda" and world.size == 1 and torch.cuda.device_count() > 1:
         count = torch.cuda.device_count()
         logger.info("One of %d GPUs is used; `accelerate launch --num_processes %d ...` uses all", count, count)
-    device = torch.device(accelerator, world.local_rank)
+    # A launcher may show each process one GPU alone (srun --gpus-per-task=1), which is then number 0 in all of them.
+    device = torch.device(accelerator, world.local_rank % max(1, torch.accelerator.device_count()))
     logger.info("Device: %s", device_name(device))
     return device
 

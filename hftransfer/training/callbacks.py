@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate.utils import set_seed
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainingArguments
 
@@ -51,6 +54,36 @@ class Evaluations(TrainerCallback):
             control.should_evaluate = args.eval_strategy != "no"
 
 
+class OwnDraws(TrainerCallback):
+    """Gives each process its own random numbers: the Trainer seeds all alike, and their dropout and crops would be equal.
+
+    A resumed training then takes those of its checkpoint, which are kept by process.
+    """
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.world_size > 1:
+            set_seed(args.seed + args.process_index)
+
+
+class SharedStatistics(TrainerCallback):
+    """Averages the running statistics of BatchNorm over the processes after every step.
+
+    Each process moves them by its own share of a batch. The first one's are saved, so all must evaluate with them.
+    Statistics that stand still are left alone, to the last bit.
+    """
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        norms = [module for module in kwargs["model"].modules() if isinstance(module, _BatchNorm)]
+        moving = [norm for norm in norms if norm.training and norm.running_mean is not None]
+        if args.world_size == 1 or not moving:
+            return
+        buffers = [buffer for norm in moving for buffer in (norm.running_mean, norm.running_var)]
+        together = torch.cat(buffers)
+        torch.distributed.all_reduce(together)
+        for buffer, mean in zip(buffers, (together / args.world_size).split([len(b) for b in buffers]), strict=True):
+            buffer.copy_(mean)
+
+
 class Bar(TrainerCallback):
     """One progress bar that shows the loss and the last validation score."""
 
@@ -90,7 +123,7 @@ class Ending(TrainerCallback):
         self.stop, self.machine = stop, machine
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        agreed = self.machine.largest(self.stop.reason)
+        agreed = self.machine.world.largest(self.stop.reason, self.machine.device)
         if agreed:  # a signal that came while the processes waited for each other counts at the next step
             self.stop.reason = agreed
             control.should_training_stop = True

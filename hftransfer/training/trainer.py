@@ -29,7 +29,7 @@ from hftransfer.runtime.memory import with_less
 from hftransfer.strategies import Defaults, Plan
 from hftransfer.tasks import Task
 from hftransfer.training.arguments import global_batch, refused_as, training_arguments
-from hftransfer.training.callbacks import Bar, Ending, Evaluations, Stillness
+from hftransfer.training.callbacks import Bar, Ending, Evaluations, OwnDraws, SharedStatistics, Stillness
 from hftransfer.training.checkpointing import STATE, Snapshot, keep_tracks, last_whole, settle_best
 
 log = logging.getLogger(__name__)
@@ -341,7 +341,8 @@ def _interruption(trainer: PlanTrainer, stop: Stop, start: Snapshot | None) -> I
 def _callbacks(plan: Plan, config: TrainingConfig) -> list[TrainerCallback]:
     stopping = [EarlyStoppingCallback(config.early_stopping_patience)] if config.early_stopping_patience else []
     evaluations = [] if {"eval_strategy", "eval_steps"} & config.extra.keys() else [Evaluations(config.evaluations)]
-    return [Stillness(plan), *evaluations, Bar(), *stopping]
+    shared = [SharedStatistics()] if plan.batchnorm == "adapt" else []
+    return [OwnDraws(), Stillness(plan), *shared, *evaluations, Bar(), *stopping]
 
 
 def _all_evaluations(trainer: Trainer, task: Task, seen: list[np.ndarray], order: np.ndarray) -> list[np.ndarray]:

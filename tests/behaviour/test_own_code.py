@@ -1,7 +1,9 @@
 """A model with Python code of its own is usable after training where the user allowed that code, and nowhere else."""
 
+import importlib.util
 import json
 import shutil
+import sys
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from huggingface_hub import constants
 import hftransfer
 from hftransfer.apps.serving import serve
 from hftransfer.core.errors import UserError
+from hftransfer.core.hashing import remote_code_key
 from hftransfer.evaluation import EvaluationConfig
 from hftransfer.planning.labels.pool import next_to_label
 from hftransfer.prediction.explain import explain
@@ -104,6 +107,21 @@ def test_what_was_downloaded_from_the_hub_allows_nothing(tmp_path, monkeypatch):
     assert RecordedRun(folder).runs_own_code
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     assert not RecordedRun(folder).runs_own_code
+
+
+def test_the_key_of_remote_code_holds_every_file_beside_it(tmp_path, monkeypatch):
+    package = tmp_path / "transformers_modules" / "own"
+    (package / "parts").mkdir(parents=True)
+    (package / "model.py").write_text("class Own:\n    pass\n")
+    (package / "parts" / "layers.py").write_text("FACTOR = 1\n")
+    spec = importlib.util.spec_from_file_location("transformers_modules.own.model", package / "model.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    before = remote_code_key(module.Own)
+    assert before == remote_code_key(module.Own) and remote_code_key(dict) is None
+    (package / "parts" / "layers.py").write_text("FACTOR = 2\n")
+    assert remote_code_key(module.Own) != before
 
 
 def test_labels_in_the_order_of_their_numbers(tmp_path):

@@ -218,6 +218,40 @@ def test_least_recently_used_shards_go_first_and_never_those_in_use(tmp_path):
     np.testing.assert_array_equal(features["pooled"], expected(keys))  # evicted by another process, still mapped here
 
 
+def stored_bytes(folder):
+    return sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors"))
+
+
+def test_what_one_collection_took_beyond_the_limit_goes_when_it_is_no_longer_read(tmp_path):
+    keys = keys_of(20)
+    small = FeatureStore(tmp_path, limit_bytes=1000, shard_bytes=200)
+    features = small.collect(SPACE, keys, Network(keys))
+    assert stored_bytes(tmp_path) > 1000
+    small.keep_to_limit()
+    np.testing.assert_array_equal(features["pooled"], expected(keys))
+    del features
+    small.keep_to_limit()
+    assert 0 < stored_bytes(tmp_path) <= 1000
+
+
+def test_reading_alone_keeps_to_the_limit_too(tmp_path):
+    keys, other = keys_of(20), space_key(number=1)
+    for space in (SPACE, other):
+        FeatureStore(tmp_path).collect(space, keys, Network(keys))
+    FeatureStore(tmp_path, limit_bytes=1).collect(SPACE, keys, Network(keys))  # all of it is there
+    assert not list((tmp_path / other).glob("*.safetensors"))
+
+
+def test_a_run_leaves_the_store_within_its_limit(tmp_path, monkeypatch):
+    from hftransfer.train import run
+    from tests.behaviour.test_matrix import configuration
+
+    monkeypatch.setenv("HFTRANSFER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(FeatureStore.__init__, "__defaults__", (None, 1000, 32 * 2**20))
+    run(configuration("probe", "text", tmp_path))
+    assert stored_bytes(tmp_path / "cache") <= 1000
+
+
 def test_summary_and_clear(store):
     keys = keys_of(10)
     store.collect(SPACE, keys, Network(keys), about="tiny network after block 2")

@@ -1,11 +1,13 @@
 """Checkpoints as other projects leave them: towers, masked autoencoders, tokenizers without limits, prefixed weights."""
 
 import logging
+import random
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -13,8 +15,13 @@ from tokenizers import Tokenizer
 
 from hftransfer.config import checked
 from hftransfer.core.errors import UserError
+from hftransfer.features.extract import FrozenPass, NotStored
+from hftransfer.features.passes import Machine
+from hftransfer.features.store import FeatureStore
 from hftransfer.modalities import kind_of
-from hftransfer.models.loading import load_checkpoint
+from hftransfer.models.layers import Ladder
+from hftransfer.models.loading import load_checkpoint, save_model
+from hftransfer.models.partial import Boundary
 from hftransfer.models.references import ModelConfig
 from hftransfer.models.weights import read_weights
 from hftransfer.tasks import SingleLabel
@@ -125,7 +132,7 @@ def load(folder, modality="image", **options):
 def trained(model, data, folder, strategy="probe", **options):
     settings = {"max_steps": 2, "evaluations": 1, "bf16": False}
     return run(checked({
-        "data": {"train": str(data)}, "model": {"name": str(model)} | options, "strategy": {"type": strategy},
+        "data": {"train": str(data)}, "model": {"name": str(model)} | options, "strategy": {"type": strategy} if isinstance(strategy, str) else strategy,
         "training": settings, "evaluation": {"explanations": False}, "output": str(folder), "use_cpu": True,
     })).folder  # fmt: skip
 
@@ -175,6 +182,81 @@ def test_a_checkpoint_without_a_length_limit_gets_one(tmp_path, caplog, make):
     )
     assert gap_to_pipeline(folder, "text-classification") < 1e-5
     assert load(tmp_path / "m", "text", max_length=16).processor.model_max_length == 16
+
+
+def unmasked(folder):
+    tiny.TEXT_FAMILIES["bert"](folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, model_input_names=["input_ids", "token_type_ids"])
+    tokenizer.save_pretrained(folder)
+    assert "attention_mask" not in transformers.AutoTokenizer.from_pretrained(folder)("a b").keys()
+    return folder
+
+
+def test_a_tokenizer_without_a_mask_gives_one_to_a_model_that_reads_it(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    data = texts_of_many_lengths(tmp_path / "t.csv")
+    folder = trained(unmasked(tmp_path / "m"), data, tmp_path / "run", {"type": "frozen", "top": 1})
+    assert "the tokenizer gave no attention mask, which BertForSequenceClassification reads" in caplog.text
+    assert gap_to_pipeline(folder, "text-classification", rows=8) < 1e-5
+    assert "attention_mask" in transformers.AutoTokenizer.from_pretrained(folder / "model")("a b").keys()
+
+
+def texts_of_many_lengths(file, lengths=(1, 2, 3, 4, 5), rows=40):
+    texts = [f"{'goal' if row % 2 else 'market'} " * lengths[row % len(lengths)] for row in range(rows)]
+    pd.DataFrame({"text": texts, "label": ["a", "b"] * (rows // 2)}).to_csv(file, index=False)
+    return file
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_stored_activations_of_a_network_that_pads_left_and_swaps_its_dimensions(tmp_path, monkeypatch, caplog, alike):
+    """XLNet hands (tokens, batch, width) from block to block; a batch of as many texts as tokens looks like any other."""
+    caplog.set_level(logging.INFO)
+    model = xlnet(tmp_path / "m")
+    tokenizer, data = transformers.AutoTokenizer.from_pretrained(model), texts_of_many_lengths(tmp_path / "t.csv")
+    if alike:
+        texts = pd.Series([tiny.sentence([number % 4], random.Random(number)) for number in range(800)])
+        lengths = texts.map(lambda text: len(tokenizer(text)["input_ids"]))
+        tokens = int(lengths.mode()[0])
+        monkeypatch.setattr("hftransfer.runtime.autotune.batch_size_for_inference", lambda *a, **k: tokens)
+        few = texts[lengths == tokens].head(3 * tokens)
+        pd.DataFrame({"text": few, "label": [f"class {number % 4}" for number in few.index]}).to_csv(data, index=False)
+    folder = trained(model, data, tmp_path / "run", {"type": "frozen", "top": 1})
+    assert "Activations are not stored: XLNetForSequenceClassification" in caplog.text
+    assert gap_to_pipeline(folder, "text-classification", rows=8) < 1e-5
+
+
+def test_activations_without_a_mask_are_not_stored(tmp_path):
+    """FNet has no mask: what a text's tokens give depends on its padding, and nothing says where that begins."""
+    tokenizer = tiny._bert_tokenizer(tmp_path)
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = ["input_ids", "token_type_ids"]
+    config = transformers.FNetConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, intermediate_size=64,
+                                     max_position_embeddings=64, num_labels=7)  # fmt: skip
+    loaded = load(with_tokenizer(transformers.FNetForSequenceClassification, config, tokenizer, tmp_path / "m"), "text")
+    text = kind_of("text").bind(loaded.processor)
+    items = text.encode(pd.DataFrame({"input": ["goal", "goal team match player"]}))
+    ladder = Ladder.of(loaded.model)
+    frozen = FrozenPass(loaded.model, ladder, text, Machine(torch.device("cpu")), "w", FeatureStore(tmp_path / "store"))
+    with pytest.raises(NotStored):
+        frozen.boundary(items, ["a", "b"], Boundary(loaded.model, ladder, 2))
+    assert len(frozen.boundary(items[:1] * 2, ["a", "b"], Boundary(loaded.model, ladder, 2))) == 2
+
+
+def volo(folder):
+    model = timm.create_model("volo_d1_224", num_classes=7, img_size=32).eval()
+    timm.models.save_for_hf(model, str(folder), model_args={"img_size": 32, "num_classes": 7}, safe_serialization=True,
+                            data_config={"input_size": (3, 32, 32)})  # fmt: skip
+    return folder
+
+
+def test_a_second_head_for_the_old_labels_is_left_out(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    loaded = load(volo(tmp_path / "m"))
+    assert "volo_d1_224: its auxiliary head is left out" in caplog.text
+    assert loaded.new_parameters == {"timm_model.head.weight", "timm_model.head.bias"}
+    save_model(loaded.model, loaded.processor, tmp_path / "saved")
+    again = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "saved").eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    assert torch.allclose(loaded.model.eval()(pixels).logits, again(pixels).logits, atol=1e-6)
 
 
 def test_a_tokenizer_written_in_python(tmp_path):

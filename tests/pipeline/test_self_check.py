@@ -327,6 +327,27 @@ def test_batches_of_the_self_check_hold_every_example_once(count):
     assert set(batches[0]) == {0, count - 1}
 
 
+@pytest.mark.parametrize(("tokens_a_second", "examples"), [(10, 2), (1500, 6), (10**6, 16)])
+def test_long_inputs_are_asked_only_as_long_as_time_permits(monkeypatch, tokens_a_second, examples):
+    """The smallest and the largest whatever it takes, others only where they fit."""
+    clock, lengths = [0.0], [*range(20, 35), 400]
+    frame = pd.DataFrame({"length": lengths})
+
+    def answer(model, work, batch):
+        clock[0] += len(batch) * batch["length"].max() / tokens_a_second
+        return batch[["length"]].to_numpy(float)
+
+    monkeypatch.setattr(self_check, "_logits", answer)
+    monkeypatch.setattr(self_check.time, "perf_counter", lambda: clock[0])
+    modality = SimpleNamespace(lengths=lambda items: items, plain_batch=lambda processor, frame: frame)
+    work = SimpleNamespace(
+        modality=modality, items=lengths, data=SimpleNamespace(frame=frame, looks=[SimpleNamespace(size=(0, 0))] * 16)
+    )
+    asked, found = self_check.Saved(None, None).logits(work, np.arange(16), self_check.SECONDS)
+    assert len(asked) == examples and asked[0] == 0 and asked[-1] == 15
+    assert found[:, 0].tolist() == [lengths[position] for position in asked]
+
+
 @pytest.mark.parametrize(("count", "examples"), [(0, 0), (1, 1), (2, 2), (16, 16), (17, 16), (400, 16)])
 def test_the_self_check_asks_the_smallest_and_the_largest(count, examples):
     sizes = np.random.default_rng(0).permutation(count) + 1

@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,7 @@ from hftransfer.planning.strategies.candidates import Climb, Clock, halve
 from hftransfer.planning.strategies.command import advise
 from hftransfer.planning.strategies.decision import Answers, Difference, Judge
 from hftransfer.planning.strategies.experiments import Curve, Fold, Trial
-from hftransfer.planning.strategies.kept import Kept
+from hftransfer.planning.strategies.kept import Kept, put_in_place
 from hftransfer.planning.strategies.wording import advice, as_dict, evidence
 from hftransfer.strategies import AutoStrategy
 from hftransfer.strategies.auto import seconds_of
@@ -430,6 +431,25 @@ def test_a_folder_is_replaced_whole_and_stays_when_the_new_one_fails(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"] and kept.metrics == {"test": "lora"}
     stored = RunConfig.from_yaml(tmp_path / "run" / "config.yaml")
     assert (stored.strategy.type, stored.training.learning_rate, stored.output) == ("lora", 1e-3, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("failing", ["old", "new"])
+def test_the_old_folder_stays_where_the_new_one_cannot_take_its_name(tmp_path, monkeypatch, failing):
+    old, new = tmp_path / "run", tmp_path / "run.next"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "run.json").write_text(folder.name)
+    rename = Path.rename
+
+    def refused(path, target):
+        if path.name == {"old": "run", "new": "run.next"}[failing]:
+            raise PermissionError(13, "The process cannot access the file")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(UserError, match=r"run \(The process cannot access the file\): the earlier one is kept there"):
+        put_in_place(new, old)
+    assert (old / "run.json").read_text() == "run" and not (tmp_path / "run.old").exists()
 
 
 # --- tiny networks ----------------------------------------------------------------------------------------------------

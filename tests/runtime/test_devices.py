@@ -11,7 +11,7 @@ from torch import nn
 
 from hftransfer.core.errors import UserError
 from hftransfer.runtime import devices
-from hftransfer.runtime.devices import World
+from hftransfer.runtime.launch import World, launched_world
 
 CPU = torch.device("cpu")
 SPINNING = ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"]
@@ -76,27 +76,27 @@ def test_idle_threads_spin_briefly_unless_the_user_says_otherwise(user, done, tu
 
 
 def test_world_of_a_plain_start_and_of_torchrun(monkeypatch):
-    assert devices.launched_world() == World(0, 1, 0, 1)
+    assert launched_world() == World(0, 1, 0, 1)
     launched = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": "29500"}
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
-    assert devices.launched_world() == World(3, 4, 1, 2)
+    assert launched_world() == World(3, 4, 1, 2)
 
 
 def test_world_of_mpi(monkeypatch):
     launched = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
     for name, value in (launched | {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}).items():
         monkeypatch.setenv(name, value)
-    assert devices.launched_world() == World(1, 2, 1, 2)
+    assert launched_world() == World(1, 2, 1, 2)
 
 
 @pytest.mark.parametrize("switch, name", [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")])
 def test_a_launch_that_divides_the_network_is_refused(monkeypatch, switch, name):
     monkeypatch.setenv(switch, "false")
-    devices.launched_world()
+    launched_world()
     monkeypatch.setenv(switch, "true")
     with pytest.raises(UserError) as caught:
-        devices.launched_world()
+        launched_world()
     assert str(caught.value) == (
         f"This launch divides the network among its processes ({name}). hftransfer needs it whole in each: it "
         f"hashes what must not move, and stores features. Answer no to {name} in `accelerate config`, or start with "
@@ -110,14 +110,14 @@ def test_fewer_processes_than_asked_for_is_an_error(monkeypatch):
     for name, value in {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError) as caught:
-        devices.launched_world()
+        launched_world()
     assert str(caught.value) == (
         "`accelerate launch` was asked for several processes but started only this one, as it does on a machine "
         "without a GPU. Start with `accelerate launch --multi_gpu --num_processes 2 ...` (it works on CPUs too) or "
         "`torchrun --nproc_per_node 2 ...`, or ask for one process."
     )
     monkeypatch.delenv("MASTER_PORT")  # `accelerate launch --cpu` that asks for one process
-    assert devices.launched_world().size == 1
+    assert launched_world().size == 1
 
 
 @pytest.mark.slow
@@ -132,9 +132,7 @@ def test_fewer_processes_than_asked_for_is_an_error(monkeypatch):
 )
 def test_world_of_real_launchers(tmp_path, launcher, processes):
     script = tmp_path / "script.py"
-    script.write_text(
-        "from hftransfer.runtime.devices import launched_world\nprint('started', launched_world().size)\n"
-    )
+    script.write_text("from hftransfer.runtime.launch import launched_world\nprint('started', launched_world().size)\n")
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     answer = subprocess.run(
         [sys.executable, "-m", *launcher, str(script)], env=environment, capture_output=True, text=True

@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -134,3 +135,21 @@ def test_a_finished_run_that_cannot_be_moved_is_kept_and_named(tmp_path, monkeyp
     ):
         run(configuration(tiny.TEXT_FAMILIES["bert"](tmp_path / "m"), data, output))
     assert (tmp_path / "run.incomplete" / "run.json").is_file()
+
+
+def test_no_features_lie_in_the_folder_that_is_moved(tmp_path, monkeypatch):
+    """Windows moves no folder that holds mapped files; without a store the features are such files."""
+    replace, output, moved = os.replace, tmp_path / "run", []
+
+    def look(source, target):
+        if str(target) == str(output):
+            moved.extend(path.name for path in Path(source).rglob("*.safetensors"))
+            assert list(tmp_path.glob(".run.features/*/*.safetensors"))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", look)
+    data = tiny.text_table(tmp_path / "t.csv", rows=40)
+    config = configuration(tiny.TEXT_FAMILIES["bert"](tmp_path / "m"), data, output)
+    run(config.model_copy(update={"store": False}))
+    assert set(moved) == {"model.safetensors", "reference.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "t.csv", "m"}

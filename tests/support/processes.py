@@ -42,6 +42,53 @@ def two_processes(config: RunConfig, cache: Path, resume: bool = False) -> list:
     return [start(config, cache, resume, world=(rank, 2, port)) for rank in range(2)]
 
 
+def in_each(function: Callable, *arguments: object, size: int = 2, seconds: float = 60) -> list[object]:
+    """What `function(world, *arguments)` returns or raises in each of `size` connected processes, in order of rank.
+
+    A process that is not done after `seconds` is killed, and stands as None: it waits for another one.
+    """
+    results = CONTEXT.SimpleQueue()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    processes = [
+        CONTEXT.Process(target=_connected, args=(function, arguments, (rank, size, port), results))
+        for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    until = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.1, until - time.monotonic()))
+        process.kill()
+    found: dict[int, object] = {}
+    while not results.empty():
+        found |= [results.get()]
+    return [found.get(rank) for rank in range(size)]
+
+
+def _connected(function: Callable, arguments: tuple, world: tuple[int, int, int], results: object) -> None:
+    from accelerate import PartialState
+
+    from hftransfer.runtime.launch import World
+
+    rank, size, _ = world
+    launched_as(world)
+    PartialState(cpu=True)
+    try:
+        results.put((rank, function(World(rank, size, rank, size), *arguments)))
+    except Exception as error:
+        results.put((rank, error))
+    time.sleep(0.5)  # a process that ends closes its connections, which would end a wait that lasts for ever
+
+
+def launched_as(world: tuple[int, int, int]) -> None:
+    """Set the variables of a launcher: rank, number of processes, port."""
+    rank, size, port = world
+    os.environ |= dict.fromkeys(RANK, str(rank)) | dict.fromkeys(WORLD, str(size))
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
 def _make(config: str, cache: Path, resume: bool, kill_at: int | None, world: tuple[int, int, int]) -> None:
     import yaml
 
@@ -49,10 +96,9 @@ def _make(config: str, cache: Path, resume: bool, kill_at: int | None, world: tu
     from hftransfer.core.errors import UserError
     from hftransfer.train import run
 
-    rank, size, port = world
+    rank, size, _ = world
     if size > 1:
-        os.environ |= dict.fromkeys(RANK, str(rank)) | dict.fromkeys(WORLD, str(size))
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        launched_as(world)
     os.environ["HFTRANSFER_CACHE"] = str(cache)
     config = checked(yaml.safe_load(config))
     logging.basicConfig(filename=f"{config.output}.{rank}.log", level=logging.INFO, force=True)

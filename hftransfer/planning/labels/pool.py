@@ -23,6 +23,7 @@ from hftransfer.prediction.predictor import load
 from hftransfer.probe.fit import plain_features
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.runtime import devices
+from hftransfer.runtime.launch import World
 from hftransfer.tasks import SingleLabel, Task
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _features(model: str, modality: str, frame: pd.DataFrame, seed: int) -> np.n
     checkpoint = load_checkpoint(config.model, kind_of(modality), task)
     with tempfile.TemporaryDirectory() as scratch:
         data = LabelledData(rows, modality, task, fingerprint="")
-        work = prepare(config, data, checkpoint, devices.choose_device(), devices.World(), Path(scratch))
+        work = prepare(config, data, checkpoint, devices.choose_device(), World(), Path(scratch))
         return plain_features(work.frozen(Ladder.of(work.model)), work.items, frame["digest"].tolist())
 
 

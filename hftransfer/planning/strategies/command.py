@@ -12,7 +12,7 @@ from hftransfer.planning.strategies.candidates import Climb, Clock
 from hftransfer.planning.strategies.experiments import Bench
 from hftransfer.planning.strategies.kept import Kept, Once
 from hftransfer.planning.strategies.wording import FILE, advice, as_dict
-from hftransfer.runtime import devices
+from hftransfer.runtime import launch
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def keep_the_best(config: RunConfig, dataset: Any, once: Once) -> tuple[Kept, bo
     `once` makes one run folder of a configuration. Returns what lies there now, and whether Ctrl-C ended the search. Raises
     `UserError`, also in a launch of several processes.
     """
-    if devices.process_count() > 1:
+    if launch.process_count() > 1:
         raise UserError(
             "strategy auto runs in one process: leave it out of a launch, and launch the strategy it chose."
         )

@@ -31,6 +31,7 @@ from hftransfer.probe.fit import Rows, candidates, sample, solve_readouts
 from hftransfer.probe.solver import make_folds, mean_loss
 from hftransfer.runtime import devices
 from hftransfer.runtime.interruption import Stop
+from hftransfer.runtime.launch import launched_world
 from hftransfer.strategies import ProbeStrategy, ScratchStrategy
 from hftransfer.strategies.head import HeadConfig
 from hftransfer.training.freeze_check import Sizes
@@ -302,7 +303,7 @@ def _quiet() -> Iterator[None]:
 def _work(config: RunConfig, data: LabelledData, scratch: Path) -> Work:
     from accelerate.utils import set_seed
 
-    world = devices.launched_world()
+    world = launched_world()
     set_seed(config.seed)
     checkpoint = load_checkpoint(config.model, data.kind, data.task, config.strategy.from_random_weights)
     return prepare(config, data, checkpoint, devices.choose_device(world, config.use_cpu), world, scratch / "features")

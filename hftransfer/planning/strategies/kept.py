@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hftransfer.config import RunConfig, with_overrides
+from hftransfer.core.errors import UserError
 from hftransfer.core.files import remove
 from hftransfer.runs import folder as run_folder
 
@@ -52,9 +53,17 @@ class Kept:
 
 
 def put_in_place(new: Path, old: Path) -> None:
-    """`new` takes the name of `old`, which is removed."""
+    """Give `new` the name of `old`, and remove `old`. Raise `UserError` where that fails: `old` is as it was."""
     aside = old.with_name(f"{old.name}.old")
     remove(aside)
-    old.rename(aside)
-    new.rename(old)
+    try:
+        old.rename(aside)
+        new.rename(old)
+    except OSError as error:
+        if not old.exists():
+            aside.rename(old)
+        raise UserError(
+            f"A better run could not take the place of {old} ({error.strerror or error}): the earlier one is kept there. "
+            "Close what holds files of that folder open, and run the command again with another --output."
+        ) from error
     remove(aside)
