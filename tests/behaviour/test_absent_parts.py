@@ -59,7 +59,7 @@ def test_runs_with_an_absent_part_are_complete(tmp_path, model, absent, strategy
     made = run(checked({
         "data": {"train": str(tmp_path / "t.csv"), "input": "text", "label": "label"} | settings, "model": str(model),
         "strategy": {"type": strategy}, "training": {"max_steps": 2, "evaluations": 1, "bf16": False},
-        "evaluation": {"explanations": False, "resamples": 20}, "output": str(tmp_path / "run"), "use_cpu": True,
+        "evaluation": {"explanations": False, "resamples": 100}, "output": str(tmp_path / "run"), "use_cpu": True,
     }))  # fmt: skip
     metrics = json.loads((made.folder / "metrics.json").read_text())
     found = {part for part in ("test", "validation") if part in metrics}
