@@ -101,9 +101,9 @@ def regrets(logits: np.ndarray, targets: np.ndarray, size: int) -> dict[str, np.
     """Return mean regret of the loss and of the accuracy, and the mean step, of each rule."""
     from hftransfer.evaluation.calibration import fit_temperature
     from hftransfer.evaluation.metrics import row_losses
-    from hftransfer.tasks import Task
+    from hftransfer.tasks import SingleLabel
 
-    task, random, found = Task("single_label", tuple(map(str, range(logits.shape[2])))), np.random.default_rng(0), {}
+    task, random, found = SingleLabel(tuple(map(str, range(logits.shape[2])))), np.random.default_rng(0), {}
 
     def losses(step: np.ndarray, truth: np.ndarray, temperature: float) -> np.ndarray:
         return row_losses(task, truth, task.probabilities(step.astype(float) / temperature))

@@ -13,7 +13,7 @@ from hftransfer.core.files import strict_json
 from hftransfer.core.terminal import show
 from hftransfer.doctor.repair import _write_table
 from hftransfer.prediction.explain import Explanation
-from hftransfer.tasks import Task
+from hftransfer.tasks import Regression
 
 
 def strict(text):
@@ -55,4 +55,4 @@ def test_an_explanation_is_strict(tmp_path):
 @pytest.mark.parametrize("label", ["nan", "inf", "x", "1e999"])
 def test_a_correction_is_a_number(label):
     with pytest.raises(UserError, match="Expected numbers, found"):
-        _right_label(Task("regression", ("price",)), label)
+        _right_label(Regression(("price",)), label)
