@@ -46,13 +46,22 @@ ABSENT = {
 }  # fmt: skip
 
 
+# Every strategy meets three of them; a head alone and a training of everything meet all.
+FOR_ALL = ("nothing is held out", "a label is in the training part alone", "two groups in each part")
+CASES = [
+    (absent, strategy)
+    for absent in ABSENT
+    for strategy in STRATEGIES
+    if absent in FOR_ALL or strategy in ("probe", "full")
+]
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return tiny.TEXT_FAMILIES["distilbert"](tmp_path_factory.mktemp("model"))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("absent", ABSENT)
+@pytest.mark.parametrize(("absent", "strategy"), CASES)
 def test_runs_with_an_absent_part_are_complete(tmp_path, model, absent, strategy):
     table, settings, parts = ABSENT[absent]
     table.to_csv(tmp_path / "t.csv", index=False)
