@@ -62,7 +62,7 @@ def model(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("absent", "strategy"), CASES)
-def test_runs_with_an_absent_part_are_complete(tmp_path, model, absent, strategy):
+def test_runs_with_an_absent_part_are_complete(tmp_path, model, pages, absent, strategy):
     table, settings, parts = ABSENT[absent]
     table.to_csv(tmp_path / "t.csv", index=False)
     made = run(checked({
