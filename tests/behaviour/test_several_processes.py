@@ -13,18 +13,13 @@ from hftransfer.features.store import FeatureStore
 from hftransfer.runtime import devices
 from hftransfer.runtime.launch import World
 from tests.behaviour.test_matrix import configuration
-from tests.support.processes import in_each, start
+from tests.support.processes import in_each, start, two_processes
 from tests.training.test_trainer import changed
 
 
 def launched(config, cache, resume=False):
     """Exit codes of two processes of one run."""
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    processes = [start(config, cache, resume, world=(rank, 2, port)) for rank in range(2)]
+    processes = two_processes(config, cache, resume)
     for process in processes:
         process.join(120)
         process.kill()
