@@ -69,7 +69,7 @@ def evaluations(
         data = load_data(config.data, None)
         config = config.settled(data.modality)
         set_seed(seed)
-        checkpoint = load_checkpoint(config.model, data.modality, data.task)
+        checkpoint = load_checkpoint(config.model, data.kind, data.task)
         work = prepare(config, data, checkpoint, torch.device("cpu"), World(), Path(place) / "features")
         head = solve_head(work)
         plan = config.strategy.prepare(work.model, Ladder.of(work.model, head.constant if head else ()))

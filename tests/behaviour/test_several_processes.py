@@ -45,7 +45,7 @@ def own_measurement(world, config):
     autotune.batch_size_for_inference = lambda *a, **k: 8 if world.rank == 0 else 16
     data = load_data(config.data, None)
     config = config.settled(data.modality)
-    checkpoint = load_checkpoint(config.model, data.modality, data.task)
+    checkpoint = load_checkpoint(config.model, data.kind, data.task)
     machine = prepare(config, data, checkpoint, torch.device("cpu"), world, Path(config.output)).machine
     return str(machine.autocast), machine.train_in_bf16, machine.batch_size
 
