@@ -22,6 +22,7 @@ from hftransfer.apps.demo import build_demo, launch
 from hftransfer.apps.serving import serve
 from hftransfer.apps.why import why_html
 from hftransfer.core.errors import UserError
+from hftransfer.modalities import kind_of
 from hftransfer.prediction.predictor import load
 from hftransfer.publish.hub import write_space
 from hftransfer.runs.reader import RecordedRun
@@ -155,7 +156,7 @@ def test_batches_that_are_refused(runs, clients, tmp_path):
     (tmp_path / "server.csv").write_text(f"image\n{questions(runs['image']).iloc[0]['input']}\n")
     assert "Invalid file type" in ask("image", tmp_path / "server.csv")
     with pytest.raises(UserError, match="Expected a zip of images, found server.csv"):  # it names files of the server
-        uploads.read_batch(str(tmp_path / "server.csv"), "image", ("image",), tmp_path)
+        uploads.read_batch(str(tmp_path / "server.csv"), kind_of("image"), ("image",), tmp_path)
     (tmp_path / "wrong.csv").write_text('text\n"open\n')
     assert "wrong.csv cannot be read as a table" in ask("text", tmp_path / "wrong.csv")
     (tmp_path / "empty.csv").write_text("")
@@ -327,13 +328,13 @@ def test_large_tables_are_refused_before_they_are_parsed(tmp_path, monkeypatch):
     for name, content in tables.items():
         (tmp_path / name).write_text(content)
         with pytest.raises(UserError, match="more than 2,000 rows|larger than 10 MB"):
-            uploads.read_batch(str(tmp_path / name), "text", ["text"], tmp_path)
+            uploads.read_batch(str(tmp_path / name), kind_of("text"), ["text"], tmp_path)
 
 
 def test_lines_inside_of_cells_are_no_rows(tmp_path):
     cell = '"' + "line\n" * 50 + '"\n'
     (tmp_path / "poems.csv").write_text("text\n" + cell * 100)
-    assert len(uploads.read_batch(str(tmp_path / "poems.csv"), "text", ["text"], tmp_path)) == 100
+    assert len(uploads.read_batch(str(tmp_path / "poems.csv"), kind_of("text"), ["text"], tmp_path)) == 100
 
 
 def test_large_pictures_are_decoded_a_few_at_a_time(runs, tmp_path, monkeypatch):
@@ -345,13 +346,13 @@ def test_large_pictures_are_decoded_a_few_at_a_time(runs, tmp_path, monkeypatch)
         for number in range(5):
             archive.write(tmp_path / f"{number}.png", f"{number}.png")
     (tmp_path / "place").mkdir()
-    frame = uploads.read_batch(str(tmp_path / "flat.zip"), "image", model.columns, tmp_path / "place")
+    frame = uploads.read_batch(str(tmp_path / "flat.zip"), kind_of("image"), model.columns, tmp_path / "place")
     monkeypatch.setattr(uploads, "MAX_PIXELS", 45_000)
     sizes = [len(table) for table in demo._chunks(model, frame, lambda *arguments, **options: None)]
     assert sizes == [2, 2, 1]
     monkeypatch.setattr(uploads, "MAX_BATCH_PIXELS", 99_999)
     with pytest.raises(UserError, match=r"flat.zip have more than .* pixels together. Send them in parts, or smaller"):
-        uploads.read_batch(str(tmp_path / "flat.zip"), "image", model.columns, tmp_path / "place")
+        uploads.read_batch(str(tmp_path / "flat.zip"), kind_of("image"), model.columns, tmp_path / "place")
 
 
 def test_batch_results_do_not_pile_up(clients, tmp_path):
