@@ -16,6 +16,7 @@ from hftransfer.config import RunConfig, parse_overrides, with_overrides
 from hftransfer.core.errors import UserError
 from hftransfer.evaluation.resampling import corrected_t_interval
 from hftransfer.features.readout import Readout
+from hftransfer.modalities import kind_of
 from hftransfer.planning.strategies import baselines, candidates
 from hftransfer.planning.strategies.candidates import Climb, Clock, halve
 from hftransfer.planning.strategies.command import advise
@@ -152,7 +153,7 @@ class FakeBench:
     def __init__(self, right, seconds=0.0):
         self.right, self.seconds, self.asked = right, seconds, []
         self.config = with_overrides({"data": "d", "model": "m"}, {})
-        self.data = SimpleNamespace(task=TASK, modality="text")
+        self.data = SimpleNamespace(task=TASK, modality="text", kind=kind_of("text"))
         shuffled = np.random.default_rng(0).permutation(200)
         self.folds = [Fold(np.setdiff1d(shuffled, part), part) for part in np.array_split(shuffled, 5)]
         self.judge, self.labels, self.row_seconds = Judge(TASK, TARGETS, None, 100), 200, 1e-6
