@@ -79,7 +79,7 @@ class FrozenPass:
                 yield found, {"boundary": rows}
 
         lengths = set(self.modality.lengths(items))
-        if len(lengths) > 1 and "attention_mask" not in self.modality.skeleton(items[:1]):
+        if len(lengths) > 1 and MASK not in self.modality.skeleton(items[:1]):
             raise NotStored
         title = f"activations below {self.ladder.rung_name(boundary.rung)}"
         return self._collect(keys, compute, {"boundary": boundary.rung}, title)

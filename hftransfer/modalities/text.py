@@ -1,5 +1,6 @@
 """Texts and pairs of texts, tokenised once and padded to the longest of a batch."""
 
+import inspect
 import logging
 import re
 import tempfile
@@ -44,6 +45,17 @@ def _content(tokenizer: Any) -> str:
         return content_key(
             *(part for file in sorted(Path(folder).iterdir()) for part in (file.name, file.read_bytes()))
         )
+
+
+def _ensure_mask(model: Any, tokenizer: Any) -> None:
+    """Let the tokenizer give a mask to a model that reads one: without it a text's padding counts as text.
+
+    The setting is saved with the tokenizer, so that `pipeline` reads texts alike.
+    """
+    names = list(tokenizer.model_input_names)
+    if "attention_mask" not in names and "attention_mask" in inspect.signature(model.forward).parameters:
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = [*names, "attention_mask"]
+        log.info("the tokenizer gave no attention mask, which %s reads: now it does", type(model).__name__)
 
 
 class TextKind(ModalityKind):
@@ -98,7 +110,7 @@ class TextKind(ModalityKind):
 
         tokenizers.limit_length(model, processor, config.max_length)
         tokenizers.ensure_padding(model, processor, name)
-        tokenizers.ensure_mask(model, processor)
+        _ensure_mask(model, processor)
         tokenizers.split_special_tokens(model, processor, config.split_special_tokens)
         return model, processor
 

@@ -1,6 +1,5 @@
 """Tokenizers of checkpoints: whether they fit the model, and what is set before texts are read with them."""
 
-import inspect
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -65,17 +64,6 @@ def ensure_padding(model: "PreTrainedModel", tokenizer: Any, name: str) -> None:
             )
         log.info("the tokenizer has no padding token: %r takes its place", tokenizer.pad_token)
     model.config.pad_token_id = tokenizer.pad_token_id
-
-
-def ensure_mask(model: "PreTrainedModel", tokenizer: Any) -> None:
-    """Let the tokenizer give a mask to a model that reads one: without it a text's padding counts as text.
-
-    The setting is saved with the tokenizer, so that `pipeline` reads texts alike.
-    """
-    names = list(tokenizer.model_input_names)
-    if "attention_mask" not in names and "attention_mask" in inspect.signature(model.forward).parameters:
-        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = [*names, "attention_mask"]
-        log.info("the tokenizer gave no attention mask, which %s reads: now it does", type(model).__name__)
 
 
 def limit_length(model: "PreTrainedModel", tokenizer: Any, max_length: int | None = None) -> None:
