@@ -19,7 +19,7 @@ from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.core.wording import describe_part, in_words, percent
 from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.intervals import Draws, Measured, measure
-from hftransfer.evaluation.metrics import higher_is_better
+from hftransfer.evaluation.kinds import higher_is_better
 from hftransfer.runs.reader import Part, RecordedRun, open_all
 from hftransfer.tasks import Task
 

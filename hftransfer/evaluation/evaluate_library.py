@@ -14,7 +14,7 @@ from scipy import stats
 
 from hftransfer.core.errors import UserError
 from hftransfer.evaluation.intervals import Draws, Measured, group_units
-from hftransfer.evaluation.metrics import HIGHER_IS_BETTER
+from hftransfer.evaluation.kinds import METRICS
 from hftransfer.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def load_metric(name: str) -> evaluate.EvaluationModule:
 
 def load_further(names: Sequence[str]) -> dict[str, evaluate.EvaluationModule]:
     """The metrics that are not ours, by name; ours are measured anyway. Raises `UserError` as `load_metric`."""
-    return {name: load_metric(name) for name in names if name not in HIGHER_IS_BETTER}
+    return {name: load_metric(name) for name in names if name not in METRICS}
 
 
 def measure_further(

@@ -21,6 +21,7 @@ from scipy import stats
 
 from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.confusion import confusion_intervals
+from hftransfer.evaluation.kinds import is_macro, scale_of
 from hftransfer.evaluation.metrics import MeanLoss, compute_metrics, mean_losses
 from hftransfer.tasks import Regression, Task
 
@@ -29,9 +30,6 @@ logger = logging.getLogger(__name__)
 _LEVEL = 0.95
 _NORMAL = float(stats.norm.ppf((1 + _LEVEL) / 2))
 _ROUNDING = 1e-5  # of float32 weights: a smaller step is none
-CORRELATIONS = {"mcc", "pearson", "spearman"}
-POSITIVE = {"log_loss", "brier", "mae", "rmse"}
-_MACRO = {"balanced_accuracy", "macro_f1", "mcc", "auroc", "mean_average_precision"}  # hang on the smallest class
 LEAST_UNITS = 5  # rows (or 2 groups) of the smallest class behind a macro average; fewer are not known
 
 
@@ -71,7 +69,7 @@ def measure(
         influences = bootstrap.influences(task, targets, scores)
         fewest = draws.fewest(_memberships(task, targets))
         for name in remaining:
-            units = fewest if name in _MACRO else draws.freedom(influences.get(name)) + 1
+            units = fewest if is_macro(name) else draws.freedom(influences.get(name)) + 1
             ends[name] = draws.interval(name, values[name], errors[name], units)
     return {
         name: Measured(value, *_around(value, ends[name]), len(targets))
@@ -217,14 +215,14 @@ class Draws:
 
         NaN where they are not known: of a single group, or of a macro average whose smallest class is too small.
         """
-        if units < (2 if self.grouped or name not in _MACRO else LEAST_UNITS):
+        if units < (2 if self.grouped or not is_macro(name) else LEAST_UNITS):
             return np.nan, np.nan
         reach = stats.t.ppf((1 + _LEVEL) / 2, units - 1)
         error = float(error) if error > _ROUNDING * abs(value) else 0.0
-        if name == "r2":  # 1 - R2 is a ratio of squares
+        if scale_of(name) == "explained":  # 1 - R2 is a ratio of squares
             factor = np.exp(reach * error / (1 - value)) if value < 1 and error else np.nan
             return float(1 - (1 - value) * factor), float(1 - (1 - value) / factor)
-        if name in CORRELATIONS:
+        if scale_of(name) == "correlation":
             low, high = _share_interval((value + 1) / 2, error / 2, units, reach)
             return 2 * low - 1, 2 * high - 1
         return _share_interval(value, error, units, reach)

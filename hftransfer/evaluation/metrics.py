@@ -12,38 +12,7 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
 
-from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.tasks import Task
-
-HIGHER_IS_BETTER = {
-    "accuracy": True,
-    "balanced_accuracy": True,
-    "macro_f1": True,
-    "log_loss": False,
-    "calibrated_log_loss": False,  # of validation rows, in the log of a training
-    "auroc": True,
-    "mcc": True,
-    "micro_f1": True,
-    "mean_average_precision": True,
-    "subset_accuracy": True,
-    "mae": False,
-    "rmse": False,
-    "r2": True,
-    "pearson": True,
-    "spearman": True,
-    "loss": False,  # the Trainer's own
-}
-
-
-def higher_is_better(name: str) -> bool:
-    """Whether more of metric `name` is good; the Trainer's prefix `eval_` may stand before it.
-
-    Raises `UserError` for a name that is not ours: its direction is not known.
-    """
-    bare = name.removeprefix("eval_")
-    if bare not in HIGHER_IS_BETTER:
-        raise UserError(f"Unknown metric {name!r}.{did_you_mean(bare, HIGHER_IS_BETTER)}")
-    return HIGHER_IS_BETTER[bare]
 
 
 def compute_metrics(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str, float]:

@@ -7,11 +7,8 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from hftransfer.core.errors import UserError
-from hftransfer.evaluation.intervals import CORRELATIONS, POSITIVE, Measured
-
-SHARES = {
-    "accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "subset_accuracy", "auroc", "mean_average_precision",
-}  # fmt: skip
+from hftransfer.evaluation.intervals import Measured
+from hftransfer.evaluation.kinds import scale_of
 
 
 def over_repeats(found: Sequence[dict[str, Measured]], tested_per_trained: float) -> dict[str, Measured]:
@@ -57,13 +54,14 @@ def _widened(middle: float, end: float, factor: float, added: float) -> float:
 
 def _scale(name: str):
     """Return a scale without ends for the metric, and its inverse."""
-    if name in SHARES:
+    scale = scale_of(name)
+    if scale == "share":
         return logit, expit
-    if name in CORRELATIONS:
+    if scale == "correlation":
         return (lambda value: logit((value + 1) / 2)), (lambda value: 2 * expit(value) - 1)
-    if name == "r2":
+    if scale == "explained":
         return (lambda value: np.log(1 - value)), (lambda value: 1 - np.exp(value))
-    if name in POSITIVE:
+    if scale == "positive":
         return np.log, np.exp
     return (lambda value: np.asarray(value, dtype=float)), (lambda value: value)  # of another library: no known ends
 

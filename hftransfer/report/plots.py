@@ -15,6 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from hftransfer.evaluation.kinds import BOUNDED, titled
+
 _INK, _MUTED, _GRID, _FIRST, _SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
 _VARIABLES = {_INK: "ink", _MUTED: "muted", _GRID: "grid", _FIRST: "first", _SECOND: "second"}
 _STYLE = {
@@ -45,27 +47,10 @@ _FONT = "font-family: 'DejaVu Sans'"
 _WIDTH = 3.7  # inches at 96 px: what a phone shows without shrinking, and three times on a desktop
 _MOST_NUMBERED = 12  # classes up to which a cell of the confusion matrix has room for its numbers
 
-# Metrics that live on one scale from 0 (chance or nothing) to 1, so that one axis holds them.
-SHARES = (
-    "accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "auroc", "mcc", "mean_average_precision", "subset_accuracy",
-    "r2", "pearson", "spearman",
-)  # fmt: skip
-
-
-_TITLES = {
-    "auroc": "AUROC", "mcc": "MCC", "mae": "MAE", "rmse": "RMSE", "r2": "R²", "log_loss": "log-loss",
-    "macro_f1": "macro-F1", "micro_f1": "micro-F1", "f1": "F1", "pearson": "Pearson's r", "spearman": "Spearman's ρ",
-}  # fmt: skip
-
-
-def titled(name: str) -> str:
-    """A metric's name as it is printed."""
-    return _TITLES.get(name, name.replace("_", " "))
-
 
 def metrics_plot(splits: dict[str, dict[str, dict]]) -> str:
     """Dots and whiskers of the metrics that are shares, one row each; `splits`: split -> metric -> value, low, high."""
-    names = [name for name in SHARES if any(name in found for found in splits.values())]
+    names = [name for name in BOUNDED if any(name in found for found in splits.values())]
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(height=0.75 + 0.36 * len(names))
         for position, (split, found) in enumerate(splits.items()):

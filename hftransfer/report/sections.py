@@ -10,7 +10,7 @@ from hftransfer.core.wording import describe_part, in_words, percent
 from hftransfer.data.sources import SPLITS
 from hftransfer.evaluation.calibration import apply_temperature, calibration_report, reliability
 from hftransfer.evaluation.conformal import describe_sets
-from hftransfer.evaluation.metrics import HIGHER_IS_BETTER
+from hftransfer.evaluation.kinds import BOUNDED, METRICS, titled
 from hftransfer.modalities import kind_of
 from hftransfer.report import plots
 from hftransfer.runs.reader import RecordedRun
@@ -43,7 +43,7 @@ def overview(run: RecordedRun) -> dict[str, Any]:
     inputs = kind_of(about.modality).plural
     training, validation, test = (f"{counts.get(part, 0):,}" for part in ("train", "validation", "test"))
     return {
-        "metric": f"{describe_part(run.headline, run.metrics)} {plots.titled(task.headline)}",
+        "metric": f"{describe_part(run.headline, run.metrics)} {titled(task.headline)}",
         "found": run.metrics[run.headline].get(task.headline),
         "sentence": f"{about.checkpoint.source}, adapted by the strategy “{about.strategy}” to {len(task.names)} "
         f"{task.outputs} of {inputs}: {training} training, {validation} validation and {test} test rows.",
@@ -60,7 +60,7 @@ def metrics(run: RecordedRun) -> dict[str, Any]:
     """The measured splits: a figure of what is a share, a table of everything, and what to keep in mind."""
     splits = {split: run.metrics[split] for split in ("test", "validation") if run.metrics.get(split)}
     names = list(dict.fromkeys(name for found in splits.values() for name in found))
-    drawn = any(name in plots.SHARES for name in names)
+    drawn = any(name in BOUNDED for name in names)
     return {
         "figure": plots.metrics_plot(splits) if drawn else "",
         "splits": list(splits),
@@ -81,8 +81,9 @@ def _repeated(metrics: dict[str, Any]) -> list[tuple[str, list]]:
 
 
 def _titled(name: str) -> str:
-    known = HIGHER_IS_BETTER.get(name)  # a metric of another library has no known direction
-    return plots.titled(name) + {True: " ↑", False: " ↓", None: ""}[known]
+    if name not in METRICS:  # a metric of another library has no known direction
+        return titled(name)
+    return titled(name) + (" ↑" if METRICS[name].higher_is_better else " ↓")
 
 
 def curves(run: RecordedRun) -> list[str]:
@@ -93,7 +94,7 @@ def curves(run: RecordedRun) -> list[str]:
         (f"eval_{name}" for name in ("accuracy", "micro_f1", "r2") if len(_curve(run, f"eval_{name}")[0])), None
     )
     if score:
-        title = f"validation {plots.titled(score.removeprefix('eval_'))}"
+        title = f"validation {titled(score.removeprefix('eval_'))}"
         figures.append(({"validation": _curve(run, score)}, title))
     figures.append(({"learning rate": _curve(run, "learning_rate")}, "learning rate"))
     return [
@@ -186,7 +187,7 @@ def classes(run: RecordedRun) -> dict[str, Any]:
         found = sorted(found, key=lambda entry: entry["f1"]["value"] if entry["f1"] else 2)
     rows = run.train_rows
     return {
-        "columns": [plots.titled(name) for name in columns],
+        "columns": [titled(name) for name in columns],
         "rows": [
             (entry["name"], rows.get(entry["name"], ""), entry["n"], [entry.get(name) for name in columns])
             for entry in found

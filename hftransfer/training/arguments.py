@@ -10,7 +10,8 @@ from transformers.integrations.integration_utils import get_reporting_integratio
 
 from hftransfer.config import TrainingConfig
 from hftransfer.core.errors import UserError, did_you_mean
-from hftransfer.evaluation.metrics import higher_is_better, metric_names
+from hftransfer.evaluation.kinds import higher_is_better
+from hftransfer.evaluation.metrics import metric_names
 from hftransfer.features.passes import Machine
 from hftransfer.strategies import Defaults
 from hftransfer.tasks import Task

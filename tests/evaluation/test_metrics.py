@@ -8,7 +8,8 @@ import pytest
 
 from hftransfer.core.errors import UserError
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
-from hftransfer.evaluation.metrics import HIGHER_IS_BETTER, compute_metrics, higher_is_better
+from hftransfer.evaluation.kinds import METRICS, higher_is_better
+from hftransfer.evaluation.metrics import compute_metrics
 from hftransfer.tasks import MultiLabel, Regression, SingleLabel
 
 SINGLE = SingleLabel(("a", "b", "c"))
@@ -71,7 +72,7 @@ def test_the_direction_agrees_with_the_numbers(world):
 
 def test_the_metric_that_selects_has_a_direction():
     for task in (SINGLE, MULTI, VALUES):
-        assert task.selection_metric in HIGHER_IS_BETTER
+        assert task.selection_metric in METRICS
 
 
 def test_an_unknown_metric_is_named_with_the_nearest():

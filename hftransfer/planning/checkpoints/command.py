@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from hftransfer.core.errors import UserError
 from hftransfer.core.terminal import show
 from hftransfer.evaluation.intervals import Measured
+from hftransfer.evaluation.kinds import titled
 from hftransfer.planning.checkpoints.ranking import Ranked, Ranking
 from hftransfer.planning.checkpoints.ranking import rank as ranked_checkpoints
 from hftransfer.report.figures import FIRST, INK, MUTED, check_figure_name, drawn, log_x
-from hftransfer.report.plots import titled
 
 if TYPE_CHECKING:
     from rich.console import Group

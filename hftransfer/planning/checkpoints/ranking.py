@@ -15,7 +15,8 @@ from hftransfer.data import LabelledData, load_data
 from hftransfer.data.splits import take_examples
 from hftransfer.evaluation.comparison import Pair, compare_parts
 from hftransfer.evaluation.intervals import Measured, measure
-from hftransfer.evaluation.metrics import higher_is_better, metric_names
+from hftransfer.evaluation.kinds import higher_is_better
+from hftransfer.evaluation.metrics import metric_names
 from hftransfer.models.references import find
 from hftransfer.pipeline.run_context import Work, probed
 from hftransfer.planning.checkpoints.candidates import CANDIDATES, described

@@ -8,11 +8,11 @@ from hftransfer.core.errors import UserError
 from hftransfer.core.files import write_json
 from hftransfer.core.terminal import show
 from hftransfer.data import load_data
+from hftransfer.evaluation.kinds import titled
 from hftransfer.pipeline.run_context import probed
 from hftransfer.planning.labels.curve import Problem
 from hftransfer.planning.labels.forecast import Forecast, Gain, forecast
 from hftransfer.report.figures import FIRST, INK, MUTED, SECOND, drawn
-from hftransfer.report.plots import titled
 
 if TYPE_CHECKING:
     from rich.console import Group

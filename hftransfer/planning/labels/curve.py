@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.intervals import Draws, Measured
-from hftransfer.evaluation.metrics import higher_is_better
+from hftransfer.evaluation.kinds import higher_is_better
 from hftransfer.planning.labels.power_law import PowerLaws, fit
 from hftransfer.probe.solver import ConvexHead, Fit, make_folds, refit, solve_head
 from hftransfer.tasks import Task

@@ -10,7 +10,7 @@ from scipy import stats
 
 from hftransfer.evaluation.comparison import compare_parts, value_of
 from hftransfer.evaluation.intervals import Measured, measure
-from hftransfer.evaluation.metrics import higher_is_better
+from hftransfer.evaluation.kinds import higher_is_better
 from hftransfer.evaluation.resampling import corrected_t_interval
 from hftransfer.runs.reader import Part
 from hftransfer.tasks import Task

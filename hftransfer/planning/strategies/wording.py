@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hftransfer.core.wording import percent
-from hftransfer.evaluation.metrics import higher_is_better
+from hftransfer.evaluation.kinds import higher_is_better
 from hftransfer.planning.strategies.baselines import ON_RAW_INPUT
 from hftransfer.planning.strategies.candidates import TITLES, TRAINED, Climb
 from hftransfer.planning.strategies.decision import Answers, Difference
