@@ -206,19 +206,22 @@ def _recognised(kind: ModalityKind, source: Source, frame: pd.DataFrame, name: s
 
 
 def find_input(
-    source: Source, frame: pd.DataFrame, taken: set[str], modality: str | None
+    source: Source, frame: pd.DataFrame, taken: set[str], modality: str | None, option: str = "data.input"
 ) -> tuple[tuple[str, ...], str]:
-    """The column of inputs, or the two columns of a text pair, outside of `taken`; and their modality."""
+    """Return the column of inputs, or the two columns of a text pair, outside of `taken`; and their modality.
+
+    `option` is what names it on the command line.
+    """
     free = [name for name in frame.columns if name not in taken]
     kinds = [kind_of(modality)] if modality else by_preference()
     for how in (_columns_of, _stems_of_files):
         for kind in kinds:
             if names := how(kind, source, frame, free):
                 pair = _pair(names) if kind.pairs else None
-                return pair or (_the_one(names, kind, source.name, frame),), kind.name
+                return pair or (_the_one(names, kind, option, source.name, frame),), kind.name
     for kind in MODALITIES.values():
         refuse_foreign(kind, frame, free, source.name)
-    raise _unclear(f"the {kinds[-1].plural}", "data.input", free, source.name, frame)
+    raise _unclear(f"the {kinds[-1].plural}", option, free, source.name, frame)
 
 
 def _columns_of(kind: ModalityKind, source: Source, frame: pd.DataFrame, free: list[str]) -> list[str]:
@@ -267,7 +270,8 @@ def _find_label(source: Source, frame: pd.DataFrame, taken: set[str]) -> str:
     for group in LABEL_NAMES:
         named = [name for name in free if name.lower() in group]
         if len(named) == 1:
-            return _said(named[0], [name for name in free if any(name.lower() in others for others in LABEL_NAMES)])
+            others = [name for name in free if is_called_label([name])]
+            return _said(named[0], others, "label", "data.label")
         if named:
             raise _unclear("the label", "data.label", named, source.name, frame)
     free = [name for name in free if not (_numbers_examples(name, frame[name]) or _divides(name, frame[name]))]
@@ -290,10 +294,10 @@ def _numbers_examples(name: str, values: pd.Series) -> bool:
     return len(numbers) > 2 and None not in numbers and set(pd.Series(numbers).diff().dropna()) == {1.0}
 
 
-def _said(chosen: str, candidates: list[str], role: str = "label") -> str:
+def _said(chosen: str, candidates: list[str], role: str, option: str) -> str:
     others = [name for name in candidates if name != chosen]
     if others:
-        log.info("Column %r is taken as the %s (not %s); data.%s says otherwise.", chosen, role, _words(others), role)
+        log.info("Column %r is taken as the %s (not %s); %s says otherwise.", chosen, role, _words(others), option)
     return chosen
 
 
@@ -307,11 +311,11 @@ def _could_be_label(values: pd.Series) -> bool:
     return sample.astype(str).nunique() <= len(sample) / 2
 
 
-def _the_one(candidates: list[str], kind: ModalityKind, where: str, frame: pd.DataFrame) -> str:
+def _the_one(candidates: list[str], kind: ModalityKind, option: str, where: str, frame: pd.DataFrame) -> str:
     usual = [name for name in candidates if name.lower() in kind.column_names]
     if len(candidates) == 1 or len(usual) == 1:
-        return _said(candidates[0] if len(candidates) == 1 else usual[0], candidates, "input")
-    raise _unclear(f"the {kind.plural}", "data.input", candidates, where, frame)
+        return _said(candidates[0] if len(candidates) == 1 else usual[0], candidates, "input", option)
+    raise _unclear(f"the {kind.plural}", option, candidates, where, frame)
 
 
 def _unclear(what: str, key: str, candidates: list[str], where: str, frame: pd.DataFrame) -> UserError:

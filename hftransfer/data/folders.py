@@ -41,7 +41,7 @@ def read_image_folder(root: Path, allow_outside: bool) -> Source:
     log.info("Image folder %s: %d classes (%s); %s.", root, len(classes), _few(classes), counts_in_words(frames))
     return Source(
         str(root), "image folder", frames, root, declared={"path": "Image"},
-        passed_over=tuple(tree.others) if passed_over else (), empty=tuple(empty),
+        passed_over=tuple(sorted(tree.others)) if passed_over else (), empty=tuple(empty),
     )  # fmt: skip
 
 

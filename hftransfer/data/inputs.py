@@ -12,7 +12,7 @@ import pandas as pd
 from hftransfer.core.errors import UserError
 from hftransfer.data.columns import as_written, find_input, refuse_foreign, require_column
 from hftransfer.data.folders import tables_hint
-from hftransfer.data.rows import file_input
+from hftransfer.data.rows import as_files, file_input
 from hftransfer.data.sources import Source, missing
 from hftransfer.data.tables import READERS, decode_utf8, read_table_source
 from hftransfer.data.values import is_missing
@@ -21,6 +21,7 @@ from hftransfer.runs.folder import holds_run
 
 log = logging.getLogger(__name__)
 
+OPTION = "--column"  # names the input of a table for predict and next
 IDS = re.compile(r"[iI][dD]|.*_[iI][dD]|.*[a-z]I[dD]")  # id, image_id, PassengerId
 
 
@@ -53,7 +54,7 @@ def inputs_modality(source: str, columns: list[str] | None = None) -> str:
     frame = table.parts["all"]
     for name in columns or ():
         require_column(name, frame, str(path))
-    return find_input(table, frame[columns] if columns else frame, set(), None)[1]
+    return find_input(table, frame[columns] if columns else frame, set(), None, OPTION)[1]
 
 
 def _read(source: str, kind: ModalityKind, columns: list[str] | None, own: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -134,7 +135,8 @@ def _table(path: Path, kind: ModalityKind, columns: list[str] | None, own: tuple
     ids = _own_ids(frame) or [f"{path.name}#{number}" for number in range(1, len(frame) + 1)]
     if kind.files:
         # What the user points at for prediction is opened wherever it lies: nothing of it leaves in a model.
-        return _frame(ids, [file_input(value, source.root, allow_outside=True) for value in frame[names[0]]])
+        values = as_files(frame[names[0]], source, kind)
+        return _frame(ids, [file_input(value, source.root, allow_outside=True) for value in values])
     refuse_foreign(kind, frame, names, source.name)
     texts = [["" if is_missing(value) else str(value) for value in frame[name]] for name in names]
     return _frame(ids, *texts)
@@ -151,7 +153,7 @@ def _own_ids(frame: pd.DataFrame) -> list[str] | None:
 
 
 def _found(source: Source, frame: pd.DataFrame, modality: str) -> tuple[str, ...]:
-    names, _ = find_input(source, frame, set(), modality)
+    names, _ = find_input(source, frame, set(), modality, OPTION)
     log.info("%s: input %s.", source.name, ", ".join(names))
     return names
 

@@ -315,6 +315,8 @@ def test_pictures_are_found_below_the_table(tmp_path, caplog, column, name):
     data = load_data(DataConfig(train=str(tmp_path / "labels.csv")))
     assert sorted(data.frame["input"]) == [str(tmp_path / "train" / f"{number:05d}.jpg") for number in range(12)]
     assert "12 images are found by name below" in caplog.text
+    asked = load_inputs([str(tmp_path / "labels.csv")], "image")
+    assert sorted(asked["input"]) == sorted(data.frame["input"])
 
 
 def test_a_name_that_two_pictures_have_is_not_guessed(tmp_path):

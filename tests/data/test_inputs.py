@@ -88,3 +88,11 @@ def test_nothing_and_mixed_inputs(tmp_path):
     pd.DataFrame({"text_a": ["one two three"], "text_b": ["four five six"]}).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(UserError, match="Some inputs are pairs of texts and some are single texts"):
         load_inputs(["a text", str(tmp_path / "t.csv")], "text")
+
+
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_the_hint_for_a_column_is_an_option_of_predict(tmp_path, modality):
+    pd.DataFrame({"name": ["anna", "bob"], "x": [1, 2]}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(UserError, match="Name it with --column") as error:
+        load_inputs([str(tmp_path / "t.csv")], modality)
+    assert "data.input" not in str(error.value)
