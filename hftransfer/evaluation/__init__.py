@@ -28,7 +28,7 @@ class EvaluationConfig(Settings):
     seeds: Count = Field(1, description="train this many times and report the spread")
     conformal_level: float = Field(0.9, gt=0, lt=1, description="share of prediction sets that shall hold the truth")
     reference: bool = Field(True, description="keep the features of training rows beside the model, for the distance")
-    resamples: int = Field(2000, ge=100, description="bootstrap resamples behind each interval")
+    resamples: int = Field(2000, ge=100, description="bootstrap resamples of intervals without a formula and of pairs")
     explanations: bool = Field(
         True, description="show in the report which places or words led to its examples' answers"
     )
