@@ -91,7 +91,7 @@ MODALITY_CHECKS = {
     "features/readout.py": 1,  # where decoders (GPT-2) place their logits is told by ids, as in transformers itself
     "models/partial.py": 1,  # the one place that names transformers' mask over tokens, for texts and for sound
     "models/processors.py": 2,  # image processors are asked what they make of a black, a white and a grey image
-    "prediction/explain.py": 2,  # the pieces of an explained text in a file, and a tokenizer's own output
+    "prediction/explain.py": 3,  # the pieces of an explained text in a file, the ids they come from, a tokenizer's output
     "publish/targets.py": 1,  # the form in which transformers' pipeline takes a pair
 }
 TENSORS = {"pixel_values", "input_ids", "attention_mask"}

@@ -276,7 +276,7 @@ def _integrated_gradients(
     model, tokenizer = predictor.model, predictor.modality.tokenizer
     nothing = tokenizer.pad_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
     embed = model.get_input_embeddings()
-    ids = batch[model.main_input_name]
+    ids = batch["input_ids"]
     base_ids = torch.where(torch.tensor([replaced], device=ids.device), torch.full_like(ids, nothing), ids)
     points, shares = np.polynomial.legendre.leggauss(STEPS)
     along = torch.tensor([0, 1, *(points + 1) / 2], dtype=torch.float32, device=ids.device).view(-1, 1, 1)
