@@ -139,7 +139,7 @@ def _never_learned(evidence: Evidence) -> Finding | None:
     """
     name = next((name for name in ("mcc", "r2") if name in evidence.test), None)
     _, loss = evidence.curve("loss")
-    if name is None or evidence.test[name]["low"] > 0 or (len(loss) and _ends(loss)[1] < 0.9 * evidence.guess):
+    if name is None or not evidence.test[name]["low"] <= 0 or (len(loss) and _ends(loss)[1] < 0.9 * evidence.guess):
         return None
     if evidence.validation.get(name, {"low": 0})["low"] > 0:
         return None
@@ -278,7 +278,7 @@ def _rows_differ(evidence: Evidence) -> Finding | None:
     """Validation rows, which no weight saw, go far better than test rows: those come from elsewhere."""
     name = evidence.headline
     test, validation = evidence.test.get(name), evidence.validation.get(name)
-    if not test or not validation or validation["low"] - test["high"] < 0.05:
+    if not test or not validation or not validation["low"] - test["high"] >= 0.05:  # NaN: not known
         return None
     return Finding(
         "test rows differ",

@@ -354,6 +354,14 @@ def test_a_hump_that_mended_is_no_rate_too_high():
         assert [finding.kind for finding in found][:1] == [kind][: len(kind)]
 
 
+def test_intervals_that_are_not_known_accuse_nobody():
+    """A score of few examples whose interval is not known is neither chance nor a difference."""
+    unknown = {"value": 0.88, "low": float("nan"), "high": float("nan"), "n": 12}
+    assert diagnose(Evidence(run="r", test={"mcc": unknown})) == []
+    apart = {"accuracy": unknown | {"value": 0.2}}
+    assert diagnose(Evidence(run="r", test=apart, validation={"accuracy": interval(0.9, 0.02)})) == []
+
+
 def test_labels_that_are_never_answered_are_counted():
     def label(name, precision):
         return {
