@@ -58,7 +58,7 @@ def test_export_explanations_report_review_and_demo(made):
     explain_run(made, use_cpu=True)
     assert list((made / "explanations").glob("*.png"))
     write_report(made)
-    assert (made / "report.html").read_text().count("data:image/jpeg;base64,") > 3
+    assert (made / "report.html").read_text().count("data:image/jpeg;base64,") >= 2
     assert Queue(RecordedRun.open(made), beside(made, "corrections"), beside(made, "patch"))._rows
     assert all(serve(made).examples.values())
 

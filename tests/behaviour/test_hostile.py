@@ -28,7 +28,7 @@ from hftransfer.doctor import examine
 from hftransfer.modalities import kind_of
 from hftransfer.models.loading import ModelConfig, load_checkpoint
 from hftransfer.prediction.predictor import load
-from hftransfer.tasks import SingleLabel
+from hftransfer.tasks import SingleLabel, task_kind
 from tests.support import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -295,7 +295,7 @@ def archive(members, kind="image"):
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
             for name, content in members:
                 file.writestr(name, content)
-        return lambda: uploads.read_batch(str(path), kind, [], folder / "unpacked")
+        return lambda: uploads.read_batch(str(path), kind_of(kind), [], folder / "unpacked")
 
     return make
 
@@ -310,7 +310,9 @@ def uploaded_table(folder):
     from hftransfer.apps import uploads
 
     (folder / "t.csv").write_text("text\n/etc/passwd\n../secret.txt\n")
-    return lambda: list(uploads.read_batch(str(folder / "t.csv"), "text", ["text"], folder / "unpacked")["input"])
+    return lambda: list(
+        uploads.read_batch(str(folder / "t.csv"), kind_of("text"), ["text"], folder / "unpacked")["input"]
+    )
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -585,7 +587,9 @@ labels = st.one_of(
 )
 def test_any_labels_are_read_or_the_users_mistake(found, task, separator):
     try:
-        read, rows = read_labels(pd.DataFrame({"label": pd.Series(found, dtype=object)}), task, separator, None)
+        read, rows = read_labels(
+            pd.DataFrame({"label": pd.Series(found, dtype=object)}), task and task_kind(task), separator, None
+        )
     except UserError:
         return
     given_ = [label for label in rows if label is not None]

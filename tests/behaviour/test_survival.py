@@ -29,6 +29,7 @@ from hftransfer.runs import folder as run_folder
 from hftransfer.runtime import interruption
 from hftransfer.runtime.interruption import Interruption, Stop, listening
 from hftransfer.runtime.memory import is_lack_of_memory, smaller, with_less
+from hftransfer.tasks import SingleLabel
 from hftransfer.train import run
 from hftransfer.training import callbacks
 from hftransfer.training import trainer as loop
@@ -420,11 +421,11 @@ def test_a_signal_while_the_processes_wait_for_each_other_is_not_lost():
     stop, control = Stop(), TrainerControl()
 
     class Waiting:
-        def largest(self, value):
+        def largest(self, value, device):
             stop.reason = signal.SIGTERM  # what the handler does
             return value
 
-    ending = Ending(stop, Waiting())
+    ending = Ending(stop, SimpleNamespace(world=Waiting(), device=torch.device("cpu")))
     judged = SimpleNamespace(eval_strategy="steps")
     ending.on_step_end(judged, None, control)
     assert stop.reason == signal.SIGTERM and not control.should_training_stop
@@ -565,7 +566,7 @@ def spoils_the_loss(monkeypatch, step, value=float("nan")):
     at_step(
         monkeypatch,
         step,
-        lambda: monkeypatch.setattr(loop.Loss, "_per_item", lambda self, logits, labels: logits.sum(1) * value),
+        lambda: monkeypatch.setattr(SingleLabel, "loss", lambda self, logits, labels, smoothing: logits.sum(1) * value),
     )
 
 

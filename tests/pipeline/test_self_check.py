@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file
 
 from hftransfer.config import checked
 from hftransfer.core.errors import UserError
@@ -228,11 +229,17 @@ def test_views_follow_the_seed_and_not_what_the_store_holds(tmp_path):
 
     def weights(name, seed, store=True):
         made = run(configuration(model, data, tmp_path / name, head={"views": 1}, seed=seed, store=store))
-        return (made.folder / "model" / "model.safetensors").read_bytes()
+        return load_file(made.folder / "model" / "model.safetensors")
+
+    def distance(first, second):
+        """Largest difference: other rows in a batch may round a convolution otherwise."""
+        return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
 
     cold = weights("cold", 1, store=False)
-    weights("other", 0)
-    assert weights("warm", 1) == cold == weights("again", 1)
+    other = weights("other", 0)
+    warm, again = weights("warm", 1), weights("again", 1)
+    assert distance(warm, again) == 0
+    assert distance(warm, cold) < 1e-3 * distance(other, cold)
 
 
 # The check of every run

@@ -16,7 +16,7 @@ from hftransfer.pipeline import outputs
 from hftransfer.pipeline.reliability_fit import fit_trust, neighbours_of
 from hftransfer.prediction.predictor import load
 from hftransfer.prediction.reliability import REFERENCE, THRESHOLDS, Trust, distance, unit
-from hftransfer.tasks import Regression, SingleLabel
+from hftransfer.tasks import MultiLabel, Regression, SingleLabel
 from hftransfer.train import run
 from tests.support import tiny
 from tests.support.runs import configuration
@@ -106,7 +106,7 @@ def test_small_classes_are_measured_by_nearer_neighbours():
     assert neighbours_of(TASK, np.repeat([0, 1, 2], [10, 10, 300])) == 1
     assert neighbours_of(TASK, np.repeat([0, 1, 2], [60, 70, 80])) == 7
     assert neighbours_of(TASK, np.repeat([0, 1, 2], 900)) == 10
-    assert neighbours_of(replace(TASK, type="multi_label"), np.ones((40, 3), np.float32)) == 4
+    assert neighbours_of(MultiLabel(TASK.names), np.ones((40, 3), np.float32)) == 4
 
 
 @pytest.mark.parametrize("per_class", [40, 200])

@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock
 
 from hftransfer.config import checked
+from hftransfer.core import files
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import cache_folder
 from hftransfer.evaluation.intervals import measure
@@ -29,7 +30,7 @@ def configuration(model, data, folder, strategy="probe", **training):
 
 @pytest.mark.parametrize("home", [None, "/", "/nonexistent", "read-only"])
 def test_without_a_home_that_can_be_written_the_cache_is_a_temporary_folder(monkeypatch, tmp_path, caplog, home):
-    devices._temporary_cache.cache_clear()
+    files._temporary_cache.cache_clear()
     monkeypatch.delenv("HFTRANSFER_CACHE")
     writable = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: str(path) not in ("/", str(tmp_path)) and writable(path, mode))
