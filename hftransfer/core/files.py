@@ -37,7 +37,6 @@ def replacing(path: Path) -> Iterator[Path]:
     So no reader ever sees half a file, and an error leaves nothing behind.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    remove(temporary)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
