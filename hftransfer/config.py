@@ -111,9 +111,9 @@ class RunConfig(Settings):
         name = name.split(":")[0].split(".")[0] or "data"
         return Path(self.output or f"runs/{name}-{self.strategy.type}")
 
-    def settled(self, modality: str) -> "RunConfig":
+    def resolved(self, modality: str) -> "RunConfig":
         """This configuration with what the strategy leaves to the kind of input made definite."""
-        return self.model_copy(update={"strategy": self.strategy.settled(modality, self.model.keep_head)})
+        return self.model_copy(update={"strategy": self.strategy.resolved(modality, self.model.keep_head)})
 
     def to_yaml(self) -> str:
         """The resolved configuration; `RunConfig.from_yaml` reads it back equal."""

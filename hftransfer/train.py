@@ -19,16 +19,16 @@ from hftransfer.core.wording import describe_part, ends, percent
 from hftransfer.data import LabelledData, load_data
 from hftransfer.doctor import examine_loaded
 from hftransfer.features.store import FeatureStore
-from hftransfer.models.layers import Ladder
+from hftransfer.models.layers import LayerGroups
 from hftransfer.models.loading import Checkpoint, load_checkpoint
 from hftransfer.pipeline.error_translation import explained
 from hftransfer.pipeline.repeats import check_parts, check_repeats, offer_folds, repeat
 from hftransfer.pipeline.run_context import (
-    Work,
+    RunContext,
+    finalise,
     network_predictions,
     prepare,
     probe_predictions,
-    settle,
     solve_head,
     stored_activations,
 )
@@ -43,8 +43,8 @@ from hftransfer.training.freeze_check import Sizes, check_frozen, tensor_hashes
 
 log = logging.getLogger(__name__)
 
-JUDGED_BY_TRANSFORMERS = {"extra", "report_to", "lr_scheduler_type", "metric_for_best_model"}
-USED_BY_HEADS = {"imbalance", "bf16"}  # of the training's settings: what a convex head, too, is made with
+CHECKED_BY_TRANSFORMERS = {"extra", "report_to", "lr_scheduler_type", "metric_for_best_model"}
+USED_BY_HEADS = {"imbalance", "bf16"}  # of the training's settings: what a linear probe, too, is made with
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
             if repeated:
                 made.metrics.update(repeated)
                 write_json(made.folder / "metrics.json", made.metrics)
-            _say(made)
+            _log_result(made)
             _explain(config, made)
             _write_pages(made.folder)
             if config.push_to_hub.repo_id and not made.interruption:
@@ -115,7 +115,7 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
 
 def _check_training(config: RunConfig) -> None:
     """What transformers alone can judge, before minutes of features are spent on it."""
-    named = JUDGED_BY_TRANSFORMERS & config.training.model_dump(exclude_defaults=True).keys()
+    named = CHECKED_BY_TRANSFORMERS & config.training.model_dump(exclude_defaults=True).keys()
     if named and not isinstance(config.strategy, ProbeStrategy):
         from hftransfer.training.arguments import check_arguments
 
@@ -136,7 +136,7 @@ def _write_pages(folder: Path) -> None:
     write_pages(folder)
 
 
-def _say(made: Run) -> None:
+def _log_result(made: Run) -> None:
     """The first metric, before explanations and pages, which take some seconds more."""
     part = made.metrics.get("headline")
     if part:
@@ -173,7 +173,7 @@ def _finished(config: RunConfig, dataset: Any) -> Run | None:
         "config": _described(RunConfig.from_yaml(folder / "config.yaml")),
         "data": record.data.fingerprint,
     }
-    run_folder.refuse_differences(folder, stored, stored | {"config": _described(config.settled(record.modality))})
+    run_folder.refuse_differences(folder, stored, stored | {"config": _described(config.resolved(record.modality))})
     data = load_data(config.data, dataset)
     run_folder.refuse_differences(folder, stored, stored | {"data": data.fingerprint})
     log.info("Nothing to resume: %s is whole", folder)
@@ -223,7 +223,7 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
                     log.warning(finding.as_text(3))
             check_parts(config, data.frame["split"])
             offer_folds(config, len(data.frame), data.given, data.modality)
-        config = config.settled(data.modality)
+        config = config.resolved(data.modality)
         with seconds("checkpoint"):
             _seed(config.seed)
             random_weights = config.strategy.from_random_weights
@@ -231,24 +231,26 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
             if world.rank == 0:
                 run_folder.check_origin(folder, _origin(config, data, checkpoint, world.size), resume)
         with seconds("preparation"):
-            work = prepare(config, data, checkpoint, device, world, run_folder.scratch(config.output_folder))
+            context = prepare(config, data, checkpoint, device, world, run_folder.scratch(config.output_folder))
         with seconds("features"):
-            probe = solve_head(work)
-        plan = _plan(work, probe)
-        _say_without_effect(work)
-        before, sizes = tensor_hashes(plan.model, plan.ladder), Sizes.of(plan)
-        predictions, trained = _adapt(work, plan, probe, folder, stop, seconds)
+            probe = solve_head(context)
+        plan = _plan(context, probe)
+        _log_without_effect(context)
+        before, sizes = tensor_hashes(plan.model, plan.layer_groups), Sizes.of(plan)
+        predictions, trained = _adapt(context, plan, probe, folder, stop, seconds)
         check_frozen(plan, before)
         with seconds("writing"):
             if world.rank == 0:
                 from hftransfer.pipeline.outputs import Record, write_run
 
-                predictions = settle(work, predictions)
+                predictions = finalise(context, predictions)
                 if plan.save_adapter:
                     plan.save_adapter(plan.model, folder / "adapter")
                 model = plan.finish(plan.model)
-                record = Record(plan, sizes, before, tensor_hashes(model, plan.ladder), trained, probe, seconds.phases)
-                metrics = write_run(folder, work, model, predictions, record)
+                record = Record(
+                    plan, sizes, before, tensor_hashes(model, plan.layer_groups), trained, probe, seconds.phases
+                )
+                metrics = write_run(folder, context, model, predictions, record)
     return Run(config.output_folder, metrics, trained.interruption if trained else None)
 
 
@@ -267,42 +269,42 @@ def _seed(seed: int) -> None:
     set_seed(seed)
 
 
-def _plan(work: Work, probe: Probe | None) -> Plan:
-    """What trains, on the ladder of the network as the head left it; said in one line."""
-    ladder = Ladder.of(work.model, probe.constant if probe else ())
-    plan = work.config.strategy.prepare(work.model, ladder)
+def _plan(context: RunContext, probe: Probe | None) -> Plan:
+    """What trains, on the layer groups of the network as the head left it; said in one line."""
+    layer_groups = LayerGroups.of(context.model, probe.constant if probe else ())
+    plan = context.config.strategy.prepare(context.model, layer_groups)
     sizes = Sizes.of(plan)
-    log.info("Strategy: %s, %d of %d parameters train (%s), the lowest in %s", work.config.strategy.type,
+    log.info("Strategy: %s, %d of %d parameters train (%s), the lowest in %s", context.config.strategy.type,
              sum(sizes.trainable.values()), sum(sizes.all.values()), percent(sizes.trainable_share),
-             ladder.rung_name(plan.lowest_rung))  # fmt: skip
+             layer_groups.name_of(plan.lowest_depth))  # fmt: skip
     return plan
 
 
-def _say_without_effect(work: Work) -> None:
+def _log_without_effect(context: RunContext) -> None:
     """Settings that this run does not use: who named them should not take the result for theirs."""
-    for names, reason in _without_effect(work):
+    for names, reason in _without_effect(context):
         if names:
             log.warning("Without effect: %s (%s)", ", ".join(sorted(names)), reason)
 
 
-def _without_effect(work: Work) -> Iterator[tuple[set[str], str]]:
+def _without_effect(context: RunContext) -> Iterator[tuple[set[str], str]]:
     """Named settings, and why they change nothing."""
-    config, task = work.config, work.data.task
+    config, task = context.config, context.data.task
     training, augmentation, head = (
         {f"{section}.{name}" for name in getattr(config, section).model_dump(exclude_defaults=True)}
         for section in ("training", "augmentation", "head")
     )
-    if not work.trains:
+    if not context.trains:
         reason = f"strategy {config.strategy.type} solves a head, and nothing is trained step by step"
         yield training - {f"training.{name}" for name in USED_BY_HEADS}, reason
-    kind = work.data.kind
+    kind = context.data.kind
     if config.strategy.head_init != "probe":
         yield head, "the head begins random; strategy.head_init=probe solves it"
     elif kind.augments:
         yield head & {"head.pooling"}, f"{kind.plural} are pooled as the checkpoint does it"
     if not kind.augments:
         yield augmentation, f"the data are {kind.plural}"
-    elif not work.trains and not config.head.views:
+    elif not context.trains and not config.head.views:
         yield augmentation, "the features of a probe are of the images as they are, but for head.views"
     elif not task.exclusive:
         yield augmentation & {"augmentation.mixup", "augmentation.cutmix"}, "for images of one class each"
@@ -310,21 +312,25 @@ def _without_effect(work: Work) -> Iterator[tuple[set[str], str]]:
         yield training & {"training.imbalance", "training.label_smoothing_factor"}, "numbers have no classes"
 
 
-def _adapt(work: Work, plan: Plan, probe: Probe | None, folder: Path, stop: Stop, seconds: Seconds) -> tuple[Any, Any]:
+def _adapt(
+    context: RunContext, plan: Plan, probe: Probe | None, folder: Path, stop: Stop, seconds: Seconds
+) -> tuple[Any, Any]:
     """Train what the plan says, from stored activations where that is exact; returns predictions and the loop's record."""
-    if not work.trains:
-        return probe_predictions(work, probe), None
+    if not context.trains:
+        return probe_predictions(context, probe), None
     from hftransfer.training import trainer as loop  # six seconds of imports that a probe does not need
 
     with seconds("features"):
-        boundary, stored = stored_activations(work, plan)
-    examples = loop.Examples(work.items, work.targets, stored)
-    with boundary.replaying() if boundary else nullcontext():
+        split_point, stored = stored_activations(context, plan)
+    examples = loop.Examples(context.items, context.targets, stored)
+    with split_point.replaying() if split_point else nullcontext():
         with seconds("training", in_step=False):
             trained = loop.train(
-                plan, work.config.strategy.defaults_for(work.data.modality, work.model), work.data.task, work.modality, examples,
-                {split: work.positions(split) for split in ("train", "validation")}, work.config.training,
-                work.machine, folder, work.config.seed, stop, work.begins_trained(probe),
+                plan, context.config.strategy.defaults_for(context.data.modality, context.model), context.data.task,
+                context.modality, examples,
+                {split: context.positions(split) for split in ("train", "validation")},
+                context.config.training,
+                context.compute_config, folder, context.config.seed, stop, context.begins_trained(probe),
             )  # fmt: skip
         with seconds("prediction"):
-            return network_predictions(work, plan, examples), trained
+            return network_predictions(context, plan, examples), trained

@@ -87,7 +87,12 @@ def main() -> None:
         line = measure(name, int(labels), int(seed), asked)
         with asked.out.open("a") as file:
             print(json.dumps(line), file=file)
-        print(cell, line["chosen"], {rung: found.get("value") for rung, found in line["runs"].items()}, file=sys.stderr)
+        print(
+            cell,
+            line["chosen"],
+            {candidate: found.get("value") for candidate, found in line["runs"].items()},
+            file=sys.stderr,
+        )
 
 
 def measure(name: str, labels: int, seed: int, asked: argparse.Namespace) -> dict[str, Any]:
@@ -111,8 +116,8 @@ def measure(name: str, labels: int, seed: int, asked: argparse.Namespace) -> dic
         base = {"data": {"train": str(table)}, "model": model} | {"output": str(Path(place) / "run")}
         values = with_overrides(base, parse_overrides(further)).model_dump(mode="json")
         begin = time.perf_counter()
-        climb = advise(with_overrides(dict(values), {"strategy.type": "auto", "strategy.budget": asked.budget}))
-        found = as_dict(climb)
+        search = advise(with_overrides(dict(values), {"strategy.type": "auto", "strategy.budget": asked.budget}))
+        found = as_dict(search)
         line = {
             "set": name,
             "title": title,
@@ -122,13 +127,15 @@ def measure(name: str, labels: int, seed: int, asked: argparse.Namespace) -> dic
             "steps": asked.steps,
         }
         line |= {"chosen": found["chosen"], "seconds": time.perf_counter() - begin, "advice": found}
-        line["by_accuracy"] = climb.judge.choose(climb.deployable, "accuracy").name
-        changes = ALL | {rung["name"]: rung["changes"] for rung in found["rungs"] if rung["changes"]}
-        wanted = {*asked.rungs, line["chosen"], line["by_accuracy"]}
+        line["by_accuracy"] = search.evaluator.choose(search.deployable, "accuracy").name
+        changes = ALL | {
+            candidate["name"]: candidate["changes"] for candidate in found["candidates"] if candidate["changes"]
+        }
+        wanted = {*asked.candidates, line["chosen"], line["by_accuracy"]}
         runs = {
-            rung: one_run(values, change, place, METRIC[found["metric"]])
-            for rung, change in changes.items()
-            if rung in wanted
+            candidate: one_run(values, change, place, METRIC[found["metric"]])
+            for candidate, change in changes.items()
+            if candidate in wanted
         }
         return line | {"runs": runs}
 
@@ -243,7 +250,7 @@ Lines = list[dict[str, Any]]
 
 
 def reached(line: dict[str, Any]) -> dict[str, float]:
-    return {rung: found["value"] for rung, found in line["runs"].items() if "value" in found}
+    return {candidate: found["value"] for candidate, found in line["runs"].items() if "value" in found}
 
 
 def regrets(line: dict[str, Any]) -> dict[str, float]:
@@ -251,7 +258,7 @@ def regrets(line: dict[str, Any]) -> dict[str, float]:
     found = reached(line)
     chosen = {"auto": line["chosen"], "auto, accuracy": line["by_accuracy"]}
     taken = {rule: chosen.get(rule, rule.removeprefix("always ")) for rule in (*RULES, *FIXED)}
-    return {rule: 100 * (max(found.values()) - found[rung]) for rule, rung in taken.items()}
+    return {rule: 100 * (max(found.values()) - found[candidate]) for rule, candidate in taken.items()}
 
 
 def by_kind(lines: Lines) -> dict[tuple[str, int], Lines]:
@@ -272,7 +279,7 @@ def _reached_table(lines: Lines) -> str:
         "|---|---|---|" + "---|" * (len(RUNGS) + 1),
     ]
     for (title, labels), seeds in by_kind(lines).items():
-        found = [[reached(line)[rung] for line in seeds if rung in reached(line)] for rung in RUNGS]
+        found = [[reached(line)[candidate] for line in seeds if candidate in reached(line)] for candidate in RUNGS]
         means = " | ".join(f"{mean(values):.3f}" if values else "" for values in found)
         seconds = mean(sum(run.get("seconds", 0) for run in line["runs"].values()) for line in seeds)
         rows.append(f"| {title} | {labels} | {len(seeds)} | {means} | {seconds:.0f} |")
@@ -287,7 +294,7 @@ def _regret_table(lines: Lines) -> str:
     for (title, labels), seeds in by_kind(lines).items():
         chosen = Counter(line["chosen"] for line in seeds).most_common()
         lost = " | ".join(f"{mean(regrets(line)[rule] for line in seeds):.1f}" for rule in RULES)
-        words = ", ".join(f"{rung} {count}" for rung, count in chosen)
+        words = ", ".join(f"{candidate} {count}" for candidate, count in chosen)
         rows.append(f"| {title} | {labels} | {words} | {lost} | {mean(line['seconds'] for line in seeds):.0f} |")
     return "\n".join(rows)
 

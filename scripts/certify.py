@@ -40,7 +40,7 @@ def photos(folder: Path, model: str) -> dict[str, Any]:
 
 
 def certificates(kinds: dict[str, dict], strategies: list[str]) -> Iterator[dict[str, Any]]:
-    """One line a run: its stages, as `certificate.json` holds them."""
+    """One line a run: its stages, as `round_trip.json` holds them."""
     from hftransfer.publish.export import export
     from hftransfer.publish.round_trip import certify
 

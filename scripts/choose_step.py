@@ -47,7 +47,7 @@ def evaluations(
     from hftransfer.config import parse_overrides, with_overrides
     from hftransfer.data import load_data
     from hftransfer.features.passes import predict_logits
-    from hftransfer.models.layers import Ladder
+    from hftransfer.models.layers import LayerGroups
     from hftransfer.models.loading import load_checkpoint
     from hftransfer.pipeline.run_context import Replayed, prepare, solve_head, stored_activations
     from hftransfer.runtime.interruption import Stop
@@ -67,34 +67,34 @@ def evaluations(
         base = {"data": {"train": str(table)}, "model": SETS[name][1], "output": str(Path(place) / "run")}
         config = with_overrides(base, parse_overrides(further))
         data = load_data(config.data, None)
-        config = config.settled(data.modality)
+        config = config.resolved(data.modality)
         set_seed(seed)
         checkpoint = load_checkpoint(config.model, data.kind, data.task)
-        work = prepare(config, data, checkpoint, torch.device("cpu"), World(), Path(place) / "features")
-        head = solve_head(work)
-        plan = config.strategy.prepare(work.model, Ladder.of(work.model, head.constant if head else ()))
-        boundary, stored = stored_activations(work, plan)
-        positions, found = work.positions("test"), []
+        context = prepare(config, data, checkpoint, torch.device("cpu"), World(), Path(place) / "features")
+        head = solve_head(context)
+        plan = config.strategy.prepare(context.model, LayerGroups.of(context.model, head.constant if head else ()))
+        split_point, stored = stored_activations(context, plan)
+        positions, found = context.positions("test"), []
 
-        class Look(TrainerCallback):
+        class Inspection(TrainerCallback):
             def on_evaluate(self, args, state, control, **kwargs):
-                source = work.modality if stored is None else Replayed(work.modality, stored)
-                items = [work.items[p] if stored is None else (p, work.items[p]) for p in positions]
+                source = context.modality if stored is None else Replayed(context.modality, stored)
+                items = [context.items[p] if stored is None else (p, context.items[p]) for p in positions]
                 with torch.random.fork_rng([]):
-                    found.append(predict_logits(plan.model, source, items, work.machine))
+                    found.append(predict_logits(plan.model, source, items, context.compute_config))
 
         callbacks = trainer._callbacks
         with (
-            boundary.replaying() if boundary else nullcontext(),
-            mock.patch.object(trainer, "_callbacks", lambda *given: [*callbacks(*given), Look()]),
+            split_point.replaying() if split_point else nullcontext(),
+            mock.patch.object(trainer, "_callbacks", lambda *given: [*callbacks(*given), Inspection()]),
         ):
             trainer.train(
-                plan, config.strategy.defaults_for(data.modality, work.model), data.task, work.modality,
-                trainer.Examples(work.items, work.targets, stored),
-                {split: work.positions(split) for split in ("train", "validation")}, config.training, work.machine,
-                Path(place), seed, Stop(), work.begins_trained(head),
+                plan, config.strategy.defaults_for(data.modality, context.model), data.task, context.modality,
+                trainer.Examples(context.items, context.targets, stored),
+                {split: context.positions(split) for split in ("train", "validation")}, config.training, context.compute_config,
+                Path(place), seed, Stop(), context.begins_trained(head),
             )  # fmt: skip
-        return np.array(found), work.targets[positions]
+        return np.array(found), context.targets[positions]
 
 
 def regrets(logits: np.ndarray, targets: np.ndarray, size: int) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The convex head on few labels beside the usual recipe and class means, on the same features: a table of docs/results.md.
+"""The linear probe on few labels beside the usual recipe and class means, on the same features: a table of docs/results.md.
 
     python scripts/few_labels.py --data-root DATA --out few_labels.jsonl [--sets digits bbc] [--labels 2 5 20] [--draws 10]
     python scripts/few_labels.py --render few_labels.jsonl

@@ -54,7 +54,7 @@ def problem_of(name: str, root: str) -> Problem:
     """Features of a set by its starter checkpoint: the mean of the tokens, or what the network's head reads."""
     from hftransfer.config import parse_overrides, with_overrides
     from hftransfer.data import load_data
-    from hftransfer.models.layers import Ladder
+    from hftransfer.models.layers import LayerGroups
     from hftransfer.models.loading import load_checkpoint
     from hftransfer.pipeline.run_context import prepare
     from hftransfer.probe.fit import plain_features
@@ -70,11 +70,16 @@ def problem_of(name: str, root: str) -> Problem:
     data = load_data(config.data)
     checkpoint = load_checkpoint(config.model, data.kind, data.task)
     with tempfile.TemporaryDirectory() as scratch:
-        work = prepare(config, data, checkpoint, devices.choose_device(), World(), Path(scratch))
+        context = prepare(config, data, checkpoint, devices.choose_device(), World(), Path(scratch))
         keys = data.frame["digest"].tolist()
-        features = plain_features(work.frozen(Ladder.of(work.model)), work.items, keys)
+        features = plain_features(context.frozen(LayerGroups.of(context.model)), context.items, keys)
     return Problem(
-        data.task, features, work.targets, work.positions("train", "validation"), work.positions("test"), work.groups
+        data.task,
+        features,
+        context.targets,
+        context.positions("train", "validation"),
+        context.positions("test"),
+        context.groups,
     )
 
 

@@ -26,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmark"))
 from hftransfer.config import RunConfig, parse_overrides, with_overrides
-from hftransfer.models.partial import Boundary
+from hftransfer.models.partial import SplitPoint
 from hftransfer.runtime.autotune import seconds_of
 from hftransfer.train import run
 
@@ -85,10 +85,10 @@ def _trained(name: str, steps: int) -> float:
     from stock_trainer import DataCollatorWithPadding, DefaultDataCollator, Images, Texts, Trainer, TrainingArguments
 
     with tempfile.TemporaryDirectory() as folder:
-        work = prepared(name, folder)
-        processor, frame = work.checkpoint.processor, work.data.frame
+        context = prepared(name, folder)
+        processor, frame = context.checkpoint.processor, context.data.frame
         limit = int(SETS[name][3].rpartition("=")[2])  # pixels or tokens
-        labels = [list(work.data.task.names).index(label) for label in frame["label"]]
+        labels = [list(context.data.task.names).index(label) for label in frame["label"]]
         if SETS[name][0] == "image":
             data, collator = Images(list(frame["input"]), labels, processor, limit, False), DefaultDataCollator()
         else:
@@ -96,7 +96,7 @@ def _trained(name: str, steps: int) -> float:
         settings = TrainingArguments(output_dir=folder, max_steps=steps, per_device_train_batch_size=BATCH,
                                      save_strategy="no", report_to="none", disable_tqdm=True,
                                      remove_unused_columns=False)  # fmt: skip
-        model = work.model.to(memory_format=torch.contiguous_format)
+        model = context.model.to(memory_format=torch.contiguous_format)
         made = Trainer(model=model, args=settings, train_dataset=data, data_collator=collator)
         begin = time.perf_counter()
         made.train()
@@ -106,11 +106,11 @@ def _trained(name: str, steps: int) -> float:
 def bare(name: str, steps: int, bf16: bool) -> float:
     """Forward, backward and AdamW on one batch that stays on the device; channels last with bf16."""
     with tempfile.TemporaryDirectory() as folder:
-        work = prepared(name, folder)
-    device, model = work.machine.device, work.model.train()
+        context = prepared(name, folder)
+    device, model = context.compute_config.device, context.model.train()
     if not bf16:
         model.to(memory_format=torch.contiguous_format)
-    batch = work.machine.place(work.modality.collate(work.items[:BATCH]))
+    batch = context.compute_config.place(context.modality.collate(context.items[:BATCH]))
     targets = torch.zeros(BATCH, dtype=torch.long, device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
@@ -151,34 +151,40 @@ def prediction(name: str, rows: int = 1024) -> dict[str, float]:
     from hftransfer.features.passes import predict_logits
 
     with tempfile.TemporaryDirectory() as folder:
-        work = prepared(name, folder)
-        work.model.eval()
-        items = work.items[:rows]
-        timed = {"predict: hftransfer": lambda: predict_logits(work.model, work.modality, items, work.machine)}
+        context = prepared(name, folder)
+        context.model.eval()
+        items = context.items[:rows]
+        timed = {
+            "predict: hftransfer": lambda: predict_logits(
+                context.model, context.modality, items, context.compute_config
+            )
+        }
         if SETS[name][0] == "text":
-            for title, dtype in {"float32": None, "our precision": work.machine.autocast}.items():
-                padded = SimpleNamespace(work=work, items=items, dtype=dtype)
+            for title, dtype in {"float32": None, "our precision": context.compute_config.autocast}.items():
+                padded = SimpleNamespace(context=context, items=items, dtype=dtype)
                 timed[f"predict: padded to 256, {title}"] = lambda padded=padded: _padded(padded)
-        return {title: len(items) / _seconds(step, 1, work.machine.device) for title, step in timed.items()}
+        return {title: len(items) / _seconds(step, 1, context.compute_config.device) for title, step in timed.items()}
 
 
 @torch.inference_mode()
 def _padded(what: SimpleNamespace) -> None:
-    work, tokenizer = what.work, what.work.checkpoint.processor
-    device = work.machine.device
+    context, tokenizer = what.context, what.context.checkpoint.processor
+    device = context.compute_config.device
     for start in range(0, len(what.items), BATCH):
         batch = tokenizer.pad(
             what.items[start : start + BATCH], padding="max_length", max_length=256, return_tensors="pt"
         )
         with torch.autocast(device.type, what.dtype or torch.bfloat16, enabled=what.dtype is not None):
-            work.model(**work.machine.place(dict(batch)))
+            context.model(**context.compute_config.place(dict(batch)))
 
 
 def stored(name: str, epochs: int = 10) -> dict[str, float]:
     """Seconds of features and training together, of `frozen` with the store, without it, and of `full`."""
     same = [f"training.num_train_epochs={epochs}", "data.train_examples=500", "data.split.test=0.1"]
     found = {}
-    live = patch.object(Boundary, "is_exact", lambda *_: False)  # as for a network that cannot be run from a boundary
+    live = patch.object(
+        SplitPoint, "is_exact", lambda *_: False
+    )  # as for a network that cannot be run from a split point
     for title, strategy, how in [
         ("frozen", "frozen", nullcontext()),
         ("frozen, no store", "frozen", live),

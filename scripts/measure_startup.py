@@ -62,10 +62,10 @@ def main() -> None:
                 for number in range(asked.runs)
             ]
         for name in programs:
-            print(f"{kind}{name}: {in_words([of_round[name] for of_round in rounds])}, {asked.runs} runs")
+            print(f"{kind}{name}: {describe([of_round[name] for of_round in rounds])}, {asked.runs} runs")
 
 
-def in_words(measured: list[tuple[float | None, float]]) -> str:
+def describe(measured: list[tuple[float | None, float]]) -> str:
     """Medians of the pairs of seconds, with the spread of the first."""
     first, whole = (statistics.median(column) for column in zip(*measured, strict=True))
     spread = f"{min(m[0] for m in measured):.1f} to {max(m[0] for m in measured):.1f}"

@@ -60,11 +60,11 @@ def measure(name: str, root: str, checkpoints: list[str], samples: list[int]) ->
     data = load_data(config.data)
     metric, truth = METRIC[data.task.type], {}
     for checkpoint in checkpoints:
-        work, probe = probed(
+        context, probe = probed(
             config.model_copy(update={"model": config.model.model_copy(update={"name": checkpoint})}), data
         )
-        test = work.positions("test")
-        found = compute_metrics(data.task, work.targets[test], data.task.probabilities(probe.logits[test]))
+        test = context.positions("test")
+        found = compute_metrics(data.task, context.targets[test], data.task.probabilities(probe.logits[test]))
         truth[Path(checkpoint).name] = found[metric]
     rows = int((data.frame["split"] != "test").sum())
     for sample in samples:

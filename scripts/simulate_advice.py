@@ -1,12 +1,12 @@
-"""Where should the folds that a budget still allows go? Made-up climbs, in which the truth is known.
+"""Where should the folds that a budget still allows go? Made-up searches, in which the truth is known.
 
     python scripts/simulate_advice.py [--climbs 200]
     python scripts/simulate_advice.py --rules        # how sure a choice must be: false departures, and regret
 
-Every row has a difficulty that all rungs share, and each rung is right on its own share of the rows. After one fold of every
-rung that trains, further folds go evenly to those that may change the choice, or first to the one of the highest estimate,
-as `advise` does. The choice is then the simplest that the rows cannot tell from the best (Agresti & Min 2005). Printed is
-the mean regret in points: how much more of the rows the best rung is right on than the chosen one.
+Every row has a difficulty that all candidates share, and each candidate is right on its own share of the rows. After one fold of
+every candidate that trains, further folds go evenly to those that may change the choice, or first to the one of the
+highest estimate, as `advise` does. The choice is then the simplest that the rows cannot tell from the best (Agresti & Min 2005).
+Printed is the mean regret in points: how much more of the rows the best candidate is right on than the chosen one.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from hftransfer.evaluation.comparison import paired_shares
 from hftransfer.evaluation.resampling import corrected_t_interval
 from hftransfer.planning.strategies.candidates import next_to_measure
 
-FOLDS, SHARED = 5, 0.5  # folds of the rows; the correlation of two rungs' luck with a row
+FOLDS, SHARED = 5, 0.5  # folds of the rows; the correlation of two candidates' luck with a row
 SECONDS = {"frozen": 10, "lora": 24, "full": 30}  # a fold of each, as on 50 to 200 digits and one core
 TRUTHS = {
     "far from the source, 5 a class": {"probe": 0.66, "frozen": 0.72, "lora": 0.70, "full": 0.83},
@@ -29,7 +29,7 @@ TRUTHS = {
     "LoRA alone is better": {"probe": 0.80, "frozen": 0.80, "lora": 0.87, "full": 0.82},
     "frozen alone is better": {"probe": 0.70, "frozen": 0.80, "lora": 0.72, "full": 0.72},
     "training is worse": {"probe": 0.80, "frozen": 0.70, "lora": 0.75, "full": 0.60},
-    "the dearer, the better": {"probe": 0.80, "frozen": 0.82, "lora": 0.84, "full": 0.85},
+    "the more expensive, the better": {"probe": 0.80, "frozen": 0.82, "lora": 0.84, "full": 0.85},
 }
 
 
@@ -42,25 +42,25 @@ class Rule:
 
     rivals: bool = False
     training_sets: bool = False
-    looks: bool = False
+    inspections: bool = False
     by_folds: bool = False
 
-    def width(self, rungs: int, folds: int) -> float:
+    def width(self, candidates: int, folds: int) -> float:
         """Half the width of the interval in standard errors."""
-        z = NormalDist().inv_cdf(1 - 0.025 / (max(1, rungs - 1) if self.rivals else 1))
+        z = NormalDist().inv_cdf(1 - 0.025 / (max(1, candidates - 1) if self.rivals else 1))
         z *= np.sqrt(1 + 1 / (FOLDS - 1)) if self.training_sets else 1  # Nadeau & Bengio 2003: 1 + n_test / n_train
-        return z * np.sqrt(FOLDS / folds) if self.looks else z  # O'Brien & Fleming 1979
+        return z * np.sqrt(FOLDS / folds) if self.inspections else z  # O'Brien & Fleming 1979
 
 
 RULES = {
     "95 %, no correction": Rule(), "rivals": Rule(True), "rivals, training sets": Rule(True, True),
-    "rivals, looks": Rule(True, looks=True), "rivals, t of folds": Rule(True, by_folds=True),
+    "rivals, looks": Rule(True, inspections=True), "rivals, t of folds": Rule(True, by_folds=True),
 }  # fmt: skip
 
 
 @dataclass
-class Climb:
-    """`right` says by rung which rows it answers rightly, `folds` how many folds of it have been looked at."""
+class Search:
+    """`right` says by candidate which rows it answers rightly, `folds` how many folds of it have been looked at."""
 
     right: dict[str, np.ndarray]
     fold_of_row: np.ndarray
@@ -90,28 +90,30 @@ class Climb:
 
     @property
     def chosen(self) -> str:
-        best = max(self.folds, key=lambda rung: self.difference(rung, "probe")[0])
-        return next(rung for rung in self.folds if rung == best or not self.surely_better(best, rung))
+        best = max(self.folds, key=lambda candidate: self.difference(candidate, "probe")[0])
+        return next(
+            candidate for candidate in self.folds if candidate == best or not self.surely_better(best, candidate)
+        )
 
     def open_ones(self) -> list[str]:
         """Rungs with folds left that are the choice or not clearly worse than it."""
         chosen = self.chosen
-        worse = [rung for rung in self.folds if self.difference(rung, chosen)[2] < 0]
-        return [rung for rung, folds in self.folds.items() if folds < FOLDS and rung not in worse]
+        worse = [candidate for candidate in self.folds if self.difference(candidate, chosen)[2] < 0]
+        return [candidate for candidate, folds in self.folds.items() if folds < FOLDS and candidate not in worse]
 
 
-def evenly(climb: Climb, open_ones: list[str]) -> str:
-    return min(open_ones, key=climb.folds.__getitem__)
+def evenly(search: Search, open_ones: list[str]) -> str:
+    return min(open_ones, key=search.folds.__getitem__)
 
 
-def nearest_first(climb: Climb, open_ones: list[str]) -> str:
-    chosen = climb.chosen
-    gains = {rung: climb.difference(rung, chosen)[0] for rung in open_ones if rung != chosen}
-    return next_to_measure(chosen, gains, climb.folds, FOLDS)
+def nearest_first(search: Search, open_ones: list[str]) -> str:
+    chosen = search.chosen
+    gains = {candidate: search.difference(candidate, chosen)[0] for candidate in open_ones if candidate != chosen}
+    return next_to_measure(chosen, gains, search.folds, FOLDS)
 
 
 def choice(truth, rows: int, seconds: float, spend: Callable, seed: int, rule: Rule = Rule()) -> str:
-    """The rung that is chosen when the rows are drawn by `seed` and `seconds` are left after one fold of each rung."""
+    """The candidate that is chosen when the rows are drawn by `seed` and `seconds` are left after one fold of each candidate."""
     return climbed(truth, rows, seconds, spend, seed, rule)[-1]
 
 
@@ -119,47 +121,47 @@ def climbed(truth, rows: int, seconds: float, spend: Callable, seed: int, rule: 
     """The choice after every fold."""
     random = np.random.default_rng(seed)
     difficulty = np.sqrt(SHARED) * random.standard_normal(rows)
-    luck = {rung: difficulty + np.sqrt(1 - SHARED) * random.standard_normal(rows) for rung in truth}
-    right = {rung: luck[rung] < NormalDist().inv_cdf(share) for rung, share in truth.items()}
-    climb = Climb(
+    luck = {candidate: difficulty + np.sqrt(1 - SHARED) * random.standard_normal(rows) for candidate in truth}
+    right = {candidate: luck[candidate] < NormalDist().inv_cdf(share) for candidate, share in truth.items()}
+    search = Search(
         right,
         random.permutation(np.arange(rows) % FOLDS),
         {"probe": FOLDS} | {r: 1 for r in truth if r != "probe"},
         rule,
     )
-    looks = [climb.chosen]
-    while open_ones := climb.open_ones():
-        rung = spend(climb, open_ones)
-        seconds -= SECONDS.get(rung, 20)
+    inspections = [search.chosen]
+    while open_ones := search.open_ones():
+        candidate = spend(search, open_ones)
+        seconds -= SECONDS.get(candidate, 20)
         if seconds < 0:
             break
-        climb.folds[rung] += 1
-        looks.append(climb.chosen)
-    return looks
+        search.folds[candidate] += 1
+        inspections.append(search.chosen)
+    return inspections
 
 
 def regret(
-    truth: dict[str, float], rows: int, seconds: float, spend: Callable, climbs: int, rule: Rule = Rule()
+    truth: dict[str, float], rows: int, seconds: float, spend: Callable, searches: int, rule: Rule = Rule()
 ) -> float:
-    """The mean over `climbs`, in points."""
-    chosen = [choice(truth, rows, seconds, spend, seed, rule) for seed in range(climbs)]
-    return 100 * (max(truth.values()) - np.mean([truth[rung] for rung in chosen]))
+    """The mean over `searches`, in points."""
+    chosen = [choice(truth, rows, seconds, spend, seed, rule) for seed in range(searches)]
+    return 100 * (max(truth.values()) - np.mean([truth[candidate] for candidate in chosen]))
 
 
-def false_departures(candidates: int, rows: int, climbs: int, rule: Rule) -> tuple[float, float]:
-    """How often one of equally good rungs takes the place of the probe: at the end, and at any look."""
+def false_departures(candidates: int, rows: int, searches: int, rule: Rule) -> tuple[float, float]:
+    """How often one of equally good candidates takes the place of the probe: at the end, and at any look."""
     truth = {"probe": 0.85} | {f"r{number}": 0.85 for number in range(candidates)}
-    looks = [climbed(truth, rows, np.inf, evenly, seed, rule) for seed in range(climbs)]
-    return np.mean([f[-1] != "probe" for f in looks]), np.mean([set(f) != {"probe"} for f in looks])
+    inspections = [climbed(truth, rows, np.inf, evenly, seed, rule) for seed in range(searches)]
+    return np.mean([f[-1] != "probe" for f in inspections]), np.mean([set(f) != {"probe"} for f in inspections])
 
 
-def compare_rules(climbs: int) -> None:
+def compare_rules(searches: int) -> None:
     print("| rule | false, 4 equal: end, any look | false, 6 equal: end, any look | regret: 50, 200, 1,000 rows |")
     print("|---|---|---|---|")
     for name, rule in RULES.items():
-        false = [false_departures(count, 200, climbs, rule) for count in (4, 6)]
+        false = [false_departures(count, 200, searches, rule) for count in (4, 6)]
         lost = [
-            np.mean([regret(truth, rows, 90, nearest_first, climbs, rule) for truth in TRUTHS.values()])
+            np.mean([regret(truth, rows, 90, nearest_first, searches, rule) for truth in TRUTHS.values()])
             for rows in (50, 200, 1000)
         ]
         shares = " | ".join(f"{100 * end:.1f}, {100 * any_look:.1f} %" for end, any_look in false)
@@ -172,12 +174,12 @@ def main() -> None:
     parser.add_argument("--rules", action="store_true")
     asked = parser.parse_args()
     if asked.rules:
-        return compare_rules(asked.climbs)
+        return compare_rules(asked.searches)
     print("| rows | seconds left | evenly | the nearest first |\n|---|---|---|---|")
     for rows in (50, 100, 200, 500, 1000):
         for seconds in (45, 90, 200):
             means = [
-                np.mean([regret(truth, rows, seconds, spend, asked.climbs) for truth in TRUTHS.values()])
+                np.mean([regret(truth, rows, seconds, spend, asked.searches) for truth in TRUTHS.values()])
                 for spend in (evenly, nearest_first)
             ]
             print(f"| {rows:,} | {seconds} | {means[0]:.1f} | {means[1]:.1f} |", flush=True)

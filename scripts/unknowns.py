@@ -73,11 +73,11 @@ def measure(data: Labelled, count: int, seed: int, train_examples: int | None) -
     with tempfile.TemporaryDirectory() as place:
         predictor = load(train(data, held_back, seed, train_examples, Path(place)))
         usual, kinds = predictor.read(known), {kind: predictor.read(rows) for kind, rows in kinds.items()}
-    trust = predictor.trust
+    reliability = predictor.reliability
     scores = {
-        "distance": (lambda read: trust.strangeness(read[1]), trust.distance),
-        "distance to the 10th": (lambda read: distance(read[1], trust.reference, 10), None),
-        "energy": (lambda read: energy(read[0]), trust.energy),
+        "distance": (lambda read: reliability.ood_score(read[1]), reliability.distance),
+        "distance to the 10th": (lambda read: distance(read[1], reliability.reference, 10), None),
+        "energy": (lambda read: energy(read[0]), reliability.energy),
     }
     for kind, odd in kinds.items():
         for name, (score, limit) in scores.items():

@@ -88,7 +88,7 @@ def test_no_file_asks_for_a_task_by_name():
 # The number only decreases. `planning/checkpoints/candidates.py` is a table of data, and holds names as such.
 MODALITY_CHECKS = {
     "doctor/texts.py": 2,  # the doctor's checks of texts count the tokens of a tokenizer's own output
-    "features/readout.py": 1,  # where decoders (GPT-2) place their logits is told by ids, as in transformers itself
+    "features/sources.py": 1,  # where decoders (GPT-2) place their logits is told by ids, as in transformers itself
     "models/partial.py": 1,  # the one place that names transformers' mask over tokens, for texts and for sound
     "models/processors.py": 2,  # image processors are asked what they make of a black, a white and a grey image
     "prediction/explain.py": 3,  # the pieces of an explained text in a file, the ids they come from, a tokenizer's output

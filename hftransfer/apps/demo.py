@@ -104,7 +104,7 @@ def _said(function: Callable, *names: str) -> Callable:
         try:
             return function(*arguments)
         except UserError as error:
-            message = html.escape(uploads.in_words(error))
+            message = html.escape(uploads.describe(error))
             raise gr.Error(message, title="That did not work", print_exception=False) from None
 
     if names:
@@ -206,11 +206,13 @@ def _remarks(model: Served, limits: dict[str, Any], remark: str) -> str:
         said.append("This input is unlike the training data: it may be none of these.")
     if limits.get("set", [""])[0]:
         names = limits["set"][0].replace("|", ", ")
-        said.append(f"At {100 * model.predictor.trust.level:.0f} % confidence: {names}.")
+        said.append(f"At {100 * model.predictor.reliability.level:.0f} % confidence: {names}.")
     for name in model.task.names:
         if f"lower:{name}" in limits:
             low, high = (limits[f"{end}:{name}"][0] for end in ("lower", "upper"))
-            said.append(f"{name}: {low:.4g} to {high:.4g} at {100 * model.predictor.trust.level:.0f} % confidence.")
+            said.append(
+                f"{name}: {low:.4g} to {high:.4g} at {100 * model.predictor.reliability.level:.0f} % confidence."
+            )
     if model.task.several:
         said.append("Each label has a probability of its own; those above 50 % are predicted.")
     return "".join(f"<p>{html.escape(each)}</p>" for each in said if each)

@@ -62,7 +62,7 @@ class Served:
             return []
         with self.lock:
             _, features = self.predictor.read(frame)
-        found = self.predictor.trust.nearest(features[0], count)
+        found = self.predictor.reliability.nearest(features[0], count)
         return [self.examples[id_] for id_ in found if id_ in self.examples]
 
     def explain(self, frame: pd.DataFrame) -> Explanation:
@@ -71,11 +71,11 @@ class Served:
             return explain(self.predictor, frame)[0]
 
     def ask(self, frame: pd.DataFrame) -> tuple[np.ndarray, dict[str, Sequence[Any]]]:
-        """Calibrated probabilities, or values, (N, C), and what the run knows of its limits (`Trust.columns`)."""
+        """Calibrated probabilities, or values, (N, C), and what the run knows of its limits (`Reliability.columns`)."""
         with self.lock:
             logits, features = self.predictor.read(frame)
-        trust = self.predictor.trust
-        return self.task.probabilities(logits), trust.columns(self.task, logits, features) if trust else {}
+        reliability = self.predictor.reliability
+        return self.task.probabilities(logits), reliability.columns(self.task, logits, features) if reliability else {}
 
 
 def serve(path: str | Path, examples: bool = True) -> Served:
@@ -86,7 +86,7 @@ def serve(path: str | Path, examples: bool = True) -> Served:
     folder = _local(path)
     predictor = load(folder)
     # Worker processes pay for data sets, not for one question, and must not be forked from a server's threads.
-    predictor = replace(predictor, machine=replace(predictor.machine, workers=0))
+    predictor = replace(predictor, compute_config=replace(predictor.compute_config, workers=0))
     served = Served(folder, predictor, _columns(folder), _examples(folder, predictor) if examples else {})
     log.info("%s: %s, %s, %d names.", served.name, served.kind.name, served.task.type, len(served.task.names))
     return served
@@ -105,10 +105,10 @@ def _local(path: str | Path) -> Path:
 
 def _examples(folder: Path, predictor: Predictor) -> dict[str, dict[str, Any]]:
     """The rows of the reference by id. A pushed model has neither them nor their features."""
-    if predictor.trust is None or not predictor.trust.ids or not (folder / "splits.parquet").is_file():
+    if predictor.reliability is None or not predictor.reliability.ids or not (folder / "splits.parquet").is_file():
         return {}
     rows = RecordedRun(folder).splits
-    rows = rows[rows["id"].isin(predictor.trust.ids) & (rows["input"] != "")]
+    rows = rows[rows["id"].isin(predictor.reliability.ids) & (rows["input"] != "")]
     return {row["id"]: row | {"label": plain_label(row["label"])} for row in rows.to_dict("records")}
 
 

@@ -76,7 +76,7 @@ def check_text(text: str | None) -> str:
     return text
 
 
-def in_words(error: UserError) -> str:
+def describe(error: UserError) -> str:
     """The message without the place where an upload lies on the server."""
     if isinstance(error, UnreadableImage):
         return f"Cannot read the image {Path(error.name.strip(chr(39))).name}: {error.reason}."

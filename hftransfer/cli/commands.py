@@ -83,7 +83,7 @@ def train(
     if finished.metrics:
         show_metrics(finished.metrics, finished.folder, as_json)
         if finished.interruption:
-            print(f"Ended early: {finished.interruption.in_words()}", file=sys.stderr)
+            print(f"Ended early: {finished.interruption.describe()}", file=sys.stderr)
             raise typer.Exit(finished.interruption.exit_code)
 
 

@@ -27,7 +27,7 @@ def ends(measured: dict[str, Any], digits: int = 4) -> str:
     return f"{measured['low']:.{digits}f} to {measured['high']:.{digits}f}"
 
 
-def in_words(about: dict[str, Any], split: str | None = None) -> str:
+def describe(about: dict[str, Any], split: str | None = None) -> str:
     """What a patch did to one split, or in all: "12 relabelled, 3 dropped" ("" where nothing was done)."""
     counts = {name: about[name].get(split, 0) if split else sum(about[name].values()) for name in DONE.values()}
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.image_files import describe_passed_over, is_image_name
-from hftransfer.data.sources import SPLIT_WORDS, Source, counts_in_words
+from hftransfer.data.sources import SPLIT_WORDS, Source, describe_counts
 from hftransfer.runs.folder import holds_run
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -38,7 +38,7 @@ def read_image_folder(root: Path, allow_outside: bool) -> Source:
     _log_left_out(root, tree.others, empty)
     frames = {split: _rows(root, under, relative) for split, (under, relative) in parts.items()}
     classes = sorted({label for frame in frames.values() for label in frame["label"]})
-    log.info("Image folder %s: %d classes (%s); %s.", root, len(classes), _few(classes), counts_in_words(frames))
+    log.info("Image folder %s: %d classes (%s); %s.", root, len(classes), _few(classes), describe_counts(frames))
     return Source(
         str(root), "image folder", frames, root, declared={"path": "Image"},
         passed_over=tuple(sorted(tree.others)) if passed_over else (), empty=tuple(empty),

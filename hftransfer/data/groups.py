@@ -14,7 +14,7 @@ from hftransfer.data.sources import SPLIT_WORDS
 from hftransfer.data.values import is_missing
 from hftransfer.modalities import kind_of
 from hftransfer.modalities.duplicates import NO_PAIRS, SMALL_PICTURE, components, equal_pairs
-from hftransfer.modalities.inspection import Look
+from hftransfer.modalities.inspection import Inspection
 
 log = logging.getLogger(__name__)
 
@@ -80,21 +80,21 @@ def _log_copies(found: dict[str, np.ndarray], divided: int, limit: int) -> None:
                     divided, limit)  # fmt: skip
 
 
-def links(frame: pd.DataFrame, looks: list[Look], modality: str) -> dict[str, np.ndarray]:
+def links(frame: pd.DataFrame, inspections: list[Inspection], modality: str) -> dict[str, np.ndarray]:
     """Pairs (P, 2) of row numbers that belong together, by the reason why."""
     kind = kind_of(modality)
     has_files = kind.files and _has_files(frame)
     return {
-        "equal": equal_pairs([look.digest for look in looks]),
-        "nearly equal": kind.near_duplicates(frame, looks),
-        "of a series of files": _alike_series(_keys(frame), looks) if has_files else NO_PAIRS,
-        "of a burst of photos": burst_pairs(looks),
+        "equal": equal_pairs([inspection.digest for inspection in inspections]),
+        "nearly equal": kind.near_duplicates(frame, inspections),
+        "of a series of files": _alike_series(_keys(frame), inspections) if has_files else NO_PAIRS,
+        "of a burst of photos": burst_pairs(inspections),
     }
 
 
-def burst_pairs(looks: list[Look]) -> np.ndarray:
+def burst_pairs(inspections: list[Inspection]) -> np.ndarray:
     """Pairs of photos that one camera took within three seconds of each other."""
-    taken = [(*look.taken, index) for index, look in enumerate(looks) if look.taken]
+    taken = [(*inspection.taken, index) for index, inspection in enumerate(inspections) if inspection.taken]
     shots = sorted((camera, moment, index) for camera, time, index in taken if (moment := _moment(time)))
     near = [
         (first[2], second[2])
@@ -138,16 +138,16 @@ def _series_pairs(keys: list[tuple[str, int]]) -> np.ndarray:
     return np.array(pairs, dtype=int).reshape(-1, 2)
 
 
-def _alike_series(keys: list[tuple[str, int]], looks: list[Look]) -> np.ndarray:
+def _alike_series(keys: list[tuple[str, int]], inspections: list[Inspection]) -> np.ndarray:
     """Links inside of series: between all files of a small one, between neighbours that look alike in a large one."""
     size = Counter(key for key, _ in keys)
     small = {key for key, count in size.items() if count <= SMALL_SERIES * len(keys)}
     pairs = _series_pairs(keys)
-    kept = [keys[i][0] in small or _look_alike(looks[i], looks[j]) for i, j in pairs]
+    kept = [keys[i][0] in small or _look_alike(inspections[i], inspections[j]) for i, j in pairs]
     return pairs[np.array(kept, dtype=bool)]
 
 
-def _look_alike(first: Look, second: Look) -> bool:
+def _look_alike(first: Inspection, second: Inspection) -> bool:
     """Whether two neighbours may be frames of one film. Small pictures, such as single digits, look alike anyway."""
     if first.thumbnail is None or second.thumbnail is None or min(*first.size, *second.size) < SMALL_PICTURE:
         return False

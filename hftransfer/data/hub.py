@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Union
 import pandas as pd
 
 from hftransfer.core.errors import UserError
-from hftransfer.data.sources import SPLIT_WORDS, Source, counts_in_words, declared_inputs, in_order
+from hftransfer.data.sources import SPLIT_WORDS, Source, declared_inputs, describe_counts, in_order
 
 if TYPE_CHECKING:
     import datasets
@@ -71,7 +71,7 @@ def from_dataset(dataset: Union["datasets.Dataset", "datasets.DatasetDict"], nam
         )
     features = next(iter(parts.values())).features
     frames = {split: _frame(part) for split, part in parts.items()}
-    log.info("Read %s (%s), columns %s.", name, counts_in_words(frames), ", ".join(map(repr, features)))
+    log.info("Read %s (%s), columns %s.", name, describe_counts(frames), ", ".join(map(repr, features)))
     class_names = {column: kind.names for column, kind in _class_labels(features).items()}
     return Source(name, "dataset", frames, root, class_names, _declared(features))
 

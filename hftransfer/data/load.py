@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hftransfer.core.errors import UserError, did_you_mean
-from hftransfer.core.wording import in_words
+from hftransfer.core.wording import describe
 from hftransfer.data.config import AUTOMATIC, DataConfig, SplitConfig
 from hftransfer.data.groups import join_copies, leak_groups, links
 from hftransfer.data.patch import Patch, without_known
@@ -19,7 +19,7 @@ from hftransfer.data.sources import SPLITS
 from hftransfer.data.splits import assign_splits, read_split_file, single_examples, take_examples
 from hftransfer.data.values import is_missing
 from hftransfer.modalities import ModalityKind, kind_of
-from hftransfer.modalities.inspection import Look
+from hftransfer.modalities.inspection import Inspection
 from hftransfer.tasks import Task
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class LabelledData:
     `frame` has one row per example: `id` (unique; stays when rows are added), `split`, `group` (or None), `input`
     (text, or path or encoded bytes of an image), `input_pair` (only for text pairs), `label` (a name, a list of names,
     a float or a list of floats) and `digest` (content hash of the input). `skipped` names the rows that were left out
-    and why; `looks` holds, row by row, what the one look at each input showed; `patch` is what `config.patch` did; `given`
+    and why; `inspections` holds, row by row, what the one look at each input showed; `patch` is what `config.patch` did; `given`
     names the parts that the data came divided into: the others were cut here. `columns` are those that `input` and
     `label` were read from, where there are any. `links` are pairs of examples that belong together, by the reason why
     (`groups.links`), None where they were not searched.
@@ -46,7 +46,7 @@ class LabelledData:
     task: Task
     fingerprint: str
     skipped: list[str] = field(default_factory=list)
-    looks: list[Look] = field(default_factory=list, repr=False)
+    inspections: list[Inspection] = field(default_factory=list, repr=False)
     patch: dict[str, Any] | None = None
     given: tuple[str, ...] = ()
     columns: dict[str, list[str]] = field(default_factory=dict)
@@ -104,7 +104,7 @@ def _groups(rows: pd.DataFrame, modality: str, config: SplitConfig) -> tuple[pd.
     """
     if config.file and "group" in (stored := read_split_file(config.file)):
         return rows["group"].where(rows["group"].notna(), rows["id"].map(stored["group"])).astype(object), None
-    found = links(rows, list(rows["look"]), modality)
+    found = links(rows, list(rows["inspection"]), modality)
     if config.group in AUTOMATIC:
         rows = rows.assign(group=leak_groups(rows, found, modality, config.group))
     if config.copies == "apart" or config.group == "auto":
@@ -113,10 +113,13 @@ def _groups(rows: pd.DataFrame, modality: str, config: SplitConfig) -> tuple[pd.
 
 
 def _looked_at(rows: pd.DataFrame, modality: str, config: DataConfig, skipped: list[str]) -> pd.DataFrame:
-    """`rows` with the columns `look` and `digest`, without those whose input is at fault."""
-    looks = kind_of(modality).inspect(rows)
-    rows = rows.assign(look=pd.Series(looks, index=rows.index, dtype=object), digest=[look.digest for look in looks])
-    return _leave_out(rows, rows["look"].map(lambda look: look.fault), config, skipped)
+    """`rows` with the columns `inspection` and `digest`, without those whose input is at fault."""
+    inspections = kind_of(modality).inspect(rows)
+    rows = rows.assign(
+        inspection=pd.Series(inspections, index=rows.index, dtype=object),
+        digest=[inspection.digest for inspection in inspections],
+    )
+    return _leave_out(rows, rows["inspection"].map(lambda inspection: inspection.fault), config, skipped)
 
 
 def _patched(
@@ -129,13 +132,13 @@ def _patched(
         added = without_known(_looked_at(added, modality, config, skipped), rows)
         rows = pd.concat([rows, added], ignore_index=True)
         about["added"] = {"train": len(added)} if len(added) else {}
-    log.info("patch: %s (%s)", in_words(about) or "nothing changed", patch.path)
+    log.info("patch: %s (%s)", describe(about) or "nothing changed", patch.path)
     if about["test_rows_left_alone"]:
         log.warning("patch: %d decisions about test rows are not applied; data.patch_test=true applies them",
                     about["test_rows_left_alone"])  # fmt: skip
-    if in_words(about, "test") and config.patch_test:
+    if describe(about, "test") and config.patch_test:
         log.warning("patch: the test part was changed (%s): its figures are not those of the runs before",
-                    in_words(about, "test"))  # fmt: skip
+                    describe(about, "test"))  # fmt: skip
     return rows, about
 
 
@@ -217,7 +220,7 @@ def _labelled(
     frame["group"] = [None if is_missing(group) else group for group in frame["group"]]
     log.info("Task %s with %d outputs; fixed order: %s.", task.type, len(task.names), ", ".join(task.names[:20]))
     return LabelledData(
-        frame, modality, task.with_scale(targets), _fingerprint(frame), skipped, list(rows["look"]), patch
+        frame, modality, task.with_scale(targets), _fingerprint(frame), skipped, list(rows["inspection"]), patch
     )
 
 

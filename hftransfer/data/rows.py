@@ -11,7 +11,7 @@ import pandas as pd
 from hftransfer.core.errors import UserError
 from hftransfer.data.columns import Columns, files_below, require_column, split_column
 from hftransfer.data.config import AUTOMATIC, DataConfig
-from hftransfer.data.sources import SPLIT_WORDS, SPLITS, Source, counts_in_words
+from hftransfer.data.sources import SPLIT_WORDS, SPLITS, Source, describe_counts
 from hftransfer.data.values import is_missing
 from hftransfer.modalities import ModalityKind, kind_of
 from hftransfer.modalities.inspection import digest
@@ -29,7 +29,7 @@ def by_split_column(source: Source, labels: str | list[str] | None = None) -> So
         return source
     words = frame[column].map(lambda value: SPLIT_WORDS[str(value).strip().lower()])
     parts = {split: frame[words == split] for split in SPLITS if (words == split).any()}
-    log.info("%s is divided by its column %r (%s).", source.name, column, counts_in_words(parts))
+    log.info("%s is divided by its column %r (%s).", source.name, column, describe_counts(parts))
     return replace(source, parts=parts)
 
 

@@ -46,7 +46,7 @@ class Source:
         if set(self.parts) == {"all"}:
             return replace(self, parts={split: self.parts["all"]})
         if split in self.parts:
-            log.info("Of %s its %s part is used (%s).", self.name, split, counts_in_words(self.parts))
+            log.info("Of %s its %s part is used (%s).", self.name, split, describe_counts(self.parts))
             return replace(self, parts={split: self.parts[split]})
         if len(self.parts) == 1:
             (found,) = self.parts
@@ -68,7 +68,7 @@ def in_order(parts: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {split: parts[split] for split in SPLITS if split in parts}
 
 
-def counts_in_words(parts: dict[str, pd.DataFrame]) -> str:
+def describe_counts(parts: dict[str, pd.DataFrame]) -> str:
     return ", ".join(f"{name}: {len(rows)} rows" for name, rows in parts.items())
 
 

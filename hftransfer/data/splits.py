@@ -37,7 +37,7 @@ def assign_splits(frame: pd.DataFrame, task: Task, config: SplitConfig) -> pd.Se
     wanted = {"test": config.test, "validation": config.validation}
     shares = {split: share for split, share in wanted.items() if split not in given and share > 0}
     if given:
-        _say_given(given, shares)
+        _log_given(given, shares)
     rows = frame[frame["split"] == "train"]
     split = frame["split"].copy()
     if not shares or rows.empty:
@@ -198,7 +198,7 @@ def _warn_absent(rows: pd.DataFrame, split: pd.Series, task: Task, shares: dict[
             log.warning("The %s part holds no example of: %s. Nothing can be said about these there.", part, names)
 
 
-def _say_given(given: set[str], shares: dict[str, float]) -> None:
+def _log_given(given: set[str], shares: dict[str, float]) -> None:
     named = ", ".join(split for split in SPLITS if split in given)
     cut = " and ".join(f"{split} ({share:g})" for split, share in shares.items())
     log.info("Splits given by the data: %s%s.", named, f"; cut from its training rows: {cut}" if cut else "")

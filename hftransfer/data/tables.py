@@ -14,7 +14,7 @@ import pandas as pd
 
 from hftransfer.core.errors import UserError, refuse_lfs_pointer
 from hftransfer.data.columns import usual_names
-from hftransfer.data.sources import SPLIT_WORDS, Source, counts_in_words, declared_inputs, in_order, missing
+from hftransfer.data.sources import SPLIT_WORDS, Source, declared_inputs, describe_counts, in_order, missing
 from hftransfer.data.values import number
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def read_split_tables(folder: Path) -> Source | None:
     sources = {split: [read_table_source(path) for path in paths] for split, paths in shards.items()}
     joined = {split: pd.concat([s.parts["all"] for s in found], ignore_index=True) for split, found in sources.items()}
     parts = in_order(joined)
-    log.info("%s holds tables per split (%s).", folder, counts_in_words(parts))
+    log.info("%s holds tables per split (%s).", folder, describe_counts(parts))
     first = sources["train"][0]
     return Source(str(folder), "table", parts, folder, first.class_names, first.declared)
 

@@ -1,4 +1,4 @@
-"""Everything about data, model and machine that can fail later, found in the first seconds, with its cure."""
+"""Everything about data, model and machine that can fail later, found in the first seconds, with its fix."""
 
 from hftransfer.doctor.command import doctor
 from hftransfer.doctor.examination import examine, examine_loaded

@@ -20,12 +20,12 @@ def check_copies(facts: Facts) -> Iterator[Finding]:
     if len(equal):
         rows = len(np.unique(equal))
         message = f"Rows with an equal input elsewhere: {rows} (groups: {_groups(facts, equal)})."
-        yield Finding("duplicate", message, facts.pairs_in_words(equal))
+        yield Finding("duplicate", message, facts.describe_pairs(equal))
     only_near = _without(near, equal, len(facts.frame))
     if len(only_near):
         rows = len(np.unique(only_near))
         message = f"Rows with a near copy: {rows} of {len(facts.frame)} (groups: {_groups(facts, only_near)})."
-        yield Finding("duplicate-near", message, facts.pairs_in_words(only_near))
+        yield Finding("duplicate-near", message, facts.describe_pairs(only_near))
     if facts.frame["split"].notna().any():
         yield from _across(facts, "leak", equal, "In the training part too")
         yield from _across(facts, "leak-near", only_near, "With a near copy in the training part")
@@ -62,7 +62,7 @@ def _across(facts: Facts, id_: str, pairs: np.ndarray, what: str) -> Iterator[Fi
     if counts:
         splits = facts.frame["split"].to_numpy()
         crossing = pairs[(splits[pairs] == "train").any(1) & (splits[pairs] != "train").any(1)]
-        yield Finding(id_, f"{what}: {' and '.join(counts)}.", facts.pairs_in_words(crossing))
+        yield Finding(id_, f"{what}: {' and '.join(counts)}.", facts.describe_pairs(crossing))
 
 
 def _divided_groups(facts: Facts) -> Iterator[Finding]:

@@ -64,7 +64,7 @@ def examine(
 def examine_loaded(data: LabelledData) -> Iterator[Finding]:
     """What can be said at once about data that is about to be trained on: labels, and copies across its splits."""
     frame = data.frame.assign(where=data.frame["id"])
-    facts = Facts(frame, data.modality, data.task, data.looks, DataConfig(), known_links=data.links)
+    facts = Facts(frame, data.modality, data.task, data.inspections, DataConfig(), known_links=data.links)
     yield from check_labels(facts)
     yield from check_copies(facts)
 
@@ -92,10 +92,12 @@ def check_data(facts: Facts, processor: Any = None) -> Iterator[Finding]:
 
 def check_readable(facts: Facts) -> Iterator[Finding]:
     """One finding about inputs that cannot be used, for kinds of input without checks of their own."""
-    broken = [index for index, look in enumerate(facts.looks) if look.fault]
+    broken = [index for index, inspection in enumerate(facts.inspections) if inspection.fault]
     if broken:
-        named = tuple(f"{facts.frame['where'].iloc[index]}: {facts.looks[index].fault}" for index in broken)
-        yield Finding(facts.kind.fault_finding, f"Cannot be read: {len(broken)} of {len(facts.looks)} inputs.", named)
+        named = tuple(f"{facts.frame['where'].iloc[index]}: {facts.inspections[index].fault}" for index in broken)
+        yield Finding(
+            facts.kind.fault_finding, f"Cannot be read: {len(broken)} of {len(facts.inspections)} inputs.", named
+        )
 
 
 def image_size(processor: Any) -> int:

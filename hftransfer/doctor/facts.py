@@ -11,7 +11,7 @@ from hftransfer.data.config import DataConfig
 from hftransfer.data.groups import links
 from hftransfer.data.read import Read
 from hftransfer.modalities import ModalityKind, kind_of
-from hftransfer.modalities.inspection import Look
+from hftransfer.modalities.inspection import Inspection
 from hftransfer.tasks import Task
 
 SHOWN = 60
@@ -22,14 +22,14 @@ class Facts:
     """A data set under examination.
 
     `frame` has the columns id, where (how messages call the row), split (None where nothing is given), group, input,
-    input_pair, label (None where missing); `looks` has one entry per row; `read` is what came from the data itself, None
+    input_pair, label (None where missing); `inspections` has one entry per row; `read` is what came from the data itself, None
     for data that is already loaded; `known_links` are the `groups.links` of the rows, where they were searched before.
     """
 
     frame: pd.DataFrame
     modality: str
     task: Task
-    looks: Sequence[Look]
+    inspections: Sequence[Inspection]
     config: DataConfig
     read: Read | None = None
     known_links: dict[str, np.ndarray] | None = None
@@ -41,7 +41,7 @@ class Facts:
     @cached_property
     def links(self) -> dict[str, np.ndarray]:
         """Pairs (P, 2) of row numbers that belong together, by the reason why."""
-        return self.known_links or links(self.frame, list(self.looks), self.modality)
+        return self.known_links or links(self.frame, list(self.inspections), self.modality)
 
     @cached_property
     def raw(self) -> pd.DataFrame:
@@ -56,7 +56,7 @@ class Facts:
     def where(self, rows: Sequence[int] | np.ndarray) -> tuple[str, ...]:
         return tuple(self.frame["where"].iloc[list(rows)])
 
-    def pairs_in_words(self, pairs: np.ndarray) -> tuple[str, ...]:
+    def describe_pairs(self, pairs: np.ndarray) -> tuple[str, ...]:
         """Both members of every pair, with their label and split where they differ."""
         return tuple(f"{self._row(i, j)}  =  {self._row(j, i)}" for i, j in pairs)
 

@@ -1,4 +1,4 @@
-"""What the doctor says: a finding, and the catalogue of all kinds with their severity, explanation and cure."""
+"""What the doctor says: a finding, and the catalogue of all kinds with their severity, explanation and fix."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -14,7 +14,7 @@ class Kind:
 
     severity: Severity
     meaning: str
-    cure: str
+    fix: str
 
 
 # error: training would stop, or the result would be wrong; warning: it would be worse or flattered; note: good to know.
@@ -247,19 +247,19 @@ class Finding:
         return KINDS[self.id].severity
 
     @property
-    def cure(self) -> str:
-        return KINDS[self.id].cure
+    def fix(self) -> str:
+        return KINDS[self.id].fix
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self) | {"rows": list(self.rows), "severity": self.severity, "cure": self.cure}
+        return asdict(self) | {"rows": list(self.rows), "severity": self.severity, "fix": self.fix}
 
     def as_text(self, most: int = 5) -> str:
         """A few lines for a terminal: at most `most` of the rows."""
         rows = [f"    {row}" for row in self.rows[:most]]
         more = [f"    … and {len(self.rows) - most} more"] if len(self.rows) > most else []
         head = f"{self.severity.upper():8}{self.id}: {self.message}"
-        return "\n".join([head, *rows, *more, f"    → {self.cure}"])
+        return "\n".join([head, *rows, *more, f"    → {self.fix}"])
 
 
 def explain(id_: str) -> str:
@@ -267,7 +267,7 @@ def explain(id_: str) -> str:
     if id_ not in KINDS:
         raise UserError(f"There is no finding {id_!r}.{did_you_mean(id_, KINDS)}")
     kind = KINDS[id_]
-    return f"{id_} ({kind.severity})\n\n{kind.meaning}\n\nCure: {kind.cure}"
+    return f"{id_} ({kind.severity})\n\n{kind.meaning}\n\nCure: {kind.fix}"
 
 
 def exit_code(findings: list[Finding], strict: bool = False) -> int:

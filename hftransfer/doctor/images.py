@@ -20,21 +20,21 @@ SAME_FORMAT = {"MPO": "JPEG"}
 def check_images(facts: Facts, input_size: int) -> Iterator[Finding]:
     """Findings about the files themselves; `input_size` is the side in pixels that the model reads."""
     yield from _left_out(facts)
-    looks = facts.looks
-    broken = [index for index, look in enumerate(looks) if look.fault]
+    inspections = facts.inspections
+    broken = [index for index, inspection in enumerate(inspections) if inspection.fault]
     if broken:
-        named = tuple(f"{facts.frame['where'].iloc[index]}: {looks[index].fault}" for index in broken)
-        yield Finding("image-broken", f"Cannot be decoded: {len(broken)} of {len(looks)} images.", named)
-    good = [index for index, look in enumerate(looks) if not look.fault]
+        named = tuple(f"{facts.frame['where'].iloc[index]}: {inspections[index].fault}" for index in broken)
+        yield Finding("image-broken", f"Cannot be decoded: {len(broken)} of {len(inspections)} images.", named)
+    good = [index for index, inspection in enumerate(inspections) if not inspection.fault]
     yield from _suffixes(facts, good)
     yield from _counted(
         facts, "image-animated", [i for i in good if _is_animation(facts, i)], "Several frames in one file"
     )
-    turned = [index for index in good if looks[index].orientation != 1]
+    turned = [index for index in good if inspections[index].orientation != 1]
     yield from _counted(facts, "image-rotated", turned, "Stored turned, set upright by an EXIF note")
     yield from _modes(facts, good)
     yield from _sizes(facts, good, input_size)
-    blank = [index for index in good if looks[index].thumbnail.std() < BLANK_CONTRAST]
+    blank = [index for index in good if inspections[index].thumbnail.std() < BLANK_CONTRAST]
     yield from _counted(facts, "image-blank", blank, "Nearly blank")
 
 
@@ -51,22 +51,22 @@ def _left_out(facts: Facts) -> Iterator[Finding]:
 
 def _counted(facts: Facts, id_: str, rows: list[int], what: str) -> Iterator[Finding]:
     if rows:
-        yield Finding(id_, f"{what}: {len(rows)} of {len(facts.looks)} images.", facts.where(rows))
+        yield Finding(id_, f"{what}: {len(rows)} of {len(facts.inspections)} images.", facts.where(rows))
 
 
 def _is_animation(facts: Facts, index: int) -> bool:
-    return facts.looks[index].frames > 1 and facts.looks[index].format not in SAME_FORMAT
+    return facts.inspections[index].frames > 1 and facts.inspections[index].format not in SAME_FORMAT
 
 
 def _suffixes(facts: Facts, good: list[int]) -> Iterator[Finding]:
     wrong = []
     for index in good:
-        path, found = facts.frame["input"].iloc[index], facts.looks[index].format
+        path, found = facts.frame["input"].iloc[index], facts.inspections[index].format
         expected = format_of(path) if isinstance(path, str) else None
         if expected and expected != SAME_FORMAT.get(found, found):
             wrong.append(f"{facts.frame['where'].iloc[index]}: its content is {found}")
     if wrong:
-        message = f"Another format than the suffix says: {len(wrong)} of {len(facts.looks)} images."
+        message = f"Another format than the suffix says: {len(wrong)} of {len(facts.inspections)} images."
         yield Finding("image-suffix", message, tuple(wrong))
 
 
@@ -77,8 +77,8 @@ def format_of(path: str) -> str | None:
 
 
 def _modes(facts: Facts, good: list[int]) -> Iterator[Finding]:
-    odd = [index for index in good if facts.looks[index].mode != "RGB"]
-    counts = Counter(facts.looks[index].mode for index in odd)
+    odd = [index for index in good if facts.inspections[index].mode != "RGB"]
+    counts = Counter(facts.inspections[index].mode for index in odd)
     modes = ", ".join(f"{mode} {count}" for mode, count in counts.most_common())
     yield from _counted(facts, "image-mode", odd, f"Not plain RGB ({modes})")
 
@@ -86,7 +86,7 @@ def _modes(facts: Facts, good: list[int]) -> Iterator[Finding]:
 def _sizes(facts: Facts, good: list[int], input_size: int) -> Iterator[Finding]:
     if not good:
         return
-    sizes = np.array([facts.looks[index].size for index in good])
+    sizes = np.array([facts.inspections[index].size for index in good])
     short, long = sizes.min(1), sizes.max(1)
     median = int(np.median(short))
     for id_, which, what in (

@@ -108,7 +108,7 @@ def _conflicts(facts: Facts) -> Iterator[Finding]:
     )
     if len(against):
         message = f"Pairs of equal or nearly equal inputs with different labels: {len(against)}."
-        yield Finding("label-conflict", message, facts.pairs_in_words(against))
+        yield Finding("label-conflict", message, facts.describe_pairs(against))
 
 
 def _spread(facts: Facts) -> float:

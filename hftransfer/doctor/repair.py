@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Cure:
+class Repair:
     """What is to change: rows to leave out with the finding that says why, and new names for classes."""
 
     left_out: dict[int, str] = field(default_factory=dict)
@@ -52,61 +52,61 @@ def fix(config: DataConfig) -> list[Path]:
     for source in facts.read.sources:
         if source.kind == "dataset":
             raise UserError(f"--fix writes copies of folders and tables; {source.name} is neither. Save it as a table.")
-    cure = find_cure(facts)
-    _say(cure)
+    repair = find_repair(facts)
+    _log_repair(repair)
     written, start = [], 0
     for source, columns in zip(facts.read.sources, facts.read.columns, strict=True):
         count = sum(map(len, source.parts.values()))
         rows = range(start, start + count)
         start += count
         if source.kind == "image folder":
-            written.append(_write_folder(source, facts, cure, rows))
+            written.append(_write_folder(source, facts, repair, rows))
         else:
-            written += _write_tables(source, columns.input, columns.label, facts, cure, rows)
+            written += _write_tables(source, columns.input, columns.label, facts, repair, rows)
     return written
 
 
-def find_cure(facts: Facts) -> Cure:
+def find_repair(facts: Facts) -> Repair:
     """Decide what to change, without changing anything."""
-    cure = Cure()
-    broken = [index for index, look in enumerate(facts.looks) if look.fault]
-    cure.leave_out(broken, facts.kind.fault_finding)
-    cure.leave_out(np.flatnonzero(~facts.labelled), "label-missing")
+    repair = Repair()
+    broken = [index for index, inspection in enumerate(facts.inspections) if inspection.fault]
+    repair.leave_out(broken, facts.kind.fault_finding)
+    repair.leave_out(np.flatnonzero(~facts.labelled), "label-missing")
     sizes = Counter(name for label in facts.frame["label"] for name in names_of(label))
     for first, *others in near_equal_names(dict(sizes)):
-        cure.renamed |= dict.fromkeys(others, first)
+        repair.renamed |= dict.fromkeys(others, first)
     if facts.frame["split"].notna().any():
         for reason, kinds in (("leak", ["equal"]), ("leak-near", ["equal", "nearly equal"])):
-            cure.leave_out(_trained_partners(facts, np.concatenate([facts.links[kind] for kind in kinds])), reason)
-    cure.leave_out(_second_copies(facts, cure), "duplicate")
-    return cure
+            repair.leave_out(_trained_partners(facts, np.concatenate([facts.links[kind] for kind in kinds])), reason)
+    repair.leave_out(_second_copies(facts, repair), "duplicate")
+    return repair
 
 
 def _trained_partners(facts: Facts, pairs: np.ndarray) -> list[int]:
     """Training rows that are connected to a row of validation or test."""
     component = components(len(facts.frame), pairs)
-    judged = {component[row] for split in ("test", "validation") for row in rows_with_partner(facts, pairs, split)}
+    evaluated = {component[row] for split in ("test", "validation") for row in rows_with_partner(facts, pairs, split)}
     trained = (facts.frame["split"] == "train").to_numpy()
-    return [row for row in range(len(component)) if trained[row] and component[row] in judged]
+    return [row for row in range(len(component)) if trained[row] and component[row] in evaluated]
 
 
-def _second_copies(facts: Facts, cure: Cure) -> list[int]:
+def _second_copies(facts: Facts, repair: Repair) -> list[int]:
     seen, second = set(), []
-    for row, (look, label, split) in enumerate(
-        zip(facts.looks, facts.frame["label"], facts.frame["split"], strict=True)
+    for row, (inspection, label, split) in enumerate(
+        zip(facts.inspections, facts.frame["label"], facts.frame["split"], strict=True)
     ):
-        names = sorted(cure.renamed.get(name, name) for name in names_of(label)) or label
-        key = (look.digest, json.dumps(names), split)
-        if row not in cure.left_out and key in seen:
+        names = sorted(repair.renamed.get(name, name) for name in names_of(label)) or label
+        key = (inspection.digest, json.dumps(names), split)
+        if row not in repair.left_out and key in seen:
             second.append(row)
         seen.add(key)
     return second
 
 
-def _say(cure: Cure) -> None:
-    for reason, count in Counter(cure.left_out.values()).most_common():
+def _log_repair(repair: Repair) -> None:
+    for reason, count in Counter(repair.left_out.values()).most_common():
         log.info("Left out: %d rows (%s).", count, reason)
-    for old, new in cure.renamed.items():
+    for old, new in repair.renamed.items():
         log.info("Class %r becomes %r.", old, new)
 
 
@@ -116,15 +116,15 @@ def _free(path: Path) -> Path:
     return path
 
 
-def _write_folder(source: Source, facts: Facts, cure: Cure, rows: range) -> Path:
+def _write_folder(source: Source, facts: Facts, repair: Repair, rows: range) -> Path:
     target = _free(source.root.with_name(f"{source.root.name}-cleaned"))
     with replacing(target) as temporary:
         for row in rows:
-            if row not in cure.left_out:
+            if row not in repair.left_out:
                 origin = Path(facts.frame["input"].iloc[row])
                 inside = origin.relative_to(source.root)
-                parts = [cure.renamed.get(part.strip(), part.strip()) for part in inside.parent.parts]
-                copy = temporary.joinpath(*parts, _suffixed(inside, facts.looks[row].format).name)
+                parts = [repair.renamed.get(part.strip(), part.strip()) for part in inside.parent.parts]
+                copy = temporary.joinpath(*parts, _suffixed(inside, facts.inspections[row].format).name)
                 if copy.exists():
                     copy = copy.with_stem(f"{copy.stem}-{row}")  # two classes became one
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -143,15 +143,15 @@ def _suffixed(path: Path, found: str) -> Path:
 
 
 def _write_tables(
-    source: Source, inputs: tuple[str, ...], labels: tuple[str, ...], facts: Facts, cure: Cure, rows: range
+    source: Source, inputs: tuple[str, ...], labels: tuple[str, ...], facts: Facts, repair: Repair, rows: range
 ) -> list[Path]:
     written, start, path = [], rows.start, Path(source.name)
     divided_by_files = path.is_dir()
     frames = []
     for part, frame in source.parts.items():
-        kept = [index for index in range(len(frame)) if start + index not in cure.left_out]
+        kept = [index for index in range(len(frame)) if start + index not in repair.left_out]
         start += len(frame)
-        cleaned = _clean_cells(frame.iloc[kept], inputs if facts.kind.content == "words" else (), labels, cure, facts)
+        cleaned = _clean_cells(frame.iloc[kept], inputs if facts.kind.content == "words" else (), labels, repair, facts)
         if divided_by_files:
             (file,) = (name for name in path.iterdir() if _is_part(name, part))
             written.append(_write_table(cleaned, _free(file.with_name(f"{file.stem}.cleaned{file.suffix}"))))
@@ -170,14 +170,14 @@ def _is_part(path: Path, part: str) -> bool:
 
 
 def _clean_cells(
-    frame: pd.DataFrame, texts: tuple[str, ...], labels: tuple[str, ...], cure: Cure, facts: Facts
+    frame: pd.DataFrame, texts: tuple[str, ...], labels: tuple[str, ...], repair: Repair, facts: Facts
 ) -> pd.DataFrame:
     frame = frame.copy()
     for name in texts:
         frame[name] = [clean_text(value) if isinstance(value, str) else value for value in frame[name]]
     if facts.task.exclusive and len(labels) == 1:
         frame[labels[0]] = [
-            cure.renamed.get(str(value).strip(), value) if isinstance(value, str) else value
+            repair.renamed.get(str(value).strip(), value) if isinstance(value, str) else value
             for value in frame[labels[0]]
         ]
     return frame

@@ -90,15 +90,15 @@ def _tokens(text: str) -> list[str]:
 
 def _image_traits(facts: Facts, rows: np.ndarray) -> dict[str, list[Any]]:
     """What of a file a network can notice although it is not its matter."""
-    looks = [facts.looks[row] for row in rows]
+    inspections = [facts.inspections[row] for row in rows]
     traits: dict[str, Callable[[Any], Any]] = {
-        "width": lambda look: look.size[0],
-        "height": lambda look: look.size[1],
-        "shape (width by height)": lambda look: round(look.size[0] / max(look.size[1], 1), 2),
-        "format and mode": lambda look: f"{look.format} {look.mode}",
-        "camera": lambda look: look.taken[0] if look.taken else "",
+        "width": lambda inspection: inspection.size[0],
+        "height": lambda inspection: inspection.size[1],
+        "shape (width by height)": lambda inspection: round(inspection.size[0] / max(inspection.size[1], 1), 2),
+        "format and mode": lambda inspection: f"{inspection.format} {inspection.mode}",
+        "camera": lambda inspection: inspection.taken[0] if inspection.taken else "",
     }
-    return {name: [trait(look) for look in looks] for name, trait in traits.items()}
+    return {name: [trait(inspection) for inspection in inspections] for name, trait in traits.items()}
 
 
 def _file_names(facts: Facts, rows: np.ndarray, target: np.ndarray) -> Iterator[Finding]:

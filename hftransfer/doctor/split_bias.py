@@ -41,7 +41,7 @@ class Honesty:
     random: float
     spread: float
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         difference = self.random - self.grouped
         return (
             f"A random split would have shown {_shown(self.metric, self.random)} {self.metric.replace('_', ' ')} instead "
@@ -66,17 +66,17 @@ def measure_honesty(run: "RunConfig", dataset: Any = None) -> Iterator[Finding]:
     if not (divide(data.frame, data.task, {"test": share}, 0) == "test").any():
         log.warning("Every class stands in one group: no test part can be cut by groups, and nothing is compared.")
         return
-    yield Finding("leak-measured", compare(features, data.frame, data.task, share).in_words())
+    yield Finding("leak-measured", compare(features, data.frame, data.task, share).describe())
 
 
 def _neighbours(features: np.ndarray, data: LabelledData) -> Iterator[Finding]:
     frame = data.frame.assign(where=data.frame["id"])
-    facts = Facts(frame, data.modality, data.task, data.looks, DataConfig(), known_links=data.links)
+    facts = Facts(frame, data.modality, data.task, data.inspections, DataConfig(), known_links=data.links)
     known = components(len(features), np.concatenate(list(facts.links.values())))
     pairs = [pair for pair in nearest_pairs(features) if known[pair[0]] != known[pair[1]]]
     if pairs:
         message = f"Pairs that the model sees as nearly the same, not found by their content: {len(pairs)}."
-        yield Finding("duplicate-neighbour", message, facts.pairs_in_words(np.array(pairs)))
+        yield Finding("duplicate-neighbour", message, facts.describe_pairs(np.array(pairs)))
 
 
 def nearest_pairs(features: np.ndarray) -> list[tuple[int, int]]:
@@ -96,7 +96,7 @@ def nearest_pairs(features: np.ndarray) -> list[tuple[int, int]]:
 
 
 def compare(features: np.ndarray, frame: pd.DataFrame, task: Task, share: float) -> Honesty:
-    """Fit and judge a convex head on five splits of either kind; features (N, D), `frame` with id, group and label."""
+    """Fit and judge a linear probe on five splits of either kind; features (N, D), `frame` with id, group and label."""
     targets = task.encode_all(list(frame["label"]))
     alone = frame.assign(group=None)
     grouped, random = (
@@ -126,8 +126,8 @@ def _fewer(data: LabelledData) -> LabelledData:
     sizes = names.value_counts()[order]
     kept = names.isin(order[sizes.cumsum().to_numpy() <= MOST_ROWS]).to_numpy()
     log.info("Of %d rows %d are used to compare the splits.", len(frame), kept.sum())
-    looks = [look for look, keep in zip(data.looks, kept, strict=True) if keep]
-    return replace(data, frame=frame[kept].reset_index(drop=True), looks=looks, links=None)
+    inspections = [inspection for inspection, keep in zip(data.inspections, kept, strict=True) if keep]
+    return replace(data, frame=frame[kept].reset_index(drop=True), inspections=inspections, links=None)
 
 
 def _shown(metric: str, value: float) -> str:

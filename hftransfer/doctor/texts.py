@@ -33,10 +33,10 @@ _SAMPLE = 2000
 
 def check_texts(facts: Facts, tokenizer: "PreTrainedTokenizerBase | None") -> Iterator[Finding]:
     """Findings about the texts; with a `tokenizer` lengths are counted, without they are estimated from words."""
-    empty = [index for index, look in enumerate(facts.looks) if look.fault]
+    empty = [index for index, inspection in enumerate(facts.inspections) if inspection.fault]
     if empty:
-        named = tuple(f"{facts.frame['where'].iloc[index]}: {facts.looks[index].fault}" for index in empty)
-        yield Finding("text-empty", f"No usable text: {len(empty)} of {len(facts.looks)} rows.", named)
+        named = tuple(f"{facts.frame['where'].iloc[index]}: {facts.inspections[index].fault}" for index in empty)
+        yield Finding("text-empty", f"No usable text: {len(empty)} of {len(facts.inspections)} rows.", named)
     texts = pair_texts(facts.frame)
     yield from _counted(facts, "text-encoding", [i for i, text in enumerate(texts) if is_misread(text)], "Misread")
     html = [i for i, text in enumerate(texts) if HTML_TAG.search(text) or HTML_ENTITY.search(text)]
@@ -70,7 +70,7 @@ def reread(text: str) -> str:
 
 def _counted(facts: Facts, id_: str, rows: list[int], what: str) -> Iterator[Finding]:
     if rows:
-        yield Finding(id_, f"{what}: {len(rows)} of {len(facts.looks)} texts.", facts.where(rows))
+        yield Finding(id_, f"{what}: {len(rows)} of {len(facts.inspections)} texts.", facts.where(rows))
 
 
 def _lengths(facts: Facts, tokens: np.ndarray, limit: int, how: str) -> Iterator[Finding]:

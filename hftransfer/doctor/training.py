@@ -15,7 +15,7 @@ from hftransfer.core.errors import UserError
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
 from hftransfer.models.heads import describe_head
-from hftransfer.models.layers import Ladder
+from hftransfer.models.layers import LayerGroups
 from hftransfer.models.loading import Checkpoint
 from hftransfer.runtime.devices import choose_device, device_name
 from hftransfer.strategies.lora import lora_targets
@@ -37,9 +37,9 @@ def check_model(checkpoint: Checkpoint, facts: Facts, run: "RunConfig") -> Itera
     """What was found in the checkpoint, and the memory of one step of the whole network."""
     model = checkpoint.model
     try:
-        ladder = Ladder.of(model)
-        adapters = f"LoRA would adapt {len(lora_targets(model, ladder, 1))} layers"
-        blocks = f"{len(ladder.blocks)} blocks"
+        layer_groups = LayerGroups.of(model)
+        adapters = f"LoRA would adapt {len(lora_targets(model, layer_groups, 1))} layers"
+        blocks = f"{len(layer_groups.blocks)} blocks"
     except UserError as error:
         blocks, adapters = str(error), "no adapters"
     norms = sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
@@ -88,7 +88,7 @@ def saved_bytes(model: nn.Module, batch: dict[str, torch.Tensor]) -> int:
 
 def _memory(checkpoint: Checkpoint, facts: Facts, run: "RunConfig") -> Iterator[Finding]:
     """The need of a step is linear in the batch: measured on a few rows, it is known for all without the risk."""
-    good = [index for index, look in enumerate(facts.looks) if not look.fault][:TRIAL_ROWS]
+    good = [index for index, inspection in enumerate(facts.inspections) if not inspection.fault][:TRIAL_ROWS]
     if not good:
         return
     modality = facts.kind.bind(checkpoint.processor)

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from hftransfer.core.errors import UserError, did_you_mean
-from hftransfer.core.wording import describe_part, in_words, percent
+from hftransfer.core.wording import describe, describe_part, percent
 from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.intervals import Draws, Measured, measure
 from hftransfer.evaluation.kinds import higher_is_better
@@ -161,11 +161,11 @@ def _as_patched(runs: list[RecordedRun], names: list[str]) -> tuple[list[Part], 
     parts, patches = [run.part("test") for run in runs], [run.record.data.patch for run in runs]
     trained = "{} was trained with the patch {}: {}.".format
     notes = [
-        trained(name, patch["file"], in_words(patch) or "nothing changed")
+        trained(name, patch["file"], describe(patch) or "nothing changed")
         for name, patch in zip(names, patches, strict=True)
         if patch
     ]
-    if not any(patch and in_words(patch, "test") for patch in patches):
+    if not any(patch and describe(patch, "test") for patch in patches):
         return parts, notes
     for name, part in zip(names[1:], parts[1:], strict=True):
         notes += _differences(names[0], parts[0], name, part)

@@ -35,10 +35,10 @@ def fit_thresholds(task: Task, scores: np.ndarray, targets: np.ndarray, level: f
         return _quantile(np.abs(scores - targets), level)
     actual = task.one_hot(targets)
     rows, classes = np.nonzero(actual)
-    strangeness = 1 - scores[rows, classes]
-    own = np.array([_quantile(strangeness[classes == c], level) for c in range(task.head_size)])
+    ood_score = 1 - scores[rows, classes]
+    own = np.array([_quantile(ood_score[classes == c], level) for c in range(task.head_size)])
     enough = _own_threshold(np.bincount(classes, minlength=task.head_size), level)
-    shared = _quantile(strangeness[~enough[classes]], level)
+    shared = _quantile(ood_score[~enough[classes]], level)
     if not enough.all():
         logger.info("Prediction sets: %d of %d classes share a threshold.", (~enough).sum(), len(enough))
     return np.clip(1 - np.where(enough, own, shared), 0, 1)
@@ -75,11 +75,11 @@ def _rank(examples: np.ndarray, level: float) -> np.ndarray:
     return np.ceil((np.asarray(examples) + 1) * level - 1e-9).astype(int)
 
 
-def _quantile(strangeness: np.ndarray, level: float) -> np.ndarray:
+def _quantile(ood_score: np.ndarray, level: float) -> np.ndarray:
     """The ceil((n + 1) level)-th smallest along the first axis; infinite when n is too small to promise the level."""
-    n = len(strangeness)
+    n = len(ood_score)
     rank = _rank(n, level)
-    return np.sort(strangeness, axis=0)[rank - 1] if rank <= n else np.full(strangeness.shape[1:], np.inf)
+    return np.sort(ood_score, axis=0)[rank - 1] if rank <= n else np.full(ood_score.shape[1:], np.inf)
 
 
 def prediction_sets(task: Task, scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

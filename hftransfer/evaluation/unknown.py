@@ -1,4 +1,4 @@
-"""Is this one of the classes at all? Scores of strangeness, and where to draw the line.
+"""Is this one of the classes at all? Scores of out-of-distribution score, and where to draw the line.
 
 Higher means stranger. The distance to the training rows in the feature space is the stronger of the two; the energy
 needs nothing but the logits.
@@ -62,10 +62,10 @@ def enough_for(keep: float) -> int:
 
 
 def unknown_threshold(held_out: np.ndarray, keep: float = 0.95) -> float:
-    """The strangeness above which the answer is "none of these", so that a share `keep` of known rows is answered.
+    """The out-of-distribution score above which the answer is "none of these", so that a share `keep` of known rows is answered.
 
     Args:
-        held_out: strangeness (N,) of known rows that are not among the training rows: those are their own neighbours.
+        held_out: out-of-distribution scores (N,) of known rows outside of the training rows, which are their own neighbours.
             NaN counts as not measured. Infinity is returned where none is.
     """
     held_out = held_out[~np.isnan(held_out)]
@@ -86,7 +86,7 @@ def separation(known: np.ndarray, unknown: np.ndarray) -> dict[str, Measured]:
     The latter is the share of unknown rows that are answered when 95 % of the known ones are.
 
     Args:
-        known, unknown: strangeness (N,) and (M,) of rows that no threshold was taken from.
+        known, unknown: out-of-distribution score (N,) and (M,) of rows that no threshold was taken from.
     """
     area = measure_auroc(np.repeat([False, True], [len(known), len(unknown)]), np.concatenate([known, unknown]))
     answered = unknown <= np.quantile(known, 0.95)

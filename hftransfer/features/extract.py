@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from hftransfer.core.hashing import content_key
-from hftransfer.features.passes import Machine, passes
-from hftransfer.features.readout import Reader, Readout
+from hftransfer.features.passes import ComputeConfig, passes
+from hftransfer.features.sources import FeatureSource, Reader
 from hftransfer.features.store import Features, FeatureStore, space_key
 from hftransfer.modalities import Modality
-from hftransfer.models.layers import Ladder
-from hftransfer.models.partial import MASK, Batch, Boundary
+from hftransfer.models.layers import LayerGroups
+from hftransfer.models.partial import MASK, Batch, SplitPoint
 from hftransfer.models.weights import architecture_key
 
 log = logging.getLogger(__name__)
@@ -33,41 +33,46 @@ class FrozenPass:
     """
 
     model: nn.Module
-    ladder: Ladder
+    layer_groups: LayerGroups
     modality: Modality
-    machine: Machine
+    compute_config: ComputeConfig
     weights_hash: str
     store: FeatureStore
 
-    def readouts(
-        self, items: Sequence[Any], keys: Sequence[str], wanted: list[Readout], view: int | None = None, seed: int = 0
+    def feature_sources(
+        self,
+        items: Sequence[Any],
+        keys: Sequence[str],
+        wanted: list[FeatureSource],
+        view: int | None = None,
+        seed: int = 0,
     ) -> dict[str, np.ndarray]:
-        """Name -> features (N, D) float32 of every readout. `view` numbers an augmented view of each image, by `seed`."""
-        reader = Reader(self.model, self.ladder, wanted)
-        name = ", ".join(readout.name for readout in wanted)
+        """Name -> features (N, D) float32 of every feature source. `view` numbers an augmented view of each image, by `seed`."""
+        reader = Reader(self.model, self.layer_groups, wanted)
+        name = ", ".join(feature_source.name for feature_source in wanted)
 
         def compute(positions: Sequence[int]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
             self.model.eval()
 
             title = f"features ({name})"
             seeds = None if view is None else [_seed_of_view(keys[position], seed) for position in range(len(keys))]
-            for found, read in passes(self.modality, items, positions, self.machine, reader, title, seeds):
+            for found, read in passes(self.modality, items, positions, self.compute_config, reader, title, seeds):
                 yield found, {key: value.float().cpu().numpy() for key, value in read.items()}
 
         keys = keys if view is None else [f"{key}-view{view}" for key in keys]
         features = self._collect(
-            keys, compute, {"readouts": name, "view": self._view_settings(view, seed)}, f"features {name}"
+            keys, compute, {"feature_sources": name, "view": self._view_settings(view, seed)}, f"features {name}"
         )
         return {name: np.asarray(features[name]) for name in features.names}
 
-    def boundary(self, items: Sequence[Any], keys: Sequence[str], boundary: Boundary) -> Features:
-        """The hidden state at a boundary for every row, under the name `boundary`; texts without their padding."""
+    def split_point(self, items: Sequence[Any], keys: Sequence[str], split_point: SplitPoint) -> Features:
+        """The hidden state at a split point for every row, under the name `split point`; texts without their padding."""
 
         def compute(positions: Sequence[int]) -> Iterator[tuple[list[int], dict[str, Any]]]:
             self.model.eval()
 
             def forward(batch: Batch) -> list[np.ndarray]:
-                hidden = boundary.activations(batch).float().cpu()
+                hidden = split_point.activations(batch).float().cpu()
                 if MASK not in batch:
                     return list(hidden.numpy())
                 masks = batch[MASK].bool().cpu()  # by the mask: some tokenizers pad on the left
@@ -75,26 +80,26 @@ class FrozenPass:
                     raise NotStored
                 return [row[mask].numpy() for row, mask in zip(hidden, masks, strict=True)]
 
-            for found, rows in passes(self.modality, items, positions, self.machine, forward, title):
-                yield found, {"boundary": rows}
+            for found, rows in passes(self.modality, items, positions, self.compute_config, forward, title):
+                yield found, {"split_point": rows}
 
         lengths = set(self.modality.lengths(items))
         if len(lengths) > 1 and MASK not in self.modality.skeleton(items[:1]):
             raise NotStored
-        title = f"activations below {self.ladder.rung_name(boundary.rung)}"
-        return self._collect(keys, compute, {"boundary": boundary.rung}, title)
+        title = f"activations below {self.layer_groups.name_of(split_point.depth)}"
+        return self._collect(keys, compute, {"split_point": split_point.depth}, title)
 
     def _collect(self, keys: Sequence[str], compute: Any, what: dict[str, Any], about: str) -> Features:
         space = space_key(
             **what,
             weights=self.weights_hash,
             inputs=self.modality.settings(),
-            precision=str(self.machine.autocast or torch.float32),
-            device=self.machine.device.type,
+            precision=str(self.compute_config.autocast or torch.float32),
+            device=self.compute_config.device.type,
             network=architecture_key(self.model),
         )
-        share = (self.machine.rank, self.machine.world_size)
-        return self.store.collect(space, list(keys), compute, about, share, self.machine.world.barrier)
+        share = (self.compute_config.rank, self.compute_config.world_size)
+        return self.store.collect(space, list(keys), compute, about, share, self.compute_config.world.barrier)
 
     def _view_settings(self, view: int | None, seed: int) -> Any:
         return None if view is None else {"seed": seed} | self.modality.augmentation.model_dump()
@@ -106,11 +111,11 @@ def _seed_of_view(key: str, seed: int) -> int:
 
 
 def replayed_batch(stored: Features, modality: Modality, items: Sequence[Any], positions: Sequence[int]) -> Batch:
-    """Return a batch that starts at the boundary (see `partial.Boundary.replaying`), padded where its mask says so."""
-    batch, rows = modality.skeleton(items), stored.tensors("boundary", positions)
+    """Return a batch that starts at the split point (see `partial.SplitPoint.replaying`), padded where its mask says so."""
+    batch, rows = modality.skeleton(items), stored.tensors("split_point", positions)
     if MASK not in batch:
-        return batch | {"boundary": torch.stack(rows)}
+        return batch | {"split_point": torch.stack(rows)}
     mask = batch[MASK].bool()
     hidden = rows[0].new_zeros((*mask.shape, *rows[0].shape[1:]))
     hidden[mask] = torch.cat(rows)
-    return batch | {"boundary": hidden}
+    return batch | {"split_point": hidden}

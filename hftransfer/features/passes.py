@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Machine:
+class ComputeConfig:
     """Where and how forward passes run: decided once a run (`compute`, `trials`) and said in the log."""
 
     device: torch.device
@@ -95,7 +95,7 @@ def passes(
     modality: Modality,
     items: Sequence[Any],
     positions: Sequence[int],
-    machine: Machine,
+    compute_config: ComputeConfig,
     forward: Callable[[dict[str, Tensor]], Any],
     title: str,
     seeds: Sequence[int] | None = None,
@@ -105,28 +105,31 @@ def passes(
     The stream of random numbers stays as it is, so that a pass that the feature store spares changes nothing after it.
     With `seeds`, one for each of `items`, images come augmented.
     """
-    batches = batches_of_like_length(modality.lengths(items), positions, machine.batch_size)
+    batches = batches_of_like_length(modality.lengths(items), positions, compute_config.batch_size)
     loader = DataLoader(
-        Items(items), batch_sampler=batches, collate_fn=Collate(modality, seeds), num_workers=machine.workers,
-        pin_memory=machine.device.type == "cuda", generator=torch.Generator(),
+        Items(items), batch_sampler=batches, collate_fn=Collate(modality, seeds), num_workers=compute_config.workers,
+        pin_memory=compute_config.device.type == "cuda", generator=torch.Generator(),
     )  # fmt: skip
-    hidden = machine.rank > 0 or len(batches) < 2
+    hidden = compute_config.rank > 0 or len(batches) < 2
     with (
         torch.no_grad(),  # not inference_mode: BEiT keeps tensors of a pass, and a later training needs ordinary ones
         tqdm(total=len(positions), desc=title, unit="row", disable=hidden or None, leave=False) as bar,
     ):
         for batch_positions, batch in loader:
-            yield from _in_parts(batch_positions, batch, machine, forward)
+            yield from _in_parts(batch_positions, batch, compute_config, forward)
             bar.update(len(batch_positions))
 
 
 def _in_parts(
-    positions: list[int], batch: dict[str, Tensor], machine: Machine, forward: Callable[[dict[str, Tensor]], Any]
+    positions: list[int],
+    batch: dict[str, Tensor],
+    compute_config: ComputeConfig,
+    forward: Callable[[dict[str, Tensor]], Any],
 ) -> list[tuple[list[int], Any]]:
     """A batch at once, or in halves where memory runs out: batches come longest first, so that later ones may fit."""
     try:
-        with machine.context():
-            return [(positions, forward(machine.place(batch)))]
+        with compute_config.context():
+            return [(positions, forward(compute_config.place(batch)))]
     except (RuntimeError, MemoryError) as error:
         if not is_lack_of_memory(error) or len(positions) == 1:
             raise
@@ -135,14 +138,14 @@ def _in_parts(
     log.warning("Memory ran out with %d rows at a time: they are taken in halves", len(positions))
     parts = (slice(0, half), slice(half, None))
     halves = [(positions[part], {name: value[part] for name, value in batch.items()}) for part in parts]
-    return [found for half in halves for found in _in_parts(*half, machine, forward)]
+    return [found for half in halves for found in _in_parts(*half, compute_config, forward)]
 
 
 def predict_logits(
     model: nn.Module,
     modality: Modality,
     items: Sequence[Any],
-    machine: Machine,
+    compute_config: ComputeConfig,
     training: bool = False,
     seed: int = 0,
 ) -> np.ndarray:
@@ -152,10 +155,12 @@ def predict_logits(
     """
     model.eval()
     seeds = [int(content_key(str(item), str(seed))[:15], 16) for item in items] if training else None
-    mine = range(machine.rank, len(items), machine.world_size)
-    results = passes(modality, items, mine, machine, lambda batch: model(**batch).logits, "predict", seeds)
+    mine = range(compute_config.rank, len(items), compute_config.world_size)
+    results = passes(modality, items, mine, compute_config, lambda batch: model(**batch).logits, "predict", seeds)
     rows = [(positions, logits.float().cpu().numpy()) for positions, logits in results]
-    return in_order((row for share in machine.world.gather(rows) for row in share), len(items), model.config.num_labels)
+    return in_order(
+        (row for share in compute_config.world.gather(rows) for row in share), len(items), model.config.num_labels
+    )
 
 
 def in_order(batches: Iterable[tuple[list[int], np.ndarray]], count: int, width: int) -> np.ndarray:

@@ -34,7 +34,7 @@ STALE_SECONDS = 3600  # a temporary file older than this was left by a process t
 
 
 def space_key(**ingredients: Any) -> str:
-    """A hash of what determines the features except the input: weights, transform, boundary, precision, versions.
+    """A hash of what determines the features except the input: weights, transform, split point, precision, versions.
 
     Raises `TypeError` or `ValueError` for an ingredient that JSON cannot hold: its `repr` may change between runs.
     """

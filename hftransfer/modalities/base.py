@@ -13,7 +13,7 @@ import pandas as pd
 
 from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.modalities.duplicates import NO_PAIRS
-from hftransfer.modalities.inspection import Look, digest
+from hftransfer.modalities.inspection import Inspection, digest
 
 if TYPE_CHECKING:
     import torch
@@ -108,15 +108,15 @@ class ModalityKind:
 
     # --- one look at each input
 
-    def inspect(self, frame: pd.DataFrame) -> list[Look]:
-        """A `Look` at every example of `frame` (columns `input`, for pairs `input_pair`)."""
+    def inspect(self, frame: pd.DataFrame) -> list[Inspection]:
+        """A `Inspection` at every example of `frame` (columns `input`, for pairs `input_pair`)."""
         columns = [frame[name] for name in INPUTS if name in frame]
-        return [self.look(*values) for values in zip(*columns, strict=True)]
+        return [self.inspection(*values) for values in zip(*columns, strict=True)]
 
-    def look(self, *values: Any) -> Look:
+    def inspection(self, *values: Any) -> Inspection:
         """Content hash and fault of one example."""
         fault = next((fault for value in values if (fault := self.fault(value))), None)
-        return Look("", fault) if fault else Look(digest(*values))
+        return Inspection("", fault) if fault else Inspection(digest(*values))
 
     def fault(self, value: Any) -> str | None:
         """What is wrong with one input; None where nothing is."""
@@ -126,7 +126,7 @@ class ModalityKind:
             return f"the {self.noun} is no valid Unicode (it holds half of a surrogate pair)"
         return None
 
-    def near_duplicates(self, frame: pd.DataFrame, looks: Sequence[Look]) -> np.ndarray:
+    def near_duplicates(self, frame: pd.DataFrame, inspections: Sequence[Inspection]) -> np.ndarray:
         """Pairs (P, 2) of example numbers whose inputs are nearly equal."""
         return NO_PAIRS
 

@@ -28,7 +28,7 @@ from hftransfer.core.image_files import (
 from hftransfer.core.settings import Settings
 from hftransfer.modalities.base import ModalityKind
 from hftransfer.modalities.duplicates import similar_images
-from hftransfer.modalities.inspection import Look, digest
+from hftransfer.modalities.inspection import Inspection, digest
 
 if TYPE_CHECKING:
     import torch
@@ -91,11 +91,11 @@ class ImageKind(ModalityKind):
     def describe_passed_over(self, names: list[str]) -> str | None:
         return describe_passed_over(names)
 
-    def inspect(self, frame: pd.DataFrame) -> list[Look]:
+    def inspect(self, frame: pd.DataFrame) -> list[Inspection]:
         """Decode every image once, in a thread pool: Pillow decodes without the interpreter lock."""
-        return _each(self.look, list(frame["input"]), "checking images")
+        return _each(self.inspection, list(frame["input"]), "checking images")
 
-    def look(self, *values: str | bytes) -> Look:
+    def inspection(self, *values: str | bytes) -> Inspection:
         """Decode an image from its path or bytes; a broken one comes back with its fault.
 
         JPEGs are decoded at a fraction of their size: that reads the whole file and finds truncation just as well.
@@ -108,7 +108,7 @@ class ImageKind(ModalityKind):
                 stored = {"format": image.format or "", "mode": image.mode, "size": image.size}
                 exif = image.getexif()
                 upright = decode(image, at_least=2 * THUMBNAIL)
-                return Look(
+                return Inspection(
                     digest(content),
                     **stored,
                     frames=getattr(image, "n_frames", 1),
@@ -117,10 +117,12 @@ class ImageKind(ModalityKind):
                     thumbnail=thumbnail(upright),
                 )
         except UnreadableImage as error:
-            return Look("", error.reason)
+            return Inspection("", error.reason)
 
-    def near_duplicates(self, frame: pd.DataFrame, looks: Sequence[Look]) -> np.ndarray:
-        return similar_images([look.thumbnail for look in looks], [min(look.size) for look in looks])
+    def near_duplicates(self, frame: pd.DataFrame, inspections: Sequence[Inspection]) -> np.ndarray:
+        return similar_images(
+            [inspection.thumbnail for inspection in inspections], [min(inspection.size) for inspection in inspections]
+        )
 
     def check_processor(self, processor: Any, model: Any, name: str) -> None:
         from hftransfer.models.limits import check_pixels

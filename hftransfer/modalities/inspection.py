@@ -7,7 +7,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Look:
+class Inspection:
     """What one pass over an input shows: its content hash, and what is wrong with it (None where nothing is).
 
     The rest is known for images: `format` and `mode` as stored, `size` (width, height) in pixels before turning,

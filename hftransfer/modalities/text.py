@@ -14,7 +14,7 @@ import pandas as pd
 from hftransfer.core.hashing import content_key
 from hftransfer.modalities.base import INPUTS, ModalityKind
 from hftransfer.modalities.duplicates import similar_texts
-from hftransfer.modalities.inspection import Look
+from hftransfer.modalities.inspection import Inspection
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +97,7 @@ class TextKind(ModalityKind):
         found = (kind for kind, pattern in PICTURES.items() if texts and all(map(pattern.match, texts)))
         return next((f"pictures written as {kind}, not words" for kind in found), None)
 
-    def near_duplicates(self, frame: pd.DataFrame, looks: Sequence[Look]) -> np.ndarray:
+    def near_duplicates(self, frame: pd.DataFrame, inspections: Sequence[Inspection]) -> np.ndarray:
         return similar_texts(pair_texts(frame))
 
     def check_processor(self, processor: Any, model: Any, name: str) -> None:

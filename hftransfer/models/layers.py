@@ -1,7 +1,7 @@
 """The depth of every parameter: 0 = stem, 1..n = blocks, n+1 = head.
 
 Found from the module tree alone, with no table of architectures. Freezing, gradual unfreezing, layer-wise learning rates,
-the receipt and the cache boundary are all functions of it. The depth to train can be given as a number of blocks or as a
+the freeze check and the cache split point are all functions of it. The depth to train can be given as a number of blocks or as a
 fraction, so that one recipe serves ResNet and BERT alike.
 """
 
@@ -18,11 +18,11 @@ from hftransfer.models.heads import base_model_of, head_of
 
 
 @dataclass(frozen=True)
-class Ladder:
+class LayerGroups:
     """Where each tensor of a model stands.
 
     `blocks` are module paths in order of depth, `head` and `after` those of the head and of what runs between the two;
-    `depth` maps each parameter and buffer name to its rung; modules at the paths `constant` never train.
+    `depth` maps each parameter and buffer name to its layer group; modules at the paths `constant` never train.
     """
 
     blocks: tuple[str, ...]
@@ -32,10 +32,10 @@ class Ladder:
     constant: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, model: nn.Module, constant: tuple[str, ...] = ()) -> "Ladder":
-        """The ladder of a classification model of transformers (timm models through their wrapper).
+    def of(cls, model: nn.Module, constant: tuple[str, ...] = ()) -> "LayerGroups":
+        """The layer groups of a classification model of transformers (timm models through their wrapper).
 
-        Modules at the paths `constant` (see `readout.put_mean_layer`) are no blocks: they stand above the last one.
+        Modules at the paths `constant` (see `feature source.put_mean_layer`) are no blocks: they stand above the last one.
         Raises `UserError` when the model has no repeated blocks.
         """
         fixed = {id(model.get_submodule(path)) for path in constant}
@@ -44,15 +44,15 @@ class Ladder:
             raise UserError(f"{type(model).__name__} has no list of blocks, so there is no depth to freeze by.")
         paths = {id(module): path for path, module in model.named_modules()}
         block_paths = tuple(paths[id(block)] for block in blocks)
-        rungs = cls(block_paths, head_of(model), _modules_after_blocks(model, block_paths), {}, constant)
+        depths = cls(block_paths, head_of(model), _modules_after_blocks(model, block_paths), {}, constant)
         tensors = [*model.named_parameters(), *model.named_buffers()]
-        return replace(rungs, depth={name: rungs.rung_of(name) for name, _ in tensors})
+        return replace(depths, depth={name: depths.depth_of(name) for name, _ in tensors})
 
-    def rung_of(self, path: str) -> int:
-        """The rung of a module, parameter or buffer by its path."""
+    def depth_of(self, path: str) -> int:
+        """The layer group of a module, parameter or buffer by its path."""
         if _inside(path, self.head):
-            return self.head_rung
-        if inside := [rung for rung, block in enumerate(self.blocks, start=1) if _inside(path, (block,))]:
+            return self.head_depth
+        if inside := [depth for depth, block in enumerate(self.blocks, start=1) if _inside(path, (block,))]:
             return inside[0]
         return len(self.blocks) if _inside(path, self.after) else 0
 
@@ -60,16 +60,16 @@ class Ladder:
         return _inside(path, self.constant)
 
     @property
-    def head_rung(self) -> int:
+    def head_depth(self) -> int:
         return len(self.blocks) + 1
 
-    def rung_name(self, rung: int) -> str:
-        if rung == 0:
+    def name_of(self, depth: int) -> str:
+        if depth == 0:
             return "stem"
-        return "head" if rung == self.head_rung else self.blocks[rung - 1]
+        return "head" if depth == self.head_depth else self.blocks[depth - 1]
 
-    def first_trainable_rung(self, top: int | float) -> int:
-        """The lowest rung to train for the `top` blocks: a count, or (a float) a fraction of the depth, rounded up.
+    def first_trainable_depth(self, top: int | float) -> int:
+        """The lowest layer group to train for the `top` blocks: a count, or (a float) a fraction of the depth, rounded up.
 
         0 trains the head alone. Raises `UserError` for a negative count or more blocks than there are.
         """
@@ -78,11 +78,11 @@ class Ladder:
             raise UserError(
                 f"Expected a number of blocks from 0 to {len(self.blocks)} or a fraction of the depth, found {top}."
             )
-        return self.head_rung - count
+        return self.head_depth - count
 
-    def learning_rate(self, rung: int, base: float, decay: float) -> float:
+    def learning_rate(self, depth: int, base: float, decay: float) -> float:
         """Layer-wise decay (ELECTRA, arXiv 2003.10555, appendix A): base * decay^(distance from the last block)."""
-        return base * decay ** max(len(self.blocks) - rung, 0)
+        return base * decay ** max(len(self.blocks) - depth, 0)
 
 
 def _has_tensors(module: nn.Module) -> bool:
@@ -114,7 +114,7 @@ def _inside(path: str, prefixes: tuple[str, ...]) -> bool:
 
 
 def _modules_after_blocks(model: nn.Module, blocks: tuple[str, ...]) -> tuple[str, ...]:
-    """Paths of what runs after the blocks (final norm, pooler): it belongs to the last block's rung.
+    """Paths of what runs after the blocks (final norm, pooler): it belongs to the last block's layer group.
 
     Registration order tells it, but for one trap: DeBERTa and MPNet register the position embeddings that all blocks
     share after the blocks. Siblings of such an embedding are stem: calling them stem is harmless, the reverse is not.

@@ -1,4 +1,4 @@
-"""Run only the upper part of a network, from stored activations at a boundary between two blocks.
+"""Run only the upper part of a network, from stored activations at a split point between two blocks.
 
 Boundary r (1 <= r <= n+1) is the input of block r; n+1 is the output of the last block. Everything below gives the same
 output every epoch when it is frozen and in evaluation mode, so it need not run again. No family is named here: the blocks
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from hftransfer.models.layers import Ladder
+from hftransfer.models.layers import LayerGroups
 
 Batch = dict[str, Tensor]
 
@@ -28,34 +28,34 @@ def skeleton_of(batch: Batch) -> Batch:
 
 
 class _Reached(Exception):
-    """Ends a forward pass at the boundary: nothing above it is wanted."""
+    """Ends a forward pass at the split point: nothing above it is wanted."""
 
 
-class Boundary:
-    """The input of block `rung` of a model: record it (`activations`) and run from it (`replay`)."""
+class SplitPoint:
+    """The input of block `layer group` of a model: record it (`activations`) and run from it (`replay`)."""
 
-    def __init__(self, model: nn.Module, ladder: Ladder, rung: int):
-        self.model, self.ladder, self.rung = model, ladder, rung
-        self.blocks = [model.get_submodule(path) for path in ladder.blocks]
+    def __init__(self, model: nn.Module, layer_groups: LayerGroups, depth: int):
+        self.model, self.layer_groups, self.depth = model, layer_groups, depth
+        self.blocks = [model.get_submodule(path) for path in layer_groups.blocks]
         self._template: tuple[list[Any], Any] = ([], None)
         self._stem_shapes: dict[str, torch.Size] = {}
         self._stem_inputs: dict[str, torch.Size] = {}
 
     def activations(self, batch: Batch) -> Tensor:
-        """The hidden state at the boundary, (B, tokens, width) or (B, channels, height, width); stops there."""
+        """The hidden state at the split point, (B, tokens, width) or (B, channels, height, width); stops there."""
         self._stem_inputs = {name: value.shape[1:] for name, value in batch.items() if value.is_floating_point()}
         with self._recording(stop=True), torch.no_grad():
             try:
                 self.model(**batch)
             except _Reached as reached:
                 return reached.args[0]
-        raise RuntimeError(f"the forward pass never reached {self.ladder.rung_name(self.rung)}")
+        raise RuntimeError(f"the forward pass never reached {self.layer_groups.name_of(self.depth)}")
 
     def is_exact(self, batch: Batch, tolerance: float = 1e-4) -> bool:
         """Whether a replay gives the live network's logits on `batch`, once whole and once its first row alone.
 
         The trial prepares the replay: it notes the form of what the blocks hand on. False for families in which something
-        else than the hidden state flows past the boundary.
+        else than the hidden state flows past the split point.
         """
         first = {name: value[:1] for name, value in batch.items()}
         try:
@@ -70,36 +70,36 @@ class Boundary:
             live = self.model(**batch).logits
             hidden = self.activations(batch)
             with self.replaying():
-                replayed = self.model(**skeleton_of(batch), boundary=hidden).logits
+                replayed = self.model(**skeleton_of(batch), split_point=hidden).logits
         self.model.train(was_training)
         return torch.allclose(live, replayed, atol=tolerance * max(1.0, live.abs().max().item()))
 
     @contextmanager
     def replaying(self) -> Iterator[None]:
-        """While it lasts, `model(**skeleton, boundary=hidden)` runs the blocks from `rung` on, and only those."""
+        """While it lasts, `model(**skeleton, split point=hidden)` runs the blocks from `layer group` on, and only those."""
         hidden: list[Tensor] = []
 
         def take(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-            hidden[:] = [kwargs.pop("boundary")]
+            hidden[:] = [kwargs.pop("split_point")]
             for name, shape in self._stem_inputs.items():  # some models check the shape
                 kwargs[name] = hidden[0].new_zeros(()).expand(len(hidden[0]), *shape)
             return args, kwargs
 
         with ExitStack() as stack:
             stack.enter_context(self.model.register_forward_pre_hook(take, with_kwargs=True))
-            for block in self.blocks[: self.rung - 1]:
+            for block in self.blocks[: self.depth - 1]:
                 stack.enter_context(_replaced(block, lambda *a, **k: self._in_form(hidden[0])))
             for path, shape in self._stem_shapes.items():
                 stack.enter_context(
                     _replaced(self.model.get_submodule(path), lambda *a, s=shape, **k: _blank(hidden[0], s))
                 )
-            if self.rung == 1:
+            if self.depth == 1:
                 first = self.blocks[0]
                 stack.enter_context(first.register_forward_pre_hook(lambda m, args: (hidden[0], *args[1:])))
             yield
 
     def _in_form(self, hidden: Tensor) -> Any:
-        """`hidden` in the structure in which the last block below the boundary returned it (tensor, tuple, …)."""
+        """`hidden` in the structure in which the last block below the split point returned it (tensor, tuple, …)."""
         leaves, structure = self._template
         return tree_unflatten([hidden if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
 
@@ -120,7 +120,7 @@ class Boundary:
             return lambda module, args, output: self._stem_shapes.update({path: output.shape})
 
         with ExitStack() as stack:
-            below = self.blocks[self.rung - 2] if self.rung > 1 else None
+            below = self.blocks[self.depth - 2] if self.depth > 1 else None
             hook = below.register_forward_hook(block_output) if below else None
             stack.enter_context(hook or self.blocks[0].register_forward_pre_hook(block_input))
             for path in self._stem_leaves():
@@ -128,11 +128,11 @@ class Boundary:
             yield
 
     def _stem_leaves(self) -> list[str]:
-        """The convolutions at the bottom of an image network: dear, and read by nobody during a replay."""
+        """The convolutions at the bottom of an image network: expensive, and read by nobody during a replay."""
         return [
             path
             for path, module in self.model.named_modules()
-            if isinstance(module, nn.Conv2d) and self.ladder.depth.get(f"{path}.weight") == 0
+            if isinstance(module, nn.Conv2d) and self.layer_groups.depth.get(f"{path}.weight") == 0
         ]
 
 

@@ -29,14 +29,14 @@ def explained(output: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        words = in_words(error)
+        words = describe(error)
         if words is None:
             raise
         made = incomplete(output).exists() or output.exists()
         raise UserError(f"{words} Then {'continue with --resume' if made else 'run it again'}.") from error
 
 
-def in_words(error: Exception) -> str | None:
+def describe(error: Exception) -> str | None:
     """What happened and what to do about it; None for what is no fault of the machine."""
     place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
     code = error.errno if isinstance(error, OSError) else None

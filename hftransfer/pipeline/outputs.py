@@ -13,7 +13,7 @@ from torch import nn
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import finite, read_json, write_json
 from hftransfer.core.version import __version__
-from hftransfer.core.wording import in_words
+from hftransfer.core.wording import describe
 from hftransfer.data import LabelledData
 from hftransfer.data.sources import SPLITS
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
@@ -21,9 +21,9 @@ from hftransfer.modalities import Modality
 from hftransfer.models.heads import final_linear
 from hftransfer.models.loading import save_model
 from hftransfer.pipeline.kept_inputs import keep_inputs
-from hftransfer.pipeline.reliability_fit import fit_trust, trust_metrics
+from hftransfer.pipeline.reliability_fit import fit_reliability, reliability_metrics
 from hftransfer.pipeline.repeats import cross_validate_head, folds_of, headline_of
-from hftransfer.pipeline.run_context import Work
+from hftransfer.pipeline.run_context import RunContext
 from hftransfer.pipeline.self_check import check_saved_model
 from hftransfer.probe.fit import Probe
 from hftransfer.runs.predictions import Predictions, prediction_table
@@ -38,8 +38,8 @@ from hftransfer.runs.record import (
 )
 from hftransfer.runtime import devices
 from hftransfer.strategies import Plan
-from hftransfer.strategies.base import rates_by_rung
-from hftransfer.training.freeze_check import Sizes, receipt
+from hftransfer.strategies.base import rates_by_depth
+from hftransfer.training.freeze_check import Sizes, freeze_check
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def groups_of(data: LabelledData, positions: np.ndarray) -> list[str | None] | N
 def _note_patch(notes: dict[str, str], patch: dict[str, Any] | None) -> None:
     """What the patch did to each split, beside what else is to be known of its numbers."""
     for split in SPLITS if patch else ():
-        if done := in_words(patch, split):
+        if done := describe(patch, split):
             notes[split] = "; ".join([*([notes[split]] if split in notes else []), f"by the patch {done}"])
 
 
@@ -136,54 +136,63 @@ class Record:
     def interruption(self) -> str | None:
         """Why training ended before its time, in words."""
         found = self.trained.interruption if self.trained else None
-        return found.in_words() if found else None
+        return found.describe() if found else None
 
 
-def write_run(folder: Path, work: Work, model: nn.Module, predictions: Predictions, record: Record) -> dict[str, Any]:
+def write_run(
+    folder: Path, context: RunContext, model: nn.Module, predictions: Predictions, record: Record
+) -> dict[str, Any]:
     """Everything of the run folder but the adapter; `run.json` last, because it says that the folder is whole."""
-    config, data = work.config, work.data
+    config, data = context.config, context.data
     (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    split_table(data, work.modality).to_parquet(folder / "splits.parquet", index=False)
+    split_table(data, context.modality).to_parquet(folder / "splits.parquet", index=False)
     keep_inputs(folder, data.frame)
     labelled_table(data, predictions).to_parquet(folder / "predictions.parquet", index=False)
     if record.probe is not None:
-        _out_of_fold_table(work, record.probe, predictions.temperature).to_parquet(folder / "oof.parquet", index=False)
-    save_model(model, work.checkpoint.processor, folder / "model")
-    checked = check_saved_model(folder / "model", work, model, predictions, record.probe)
+        _out_of_fold_table(context, record.probe, predictions.temperature).to_parquet(
+            folder / "oof.parquet", index=False
+        )
+    save_model(model, context.checkpoint.processor, folder / "model")
+    checked = check_saved_model(folder / "model", context, model, predictions, record.probe)
     steps = record.trained.steps_logits if record.trained else ()
-    trust = fit_trust(work, model, predictions, record.probe, steps)
-    if trust is not None:
-        trust.write(folder, data.task)
+    reliability = fit_reliability(context, model, predictions, record.probe, steps)
+    if reliability is not None:
+        reliability.write(folder, data.task)
     test = predictions.of_split(data.frame, "test")
-    metrics = measured(data, predictions, work.targets, config.evaluation)
-    metrics |= trust_metrics(data.task, trust, test, work.targets[test.positions], groups_of(data, test.positions))
+    metrics = measured(data, predictions, context.targets, config.evaluation)
+    metrics |= reliability_metrics(
+        data.task, reliability, test, context.targets[test.positions], groups_of(data, test.positions)
+    )
     if data.task.weights:
         metrics["notes"]["probabilities"] = (
             "training.imbalance=balanced: they are calibrated for classes that are equally frequent, not for these data"
         )
-    metrics |= _cross_validated(work, record.probe, final_linear(model).bias is not None)
+    metrics |= _cross_validated(context, record.probe, final_linear(model).bias is not None)
     metrics["headline"] = headline_of(config, len(data.frame), data.given, metrics)
     if record.interruption:
         kept = "best weights until then" if "validation" in metrics else "weights of that step"
         metrics["notes"]["training"] = f"ended early ({record.interruption}); these are the {kept}"
     write_json(folder / "metrics.json", metrics)
-    rates = rates_by_rung(record.plan, record.trained.learning_rate) if record.trained else {}
+    rates = rates_by_depth(record.plan, record.trained.learning_rate) if record.trained else {}
     write_json(folder / "history.json", record.trained.history if record.trained else [])
-    write_json(folder / "receipt.json", receipt(record.plan.ladder, record.sizes, rates, record.before, record.after))
-    _record(work, record, predictions, checked).write(folder)
+    write_json(
+        folder / "receipt.json",
+        freeze_check(record.plan.layer_groups, record.sizes, rates, record.before, record.after),
+    )
+    _record(context, record, predictions, checked).write(folder)
     return metrics
 
 
-def _cross_validated(work: Work, probe: Probe | None, intercept: bool) -> dict[str, Any]:
+def _cross_validated(context: RunContext, probe: Probe | None, intercept: bool) -> dict[str, Any]:
     """Cross-validation of a head on its stored features, where it is asked for or affordable."""
-    config, data = work.config, work.data
+    config, data = context.config, context.data
     folds = folds_of(config, len(data.frame), data.given, data.modality)
-    if not folds or work.trains or config.head.views:
+    if not folds or context.trains or config.head.views:
         return {}
     evaluation = config.evaluation.model_copy(update={"folds": folds})
     try:
         return cross_validate_head(
-            data.task, probe.tried, work.targets, work.groups, config.head, intercept, evaluation, config.seed
+            data.task, probe.tried, context.targets, context.groups, config.head, intercept, evaluation, config.seed
         )
     except UserError as error:  # a single group, or too few examples
         if config.evaluation.folds:
@@ -192,35 +201,37 @@ def _cross_validated(work: Work, probe: Probe | None, intercept: bool) -> dict[s
         return {}
 
 
-def _out_of_fold_table(work: Work, probe: Probe, temperature: float) -> pd.DataFrame:
-    rows = work.data.frame.iloc[work.fitted]
-    logits = work.data.task.in_units(probe.head.out_of_fold)
-    table = prediction_table(rows["id"].tolist(), work.data.task, logits / (1.0 if work.trains else temperature))
+def _out_of_fold_table(context: RunContext, probe: Probe, temperature: float) -> pd.DataFrame:
+    rows = context.data.frame.iloc[context.fitted]
+    logits = context.data.task.in_units(probe.head.out_of_fold)
+    table = prediction_table(rows["id"].tolist(), context.data.task, logits / (1.0 if context.trains else temperature))
     table.insert(1, "label", pd.Series(rows["label"].tolist(), dtype=object))
     return table
 
 
-def _record(work: Work, record: Record, predictions: Predictions, self_check: dict[str, Any]) -> RunRecord:
-    data, machine, trained, probe = work.data, work.machine, record.trained, record.probe
+def _record(context: RunContext, record: Record, predictions: Predictions, self_check: dict[str, Any]) -> RunRecord:
+    data, compute_config, trained, probe = context.data, context.compute_config, record.trained, record.probe
     return RunRecord(
         schema_version=SCHEMA_VERSION,
         modality=data.modality,
-        pipeline_task=work.modality.kind.pipeline_task,
+        pipeline_task=context.modality.kind.pipeline_task,
         task=TaskRecord.of(data.task),
-        checkpoint=CheckpointRecord(source=work.checkpoint.source, weights_hash=work.checkpoint.weights_hash),
-        strategy=work.config.strategy.type,
-        readout=probe and FeatureSourceRecord(chosen=probe.readout.name, losses=finite(probe.losses)),
+        checkpoint=CheckpointRecord(source=context.checkpoint.source, weights_hash=context.checkpoint.weights_hash),
+        strategy=context.config.strategy.type,
+        feature_source=probe and FeatureSourceRecord(chosen=probe.feature_source.name, losses=finite(probe.losses)),
         temperature=predictions.temperature,
         steps=trained.steps if trained else 0,
         interrupted=record.interruption,
         batch_size=(trained.batch_size, trained.accumulation) if trained else None,
         learning_rate=trained.learning_rate if trained else None,
-        truncated_share=work.modality.truncated_share,
+        truncated_share=context.modality.truncated_share,
         seconds=record.seconds,
         versions=versions(),
-        seed=work.config.seed,
-        world_size=machine.world_size,
-        precision=PrecisionRecord(inference=_precision(machine.autocast), training=_precision(machine.train_in_bf16)),
+        seed=context.config.seed,
+        world_size=compute_config.world_size,
+        precision=PrecisionRecord(
+            inference=_precision(compute_config.autocast), training=_precision(compute_config.train_in_bf16)
+        ),
         data=DataRecord(
             fingerprint=data.fingerprint,
             columns=data.columns,
@@ -228,11 +239,11 @@ def _record(work: Work, record: Record, predictions: Predictions, self_check: di
             skipped=data.skipped,
             patch=data.patch,
             given=tuple(data.given),
-            fitted=tuple(data.frame["split"].iloc[work.fitted].unique()),
+            fitted=tuple(data.frame["split"].iloc[context.fitted].unique()),
             **_copies(data),
         ),
-        hardware=devices.hardware(machine.device),
-        peak_memory_bytes=devices.peak_memory(machine.device),
+        hardware=devices.hardware(compute_config.device),
+        peak_memory_bytes=devices.peak_memory(compute_config.device),
         self_check=self_check,
     )
 

@@ -11,8 +11,8 @@ from torch import nn
 from hftransfer.evaluation.calibration import calibration_report, cross_fitted_scores
 from hftransfer.evaluation.conformal import measure_sets, prediction_sets
 from hftransfer.evaluation.intervals import Groups
-from hftransfer.pipeline.run_context import Work, judged_rows
-from hftransfer.prediction.reliability import Trust, answers, distance, unit
+from hftransfer.pipeline.run_context import RunContext, calibration_rows
+from hftransfer.prediction.reliability import Reliability, answers, distance, unit
 from hftransfer.probe.fit import Probe
 from hftransfer.runs.predictions import Predictions
 from hftransfer.tasks import Task
@@ -22,57 +22,67 @@ log = logging.getLogger(__name__)
 MOST_ROWS = 5000  # of the reference: beyond, the search costs more than the further rows tell
 
 
-def fit_trust(
-    work: Work, model: nn.Module, predictions: Predictions, probe: Probe | None, steps: Sequence[np.ndarray] = ()
-) -> Trust | None:
+def fit_reliability(
+    context: RunContext,
+    model: nn.Module,
+    predictions: Predictions,
+    probe: Probe | None,
+    steps: Sequence[np.ndarray] = (),
+) -> Reliability | None:
     """The limits of a finished `model`, whose `predictions` are settled; None with nothing to fit on.
 
     A head alone leaves the features as they were: all rows it was fitted on are the reference, and each is measured
     against the others. A network that trained draws its own training rows together: validation rows are measured.
     """
-    task, level = work.data.task, work.config.evaluation.conformal_level
-    judged = judged_rows(work, predictions)
-    if not judged.any():
+    task, level = context.data.task, context.config.evaluation.conformal_level
+    evaluated = calibration_rows(context, predictions)
+    if not evaluated.any():
         log.info("No held-out examples: no prediction sets or intervals, no unknown inputs")
         return None
-    positions = predictions.positions[judged]
-    scores = _honest_scores(work, predictions, probe, steps, judged)
+    positions = predictions.positions[evaluated]
+    scores = _honest_scores(context, predictions, probe, steps, evaluated)
     if not task.has_classes:
-        trust = Trust.of_scores(task, level, scores, work.targets[positions])
+        reliability = Reliability.of_scores(task, level, scores, context.targets[positions])
         log.info("Regression: prediction intervals at %.0f %% from %d held-out examples, half-width %s; no unknown inputs",
-                 100 * level, len(positions), ", ".join(f"{width:.3g}" for width in trust.thresholds))  # fmt: skip
-        return trust
-    rows = _some(work, work.positions("train") if work.trains else work.fitted)
-    neighbours = neighbours_of(task, work.targets[rows])
-    if work.trains:
-        reference, distances = _trained(work, model, rows, positions, neighbours)
+                 100 * level, len(positions), ", ".join(f"{width:.3g}" for width in reliability.thresholds))  # fmt: skip
+        return reliability
+    rows = _some(context, context.positions("train") if context.trains else context.fitted)
+    neighbours = neighbours_of(task, context.targets[rows])
+    if context.trains:
+        reference, distances = _trained(context, model, rows, positions, neighbours)
     else:
-        reference, distances = _frozen(work, probe, rows, neighbours)
-    trust = Trust.fit(
-        task, level, predictions.logits[judged], work.targets[positions], distances, reference, neighbours, scores
+        reference, distances = _frozen(context, probe, rows, neighbours)
+    reliability = Reliability.fit(
+        task, level, predictions.logits[evaluated], context.targets[positions], distances, reference, neighbours, scores
     )
     log.info("Prediction sets at %.0f %%; unknown: farther than %.3g from %d training rows",
-             100 * level, trust.distance, len(reference))  # fmt: skip
-    if not work.config.evaluation.reference:
+             100 * level, reliability.distance, len(reference))  # fmt: skip
+    if not context.config.evaluation.reference:
         log.info("evaluation.reference=false: no features of training rows are kept, the energy tells unknown inputs")
-        return replace(trust, reference=None)
-    return replace(trust, ids=work.data.frame["id"].iloc[rows].tolist())
+        return replace(reliability, reference=None)
+    return replace(reliability, ids=context.data.frame["id"].iloc[rows].tolist())
 
 
 def _honest_scores(
-    work: Work, predictions: Predictions, probe: Probe | None, steps: Sequence[np.ndarray], judged: np.ndarray
+    context: RunContext,
+    predictions: Predictions,
+    probe: Probe | None,
+    steps: Sequence[np.ndarray],
+    evaluated: np.ndarray,
 ) -> np.ndarray:
     """Return scores (N, C) of the evaluated examples that their own labels helped to choose as little as can be.
 
     Of a probe, the feature source of each fold is chosen by the other folds; of a training, the step is, from the
     logits of the validation part at each (`trainer.Trained.steps_logits`). The temperature is always cross-fitted.
     """
-    task, positions = work.data.task, predictions.positions[judged]
-    logits = predictions.logits[judged] * predictions.temperature
+    task, positions = context.data.task, predictions.positions[evaluated]
+    logits = predictions.logits[evaluated] * predictions.temperature
     if predictions.out_of_fold.any() and probe is not None and probe.cross_validated is not None:
-        logits = task.in_units(probe.cross_validated[np.searchsorted(work.fitted, positions)])
-    groups = None if work.groups is None else work.groups[positions]
-    return cross_fitted_scores(task, logits, work.targets[positions], groups, [task.in_units(step) for step in steps])
+        logits = task.in_units(probe.cross_validated[np.searchsorted(context.fitted, positions)])
+    groups = None if context.groups is None else context.groups[positions]
+    return cross_fitted_scores(
+        task, logits, context.targets[positions], groups, [task.in_units(step) for step in steps]
+    )
 
 
 def neighbours_of(task: Task, targets: np.ndarray) -> int:
@@ -84,31 +94,31 @@ def neighbours_of(task: Task, targets: np.ndarray) -> int:
     return int(np.clip(np.median(counts[counts > 0]) // 10, 1, 10))
 
 
-def _frozen(work: Work, probe: Probe, rows: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
+def _frozen(context: RunContext, probe: Probe, rows: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
     """Features of fitted rows, and the distance of each to all others, those of its own group left out."""
-    features, groups = unit(probe.features[rows]), work.groups
+    features, groups = unit(probe.features[rows]), context.groups
     apart = np.arange(len(rows)) if groups is None else np.unique(groups[rows].astype(str), return_inverse=True)[1]
     return features, distance(features, features, neighbours, apart)
 
 
 def _trained(
-    work: Work, model: nn.Module, rows: np.ndarray, held_out: np.ndarray, neighbours: int
+    context: RunContext, model: nn.Module, rows: np.ndarray, held_out: np.ndarray, neighbours: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features of training rows, and the distance of the held-out rows to them."""
     wanted = np.concatenate([rows, held_out])
-    _, features = answers(model, work.modality, [work.items[row] for row in wanted], work.machine)
+    _, features = answers(model, context.modality, [context.items[row] for row in wanted], context.compute_config)
     reference = unit(features[: len(rows)])
     return reference, distance(features[len(rows) :], reference, neighbours)
 
 
-def _some(work: Work, rows: np.ndarray) -> np.ndarray:
+def _some(context: RunContext, rows: np.ndarray) -> np.ndarray:
     if len(rows) <= MOST_ROWS:
         return rows
-    return np.sort(np.random.default_rng(work.config.seed).choice(rows, MOST_ROWS, replace=False))
+    return np.sort(np.random.default_rng(context.config.seed).choice(rows, MOST_ROWS, replace=False))
 
 
-def trust_metrics(
-    task: Task, trust: Trust | None, part: Predictions, targets: np.ndarray, groups: Groups
+def reliability_metrics(
+    task: Task, reliability: Reliability | None, part: Predictions, targets: np.ndarray, groups: Groups
 ) -> dict[str, Any]:
     """What `metrics.json` says of the test part: `calibration` before and after the temperature, `conformal` sets.
 
@@ -122,10 +132,10 @@ def trust_metrics(
     if task.has_classes:
         report = calibration_report(task, part.logits * part.temperature, targets, part.temperature, groups)
         found["calibration"] = {"test": report}
-    if trust is not None and (not task.several or targets.any()):
-        sets = prediction_sets(task, task.probabilities(part.logits), trust.thresholds)
-        measured = measure_sets(task, sets, targets, groups) | {"achievable": trust.achievable(task)}
-        found["conformal"] = {"test": {"level": trust.level} | measured}
+    if reliability is not None and (not task.several or targets.any()):
+        sets = prediction_sets(task, task.probabilities(part.logits), reliability.thresholds)
+        measured = measure_sets(task, sets, targets, groups) | {"achievable": reliability.achievable(task)}
+        found["conformal"] = {"test": {"level": reliability.level} | measured}
     return _plain(found)
 
 

@@ -120,10 +120,10 @@ def cross_validate_head(
     task: Task, features: Sequence[tuple[np.ndarray, np.ndarray]], targets: np.ndarray, groups: np.ndarray | None,
     head: HeadConfig, intercept: bool, config: EvaluationConfig, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Repeated cross-validation of a head on frozen features: each fold chooses readout, penalty and temperature anew.
+    """Repeated cross-validation of a head on frozen features: each fold chooses feature source, penalty and temperature anew.
 
     Args:
-        features: (N, D) of all rows by each readout that a fold may choose: what it is compared by, and what its head reads.
+        features: (N, D) of all rows by each feature source that a fold may choose.
     """
     from hftransfer.evaluation.calibration import MIN_ROWS_FOR_TEMPERATURE, fit_temperature
 

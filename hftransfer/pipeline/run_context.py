@@ -16,14 +16,14 @@ from hftransfer.core.errors import UserError
 from hftransfer.core.hashing import content_key, remote_code_key
 from hftransfer.data import LabelledData
 from hftransfer.features.extract import FrozenPass, NotStored, replayed_batch
-from hftransfer.features.passes import Machine, predict_logits
-from hftransfer.features.readout import open_head, read_features
+from hftransfer.features.passes import ComputeConfig, predict_logits
+from hftransfer.features.sources import open_head, read_features
 from hftransfer.features.store import Features, FeatureStore
 from hftransfer.modalities import Modality, ModalityKind
 from hftransfer.models.heads import final_linear, output_layers
-from hftransfer.models.layers import Ladder
+from hftransfer.models.layers import LayerGroups
 from hftransfer.models.loading import Checkpoint, load_checkpoint
-from hftransfer.models.partial import Boundary
+from hftransfer.models.partial import SplitPoint
 from hftransfer.models.weights import architecture_key, weights_hash
 from hftransfer.probe.fit import Probe, Rows, fold_scale, fold_temperature, solve_probe
 from hftransfer.runs.predictions import Predictions
@@ -39,14 +39,14 @@ MOST_MOVED = 0.05  # of the distance between two examples, by padding: rounding 
 
 
 @dataclass
-class Work:
+class RunContext:
     """Everything a run works on, once it is loaded. `items` and `targets` follow the rows of `data.frame`."""
 
     config: RunConfig
     data: LabelledData
     checkpoint: Checkpoint
     modality: Modality
-    machine: Machine
+    compute_config: ComputeConfig
     store: FeatureStore
     items: list[Any]
     targets: np.ndarray
@@ -75,7 +75,7 @@ class Work:
 
     @property
     def fitted(self) -> np.ndarray:
-        """Rows that the convex head is fitted on.
+        """Rows that the linear probe is fitted on.
 
         A validation part that was merely cut off has nothing to choose where only a head is solved: its rows train too.
         Not so where it was given, or where the number of training rows was.
@@ -83,9 +83,9 @@ class Work:
         given = "validation" in self.data.given or self.config.data.train_examples
         return self.positions("train") if self.trains or given else self.positions("train", "validation")
 
-    def frozen(self, ladder: Ladder) -> FrozenPass:
+    def frozen(self, layer_groups: LayerGroups) -> FrozenPass:
         identity = features_identity(self.checkpoint)
-        return FrozenPass(self.model, ladder, self.modality, self.machine, identity, self.store)
+        return FrozenPass(self.model, layer_groups, self.modality, self.compute_config, identity, self.store)
 
 
 def features_identity(checkpoint: Checkpoint) -> str:
@@ -114,7 +114,7 @@ def prepare(
     device: torch.device,
     world: World,
     scratch: Path,
-) -> Work:
+) -> RunContext:
     """Encode the data, place the network, and decide how passes run. `scratch` holds what is not to be kept."""
     model = checkpoint.model.to(device)
     data = replace(data, task=_centred_only_with_bias(data.task, model))
@@ -125,13 +125,13 @@ def prepare(
     model.eval()
     open_head(model, checkpoint.new_parameters, sample)
     _refuse_dependence_on_padding(model, modality, items, device)
-    machine = _machine(config, checkpoint, modality, items, device, world)
+    compute_config = _machine(config, checkpoint, modality, items, device, world)
     targets = data.task.encode_all(list(data.frame["label"]))
     store = FeatureStore() if config.store else FeatureStore(scratch)
-    work = Work(config, data, checkpoint, modality, machine, store, items, targets)
+    context = RunContext(config, data, checkpoint, modality, compute_config, store, items, targets)
     if config.training.imbalance == "balanced":
-        return replace(work, data=replace(data, task=data.task.with_balance(targets[work.fitted])))
-    return work
+        return replace(context, data=replace(data, task=data.task.with_balance(targets[context.fitted])))
+    return context
 
 
 def _refuse_dependence_on_padding(model: nn.Module, modality: Modality, items: list[Any], device: torch.device) -> None:
@@ -156,8 +156,8 @@ def _refuse_dependence_on_padding(model: nn.Module, modality: Modality, items: l
         )
 
 
-def probed(config: RunConfig, data: LabelledData) -> tuple[Work, Probe]:
-    """One pass of the frozen checkpoint over `data` and the convex head on it; nothing is written but the store."""
+def probed(config: RunConfig, data: LabelledData) -> tuple[RunContext, Probe]:
+    """One pass of the frozen checkpoint over `data` and the linear probe on it; nothing is written but the store."""
     from accelerate.utils import set_seed
 
     set_seed(config.seed)
@@ -165,8 +165,8 @@ def probed(config: RunConfig, data: LabelledData) -> tuple[Work, Probe]:
     device = devices.choose_device(use_cpu=config.use_cpu)
     checkpoint = load_checkpoint(config.model, data.kind, data.task)
     with tempfile.TemporaryDirectory() as scratch:
-        work = prepare(config, data, checkpoint, device, World(), Path(scratch))
-        return work, solve_head(work)
+        context = prepare(config, data, checkpoint, device, World(), Path(scratch))
+        return context, solve_head(context)
 
 
 def _centred_only_with_bias(task: Task, model: nn.Module) -> Task:
@@ -192,7 +192,7 @@ def _machine(
     items: list[Any],
     device: torch.device,
     world: World,
-) -> Machine:
+) -> ComputeConfig:
     """Precision and batch size by trial on the real network and real rows; remembered for equal runs later."""
     threads = devices.thread_plan(device, world)
     model = checkpoint.model
@@ -220,88 +220,90 @@ def _machine(
         measured = world.from_first(lambda: autotune.remembered(f"training-{replaced()}-{key}", training))
         wanted = measured["precision"] == "bf16"
     autocast = torch.bfloat16 if forward_bf16 else None
-    return Machine(device, autocast, bool(wanted), threads.workers, found["batch_size"], world)
+    return ComputeConfig(device, autocast, bool(wanted), threads.workers, found["batch_size"], world)
 
 
 # --- head, plan, training ---------------------------------------------------------------------------------------------
 
 
-def solve_head(work: Work) -> Probe | None:
-    """The convex head, where the strategy begins with it. A strategy that ends with it uses the validation rows too."""
-    if work.config.strategy.head_init != "probe":
+def solve_head(context: RunContext) -> Probe | None:
+    """The linear probe, where the strategy begins with it. A strategy that ends with it uses the validation rows too."""
+    if context.config.strategy.head_init != "probe":
         return None
-    fitted = work.fitted
-    rows = Rows(work.items, work.data.frame["digest"].tolist(), work.targets, fitted, work.groups)
-    frozen = work.frozen(Ladder.of(work.model))
-    head = work.config.strategy.readable(work.config.head)
-    return solve_probe(frozen, rows, work.data.task, head, work.config.seed)
+    fitted = context.fitted
+    rows = Rows(context.items, context.data.frame["digest"].tolist(), context.targets, fitted, context.groups)
+    frozen = context.frozen(LayerGroups.of(context.model))
+    head = context.config.strategy.readable(context.config.head)
+    return solve_probe(frozen, rows, context.data.task, head, context.config.seed)
 
 
-def stored_activations(work: Work, plan: Plan) -> tuple[Boundary | None, Features | None]:
-    """What lies below the lowest rung that trains, computed once for all rows; None where that cannot be done exactly."""
-    augmentation = work.modality.augmentation
-    if plan.boundary is None or (augmentation and augmentation.level != "none"):
+def stored_activations(context: RunContext, plan: Plan) -> tuple[SplitPoint | None, Features | None]:
+    """What lies below the lowest layer group that trains, computed once for all rows; None where that cannot be done exactly."""
+    augmentation = context.modality.augmentation
+    if plan.split_point is None or (augmentation and augmentation.level != "none"):
         return None, None
-    boundary = Boundary(work.model, plan.ladder, plan.boundary)
-    few = _of_all_lengths(work)
-    if boundary.is_exact(work.machine.place(work.modality.collate([work.items[row] for row in few]))):
-        log.info("Activations below %s are computed once", plan.ladder.rung_name(plan.boundary))
-        keys = work.data.frame["digest"].tolist()
+    split_point = SplitPoint(context.model, plan.layer_groups, plan.split_point)
+    few = _of_all_lengths(context)
+    if split_point.is_exact(
+        context.compute_config.place(context.modality.collate([context.items[row] for row in few]))
+    ):
+        log.info("Activations below %s are computed once", plan.layer_groups.name_of(plan.split_point))
+        keys = context.data.frame["digest"].tolist()
         with suppress(NotStored):
-            stored = work.frozen(plan.ladder).boundary(work.items, keys, boundary)
-            if _replays(work, boundary, stored, few):
-                return boundary, stored
-    log.info("Activations are not stored: %s cannot be run from a split point", type(work.model).__name__)
+            stored = context.frozen(plan.layer_groups).split_point(context.items, keys, split_point)
+            if _replays(context, split_point, stored, few):
+                return split_point, stored
+    log.info("Activations are not stored: %s cannot be run from a split point", type(context.model).__name__)
     return None, None
 
 
-def _of_all_lengths(work: Work, count: int = 4) -> list[int]:
+def _of_all_lengths(context: RunContext, count: int = 4) -> list[int]:
     """Return numbers of a few rows, from the shortest input to the longest."""
-    ordered = np.argsort(work.modality.lengths(work.items), kind="stable")
+    ordered = np.argsort(context.modality.lengths(context.items), kind="stable")
     return ordered[np.unique(np.linspace(0, len(ordered) - 1, count).astype(int))].tolist()
 
 
-def _replays(work: Work, boundary: Boundary, stored: Features, rows: list[int]) -> bool:
+def _replays(context: RunContext, split_point: SplitPoint, stored: Features, rows: list[int]) -> bool:
     """Return whether rows of different length give the live network's logits from what is stored of them."""
-    items = [work.items[row] for row in rows]
-    work.model.eval()
-    with torch.no_grad(), work.machine.context():
-        live = work.model(**work.machine.place(work.modality.collate(items))).logits.float()
+    items = [context.items[row] for row in rows]
+    context.model.eval()
+    with torch.no_grad(), context.compute_config.context():
+        live = context.model(**context.compute_config.place(context.modality.collate(items))).logits.float()
         try:
-            with boundary.replaying():
-                batch = work.machine.place(replayed_batch(stored, work.modality, items, rows))
-                replayed = work.model(**batch).logits.float()
+            with split_point.replaying():
+                batch = context.compute_config.place(replayed_batch(stored, context.modality, items, rows))
+                replayed = context.model(**batch).logits.float()
         except (RuntimeError, TypeError, ValueError, IndexError):
             return False  # stored in another order of dimensions (XLNet), or of another length
-    tolerance = 1e-3 if work.machine.autocast is None else 0.05
+    tolerance = 1e-3 if context.compute_config.autocast is None else 0.05
     return torch.allclose(live, replayed, atol=tolerance * max(1.0, live.abs().max().item()))
 
 
 # --- predictions ------------------------------------------------------------------------------------------------------
 
 
-def probe_predictions(work: Work, probe: Probe) -> Predictions:
+def probe_predictions(context: RunContext, probe: Probe) -> Predictions:
     """Of the rows the head was fitted on by the folds that did not see them, and of all others by the head."""
-    others = np.setdiff1d(np.arange(len(work.items)), work.fitted)
+    others = np.setdiff1d(np.arange(len(context.items)), context.fitted)
     logits = np.concatenate([probe.head.out_of_fold, probe.logits[others]])
-    seen = np.concatenate([np.ones(len(work.fitted), bool), np.zeros(len(others), bool)])
-    return Predictions(np.concatenate([work.fitted, others]), logits.astype(np.float32), seen)
+    seen = np.concatenate([np.ones(len(context.fitted), bool), np.zeros(len(others), bool)])
+    return Predictions(np.concatenate([context.fitted, others]), logits.astype(np.float32), seen)
 
 
-def network_predictions(work: Work, plan: Plan, examples: Any) -> Predictions:
+def network_predictions(context: RunContext, plan: Plan, examples: Any) -> Predictions:
     """Of the validation and test rows, by the trained network, from stored activations where there are any."""
-    positions = work.positions("validation", "test")
-    source = work.modality if examples.stored is None else Replayed(work.modality, examples.stored)
-    items = list(zip(positions, (work.items[p] for p in positions), strict=True)) if examples.stored else None
-    items = items or [work.items[position] for position in positions]
+    positions = context.positions("validation", "test")
+    source = context.modality if examples.stored is None else Replayed(context.modality, examples.stored)
+    items = list(zip(positions, (context.items[p] for p in positions), strict=True)) if examples.stored else None
+    items = items or [context.items[position] for position in positions]
     return Predictions(
-        positions, predict_logits(plan.model, source, items, work.machine), np.zeros(len(positions), bool)
+        positions, predict_logits(plan.model, source, items, context.compute_config), np.zeros(len(positions), bool)
     )
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """A modality whose items are (position, item) and whose batches start at the boundary."""
+    """A modality whose items are (position, item) and whose batches start at the split point."""
 
     modality: Modality
     stored: Features
@@ -314,33 +316,33 @@ class Replayed:
         return replayed_batch(self.stored, self.modality, inner, positions)
 
 
-def settle(work: Work, predictions: Predictions) -> Predictions:
+def finalise(context: RunContext, predictions: Predictions) -> Predictions:
     """Fold the scale of the targets, or the temperature, into the head; the predictions likewise."""
-    task = work.data.task
+    task = context.data.task
     if not task.has_classes:
-        fold_scale(work.model, task)
+        fold_scale(context.model, task)
         return replace(predictions, logits=task.in_units(predictions.logits))
-    temperature = _temperature(work, predictions)
-    fold_temperature(work.model, temperature)
+    temperature = _temperature(context, predictions)
+    fold_temperature(context.model, temperature)
     return replace(predictions, logits=predictions.logits / temperature, temperature=temperature)
 
 
-def judged_rows(work: Work, predictions: Predictions) -> np.ndarray:
+def calibration_rows(context: RunContext, predictions: Predictions) -> np.ndarray:
     """Which predictions (bool, (N,)) what comes after training is fitted on: out of fold, or of the validation rows."""
     if predictions.out_of_fold.any():
         return predictions.out_of_fold
-    return np.isin(predictions.positions, work.positions("validation"))
+    return np.isin(predictions.positions, context.positions("validation"))
 
 
-def _temperature(work: Work, predictions: Predictions) -> float:
+def _temperature(context: RunContext, predictions: Predictions) -> float:
     """From rows that no weight was fitted on; 1 where there are too few of them to tell."""
     from hftransfer.evaluation.calibration import MIN_ROWS_FOR_TEMPERATURE, fit_temperature
 
-    judged = judged_rows(work, predictions)
-    if judged.sum() < MIN_ROWS_FOR_TEMPERATURE:
+    evaluated = calibration_rows(context, predictions)
+    if evaluated.sum() < MIN_ROWS_FOR_TEMPERATURE:
         return 1.0
     temperature = fit_temperature(
-        work.data.task, predictions.logits[judged], work.targets[predictions.positions[judged]]
+        context.data.task, predictions.logits[evaluated], context.targets[predictions.positions[evaluated]]
     )
     log.info("Temperature: %.3g, folded into the head", temperature)
     return temperature

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from hftransfer.core.errors import UserError
-from hftransfer.features.passes import Machine, predict_logits
+from hftransfer.features.passes import ComputeConfig, predict_logits
 from hftransfer.models.loading import quiet_transformers
-from hftransfer.pipeline.run_context import Work
+from hftransfer.pipeline.run_context import RunContext
 from hftransfer.probe.fit import Probe
 from hftransfer.runs.predictions import Predictions
 
@@ -35,12 +35,12 @@ class Tolerance:
     tie: float
 
     @classmethod
-    def of(cls, machine: Machine) -> "Tolerance":
-        return cls(0.02, 0.01) if machine.autocast is None else cls(0.3, 0.05)
+    def of(cls, compute_config: ComputeConfig) -> "Tolerance":
+        return cls(0.02, 0.01) if compute_config.autocast is None else cls(0.3, 0.05)
 
 
 def check_saved_model(
-    folder: Path, work: Work, model: nn.Module, predictions: Predictions, probe: Probe | None
+    folder: Path, context: RunContext, model: nn.Module, predictions: Predictions, probe: Probe | None
 ) -> dict[str, Any]:
     """Compare the model in `folder` with up to 16 recorded logits; return what `run.json` says of it.
 
@@ -49,19 +49,19 @@ def check_saved_model(
     that names the stage where the saved model answers otherwise.
     """
     begin = time.perf_counter()
-    rows, recorded = recorded_logits(work, model, predictions, probe)
+    rows, recorded = recorded_logits(context, model, predictions, probe)
     if not len(rows):
         return {"examples": 0}
-    saved = Saved.load(folder, work)
-    asked, found = saved.logits(work, rows, SECONDS)
+    saved = Saved.load(folder, context)
+    asked, found = saved.logits(context, rows, SECONDS)
     spread, rows, recorded = _spread(recorded), rows[asked], recorded[asked]
-    found[0] = _farther(recorded[0], found[0], saved.logits(work, rows[:1])[1][0])
-    gap, tolerance = float(np.abs(recorded - found).max()) / spread, Tolerance.of(work.machine)
-    task = work.data.task
+    found[0] = _farther(recorded[0], found[0], saved.logits(context, rows[:1])[1][0])
+    gap, tolerance = float(np.abs(recorded - found).max()) / spread, Tolerance.of(context.compute_config)
+    task = context.data.task
     differ = task.decides_otherwise(task.probabilities(recorded), task.probabilities(found), tolerance.tie)
     if not gap <= tolerance.logits or differ.any():
-        stage = _stage(work, model, saved, rows, found, tolerance)
-        raise UserError(_difference(work, rows, differ, gap, tolerance, stage))
+        stage = _stage(context, model, saved, rows, found, tolerance)
+        raise UserError(_difference(context, rows, differ, gap, tolerance, stage))
     seconds = time.perf_counter() - begin
     log.info("Self-check: the saved model gives the recorded answers to %d examples (%.1f s)", len(rows), seconds)
     return {"examples": len(rows), "max_difference": gap, "tolerance": tolerance.logits, "seconds": seconds}
@@ -75,28 +75,30 @@ class Saved:
     processor: Any
 
     @classmethod
-    def load(cls, folder: Path, work: Work) -> "Saved":
-        remote = work.config.model.trust_remote_code
-        reader = work.modality.kind.auto_processor
+    def load(cls, folder: Path, context: RunContext) -> "Saved":
+        remote = context.config.model.trust_remote_code
+        reader = context.modality.kind.auto_processor
         with quiet_transformers():
-            model = work.modality.kind.auto_class.from_pretrained(folder, dtype=torch.float32, trust_remote_code=remote)
+            model = context.modality.kind.auto_class.from_pretrained(
+                folder, dtype=torch.float32, trust_remote_code=remote
+            )
             processor = reader.from_pretrained(folder, trust_remote_code=remote)
-        return cls(model.to(work.machine.device).eval(), processor)
+        return cls(model.to(context.compute_config.device).eval(), processor)
 
-    def logits(self, work: Work, rows: np.ndarray, seconds: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    def logits(self, context: RunContext, rows: np.ndarray, seconds: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """Return positions (n,) of the raw inputs that were asked, ascending, and their logits (n, C).
 
         `rows` are in order of size. The smallest and the largest are always asked, further batches where they fit into
         `seconds` at the rate of those before them.
         """
-        sizes, begin = _sizes(work, rows), time.perf_counter()
+        sizes, begin = _sizes(context, rows), time.perf_counter()
         asked, found, done = [], [], 0.0
         for batch in _batches(len(rows)):
             cost, taken = len(batch) * sizes[batch].max(), time.perf_counter() - begin
             if found and taken + taken / done * cost > seconds:
                 break
-            frame = work.data.frame.iloc[rows[batch]]
-            found.append(_logits(self.model, work, work.modality.plain_batch(self.processor, frame)))
+            frame = context.data.frame.iloc[rows[batch]]
+            found.append(_logits(self.model, context, context.modality.plain_batch(self.processor, frame)))
             asked.append(batch)
             done += cost
         order = np.argsort(np.concatenate(asked))
@@ -104,7 +106,7 @@ class Saved:
 
 
 def recorded_logits(
-    work: Work, model: nn.Module, predictions: Predictions, probe: Probe | None
+    context: RunContext, model: nn.Module, predictions: Predictions, probe: Probe | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows and what the evaluated network gave for them (n, C): held-out rows, or where there are none fitted ones.
 
@@ -112,29 +114,31 @@ def recorded_logits(
     """
     own = ~predictions.out_of_fold
     if own.any():
-        chosen = np.flatnonzero(own)[_extremes(work, predictions.positions[own])]
+        chosen = np.flatnonzero(own)[_extremes(context, predictions.positions[own])]
         return predictions.positions[chosen], predictions.logits[chosen]
-    rows = work.fitted[_extremes(work, work.fitted)]
-    if probe is not None and not work.trains:
-        return rows, work.data.task.in_units(probe.logits[rows]) / predictions.temperature
-    return rows, predict_logits(model, work.modality, [work.items[row] for row in rows], work.machine)
+    rows = context.fitted[_extremes(context, context.fitted)]
+    if probe is not None and not context.trains:
+        return rows, context.data.task.in_units(probe.logits[rows]) / predictions.temperature
+    return rows, predict_logits(model, context.modality, [context.items[row] for row in rows], context.compute_config)
 
 
-def _extremes(work: Work, rows: np.ndarray) -> np.ndarray:
+def _extremes(context: RunContext, rows: np.ndarray) -> np.ndarray:
     """Return which of `rows` to ask, by size: the largest, and others spread evenly over the smallest quarter.
 
     Small inputs tell as much as long ones and cost less.
     """
-    ordered = np.argsort(_sizes(work, rows), kind="stable")
+    ordered = np.argsort(_sizes(context, rows), kind="stable")
     last = len(rows) - 1
     quarter = min(last, max(EXAMPLES - 2, last // 4))
     return ordered[np.unique(np.append(np.linspace(0, quarter, EXAMPLES - 1).round(), last).astype(int))[: len(rows)]]
 
 
-def _sizes(work: Work, rows: np.ndarray) -> np.ndarray:
+def _sizes(context: RunContext, rows: np.ndarray) -> np.ndarray:
     """Return the size (n,) of each input: tokens times pixels."""
-    lengths = np.array(work.modality.lengths(work.items))[rows]
-    pixels = np.array([max(1, look.size[0] * look.size[1]) for look in work.data.looks])[rows]
+    lengths = np.array(context.modality.lengths(context.items))[rows]
+    pixels = np.array([max(1, inspection.size[0] * inspection.size[1]) for inspection in context.data.inspections])[
+        rows
+    ]
     return lengths * pixels
 
 
@@ -157,30 +161,32 @@ def _farther(recorded: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.nda
     return max(one, other, key=lambda found: np.abs(found - recorded).max())
 
 
-def _logits(model: nn.Module, work: Work, batch: Any) -> np.ndarray:
+def _logits(model: nn.Module, context: RunContext, batch: Any) -> np.ndarray:
     was_training = model.training
     with torch.no_grad():
-        found = model.eval()(**work.machine.place(dict(batch))).logits.float().cpu().numpy()
+        found = model.eval()(**context.compute_config.place(dict(batch))).logits.float().cpu().numpy()
     model.train(was_training)
     return found
 
 
 def _stage(
-    work: Work, model: nn.Module, saved: Saved, rows: np.ndarray, found: np.ndarray, tolerance: Tolerance
+    context: RunContext, model: nn.Module, saved: Saved, rows: np.ndarray, found: np.ndarray, tolerance: Tolerance
 ) -> str:
     """Return where the answers part: the same rows through the network in memory, the saved one, and both readers."""
-    own_inputs = work.modality.collate([work.items[row] for row in rows])
-    in_memory, loaded = _logits(model, work, own_inputs), _logits(saved.model, work, own_inputs)
+    own_inputs = context.modality.collate([context.items[row] for row in rows])
+    in_memory, loaded = _logits(model, context, own_inputs), _logits(saved.model, context, own_inputs)
     if relative_gap(in_memory, loaded) > tolerance.logits:
         return "saving and loading"
     return "reading the inputs" if relative_gap(loaded, found) > tolerance.logits else "evaluation"
 
 
-def _difference(work: Work, rows: np.ndarray, differ: np.ndarray, gap: float, tolerance: Tolerance, stage: str) -> str:
-    ids = work.data.frame["id"].iloc[rows[differ]].tolist()[:5]
+def _difference(
+    context: RunContext, rows: np.ndarray, differ: np.ndarray, gap: float, tolerance: Tolerance, stage: str
+) -> str:
+    ids = context.data.frame["id"].iloc[rows[differ]].tolist()[:5]
     return (
         f"The saved model is not the evaluated one (stage: {stage}): {int(differ.sum())} of {len(rows)} decisions differ"
         f"{' (' + ', '.join(map(str, ids)) + ')' if ids else ''}, logits by {gap:.2g} of their spread (expected at most "
         f"{tolerance.logits:g}). The run is not complete. Try store=false and training.bf16=false; if it stays, "
-        f"{type(work.model).__name__} cannot be used here: please report it."
+        f"{type(context.model).__name__} cannot be used here: please report it."
     )

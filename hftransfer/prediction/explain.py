@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import replacing, write_json
-from hftransfer.models.layers import Ladder
+from hftransfer.models.layers import LayerGroups
 from hftransfer.prediction.predictor import Predictor, load
 from hftransfer.report.gallery import shown_outputs
 from hftransfer.runs.reader import PAIR_MARK, RecordedRun, file_name
@@ -140,7 +140,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def _batch(predictor: Predictor, item: Any) -> dict[str, Tensor]:
-    return predictor.machine.place(predictor.modality.collate([item]))
+    return predictor.compute_config.place(predictor.modality.collate([item]))
 
 
 @torch.no_grad()
@@ -186,7 +186,7 @@ def _noting(model: nn.Module) -> Iterator[Activations]:
 
 def _relevance(model: nn.Module, activations: Activations, evidence: Tensor, ratio: float) -> Tensor:
     """How much each place spoke for the answer, (h, w); `ratio` is the height of the picture over its width."""
-    blocks = [model.get_submodule(path) for path in Ladder.of(model).blocks]
+    blocks = [model.get_submodule(path) for path in LayerGroups.of(model).blocks]
     end = max(index for index, (module, _) in enumerate(activations) if module is blocks[-1])
     leaving = activations[end][1]
     if leaving.ndim == 4:
@@ -283,10 +283,10 @@ def _integrated_gradients(
     with torch.no_grad():
         text, base = embed(ids), embed(base_ids)
     path = (base + along * (text - base)).requires_grad_()
-    machine = predictor.machine
-    with quick_operations(machine.device), embed.register_forward_hook(lambda module, args, out: path.clone()):
+    compute_config = predictor.compute_config
+    with quick_operations(compute_config.device), embed.register_forward_hook(lambda module, args, out: path.clone()):
         rows = {name: value.expand(len(path), *value.shape[1:]) for name, value in batch.items()}
-        with machine.context():
+        with compute_config.context():
             logits = model(**rows).logits.float()
         evidence = predictor.task.evidence(logits, output)
         (gradient,) = torch.autograd.grad(evidence.sum(), path)

@@ -17,9 +17,9 @@ from hftransfer.core.image_files import UnreadableImage
 from hftransfer.data import load_inputs
 from hftransfer.data.columns import as_written, is_called_label
 from hftransfer.data.values import is_missing, without_point
-from hftransfer.features.passes import Machine, predict_logits
+from hftransfer.features.passes import ComputeConfig, predict_logits
 from hftransfer.modalities import AugmentationConfig, Modality, first_kind, kind_of
-from hftransfer.prediction.reliability import Trust, answers
+from hftransfer.prediction.reliability import Reliability, answers
 from hftransfer.runs import folder as run_folder
 from hftransfer.runs.predictions import prediction_table
 from hftransfer.runs.reader import RecordedRun
@@ -38,33 +38,33 @@ class Predictor:
     model: torch.nn.Module
     modality: Modality
     task: Task
-    machine: Machine
-    trust: Trust | None = None
+    compute_config: ComputeConfig
+    reliability: Reliability | None = None
     columns: tuple[str, ...] = ()  # of the table that the run was trained on; two for pairs; () where nobody knows
 
     def logits(self, frame: pd.DataFrame, views: int = 0) -> np.ndarray:
         """Logits (N, C) of rows with `input` (and `input_pair`); the mean over `views` augmented views if there are any."""
         items = self.modality.encode(frame)
         if views == 0:
-            return predict_logits(self.model, self.modality, items, self.machine)
+            return predict_logits(self.model, self.modality, items, self.compute_config)
         kind = self.modality.kind
         if not kind.augments:
             raise UserError(f"Augmented views exist for images; {kind.plural} are read once: leave --views out.")
         drawn = [
-            predict_logits(self.model, self.modality, items, self.machine, training=True, seed=view)
+            predict_logits(self.model, self.modality, items, self.compute_config, training=True, seed=view)
             for view in range(views)
         ]
         return np.mean(drawn, axis=0)
 
     def read(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Logits (N, C) and the features (N, D) under the last layer, of rows with `input` (and `input_pair`)."""
-        return answers(self.model, self.modality, self.modality.encode(frame), self.machine)
+        return answers(self.model, self.modality, self.modality.encode(frame), self.compute_config)
 
     def predict(self, inputs: str | Sequence[str], columns: list[str] | None = None, views: int = 0) -> pd.DataFrame:
         """One row per input: id, prediction, and a `score:` and `logit:` column per name.
 
         A run folder of a classifier adds what the run knows of its limits: the `answer`, which is "none of these" for an
-        input that is unknown and else the prediction, and `Trust.columns` (the prediction `set`, whether the input is
+        input that is unknown and else the prediction, and `Reliability.columns` (the prediction `set`, whether the input is
         `unknown`, and the `distance` that says so). One of a regression adds the ends of the prediction interval,
         `lower:` and `upper:` of each target.
 
@@ -118,17 +118,17 @@ class Predictor:
 
     def errors(self, frame: pd.DataFrame) -> pd.Series:
         """Why each row of `frame` cannot be read; None for those that can."""
-        looks = self.modality.kind.inspect(frame)
-        return pd.Series([look.fault for look in looks], index=frame.index, dtype=object)
+        inspections = self.modality.kind.inspect(frame)
+        return pd.Series([inspection.fault for inspection in inspections], index=frame.index, dtype=object)
 
     def _answers(self, frame: pd.DataFrame, views: int) -> pd.DataFrame:
         logits, features = self.read(frame)
         if views:
             logits = self.logits(frame, views)
         table = prediction_table(frame["id"].tolist(), self.task, logits)
-        if self.trust is None:
+        if self.reliability is None:
             return table
-        limits = self.trust.columns(self.task, logits, features)
+        limits = self.reliability.columns(self.task, logits, features)
         if "unknown" in limits:
             limits = {"answer": _answers(table["prediction"], limits["unknown"])} | limits
         for place, (name, values) in enumerate(limits.items(), start=2):
@@ -168,9 +168,9 @@ def load(
     task = _task_kind(Path(path), config)(names)
     workers = devices.thread_plan(device).workers
     modality = kind.bind(processor, AugmentationConfig(level="light"))
-    machine = Machine(device, workers=workers, batch_size=batch_size)
+    compute_config = ComputeConfig(device, workers=workers, batch_size=batch_size)
     columns = tuple(RecordedRun(Path(path)).columns.get("input", ()))
-    return Predictor(model, modality, task, machine, Trust.read(Path(path), task), columns)
+    return Predictor(model, modality, task, compute_config, Reliability.read(Path(path), task), columns)
 
 
 @contextmanager
@@ -241,11 +241,11 @@ def _usable(frame: pd.DataFrame, modality: str, data: str, run: RecordedRun) -> 
             "Of %s the test part is evaluated: %d of %d examples.", data, (frame["split"] == "test").sum(), len(frame)
         )
         frame = frame[frame["split"] == "test"]
-    looks = kind_of(modality).inspect(frame)
-    digests = pd.Series([look.digest for look in looks], index=frame.index)
+    inspections = kind_of(modality).inspect(frame)
+    digests = pd.Series([inspection.digest for inspection in inspections], index=frame.index)
     reasons = [
         ("no label", frame["label"].map(is_missing)),
-        ("no usable input", pd.Series([look.fault is not None for look in looks], index=frame.index)),
+        ("no usable input", pd.Series([inspection.fault is not None for inspection in inspections], index=frame.index)),
         ("been trained on by this run", digests.isin(run.trained_on)),
     ]
     for reason, wrong in reasons:

@@ -24,8 +24,8 @@ from hftransfer.evaluation.conformal import (
     threshold_examples,
 )
 from hftransfer.evaluation.unknown import energy, knn_distance, unknown_threshold
-from hftransfer.features.passes import Machine, in_order, passes
-from hftransfer.features.readout import read_answers
+from hftransfer.features.passes import ComputeConfig, in_order, passes
+from hftransfer.features.sources import read_answers
 from hftransfer.modalities import Modality
 from hftransfer.tasks import Task
 
@@ -35,7 +35,7 @@ THRESHOLDS, REFERENCE = "trust.json", "reference.safetensors"
 
 
 @dataclass(frozen=True)
-class Trust:
+class Reliability:
     """Fitted limits of a model.
 
     `thresholds` (C,) are the probabilities at which a class enters the prediction set of `level`; of a regression they
@@ -65,7 +65,7 @@ class Trust:
         reference: np.ndarray,
         neighbours: int = 10,
         scores: np.ndarray | None = None,
-    ) -> "Trust":
+    ) -> "Reliability":
         """From calibrated logits (N, C), targets, and distances (M,) to the reference of rows that are not in it.
 
         All three belong to rows that the weights were not fitted on. The thresholds are fitted on `scores` (N, C), whose
@@ -77,12 +77,12 @@ class Trust:
         return replace(found, distance=limits[0], energy=limits[1], reference=reference, neighbours=neighbours)
 
     @classmethod
-    def of_scores(cls, task: Task, level: float, scores: np.ndarray, targets: np.ndarray) -> "Trust":
+    def of_scores(cls, task: Task, level: float, scores: np.ndarray, targets: np.ndarray) -> "Reliability":
         """Return thresholds or half-widths alone: no input is unknown."""
         thresholds, examples = fit_thresholds(task, scores, targets, level), threshold_examples(task, targets, level)
         return cls(level, thresholds, np.inf, np.inf, examples=examples)
 
-    def strangeness(self, features: np.ndarray) -> np.ndarray:
+    def ood_score(self, features: np.ndarray) -> np.ndarray:
         """The distance (N,) to the reference."""
         return distance(features, self.reference, self.neighbours)
 
@@ -97,10 +97,10 @@ class Trust:
             return {f"{end}:{name}": sets[:, column, side] for (column, name), (side, end) in ends}
         names = ["|".join(name for name, held in zip(task.names, row, strict=True) if held) for row in sets]
         if self.reference is None:
-            strangeness, limit, measure = energy(logits), self.energy, "energy"
+            ood_score, limit, measure = energy(logits), self.energy, "energy"
         else:
-            strangeness, limit, measure = self.strangeness(features), self.distance, "distance"
-        return {"set": names, "unknown": strangeness > limit, measure: strangeness}
+            ood_score, limit, measure = self.ood_score(features), self.distance, "distance"
+        return {"set": names, "unknown": ood_score > limit, measure: ood_score}
 
     def achievable(self, task: Task) -> dict[str, dict[str, float]]:
         """Return `examples`, `low` and `high` of each class or target: where coverage lies with so many examples."""
@@ -133,7 +133,7 @@ class Trust:
         )
 
     @classmethod
-    def read(cls, folder: Path, task: Task) -> "Trust | None":
+    def read(cls, folder: Path, task: Task) -> "Reliability | None":
         """What `write` left in the folder; None where there is nothing (models made elsewhere)."""
         if not (folder / THRESHOLDS).is_file():
             return None
@@ -166,13 +166,18 @@ def _read_reference(file: Path) -> tuple[np.ndarray | None, Sequence[str]]:
 
 
 def answers(
-    model: nn.Module, modality: Modality, items: Sequence[Any], machine: Machine
+    model: nn.Module, modality: Modality, items: Sequence[Any], compute_config: ComputeConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits (N, C) and the features (N, D) that the last layer reads, from one pass in this process alone."""
     model.eval()
     size = model.config.num_labels
     results = passes(
-        modality, items, range(len(items)), machine, lambda batch: torch.cat(read_answers(model, batch), 1), "predict"
+        modality,
+        items,
+        range(len(items)),
+        compute_config,
+        lambda batch: torch.cat(read_answers(model, batch), 1),
+        "predict",
     )
     both = in_order(((positions, found.float().cpu().numpy()) for positions, found in results), len(items), size)
     return both[:, :size], both[:, size:]

@@ -1,4 +1,4 @@
-"""The convex head put into a network: choose what it reads, solve it, fold it into the model's own last layer."""
+"""The linear probe put into a network: choose what it reads, solve it, fold it into the model's own last layer."""
 
 import logging
 import time
@@ -12,8 +12,8 @@ from torch import nn
 
 from hftransfer.core.errors import UserError
 from hftransfer.features.extract import FrozenPass
-from hftransfer.features.readout import (
-    Readout,
+from hftransfer.features.sources import (
+    FeatureSource,
     can_be_cut,
     cut_above,
     mean_is_exact,
@@ -23,9 +23,9 @@ from hftransfer.features.readout import (
     read_features,
 )
 from hftransfer.models.heads import final_linear, output_layers
-from hftransfer.models.layers import Ladder
-from hftransfer.models.partial import MASK, Batch, Boundary
-from hftransfer.probe.solver import ConvexHead, make_folds, out_of_fold_of_best, solve_head
+from hftransfer.models.layers import LayerGroups
+from hftransfer.models.partial import MASK, Batch, SplitPoint
+from hftransfer.probe.solver import LinearProbe, make_folds, out_of_fold_of_best, solve_head
 from hftransfer.strategies.head import HeadConfig
 from hftransfer.tasks import Task
 
@@ -48,20 +48,22 @@ class Rows:
 
 @dataclass(frozen=True)
 class Probe:
-    """The head that was folded in, what it reads, and the cross-validated loss of each readout that was tried.
+    """The head that was folded in, what it reads, and the cross-validated loss of each feature source that was tried.
 
     `features` (N, D) belong to all rows, `head.out_of_fold` (F, C) to those it was fitted on. `tried` holds, of every
-    readout, the features it was compared by and those that a head on it is solved on. Modules at the paths `constant`
-    express the readout and must never train.
+    feature source, the features it was compared by and those that a head on it is solved on. Modules at the paths `constant`
+    express the feature source and must never train.
     """
 
-    head: ConvexHead
-    readout: Readout
+    head: LinearProbe
+    feature_source: FeatureSource
     losses: dict[str, float]
     features: np.ndarray
     tried: list[tuple[np.ndarray, np.ndarray]]
     constant: tuple[str, ...] = ()
-    cross_validated: np.ndarray | None = None  # (F, C): out of fold, the readout chosen for each fold by the others
+    cross_validated: np.ndarray | None = (
+        None  # (F, C): out of fold, the feature source chosen for each fold by the others
+    )
 
     @property
     def logits(self) -> np.ndarray:
@@ -69,26 +71,26 @@ class Probe:
         return self.head.logits(self.features)
 
 
-def candidates(model: nn.Module, ladder: Ladder, config: HeadConfig, batch: Batch) -> list[Readout]:
-    """The readouts to compare. Raises `UserError` when the family cannot express the one that was asked for."""
-    blocks = _blocks(model, ladder, config, batch)
+def candidates(model: nn.Module, layer_groups: LayerGroups, config: HeadConfig, batch: Batch) -> list[FeatureSource]:
+    """The feature sources to compare. Raises `UserError` when the family cannot express the one that was asked for."""
+    blocks = _blocks(model, layer_groups, config, batch)
     if config.pooling == "head" or MASK not in batch:
         poolings = ["head"]
-    elif mean_is_exact(model, ladder, batch):
+    elif mean_is_exact(model, layer_groups, batch):
         poolings = ["mean"] if config.pooling == "mean" else ["head", "mean"]
     elif config.pooling == "mean":
         raise UserError(f"{type(model).__name__} cannot express mean pooling as a plain model: use head.pooling=head.")
     else:
         log.info("Pooling: what the head reads (mean pooling has no plain form in %s)", type(model).__name__)
         poolings = ["head"]
-    return [Readout(block, pooling) for block in blocks for pooling in poolings]
+    return [FeatureSource(block, pooling) for block in blocks for pooling in poolings]
 
 
-def _blocks(model: nn.Module, ladder: Ladder, config: HeadConfig, batch: Batch) -> list[int]:
-    depth = len(ladder.blocks)
+def _blocks(model: nn.Module, layer_groups: LayerGroups, config: HeadConfig, batch: Batch) -> list[int]:
+    depth = len(layer_groups.blocks)
     if config.layer == "last" or config.layer == depth:
         return [depth]
-    if not can_be_cut(model, ladder, batch):
+    if not can_be_cut(model, layer_groups, batch):
         if config.layer == "best":
             log.info("Layer: the last (blocks of %s cannot be taken off a plain model)", type(model).__name__)
             return [depth]
@@ -102,18 +104,18 @@ def _blocks(model: nn.Module, ladder: Ladder, config: HeadConfig, batch: Batch) 
 
 @dataclass(frozen=True)
 class Solved:
-    """Heads on every readout that was tried, on the features (N, D) of all rows; `seconds` of the heads alone."""
+    """Heads on every feature source that was tried, on the features (N, D) of all rows; `seconds` of the heads alone."""
 
-    features: dict[Readout, np.ndarray]
-    heads: dict[Readout, ConvexHead]
+    features: dict[FeatureSource, np.ndarray]
+    heads: dict[FeatureSource, LinearProbe]
     problem: "_Problem"
     seconds: float
 
 
-def solve_readouts(
-    frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, seed: int, wanted: list[Readout]
+def solve_feature_sources(
+    frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, seed: int, wanted: list[FeatureSource]
 ) -> Solved:
-    """A head on each of the readouts `wanted`, from one pass over the rows; the model stays as it is.
+    """A head on each of the feature sources `wanted`, from one pass over the rows; the model stays as it is.
 
     Raises `UserError` where views are asked for and inputs have none.
     """
@@ -122,44 +124,47 @@ def solve_readouts(
         raise UserError(
             f"head.views={config.views}: augmented views are of images, and the data are {kind.plural}. Leave it out."
         )
-    read = frozen.readouts(rows.items, rows.keys, wanted)
-    features = {readout: _comparable(read, readout, frozen.model, frozen.ladder) for readout in wanted}
+    read = frozen.feature_sources(rows.items, rows.keys, wanted)
+    features = {
+        feature_source: _comparable(read, feature_source, frozen.model, frozen.layer_groups)
+        for feature_source in wanted
+    }
     problem = _Problem.of(frozen, rows, task, config, seed, wanted)
     begin = time.perf_counter()
-    heads = {readout: problem.solve(features[readout], readout) for readout in wanted}
+    heads = {feature_source: problem.solve(features[feature_source], feature_source) for feature_source in wanted}
     return Solved(features, heads, problem, time.perf_counter() - begin)
 
 
 def solve_probe(frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, seed: int) -> Probe:
-    """Read the features of all rows in one pass, choose the readout, and leave the head solved in `frozen.model`.
+    """Read the features of all rows in one pass, choose the feature source, and leave the head solved in `frozen.model`.
 
-    The model is changed in place where the readout asks for it; the caller's ladder is then out of date.
+    The model is changed in place where the feature source asks for it; the caller's layer groups is then out of date.
     """
-    model, ladder = frozen.model, frozen.ladder
-    wanted = candidates(model, ladder, config, sample(frozen, rows))
-    solved = solve_readouts(frozen, rows, task, config, seed, wanted)
+    model, layer_groups = frozen.model, frozen.layer_groups
+    wanted = candidates(model, layer_groups, config, sample(frozen, rows))
+    solved = solve_feature_sources(frozen, rows, task, config, seed, wanted)
     heads = solved.heads
-    best = min(wanted, key=lambda readout: heads[readout].loss)
+    best = min(wanted, key=lambda feature_source: heads[feature_source].loss)
     if len(wanted) > 1:
-        log.info("Readout: %s of %s", best.name, ", ".join(f"{r.name} {heads[r].loss:.4f}" for r in wanted))
-    constant = express(model, ladder, best)
+        log.info("Feature source: %s of %s", best.name, ", ".join(f"{r.name} {heads[r].loss:.4f}" for r in wanted))
+    constant = express(model, layer_groups, best)
     final, head = solved.features[best], heads[best]
     if best.pooling == "mean":
         final = _deployed_features(frozen, final)
         head = solved.problem.solve(final, best)
     fold_in(model, head, sample(frozen, rows))
-    tried = [(read, final if readout == best else read) for readout, read in solved.features.items()]
+    tried = [(read, final if feature_source == best else read) for feature_source, read in solved.features.items()]
     fitted, folds = task.standardised(rows.targets[rows.fitted]), solved.problem.folds
-    cross_validated = out_of_fold_of_best(task, [heads[readout] for readout in wanted], fitted, folds)
+    cross_validated = out_of_fold_of_best(task, [heads[feature_source] for feature_source in wanted], fitted, folds)
     return Probe(head, best, {r.name: heads[r].loss for r in wanted}, final, tried, constant, cross_validated)
 
 
 def plain_features(frozen: FrozenPass, items: Sequence[Any], keys: Sequence[str]) -> np.ndarray:
     """(N, D) without labels to choose by: the mean of the tokens where the family has it, else what its head reads."""
     rows = Rows(items, keys, np.empty(0), np.empty(0, dtype=int))
-    wanted = candidates(frozen.model, frozen.ladder, HeadConfig(), sample(frozen, rows))
-    read = frozen.readouts(items, keys, wanted)  # all of them, as a probe reads: it finds them in the store
-    return _comparable(read, wanted[-1], frozen.model, frozen.ladder)
+    wanted = candidates(frozen.model, frozen.layer_groups, HeadConfig(), sample(frozen, rows))
+    read = frozen.feature_sources(items, keys, wanted)  # all of them, as a probe reads: it finds them in the store
+    return _comparable(read, wanted[-1], frozen.model, frozen.layer_groups)
 
 
 @dataclass(frozen=True)
@@ -175,18 +180,18 @@ class _Problem:
 
     @classmethod
     def of(
-        cls, frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, seed: int, wanted: list[Readout]
+        cls, frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, seed: int, wanted: list[FeatureSource]
     ) -> "_Problem":
         groups = rows.groups[rows.fitted] if rows.groups is not None else None
         folds = make_folds(task, rows.targets[rows.fitted], groups, config.folds, seed)
         items, keys = [rows.items[i] for i in rows.fitted], [rows.keys[i] for i in rows.fitted]
-        views = [frozen.readouts(items, keys, wanted, view, seed) for view in range(config.views)]
+        views = [frozen.feature_sources(items, keys, wanted, view, seed) for view in range(config.views)]
         return cls(rows, task, folds, config, final_linear(frozen.model).bias is not None, views)
 
-    def solve(self, features: np.ndarray, readout: Readout) -> ConvexHead:
+    def solve(self, features: np.ndarray, feature_source: FeatureSource) -> LinearProbe:
         """Views of a row stand on the side of the row itself in every fold, and are never held out."""
         count = len(self.rows.fitted)
-        stacked = np.concatenate([features[self.rows.fitted], *(view[readout.name] for view in self.views)])
+        stacked = np.concatenate([features[self.rows.fitted], *(view[feature_source.name] for view in self.views)])
         targets = np.concatenate([self.rows.targets[self.rows.fitted]] * (1 + len(self.views)))
         shifts = count * np.arange(1 + len(self.views))[:, None]
         folds = [((train + shifts).ravel(), held_out) for train, held_out in self.folds]
@@ -196,41 +201,43 @@ class _Problem:
 
 def sample(frozen: FrozenPass, rows: Rows) -> Batch:
     """A few rows, to try things on."""
-    return frozen.machine.place(frozen.modality.collate(list(rows.items[:4])))
+    return frozen.compute_config.place(frozen.modality.collate(list(rows.items[:4])))
 
 
-def _comparable(read: dict[str, np.ndarray], readout: Readout, model: nn.Module, ladder: Ladder) -> np.ndarray:
-    """The features of a readout; the mean ones as the appended layer will give them."""
-    if readout.pooling == "head":
-        return read[readout.name]
-    mean, first = (torch.from_numpy(read[f"{name}@{readout.block}"]) for name in ("mean", "first"))
-    return normalised_mean(mean, first, norm_epsilon(model, ladder)).numpy()
+def _comparable(
+    read: dict[str, np.ndarray], feature_source: FeatureSource, model: nn.Module, layer_groups: LayerGroups
+) -> np.ndarray:
+    """The features of a feature source; the mean ones as the appended layer will give them."""
+    if feature_source.pooling == "head":
+        return read[feature_source.name]
+    mean, first = (torch.from_numpy(read[f"{name}@{feature_source.block}"]) for name in ("mean", "first"))
+    return normalised_mean(mean, first, norm_epsilon(model, layer_groups)).numpy()
 
 
-def express(model: nn.Module, ladder: Ladder, readout: Readout) -> tuple[str, ...]:
-    """Change the model so that its head reads `readout`; returns the paths that express it."""
-    if readout.block < len(ladder.blocks):
-        cut_above(model, ladder, readout.block)
-        ladder = Ladder.of(model)
-    return put_mean_layer(model, ladder) if readout.pooling == "mean" else ()
+def express(model: nn.Module, layer_groups: LayerGroups, feature_source: FeatureSource) -> tuple[str, ...]:
+    """Change the model so that its head reads `feature source`; returns the paths that express it."""
+    if feature_source.block < len(layer_groups.blocks):
+        cut_above(model, layer_groups, feature_source.block)
+        layer_groups = LayerGroups.of(model)
+    return put_mean_layer(model, layer_groups) if feature_source.pooling == "mean" else ()
 
 
 def _deployed_features(frozen: FrozenPass, pooled: np.ndarray) -> np.ndarray:
     """What the last linear layer of the changed model reads: its tail run on sequences of one token."""
-    model, machine = frozen.model, frozen.machine
-    ladder = Ladder.of(model)
+    model, compute_config = frozen.model, frozen.compute_config
+    layer_groups = LayerGroups.of(model)
     ids = torch.zeros((len(pooled), 1), dtype=torch.long)
-    batch = machine.place({model.main_input_name: ids, MASK: torch.ones_like(ids)})
-    hidden = torch.from_numpy(pooled)[:, None].to(machine.device)
-    boundary = Boundary(model, ladder, ladder.head_rung)
-    boundary.activations({name: value[:1] for name, value in batch.items()})
+    batch = compute_config.place({model.main_input_name: ids, MASK: torch.ones_like(ids)})
+    hidden = torch.from_numpy(pooled)[:, None].to(compute_config.device)
+    split_point = SplitPoint(model, layer_groups, layer_groups.head_depth)
+    split_point.activations({name: value[:1] for name, value in batch.items()})
     model.eval()
-    with boundary.replaying():
-        return read_features(model, batch | {"boundary": hidden}).float().cpu().numpy()
+    with split_point.replaying():
+        return read_features(model, batch | {"split_point": hidden}).float().cpu().numpy()
 
 
 @torch.no_grad()
-def fold_in(model: nn.Module, head: ConvexHead, batch: Batch) -> None:
+def fold_in(model: nn.Module, head: LinearProbe, batch: Batch) -> None:
     """Put the solved head into the model's last linear layer, so that the logits are the head's.
 
     Where the logits are the mean of several layers (distilled DeiT), the others are silenced and the share of the last

@@ -1,4 +1,4 @@
-"""The convex head: solved, not trained, on frozen features.
+"""The linear probe: solved, not trained, on frozen features.
 
 L2-regularised multinomial logistic regression (one logistic per label for multi-label, ridge for regression) on
 features of like scale, its strength chosen by cross-validation on the loss (Kornblith et al. 2019, arXiv 1805.08974,
@@ -31,7 +31,7 @@ SEARCH_TOLERANCE = 3e-4  # enough to rank penalties; the final solution is exact
 
 
 @dataclass(frozen=True)
-class ConvexHead:
+class LinearProbe:
     """weight (C, D) and bias (C,) on the raw features; `out_of_fold` logits (F, C) of the rows that folds held out.
 
     `loss` is the cross-validated mean loss that chose `penalty`; `solver` is what made it.
@@ -65,8 +65,8 @@ def solve_head(
     task: Task,
     folds: list[tuple[np.ndarray, np.ndarray]],
     intercept: bool = True,
-) -> ConvexHead:
-    """The convex head of the penalty that is best in cross-validation over `folds` (train and validation row numbers).
+) -> LinearProbe:
+    """The linear probe of the penalty that is best in cross-validation over `folds` (train and validation row numbers).
 
     It is logistic regression, or ridge for numbers. `intercept` False is for heads that have no bias (GPT-2).
     Regression targets are expected standardised (`task.standardised`).
@@ -79,18 +79,18 @@ def solve_head(
         return _solved(features, targets, task, folds, intercept)
 
 
-def _solved(features: np.ndarray, targets: np.ndarray, task: Task, folds: list, intercept: bool) -> ConvexHead:
+def _solved(features: np.ndarray, targets: np.ndarray, task: Task, folds: list, intercept: bool) -> LinearProbe:
     mean, scale = _standardiser(features, intercept)
     standardised, rotation = _rotated((features - mean) / scale)
     name: Solver = "logistic" if task.has_classes else "ridge"
     penalty, loss, out_of_fold = _cross_validated(name, standardised, targets, task, folds, intercept)
     fit = _solve(name, standardised, targets, task, penalty, intercept, tolerance=1e-9)
-    log.info("Convex head: %s, penalty %.3g, cross-validated loss %.4f", name, penalty, loss)
+    log.info("Linear probe: %s, penalty %.3g, cross-validated loss %.4f", name, penalty, loss)
     fit = _on_raw(fit, mean, scale, rotation)
-    return ConvexHead(fit.weight, fit.bias, out_of_fold, loss, penalty, name)
+    return LinearProbe(fit.weight, fit.bias, out_of_fold, loss, penalty, name)
 
 
-def refit(features: np.ndarray, targets: np.ndarray, task: Task, like: ConvexHead) -> Fit:
+def refit(features: np.ndarray, targets: np.ndarray, task: Task, like: LinearProbe) -> Fit:
     """A head on other rows with the solver and penalty of one that was chosen before: no folds, a search's precision.
 
     For the many fits of a learning curve. Regression targets are expected standardised.
@@ -215,7 +215,7 @@ def _cross_validated(
 
 
 def out_of_fold_of_best(
-    task: Task, heads: list[ConvexHead], targets: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]]
+    task: Task, heads: list[LinearProbe], targets: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]]
 ) -> np.ndarray:
     """Return out-of-fold logits (F, C) where each fold's head is the best of `heads` by the loss on the other folds.
 

@@ -113,9 +113,9 @@ def card_facts(run: RecordedRun) -> dict[str, Any]:
         "division": _division(run),
         "paper": PAPERS.get(about.strategy),
         "trainable_share": run.trainable_share,
-        "rungs": [rung for rung in run.receipt["rungs"] if rung["trainable"]],
+        "rungs": [depth for depth in run.freeze_check["rungs"] if depth["trainable"]],
         "seconds": run.seconds,
-        "certificate": certificate_of(run.folder),
+        "certificate": round_trip_of(run.folder),
         "config": yaml.safe_dump(public_config(run.folder), sort_keys=False, allow_unicode=True),
         "blank": BLANK,
     }
@@ -168,7 +168,7 @@ def _last_part(path: str) -> str:
     return PureWindowsPath(path).name if re.search(r"[/\\]|^~", path) else path
 
 
-def certificate_of(folder: Path) -> dict[str, Any] | None:
+def round_trip_of(folder: Path) -> dict[str, Any] | None:
     file = folder / "certificate.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 

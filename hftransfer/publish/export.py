@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.core.files import read_json, replacing, write_json
 from hftransfer.evaluation.intervals import Measured, measure, wilson
-from hftransfer.models.layers import Ladder
+from hftransfer.models.layers import LayerGroups
 from hftransfer.prediction.predictor import Predictor, load
 from hftransfer.publish.round_trip import EIGHT_BITS, NEAR_VALUE, readable, readable_rows
 from hftransfer.runs.reader import Part, RecordedRun
@@ -171,9 +171,9 @@ def _metadata(run: RecordedRun) -> dict[str, str]:
 
 
 def _averaging_layer(run: RecordedRun, model: nn.Module) -> str | None:
-    """The path of the layer that takes the mean over tokens, where the head reads that (see `readout.put_mean_layer`)."""
-    readout = run.record.readout
-    return Ladder.of(model).blocks[-1] if readout and readout.chosen.startswith("mean") else None
+    """The path of the layer that takes the mean over tokens, where the head reads that (see `feature source.put_mean_layer`)."""
+    feature_source = run.record.feature_source
+    return LayerGroups.of(model).blocks[-1] if feature_source and feature_source.chosen.startswith("mean") else None
 
 
 def _calibration(run: RecordedRun, predictor: Predictor) -> Iterator[dict[str, np.ndarray]]:

@@ -20,7 +20,7 @@ from huggingface_hub.utils import validate_repo_id
 from hftransfer.config import HubConfig
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import write_json
-from hftransfer.publish.card import blanks, certificate_of, hub_source, public_config, render_card, shown_source
+from hftransfer.publish.card import blanks, hub_source, public_config, render_card, round_trip_of, shown_source
 from hftransfer.publish.round_trip import certified, check
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.runtime import launch
@@ -160,18 +160,18 @@ def write_repository(run: RecordedRun, target: Path, repo_id: str, adapter: bool
     for name in ("metrics.json", "receipt.json"):
         if (run.folder / name).is_file():
             shutil.copy(run.folder / name, target / name)
-    if found := certificate_of(run.folder):
+    if found := round_trip_of(run.folder):
         write_json(target / "certificate.json", _without_ids(found))
     write_json(target / "training_config.json", public_config(run.folder))
 
 
-def _without_ids(certificate: dict[str, Any]) -> dict[str, Any]:
+def _without_ids(round_trip: dict[str, Any]) -> dict[str, Any]:
     """Return the certificate with numbers in place of the examples' ids, which are file names of this machine."""
     stages = [
         stage | {"disagreements": [f"example {number + 1}" for number in range(len(stage["disagreements"]))]}
-        for stage in certificate["stages"]
+        for stage in round_trip["stages"]
     ]
-    return certificate | {"stages": stages}
+    return round_trip | {"stages": stages}
 
 
 def write_space(run: RecordedRun, target: Path, repo_id: str) -> None:

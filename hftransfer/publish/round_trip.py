@@ -64,20 +64,20 @@ class Stage:
 
 
 def certify(folder: str | Path, rows: int = ROWS) -> dict[str, Any]:
-    """Asks every form of the run's model, writes `certificate.json` into the run folder and returns what it holds.
+    """Asks every form of the run's model, writes `round_trip.json` into the run folder and returns what it holds.
 
     Raises `UserError` when the run's inputs are no longer there to be checked, and for a form that does not answer.
     """
     run = RecordedRun.open(folder)
     part = readable_rows(run, rows)
     stages = [ask_form(run, part, form) for form in forms_of(run)]
-    certificate = {
+    round_trip = {
         "rows": len(part),
         "forms": forms_digest(run.folder),
         "stages": [asdict(stage) for stage in stages],
     }
-    write_json(run.folder / "certificate.json", certificate)
-    return certificate
+    write_json(run.folder / "certificate.json", round_trip)
+    return round_trip
 
 
 def certified(folder: str | Path) -> dict[str, Any]:
@@ -113,17 +113,17 @@ def _version(package: str) -> str | None:
         return None
 
 
-def check(certificate: dict[str, Any]) -> None:
+def check(round_trip: dict[str, Any]) -> None:
     """Raises `UserError` naming the form and the rows when any form gives another label than was measured.
 
     Of an 8-bit form so much is asked as its export promised (`EIGHT_BITS`).
     """
-    for stage in certificate["stages"]:
-        if stage["disagreements"] and _too_few_agree(stage, certificate["rows"]):
+    for stage in round_trip["stages"]:
+        if stage["disagreements"] and _too_few_agree(stage, round_trip["rows"]):
             shown = ", ".join(stage["disagreements"][:5])
             raise UserError(
                 f"The model answers otherwise through {stage['name']} than when it was measured: "
-                f"{len(stage['disagreements'])} of {certificate['rows']} labels differ (rows {shown}; largest "
+                f"{len(stage['disagreements'])} of {round_trip['rows']} labels differ (rows {shown}; largest "
                 f"difference of a score {stage['max_difference']:.2g}). It was not pushed."
             )
 
@@ -227,7 +227,7 @@ def compare(form: Form, task: Task, part: Part, scores: np.ndarray, seconds: flo
 
 def readable_rows(run: RecordedRun, rows: int) -> Part:
     """Held-out rows with an input that can be read again, spread evenly over the part."""
-    part = run.part(run.judged)
+    part = run.part(run.evaluated)
     chosen = readable(part.frame, run.record.modality, rows)
     if not len(chosen):
         raise UserError(f"None of the inputs of {run.folder} can be read again: keep its data where they were.")

@@ -70,7 +70,7 @@ def through_adapter(job: dict[str, Any]) -> Ask:
     import torch
     from peft import PeftModel
 
-    from hftransfer.features.passes import Machine
+    from hftransfer.features.passes import ComputeConfig
     from hftransfer.modalities import kind_of
     from hftransfer.models.loading import load_checkpoint
     from hftransfer.models.references import ModelConfig
@@ -82,7 +82,7 @@ def through_adapter(job: dict[str, Any]) -> Ask:
     base = load_checkpoint(ModelConfig.model_validate(run.config["model"]), kind, run.task)
     model = PeftModel.from_pretrained(base.model, run.folder / "adapter").eval()
     predictor = Predictor(
-        model, kind.bind(base.processor), run.task, Machine(torch.device("cpu"), workers=0, batch_size=1)
+        model, kind.bind(base.processor), run.task, ComputeConfig(torch.device("cpu"), workers=0, batch_size=1)
     )
 
     def ask(row: Row) -> dict[str, float]:

@@ -48,7 +48,7 @@ def _content(run: "RecordedRun") -> dict[str, Any]:
     folder = str(run.folder)
     return {
         "name": run.name,
-        "judged": run.judged,
+        "evaluated": run.evaluated,
         "pictured": kind_of(run.record.modality).shows == "picture",
         "overview": sections.overview(run),
         "findings": diagnose(gather(run)),
@@ -62,7 +62,7 @@ def _content(run: "RecordedRun") -> dict[str, Any]:
         "errors": gallery.cards(run, gallery.confident_errors(run)),
         "suspects": gallery.cards(run, suspects) if suspects else [],
         "suspects_method": suspects is not None,
-        "receipt": sections.receipt(run),
+        "freeze_check": sections.freeze_check(run),
         "provenance": sections.provenance(run),
         "review": shlex.join(["hftransfer", "review", folder]),
         "command": f"hftransfer train {shlex.quote(f'{folder}/config.yaml')} --output {shlex.quote(f'{folder}-again')}",

@@ -68,7 +68,7 @@ class Evidence:
 
 def gather(run: RecordedRun) -> Evidence:
     """The evidence of a finished run."""
-    task, part = run.task, run.part(run.judged)
+    task, part = run.task, run.part(run.evaluated)
     actual, predicted = {}, {}
     if task.exclusive:
         actual, predicted = _shares(task, part.targets), _shares(task, task.decide(part.scores))
@@ -80,10 +80,10 @@ def gather(run: RecordedRun) -> Evidence:
         softened=any(softening.get(name) for name in ("mixup", "cutmix", "label_smoothing_factor")),
         headline=task.headline if task.has_classes else "r2",
         history=run.history,
-        test=run.metrics[run.judged],
-        validation=run.metrics.get("validation", {}) if run.judged == "test" else {},
+        test=run.metrics[run.evaluated],
+        validation=run.metrics.get("validation", {}) if run.evaluated == "test" else {},
         test_given="test" in (run.record.data.given or ()),
-        per_class=run.metrics["per_class"][run.judged] if task.has_classes else (),
+        per_class=run.metrics["per_class"][run.evaluated] if task.has_classes else (),
         actual=actual,
         predicted=predicted,
         train_rows=run.train_rows,

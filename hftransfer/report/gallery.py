@@ -57,7 +57,7 @@ class Picked:
 
 def confident_errors(run: RecordedRun, count: int = SHOWN) -> Picked:
     """The judged rows where the model was surest of a wrong answer; for regression those with the largest error."""
-    task, part = run.task, run.part(run.judged)
+    task, part = run.task, run.part(run.evaluated)
     decided = task.decide(part.scores)
     if not task.has_classes:
         error = np.abs(part.scores - part.targets).max(1)
@@ -87,7 +87,7 @@ def label_errors(run: RecordedRun, count: int = SHOWN) -> Picked | None:
     """
     if not run.task.has_classes or not _has_cleanlab():
         return None
-    part = joined([part for part in (run.out_of_fold, run.part(run.judged)) if part is not None])
+    part = joined([part for part in (run.out_of_fold, run.part(run.evaluated)) if part is not None])
     try:
         with warnings.catch_warnings():
             # A class of few examples: the list is short.

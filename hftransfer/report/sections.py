@@ -6,7 +6,7 @@ import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from hftransfer.core.wording import describe_part, in_words, percent
+from hftransfer.core.wording import describe, describe_part, percent
 from hftransfer.data.sources import SPLITS
 from hftransfer.evaluation.calibration import apply_temperature, calibration_report, reliability
 from hftransfer.evaluation.conformal import describe_sets
@@ -111,7 +111,7 @@ def confusion(run: RecordedRun) -> dict[str, Any] | None:
     """The matrix with classes that are confused standing together, and the pairs confused most; single-label only."""
     if not run.task.exclusive:
         return None
-    part, classes = run.part(run.judged), run.task.head_size
+    part, classes = run.part(run.evaluated), run.task.head_size
     counts = np.zeros((classes, classes), dtype=int)
     np.add.at(counts, (part.targets, run.task.decide(part.scores)), 1)
     order = _confused_together(counts)
@@ -142,7 +142,7 @@ def scatter(run: RecordedRun) -> list[str]:
     """Answers over true values, one figure for each regression target."""
     if run.task.has_classes:
         return []
-    part = run.part(run.judged)
+    part = run.part(run.evaluated)
     return [plots.scatter_plot(part.targets[:, k], part.scores[:, k], name) for k, name in enumerate(run.task.names)]
 
 
@@ -150,7 +150,7 @@ def calibration(run: RecordedRun) -> dict[str, Any] | None:
     """Log-loss, Brier score and calibration error on the test rows without and with the temperature that the run stored."""
     if not run.task.has_classes:
         return None
-    part, temperature = run.part(run.judged), run.record.temperature
+    part, temperature = run.part(run.evaluated), run.record.temperature
     logits = part.frame[[f"logit:{name}" for name in run.task.names]].to_numpy() * temperature
     found = calibration_report(run.task, logits, part.targets, temperature, part.groups)
     bins = {"calibrated": reliability(run.task, part.targets, part.scores, part.groups)}
@@ -179,7 +179,7 @@ def sets(run: RecordedRun) -> str:
 
 def classes(run: RecordedRun) -> dict[str, Any]:
     """The per-class table, weakest first, or the per-target table of a regression."""
-    found = run.metrics["per_class"][run.judged]
+    found = run.metrics["per_class"][run.evaluated]
     if not run.task.has_classes:
         columns = [name for name in ("mae", "rmse", "r2", "pearson") if any(name in entry for entry in found)]
     else:
@@ -195,22 +195,22 @@ def classes(run: RecordedRun) -> dict[str, Any]:
     }
 
 
-def receipt(run: RecordedRun) -> list[dict[str, Any]]:
-    """Each rung with what trained and whether it moved, by the hashes before and after."""
+def freeze_check(run: RecordedRun) -> list[dict[str, Any]]:
+    """Each layer group with what trained and whether it moved, by the hashes before and after."""
     return [
         {
-            "name": rung["name"],
-            "parameters": f"{rung['parameters']:,}",
-            "trainable": f"{rung['trainable']:,}",
-            "rate": f"{rung['learning_rate']:.2g}" if rung["learning_rate"] else "–",
-            "moved": rung["hash_before"] != rung["hash_after"],
+            "name": depth["name"],
+            "parameters": f"{depth['parameters']:,}",
+            "trainable": f"{depth['trainable']:,}",
+            "rate": f"{depth['learning_rate']:.2g}" if depth["learning_rate"] else "–",
+            "moved": depth["hash_before"] != depth["hash_after"],
         }
-        for rung in run.receipt["rungs"]
+        for depth in run.freeze_check["rungs"]
     ]
 
 
 def _patch_words(patch: dict[str, Any]) -> str:
-    parts = [f"{split}: {done}" for split in SPLITS if (done := in_words(patch, split))]
+    parts = [f"{split}: {done}" for split in SPLITS if (done := describe(patch, split))]
     return f"{patch['file']} ({'; '.join(parts) or 'nothing changed'})"
 
 

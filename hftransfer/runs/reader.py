@@ -110,7 +110,7 @@ class RecordedRun:
         return [{key: np.nan if value is None else value for key, value in entry.items()} for entry in entries]
 
     @cached_property
-    def receipt(self) -> dict[str, Any]:
+    def freeze_check(self) -> dict[str, Any]:
         return read_json(self.folder / "receipt.json")
 
     @cached_property
@@ -122,7 +122,7 @@ class RecordedRun:
         return self.folder / "explanations" / f"{file_name(row)}{suffix}"
 
     @property
-    def judged(self) -> str:
+    def evaluated(self) -> str:
         """The split that the results speak of: test, or validation where there are no test rows.
 
         Raises `UserError` for a run that measured neither.
@@ -136,16 +136,16 @@ class RecordedRun:
 
     @property
     def headline(self) -> str:
-        """The part of `metrics` that a run is told by: cross-validation of few examples, else `judged`.
+        """The part of `metrics` that a run is told by: cross-validation of few examples, else `evaluated`.
 
-        Runs of earlier versions name none. Raises `UserError` as `judged` does.
+        Runs of earlier versions name none. Raises `UserError` as `evaluated` does.
         """
-        return self.metrics.get("headline") or self.judged
+        return self.metrics.get("headline") or self.evaluated
 
     @property
     def trainable_share(self) -> float:
-        rungs = self.receipt["rungs"]
-        return sum(rung["trainable"] for rung in rungs) / max(1, sum(rung["parameters"] for rung in rungs))
+        depths = self.freeze_check["rungs"]
+        return sum(depth["trainable"] for depth in depths) / max(1, sum(depth["parameters"] for depth in depths))
 
     @property
     def seconds(self) -> float:

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json, write_json
 from hftransfer.tasks import Task, make_task
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: `feature_source` instead of `readout`
 
 
 class _Record(BaseModel):
@@ -74,7 +74,7 @@ class RunRecord(_Record):
     task: TaskRecord
     checkpoint: CheckpointRecord
     strategy: str
-    readout: FeatureSourceRecord | None = None
+    feature_source: FeatureSourceRecord | None = Field(None, validation_alias=AliasChoices("feature_source", "readout"))
     temperature: float = 1.0
     steps: int = 0
     interrupted: str | None = None

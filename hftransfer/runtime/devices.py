@@ -198,7 +198,7 @@ def _cpu_name() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return names[0] if names else platform.processor() or platform.compute_config()
 
 
 def hardware(device: "torch.device") -> dict[str, Any]:

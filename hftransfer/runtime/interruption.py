@@ -29,7 +29,7 @@ class Interruption:
     step: int = 0
     steps: int = 0
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         what = "loss no longer a number" if self.reason == LOSS else signal.Signals(self.reason).name
         return f"{what} at step {self.step} of {self.steps}" if self.steps else what
 

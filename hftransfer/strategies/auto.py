@@ -1,4 +1,4 @@
-"""Let the data choose: every rung from the probe to full training is measured on held-out rows within a time budget.
+"""Let the data choose: every layer group from the probe to full training is measured on held-out rows within a time budget.
 
 No strategy of its own: `advice` measures the others and the run goes on as the one that was chosen, which is what its
 `config.yaml` then names.

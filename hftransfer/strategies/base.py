@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hftransfer.core.settings import Settings
 from hftransfer.modalities import kind_of
 from hftransfer.models.heads import plain_name
-from hftransfer.models.layers import Ladder
+from hftransfer.models.layers import LayerGroups
 from hftransfer.strategies.head import HeadConfig
 
 log = logging.getLogger(__name__)
@@ -48,27 +48,27 @@ class Defaults:
 class Plan:
     """What trains. `rate_factors`: parameter name -> factor on the learning rate; parameters not named are frozen.
 
-    `opens_at`: rung -> the share of the training after which it may move (absent: from the start). `boundary`: the lowest
-    rung that trains, or None where activations below it cannot be stored.
+    `opens_at`: layer group -> the share of the training after which it may move (absent: from the start). `split_point`: the
+    lowest layer group that trains, or None where activations below it cannot be stored.
     """
 
     model: nn.Module
-    ladder: Ladder
+    layer_groups: LayerGroups
     rate_factors: dict[str, float]
-    boundary: int | None = None
+    split_point: int | None = None
     opens_at: dict[int, float] = field(default_factory=dict)
     batchnorm: Literal["frozen", "adapt"] = "frozen"
     finish: Callable[[nn.Module], nn.Module] = lambda model: model
     save_adapter: Callable[[nn.Module, Path], None] | None = None
 
-    def rung_of(self, name: str) -> int:
-        """The rung of a parameter or module, by its path; wrappers' additions to the path are looked through."""
-        return self.ladder.rung_of(plain_name(name))
+    def depth_of(self, name: str) -> int:
+        """The layer group of a parameter or module, by its path; wrappers' additions to the path are looked through."""
+        return self.layer_groups.depth_of(plain_name(name))
 
     @property
-    def lowest_rung(self) -> int:
-        """The lowest rung with a parameter that trains."""
-        return min(self.rung_of(name) for name in self.rate_factors)
+    def lowest_depth(self) -> int:
+        """The lowest layer group with a parameter that trains."""
+        return min(self.depth_of(name) for name in self.rate_factors)
 
     def freeze(self) -> None:
         """Let gradients reach what trains and nothing else."""
@@ -78,25 +78,25 @@ class Plan:
     def still_modules(self, progress: float) -> list[nn.Module]:
         """Modules that must behave as in evaluation at this share of the training.
 
-        Those below the lowest open rung, and every BatchNorm under `batchnorm: frozen`: `requires_grad = False` stops
+        Those below the lowest open layer group, and every BatchNorm under `batchnorm: frozen`: `requires_grad = False` stops
         neither running statistics nor dropout. Not leaves alone: attention reads its own `training` flag for its dropout.
         """
-        opened = [name for name in self.rate_factors if self.is_open(self.rung_of(name), progress)]
-        lowest = min((self.rung_of(name) for name in opened), default=self.ladder.head_rung)
+        opened = [name for name in self.rate_factors if self.is_open(self.depth_of(name), progress)]
+        lowest = min((self.depth_of(name) for name in opened), default=self.layer_groups.head_depth)
         return [
             module
             for path, module in self.model.named_modules()
-            if (self.rung_of(path) < lowest and not any(name.startswith(f"{path}.") for name in opened) and path)
-            or self.ladder.is_constant(plain_name(path))
+            if (self.depth_of(path) < lowest and not any(name.startswith(f"{path}.") for name in opened) and path)
+            or self.layer_groups.is_constant(plain_name(path))
             or (isinstance(module, _BatchNorm) and self.batchnorm == "frozen")
         ]
 
-    def is_open(self, rung: int, progress: float) -> bool:
-        return progress >= self.opens_at.get(rung, 0.0) - 1e-9  # shares are sums of fractions
+    def is_open(self, depth: int, progress: float) -> bool:
+        return progress >= self.opens_at.get(depth, 0.0) - 1e-9  # shares are sums of fractions
 
 
 class Strategy(Settings):
-    """Base of all strategies. `head_init: probe` starts from the convex head on frozen features (LP-FT, arXiv 2202.10054).
+    """Base of all strategies. `head_init: probe` starts from the linear probe on frozen features (LP-FT, arXiv 2202.10054).
 
     `auto` is as it was measured (docs/results.md). Texts begin as the probe: with ten examples of each of 77 intents a
     random head was not learned in the steps that such small data gives. So do `frozen` and `lora` on images, which with
@@ -109,7 +109,7 @@ class Strategy(Settings):
     rate: ClassVar[float] = 5e-5  # where none was measured for the modality: what texts need, which is cautious
     without_batchnorm: ClassVar[float] = 0.1  # factor on rates that need it, see `defaults_for`
 
-    def settled(self, modality: str, keep_head: bool = False) -> "Strategy":
+    def resolved(self, modality: str, keep_head: bool = False) -> "Strategy":
         """This strategy with `head_init: auto` made definite. A head that is kept is not solved anew."""
         if self.head_init != "auto":
             return self
@@ -120,7 +120,7 @@ class Strategy(Settings):
         return self.model_copy(update={"head_init": chosen})
 
     @abstractmethod
-    def prepare(self, model: nn.Module, ladder: Ladder) -> Plan:
+    def prepare(self, model: nn.Module, layer_groups: LayerGroups) -> Plan:
         """Decide what trains. May wrap the model; the plan's `model` is the one to train."""
 
     @abstractmethod
@@ -148,7 +148,7 @@ class Strategy(Settings):
         return replace(found, learning_rate=rate)
 
     def readable(self, head: HeadConfig) -> HeadConfig:
-        """The options of the convex head that this strategy can begin from."""
+        """The options of the linear probe that this strategy can begin from."""
         return head
 
     @property
@@ -161,19 +161,23 @@ class Strategy(Settings):
         return False
 
 
-def factors(model: nn.Module, ladder: Ladder, lowest: int, head: float, decay: float = 1.0) -> dict[str, float]:
-    """Rate factors of all parameters from rung `lowest` on: `head` for the head, decaying from the last block down."""
+def factors(
+    model: nn.Module, layer_groups: LayerGroups, lowest: int, head: float, decay: float = 1.0
+) -> dict[str, float]:
+    """Rate factors of all parameters from layer group `lowest` on: `head` for the head, decaying from the last block down."""
     return {
-        name: head if ladder.depth[name] == ladder.head_rung else ladder.learning_rate(ladder.depth[name], 1.0, decay)
+        name: head
+        if layer_groups.depth[name] == layer_groups.head_depth
+        else layer_groups.learning_rate(layer_groups.depth[name], 1.0, decay)
         for name, _ in model.named_parameters()
-        if ladder.depth[name] >= lowest and not ladder.is_constant(name)
+        if layer_groups.depth[name] >= lowest and not layer_groups.is_constant(name)
     }
 
 
-def rates_by_rung(plan: Plan, learning_rate: float) -> dict[int, float]:
-    """The highest rate of each rung: what the receipt shows."""
+def rates_by_depth(plan: Plan, learning_rate: float) -> dict[int, float]:
+    """The highest rate of each layer group: what the freeze check shows."""
     rates: dict[int, float] = {}
     for name, factor in plan.rate_factors.items():
-        rung = plan.rung_of(name)
-        rates[rung] = max(rates.get(rung, 0.0), learning_rate * factor)
+        depth = plan.depth_of(name)
+        rates[depth] = max(rates.get(depth, 0.0), learning_rate * factor)
     return rates

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from hftransfer.models.layers import Ladder
+from hftransfer.models.layers import LayerGroups
 from hftransfer.strategies.base import Defaults, LayerDecay, Plan, Strategy, factors
 
 
@@ -21,10 +21,10 @@ class FrozenStrategy(Strategy):
     layer_decay: LayerDecay = 1.0
     batchnorm: Literal["frozen", "adapt"] = "frozen"
 
-    def prepare(self, model: nn.Module, ladder: Ladder) -> Plan:
-        lowest = ladder.first_trainable_rung(self.top)
-        rates = factors(model, ladder, lowest, self.head_factor, self.layer_decay)
-        return Plan(model, ladder, rates, boundary=lowest, batchnorm=self.batchnorm)
+    def prepare(self, model: nn.Module, layer_groups: LayerGroups) -> Plan:
+        lowest = layer_groups.first_trainable_depth(self.top)
+        rates = factors(model, layer_groups, lowest, self.head_factor, self.layer_decay)
+        return Plan(model, layer_groups, rates, split_point=lowest, batchnorm=self.batchnorm)
 
     def defaults(self, modality: str) -> Defaults:
         return Defaults(self.rate_for(modality), epochs=10, min_steps=200)

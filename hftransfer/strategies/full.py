@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import nn
 
-from hftransfer.models.layers import Ladder
+from hftransfer.models.layers import LayerGroups
 from hftransfer.strategies.base import Defaults, LayerDecay, Plan, Strategy, factors
 
 
@@ -19,9 +19,9 @@ class FullStrategy(Strategy):
     layer_decay: LayerDecay = 0.8
     batchnorm: Literal["frozen", "adapt"] = "frozen"
 
-    def prepare(self, model: nn.Module, ladder: Ladder) -> Plan:
-        rates = factors(model, ladder, 0, self.head_factor, self.layer_decay)
-        return Plan(model, ladder, rates, batchnorm=self.batchnorm)
+    def prepare(self, model: nn.Module, layer_groups: LayerGroups) -> Plan:
+        rates = factors(model, layer_groups, 0, self.head_factor, self.layer_decay)
+        return Plan(model, layer_groups, rates, batchnorm=self.batchnorm)
 
     def defaults(self, modality: str) -> Defaults:
         return Defaults(self.rate_for(modality), epochs=10, min_steps=200, augment=True)

@@ -1,4 +1,4 @@
-"""How the convex head is made; any strategy may begin with it (`head_init: probe`)."""
+"""How the linear probe is made; any strategy may begin with it (`head_init: probe`)."""
 
 from typing import Literal
 

@@ -13,7 +13,7 @@ from torch import nn
 from hftransfer.core.errors import UserError
 from hftransfer.core.settings import Count
 from hftransfer.models.heads import head_of
-from hftransfer.models.layers import Ladder
+from hftransfer.models.layers import LayerGroups
 from hftransfer.strategies.base import Defaults, Plan, Strategy
 from hftransfer.strategies.head import HeadConfig
 
@@ -30,11 +30,11 @@ class LoraStrategy(Strategy):
     top: int | float = 1.0
     use_dora: bool = False
 
-    def prepare(self, model: nn.Module, ladder: Ladder) -> Plan:
+    def prepare(self, model: nn.Module, layer_groups: LayerGroups) -> Plan:
         from peft import LoraConfig, get_peft_model
 
-        lowest = max(ladder.first_trainable_rung(self.top), 1)
-        targets = lora_targets(model, ladder, lowest)
+        lowest = max(layer_groups.first_trainable_depth(self.top), 1)
+        targets = lora_targets(model, layer_groups, lowest)
         adapter = LoraConfig(
             r=self.r,
             lora_alpha=self.alpha,
@@ -47,7 +47,7 @@ class LoraStrategy(Strategy):
         wrapped = get_peft_model(model, adapter)
         rates = {n: self._factor(n) for n, p in wrapped.named_parameters() if p.requires_grad}
         return Plan(
-            wrapped, ladder, rates, boundary=None if lowest == 1 else lowest,
+            wrapped, layer_groups, rates, split_point=None if lowest == 1 else lowest,
             finish=lambda m: m.merge_and_unload(), save_adapter=_save_adapter,
         )  # fmt: skip
 
@@ -66,8 +66,8 @@ class LoraStrategy(Strategy):
         return Defaults(self.rate_for(modality), epochs=10, min_steps=200, weight_decay=0.0, augment=True)
 
 
-def lora_targets(model: nn.Module, ladder: Ladder, lowest: int) -> list[str]:
-    """Paths of the layers to adapt: linear layers and full convolutions in the blocks from rung `lowest` on.
+def lora_targets(model: nn.Module, layer_groups: LayerGroups, lowest: int) -> list[str]:
+    """Paths of the layers to adapt: linear layers and full convolutions in the blocks from layer group `lowest` on.
 
     Depthwise convolutions are left out: one filter a channel has no low-rank form worth the name. Raises `UserError` when
     there is nothing to adapt.
@@ -77,8 +77,8 @@ def lora_targets(model: nn.Module, ladder: Ladder, lowest: int) -> list[str]:
     targets = [
         path
         for path, module in model.named_modules()
-        if lowest <= ladder.rung_of(path) < ladder.head_rung
-        and not ladder.is_constant(path)
+        if lowest <= layer_groups.depth_of(path) < layer_groups.head_depth
+        and not layer_groups.is_constant(path)
         and (isinstance(module, nn.Linear | Conv1D) or (isinstance(module, nn.Conv2d) and module.groups == 1))
     ]
     if not targets:

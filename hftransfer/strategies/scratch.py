@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from hftransfer.models.layers import Ladder
+from hftransfer.models.layers import LayerGroups
 from hftransfer.strategies.base import Defaults, Plan, Strategy, factors
 
 
@@ -18,8 +18,8 @@ class ScratchStrategy(Strategy):
     head_init: Literal["random"] = "random"
     batchnorm: Literal["adapt"] = "adapt"  # statistics of random weights have to be learned
 
-    def prepare(self, model: nn.Module, ladder: Ladder) -> Plan:
-        return Plan(model, ladder, factors(model, ladder, 0, head=1.0), batchnorm="adapt")
+    def prepare(self, model: nn.Module, layer_groups: LayerGroups) -> Plan:
+        return Plan(model, layer_groups, factors(model, layer_groups, 0, head=1.0), batchnorm="adapt")
 
     def defaults(self, modality: str) -> Defaults:
         return Defaults(self.rate_for(modality), epochs=20, min_steps=300, weight_decay=0.05, augment=True)

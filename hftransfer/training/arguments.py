@@ -12,7 +12,7 @@ from hftransfer.config import TrainingConfig
 from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.evaluation.kinds import higher_is_better
 from hftransfer.evaluation.metrics import metric_names
-from hftransfer.features.passes import Machine
+from hftransfer.features.passes import ComputeConfig
 from hftransfer.strategies import Defaults
 from hftransfer.tasks import Task
 
@@ -70,7 +70,7 @@ def training_arguments(
     config: TrainingConfig,
     defaults: Defaults,
     task: Task,
-    machine: Machine,
+    compute_config: ComputeConfig,
     folder: Path,
     seed: int,
     rows: dict[str, int],
@@ -80,7 +80,7 @@ def training_arguments(
     `rows` are counted for `train` and `validation`; without any of the latter nothing is evaluated.
     """
     check_arguments(config)
-    steps = planned_steps(config, defaults, global_batch(config, machine), rows["train"])
+    steps = planned_steps(config, defaults, global_batch(config, compute_config), rows["train"])
     chosen = _selection_metric(config, task)
     values = dict(
         output_dir=str(folder),
@@ -93,16 +93,16 @@ def training_arguments(
         warmup_steps=config.warmup_steps,
         lr_scheduler_type=config.lr_scheduler_type,
         max_grad_norm=config.max_grad_norm,
-        bf16=machine.train_in_bf16,
-        use_cpu=machine.device.type == "cpu",
+        bf16=compute_config.train_in_bf16,
+        use_cpu=compute_config.device.type == "cpu",
         eval_strategy="steps" if rows["validation"] else "no", eval_steps=steps,
         save_strategy="steps", save_steps=steps,  # and see `Evaluations`
         load_best_model_at_end=rows["validation"] > 0, metric_for_best_model=chosen, greater_is_better=higher_is_better(chosen),
         logging_steps=max(1, steps // 50), report_to=config.report_to, disable_tqdm=True,
         remove_unused_columns=False, label_names=["labels"], seed=seed, data_seed=seed,
-        dataloader_num_workers=machine.workers, dataloader_persistent_workers=machine.workers > 0,
-        dataloader_pin_memory=machine.device.type == "cuda",
-        ddp_find_unused_parameters=machine.world_size > 1 or None,
+        dataloader_num_workers=compute_config.workers, dataloader_persistent_workers=compute_config.workers > 0,
+        dataloader_pin_memory=compute_config.device.type == "cuda",
+        ddp_find_unused_parameters=compute_config.world_size > 1 or None,
         train_sampling_strategy="sequential",  # in the order of `training_order`
     )  # fmt: skip
     if config.gradient_checkpointing:
@@ -123,6 +123,6 @@ def planned_steps(config: TrainingConfig, defaults: Defaults, batch_size: int, e
     return defaults.steps(examples, batch_size)
 
 
-def global_batch(config: TrainingConfig, machine: Machine) -> int:
+def global_batch(config: TrainingConfig, compute_config: ComputeConfig) -> int:
     """Rows of one optimizer step, over all processes."""
-    return config.per_device_train_batch_size * config.gradient_accumulation_steps * machine.world_size
+    return config.per_device_train_batch_size * config.gradient_accumulation_steps * compute_config.world_size

@@ -10,14 +10,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainingArguments
 
-from hftransfer.features.passes import Machine
+from hftransfer.features.passes import ComputeConfig
 from hftransfer.runtime.interruption import LOSS, Stop
 from hftransfer.strategies import Plan
 from hftransfer.training.checkpointing import keep_only
 
 
-class Stillness(TrainerCallback):
-    """Keeps what is frozen as in evaluation, and opens rungs when their time has come (a function of progress alone)."""
+class FreezeCallback(TrainerCallback):
+    """Keeps what is frozen as in evaluation, and opens layer groups when their time has come (a function of progress alone)."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
@@ -28,7 +28,7 @@ class Stillness(TrainerCallback):
         progress = state.global_step / max(state.max_steps, 1)
         self.still = self.plan.still_modules(progress)
         for name, parameter in self.plan.model.named_parameters():
-            wanted = name in self.plan.rate_factors and self.plan.is_open(self.plan.rung_of(name), progress)
+            wanted = name in self.plan.rate_factors and self.plan.is_open(self.plan.depth_of(name), progress)
             if parameter.requires_grad != wanted:
                 parameter.requires_grad_(wanted)
                 parameter.grad = None
@@ -84,7 +84,7 @@ class SharedStatistics(TrainerCallback):
             buffer.copy_(mean)
 
 
-class Bar(TrainerCallback):
+class ProgressBarCallback(TrainerCallback):
     """One progress bar that shows the loss and the last validation score."""
 
     def __init__(self):
@@ -113,17 +113,17 @@ class Bar(TrainerCallback):
             self.bar.close()
 
 
-class Ending(TrainerCallback):
+class StopCallback(TrainerCallback):
     """Ends training early when any process was asked to; then, and only then, with an evaluation of these weights.
 
     After a loss that is no number the weights are lost: they are neither judged nor kept.
     """
 
-    def __init__(self, stop: Stop, machine: Machine):
-        self.stop, self.machine = stop, machine
+    def __init__(self, stop: Stop, compute_config: ComputeConfig):
+        self.stop, self.compute_config = stop, compute_config
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        agreed = self.machine.world.largest(self.stop.reason, self.machine.device)
+        agreed = self.compute_config.world.largest(self.stop.reason, self.compute_config.device)
         if agreed:  # a signal that came while the processes waited for each other counts at the next step
             self.stop.reason = agreed
             control.should_training_stop = True

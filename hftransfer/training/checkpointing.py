@@ -14,9 +14,9 @@ from hftransfer.core.files import read_json, remove, write_json
 STATE = "trainer_state.json"  # what the Trainer writes last
 
 
-def last_whole(folder: Path, processes: int = 1) -> Path | None:
+def last_complete(folder: Path, processes: int = 1) -> Path | None:
     """The newest checkpoint in `folder` that every process has written to its end; None where there is none."""
-    return max((path for path in _checkpoints(folder) if _is_whole(path, processes)), key=_step, default=None)
+    return max((path for path in _checkpoints(folder) if _is_complete(path, processes)), key=_step, default=None)
 
 
 def keep_only(folder: Path, *kept: Path) -> None:
@@ -41,7 +41,7 @@ def keep_tracks(folder: Path) -> None:
             shutil.copy2(path, folder / "tracking")
 
 
-def settle_best(checkpoint: Path) -> None:
+def complete_best(checkpoint: Path) -> None:
     """Point the record of the best checkpoint to where it lies now: the folder may have been moved."""
     state = read_json(checkpoint / STATE)
     if state.get("best_model_checkpoint"):
@@ -57,7 +57,7 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def _is_whole(checkpoint: Path, processes: int) -> bool:
+def _is_complete(checkpoint: Path, processes: int) -> bool:
     random_states = [f"rng_state_{rank}.pth" for rank in range(processes)] if processes > 1 else ["rng_state.pth"]
     try:
         state = read_json(checkpoint / STATE)

@@ -1,4 +1,4 @@
-"""The receipt of what moved: a hash of every rung before and after, and an error when a frozen tensor did."""
+"""The freeze check of what moved: a hash of every layer group before and after, and an error when a frozen tensor did."""
 
 import hashlib
 from collections import defaultdict
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hftransfer.core.errors import UserError
-from hftransfer.models.layers import Ladder
+from hftransfer.models.layers import LayerGroups
 from hftransfer.strategies import Plan
 from hftransfer.strategies.base import plain_name
 
@@ -19,9 +19,9 @@ class FrozenMoved(UserError):
     """A tensor that was to stay as it was has changed: the run is not what it claims to be."""
 
 
-def tensor_hashes(model: nn.Module, ladder: Ladder) -> dict[str, str]:
+def tensor_hashes(model: nn.Module, layer_groups: LayerGroups) -> dict[str, str]:
     """A hash of every parameter and buffer of the network, by its plain name, also from under peft's wrapper."""
-    return {name: _hash(tensor) for name, tensor in _tensors(model) if name in ladder.depth}
+    return {name: _hash(tensor) for name, tensor in _tensors(model) if name in layer_groups.depth}
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -37,10 +37,12 @@ def _hash(tensor: torch.Tensor) -> str:
 
 def check_frozen(plan: Plan, before: dict[str, str]) -> None:
     """Compare the plan's model with the hashes taken `before`. Raises `FrozenMoved` naming what should not have moved."""
-    after = tensor_hashes(plan.model, plan.ladder)
+    after = tensor_hashes(plan.model, plan.layer_groups)
     trained = {plain_name(name) for name in plan.rate_factors}
     buffers = {plain_name(name) for name, _ in plan.model.named_buffers()}
-    adapting = {n for n in buffers if plan.batchnorm == "adapt" and plan.ladder.depth.get(n, -1) >= plan.lowest_rung}
+    adapting = {
+        n for n in buffers if plan.batchnorm == "adapt" and plan.layer_groups.depth.get(n, -1) >= plan.lowest_depth
+    }
     moved = [name for name in before if before[name] != after[name] and name not in trained | adapting]
     if moved:
         raise FrozenMoved(
@@ -51,7 +53,7 @@ def check_frozen(plan: Plan, before: dict[str, str]) -> None:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Parameters of each rung: all, and those that train (adapters count as trainable additions)."""
+    """Parameters of each layer group: all, and those that train (adapters count as trainable additions)."""
 
     all: dict[int, int]
     trainable: dict[int, int]
@@ -61,8 +63,8 @@ class Sizes:
         sizes: tuple[dict[int, int], dict[int, int]] = defaultdict(int), defaultdict(int)
         for name, parameter in plan.model.named_parameters():
             if ".original_module." not in name:
-                sizes[0][plan.rung_of(name)] += parameter.numel()
-                sizes[1][plan.rung_of(name)] += parameter.numel() * (name in plan.rate_factors)
+                sizes[0][plan.depth_of(name)] += parameter.numel()
+                sizes[1][plan.depth_of(name)] += parameter.numel() * (name in plan.rate_factors)
         return cls(*sizes)
 
     @property
@@ -70,25 +72,25 @@ class Sizes:
         return sum(self.trainable.values()) / sum(self.all.values())
 
 
-def receipt(
-    ladder: Ladder, sizes: Sizes, rates: dict[int, float], before: dict[str, str], after: dict[str, str]
+def freeze_check(
+    layer_groups: LayerGroups, sizes: Sizes, rates: dict[int, float], before: dict[str, str], after: dict[str, str]
 ) -> dict[str, Any]:
-    """What `receipt.json` holds: per rung its size, what of it trains, its highest rate, and its hashes."""
-    rungs = [
+    """What `receipt.json` holds: per layer group its size, what of it trains, its highest rate, and its hashes."""
+    depths = [
         {
-            "rung": rung,
-            "name": ladder.rung_name(rung),
-            "parameters": sizes.all.get(rung, 0),
-            "trainable": sizes.trainable.get(rung, 0),
-            "learning_rate": rates.get(rung, 0.0),
-            "hash_before": _joined(before, ladder, rung),
-            "hash_after": _joined(after, ladder, rung),
+            "rung": depth,
+            "name": layer_groups.name_of(depth),
+            "parameters": sizes.all.get(depth, 0),
+            "trainable": sizes.trainable.get(depth, 0),
+            "learning_rate": rates.get(depth, 0.0),
+            "hash_before": _joined(before, layer_groups, depth),
+            "hash_after": _joined(after, layer_groups, depth),
         }
-        for rung in range(ladder.head_rung + 1)
+        for depth in range(layer_groups.head_depth + 1)
     ]
-    return {"trainable_share": sizes.trainable_share, "rungs": rungs}
+    return {"trainable_share": sizes.trainable_share, "rungs": depths}
 
 
-def _joined(hashes: dict[str, str], ladder: Ladder, rung: int) -> str:
-    names = sorted(name for name, depth in ladder.depth.items() if depth == rung)
+def _joined(hashes: dict[str, str], layer_groups: LayerGroups, depth: int) -> str:
+    names = sorted(name for name, own in layer_groups.depth.items() if own == depth)
     return hashlib.blake2b("".join(hashes.get(name, "") for name in names).encode(), digest_size=16).hexdigest()

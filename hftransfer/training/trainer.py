@@ -19,7 +19,7 @@ from hftransfer.core.files import remove
 from hftransfer.evaluation.calibration import calibrated_log_loss
 from hftransfer.evaluation.metrics import compute_metrics
 from hftransfer.features.extract import replayed_batch
-from hftransfer.features.passes import Machine
+from hftransfer.features.passes import ComputeConfig
 from hftransfer.features.store import Features
 from hftransfer.modalities import Modality
 from hftransfer.models.loading import quiet_transformers
@@ -29,8 +29,15 @@ from hftransfer.runtime.memory import with_less
 from hftransfer.strategies import Defaults, Plan
 from hftransfer.tasks import Task
 from hftransfer.training.arguments import global_batch, refused_as, training_arguments
-from hftransfer.training.callbacks import Bar, Ending, Evaluations, OwnDraws, SharedStatistics, Stillness
-from hftransfer.training.checkpointing import STATE, Snapshot, keep_tracks, last_whole, settle_best
+from hftransfer.training.callbacks import (
+    Evaluations,
+    FreezeCallback,
+    OwnDraws,
+    ProgressBarCallback,
+    SharedStatistics,
+    StopCallback,
+)
+from hftransfer.training.checkpointing import STATE, Snapshot, complete_best, keep_tracks, last_complete
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +47,7 @@ NOT_DECAYED = ("cls_token", "pos_embed", "position_embedding", "relative_positio
 
 @dataclass(frozen=True)
 class Examples:
-    """All rows of a run: encoded items, targets, and stored activations at the boundary where there are any."""
+    """All rows of a run: encoded items, targets, and stored activations at the split point where there are any."""
 
     items: Sequence[Any]
     targets: np.ndarray
@@ -189,7 +196,7 @@ class Trained:
 
 def train(
     plan: Plan, defaults: Defaults, task: Task, modality: Modality, examples: Examples, positions: dict[str, np.ndarray],
-    config: TrainingConfig, machine: Machine, folder: Path, seed: int, stop: Stop, begins_trained: bool,
+    config: TrainingConfig, compute_config: ComputeConfig, folder: Path, seed: int, stop: Stop, begins_trained: bool,
 ) -> Trained:  # fmt: skip
     """Train the plan's model in place, ending with the weights that did best on the validation part, or with the last.
 
@@ -206,9 +213,9 @@ def train(
     train, validation = positions["train"], positions["validation"]
     by_length = np.argsort(lengths[validation])
     collator = Collator(examples, modality, task)
-    judged_first = begins_trained and len(validation) > 0
-    _check_judged(config, len(validation), plan.model)
-    asked, alone = config.per_device_train_batch_size, machine.world_size == 1
+    evaluated_first = begins_trained and len(validation) > 0
+    _check_evaluated(config, len(validation), plan.model)
+    asked, alone = config.per_device_train_batch_size, compute_config.world_size == 1
     start = Snapshot.of(plan.model) if alone or begins_trained else None
 
     def attempt(size: int) -> Trained:
@@ -217,7 +224,7 @@ def train(
             tried,
             defaults,
             task,
-            machine,
+            compute_config,
             folder / "checkpoints",
             seed,
             {"train": len(train), "validation": len(validation)},
@@ -225,7 +232,7 @@ def train(
         if size != asked:
             start.restore()
         seen: list[np.ndarray] = []
-        order = training_order(lengths[train], global_batch(tried, machine), arguments.max_steps, seed)
+        order = training_order(lengths[train], global_batch(tried, compute_config), arguments.max_steps, seed)
         trainer = PlanTrainer(
             model=plan.model,
             args=arguments,
@@ -234,27 +241,30 @@ def train(
             data_collator=collator,
             compute_loss_func=loss,
             compute_metrics=_metrics(task, arguments.metric_for_best_model, seen),
-            callbacks=[*_callbacks(plan, config), Ending(stop, machine)],  # of this attempt: early stopping counts
+            callbacks=[
+                *_callbacks(plan, config),
+                StopCallback(stop, compute_config),
+            ],  # of this attempt: early stopping counts
         )
         trainer.plan, trainer.stop = plan, stop
         trainer.model_accepts_loss_kwargs = False  # else timm's forward is handed `num_items_in_batch`
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
         log.info("Training: %d steps of %d examples, %d at a time, learning rate %.3g, weight decay %.3g, %s",
-                 arguments.max_steps, global_batch(tried, machine), size, arguments.learning_rate,
+                 arguments.max_steps, global_batch(tried, compute_config), size, arguments.learning_rate,
                  arguments.weight_decay, "bf16 autocast" if arguments.bf16 else "float32")  # fmt: skip
-        with quiet_transformers(), stop.gently(), quick_operations(machine.device):
-            _train(trainer, last_whole(folder / "checkpoints", machine.world_size), judged_first)
-        if judged_first:
+        with quiet_transformers(), stop.gently(), quick_operations(compute_config.device):
+            _train(trainer, last_complete(folder / "checkpoints", compute_config.world_size), evaluated_first)
+        if evaluated_first:
             _undo_a_loss(trainer, start)
         return Trained(
             trainer.state.log_history, arguments.learning_rate, trainer.state.global_step, size,
-            tried.gradient_accumulation_steps, _interruption(trainer, stop, start if judged_first else None),
+            tried.gradient_accumulation_steps, _interruption(trainer, stop, start if evaluated_first else None),
             _all_evaluations(trainer, task, seen, by_length),
         )  # fmt: skip
 
     trained = with_less(asked, attempt, "training", least=1 if alone else asked)
-    if machine.rank == 0 and config.report_to != "none":
+    if compute_config.rank == 0 and config.report_to != "none":
         keep_tracks(folder)
     return trained
 
@@ -266,7 +276,7 @@ def _same_global_batch(config: TrainingConfig, size: int) -> dict[str, int]:
     return {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
 
 
-def _check_judged(config: TrainingConfig, rows: int, model: nn.Module) -> None:
+def _check_evaluated(config: TrainingConfig, rows: int, model: nn.Module) -> None:
     """Raises `UserError` for settings that need validation rows where there are none, or another network."""
     if config.gradient_checkpointing and not getattr(model, "supports_gradient_checkpointing", True):
         raise UserError(f"training.gradient_checkpointing: {type(model).__name__} does not have it. Leave it out.")
@@ -278,14 +288,14 @@ def _check_judged(config: TrainingConfig, rows: int, model: nn.Module) -> None:
     log.warning("No validation rows: the weights of the last step are kept, uncalibrated")
 
 
-def _train(trainer: Trainer, checkpoint: Path | None, judged_first: bool) -> None:
+def _train(trainer: Trainer, checkpoint: Path | None, evaluated_first: bool) -> None:
     """From the beginning, from a checkpoint, or (where the last step was saved already) straight to the best weights."""
     if checkpoint is None:
-        trainer.args.eval_on_start = judged_first
+        trainer.args.eval_on_start = evaluated_first
         trainer.train()
         return
     if trainer.is_world_process_zero():
-        settle_best(checkpoint)
+        complete_best(checkpoint)
     trainer.accelerator.wait_for_everyone()
     state = TrainerState.load_from_json(str(checkpoint / STATE))
     log.info("Goes on from step %d of %d", state.global_step, trainer.args.max_steps)
@@ -330,11 +340,11 @@ def _interruption(trainer: PlanTrainer, stop: Stop, start: Snapshot | None) -> I
     elif nothing_saved:
         remove(Path(trainer.args.output_dir))
         raise UserError(
-            f"Training stopped: {found.in_words()}, before anything was saved. Lower training.learning_rate (it is "
+            f"Training stopped: {found.describe()}, before anything was saved. Lower training.learning_rate (it is "
             f"{trainer.args.learning_rate:.3g}), or set training.bf16=false."
         )
     kept = state.best_global_step if trainer.args.load_best_model_at_end else state.global_step
-    log.warning("Training ended early (%s): the weights of step %s are kept", found.in_words(), kept)
+    log.warning("Training ended early (%s): the weights of step %s are kept", found.describe(), kept)
     return found
 
 
@@ -342,7 +352,7 @@ def _callbacks(plan: Plan, config: TrainingConfig) -> list[TrainerCallback]:
     stopping = [EarlyStoppingCallback(config.early_stopping_patience)] if config.early_stopping_patience else []
     evaluations = [] if {"eval_strategy", "eval_steps"} & config.extra.keys() else [Evaluations(config.evaluations)]
     shared = [SharedStatistics()] if plan.batchnorm == "adapt" else []
-    return [OwnDraws(), Stillness(plan), *shared, *evaluations, Bar(), *stopping]
+    return [OwnDraws(), FreezeCallback(plan), *shared, *evaluations, ProgressBarCallback(), *stopping]
 
 
 def _all_evaluations(trainer: Trainer, task: Task, seen: list[np.ndarray], order: np.ndarray) -> list[np.ndarray]:

@@ -76,21 +76,21 @@ class TestEveryCase:
         )
 
     def test_only_what_the_plan_names_moved(self, tiny_run, strategy, kind):
-        rungs = json.loads((tiny_run(strategy, kind) / "receipt.json").read_text())["rungs"]
-        moved = {r["rung"]: r["hash_before"] != r["hash_after"] for r in rungs if r["parameters"]}
-        trained = {r["rung"]: r["trainable"] > 0 for r in rungs if r["parameters"]}
+        depths = json.loads((tiny_run(strategy, kind) / "receipt.json").read_text())["rungs"]
+        moved = {r["rung"]: r["hash_before"] != r["hash_after"] for r in depths if r["parameters"]}
+        trained = {r["rung"]: r["trainable"] > 0 for r in depths if r["parameters"]}
         assert moved == trained
         head = max(moved)
         lowest = {"probe": head, "frozen": head - 1, "lora": 1}.get(strategy, 0)
-        assert {rung for rung, moves in moved.items() if moves} == {r for r in moved if r >= lowest}
+        assert {depth for depth, moves in moved.items() if moves} == {r for r in moved if r >= lowest}
 
     def test_predictions_have_one_row_an_example_and_match_the_saved_model(self, tiny_run, strategy, kind):
         folder = tiny_run(strategy, kind)
         splits = pd.read_parquet(folder / "splits.parquet").set_index("id")
         predictions = pd.read_parquet(folder / "predictions.parquet")
         assert predictions["id"].is_unique
-        judged = ["train", "validation", "test"] if strategy == "probe" else ["validation", "test"]
-        assert set(predictions["id"]) == set(splits.index[splits["split"].isin(judged)])
+        evaluated = ["train", "validation", "test"] if strategy == "probe" else ["validation", "test"]
+        assert set(predictions["id"]) == set(splits.index[splits["split"].isin(evaluated)])
         test = predictions[predictions["split"] == "test"].set_index("id")
         logits = load(folder, use_cpu=True).logits(splits.loc[test.index].reset_index())
         written = test[[c for c in test.columns if c.startswith("logit:")]].to_numpy()
@@ -119,7 +119,7 @@ class TestEveryCase:
 
 
 def test_transfer_learns(tiny_run):
-    """The tiny problems can be solved from random features: the convex head must do far better than chance."""
+    """The tiny problems can be solved from random features: the linear probe must do far better than chance."""
     accuracy = {kind: _test_metric(tiny_run("probe", kind), "accuracy") for kind in ("image", "text")}
     assert accuracy["image"] > 0.6 and accuracy["text"] > 0.5
 
@@ -136,7 +136,7 @@ def test_two_equal_runs_give_equal_weights(tmp_path, strategy):
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (first, second)]
     assert weights[0] == weights[1]
     third = run(config.model_copy(update={"output": str(tmp_path / "other"), "seed": 1})).folder
-    if strategy != "probe":  # the convex head has one solution, whatever the seed
+    if strategy != "probe":  # the linear probe has one solution, whatever the seed
         assert (third / "model" / "model.safetensors").read_bytes() != weights[0]
 
 

@@ -33,8 +33,8 @@ from hftransfer.tasks import SingleLabel
 from hftransfer.train import run
 from hftransfer.training import callbacks
 from hftransfer.training import trainer as loop
-from hftransfer.training.callbacks import Ending
-from hftransfer.training.checkpointing import keep_only, last_whole
+from hftransfer.training.callbacks import StopCallback
+from hftransfer.training.checkpointing import keep_only, last_complete
 from tests.support.processes import Interrupted, can_resume, start, two_processes, wait_for
 from tests.support.runs import configuration
 from tests.training.test_trainer import changed, same, weights
@@ -135,9 +135,9 @@ def test_half_written_checkpoints_do_not_count(tmp_path):
     (tmp_path / "checkpoint-5" / "trainer_state.json").write_text('{"global_step": 5}')
     (tmp_path / "checkpoint-10" / "trainer_state.json").write_text('{"global_step": 10}')
     (tmp_path / "checkpoint-15" / "trainer_state.json").write_text('{"global_st')
-    assert last_whole(tmp_path).name == "checkpoint-10"
-    assert last_whole(tmp_path, processes=2) is None  # the other process had not written its random numbers
-    assert last_whole(tmp_path / "none") is None
+    assert last_complete(tmp_path).name == "checkpoint-10"
+    assert last_complete(tmp_path, processes=2) is None  # the other process had not written its random numbers
+    assert last_complete(tmp_path / "none") is None
 
 
 def test_rotation_goes_by_steps_not_by_file_times(tmp_path):
@@ -244,14 +244,14 @@ def test_the_second_of_two_processes_on_one_folder_is_refused(tmp_path):
 
 def at_step(monkeypatch, step, action):
     """Does something when a step begins (counted from 0)."""
-    begin = callbacks.Stillness.on_step_begin
+    begin = callbacks.FreezeCallback.on_step_begin
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == step:
             action()
         begin(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(callbacks.Stillness, "on_step_begin", on_step_begin)
+    monkeypatch.setattr(callbacks.FreezeCallback, "on_step_begin", on_step_begin)
 
 
 def send(number):
@@ -270,7 +270,7 @@ def test_a_signal_ends_in_a_whole_run_with_the_best_weights_so_far(tmp_path, mon
     assert [signal.getsignal(each) for each in interruption.SIGNALS] == before
     name = f"{number.name} at step 3 of 40"
     assert (
-        made.interruption.in_words() == about(made.folder)["interrupted"] == name
+        made.interruption.describe() == about(made.folder)["interrupted"] == name
         and made.interruption.exit_code == code
     )
     assert is_servable(made.folder)
@@ -300,7 +300,7 @@ def test_an_earlier_checkpoint_that_is_better_is_what_an_interrupted_run_keeps(t
     worse = iter([0.05, 0.9] + [0.1] * 40)
     monkeypatch.setattr(loop, "calibrated_log_loss", lambda *args: -next(worse))
     kept = {}
-    saved = callbacks.Ending.on_save
+    saved = callbacks.StopCallback.on_save
 
     def on_save(self, args, state, control, **kwargs):
         kept[state.global_step] = load_file(
@@ -308,7 +308,7 @@ def test_an_earlier_checkpoint_that_is_better_is_what_an_interrupted_run_keeps(t
         )
         saved(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(callbacks.Ending, "on_save", on_save)
+    monkeypatch.setattr(callbacks.StopCallback, "on_save", on_save)
     at_step(monkeypatch, 6, send(signal.SIGINT))
     made = run(config)
     best = min(kept)
@@ -425,11 +425,11 @@ def test_a_signal_while_the_processes_wait_for_each_other_is_not_lost():
             stop.reason = signal.SIGTERM  # what the handler does
             return value
 
-    ending = Ending(stop, SimpleNamespace(world=Waiting(), device=torch.device("cpu")))
-    judged = SimpleNamespace(eval_strategy="steps")
-    ending.on_step_end(judged, None, control)
+    ending = StopCallback(stop, SimpleNamespace(world=Waiting(), device=torch.device("cpu")))
+    evaluated = SimpleNamespace(eval_strategy="steps")
+    ending.on_step_end(evaluated, None, control)
     assert stop.reason == signal.SIGTERM and not control.should_training_stop
-    ending.on_step_end(judged, None, control)
+    ending.on_step_end(evaluated, None, control)
     assert control.should_training_stop and control.should_evaluate and control.should_save
 
 
@@ -514,9 +514,9 @@ def test_evaluation_and_passes_get_along_with_fewer_rows(tmp_path, monkeypatch, 
     config = configuration(strategy, "text", tmp_path)
     expected = run(changed(config, f"output={tmp_path / 'plenty'}")).folder
     if strategy == "probe":
-        from hftransfer.features import readout
+        from hftransfer.features import sources
 
-        read = readout.Reader.__call__
+        read = sources.Reader.__call__
 
         def checked(self, batch):
             if len(batch["input_ids"]) > 8:
@@ -524,7 +524,7 @@ def test_evaluation_and_passes_get_along_with_fewer_rows(tmp_path, monkeypatch, 
             return read(self, batch)
 
         monkeypatch.setenv("HFTRANSFER_CACHE", str(tmp_path / "another"))
-        monkeypatch.setattr(readout.Reader, "__call__", checked)
+        monkeypatch.setattr(sources.Reader, "__call__", checked)
     else:
         step = loop.PlanTrainer.prediction_step
 
@@ -596,21 +596,21 @@ def test_weights_that_are_no_numbers_are_never_the_best(tmp_path, monkeypatch):
     """They are spoilt by the step itself, whose loss was good: the evaluation that follows sees them first."""
     config = configuration("full", "text", tmp_path, max_steps=40, evaluations=10)
     models = []
-    hold = callbacks.Stillness._hold
+    hold = callbacks.FreezeCallback._hold
 
     def held(self, model, args):
         models.append(model)
         hold(self, model, args)
 
-    monkeypatch.setattr(callbacks.Stillness, "_hold", held)
-    step_end = callbacks.Ending.on_step_end
+    monkeypatch.setattr(callbacks.FreezeCallback, "_hold", held)
+    step_end = callbacks.StopCallback.on_step_end
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 8:
             models[-1].classifier.weight.data.fill_(float("nan"))
         step_end(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(callbacks.Ending, "on_step_end", on_step_end)
+    monkeypatch.setattr(callbacks.StopCallback, "on_step_end", on_step_end)
     made = run(config)
     assert made.interruption.step == 9
     assert all(torch.isfinite(tensor).all() for tensor in weights(made.folder).values())

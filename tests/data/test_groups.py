@@ -15,7 +15,7 @@ from hftransfer.doctor.facts import Facts
 from hftransfer.modalities import duplicates, text
 from hftransfer.modalities.duplicates import components, equal_pairs, plain, similar_images, similar_texts
 from hftransfer.modalities.image import thumbnail
-from hftransfer.modalities.inspection import Look
+from hftransfer.modalities.inspection import Inspection
 
 
 def scene(seed: int, size: int = 128) -> Image.Image:
@@ -138,11 +138,11 @@ def test_series_key(path, key):
 
 def test_burst_is_one_camera_within_three_seconds():
     times = ["2024:05:01 10:00:00", "2024:05:01 10:00:02", "2024:05:01 10:00:09", "never"]
-    looks = [Look(str(i), taken=("A", time)) for i, time in enumerate(times)] + [
-        Look("x", taken=("B", times[0])),
-        Look("y"),
+    inspections = [Inspection(str(i), taken=("A", time)) for i, time in enumerate(times)] + [
+        Inspection("x", taken=("B", times[0])),
+        Inspection("y"),
     ]
-    assert burst_pairs(looks).tolist() == [[0, 1]]
+    assert burst_pairs(inspections).tolist() == [[0, 1]]
 
 
 @pytest.fixture
@@ -287,8 +287,10 @@ def test_near_copies_are_searched_once_in_a_run(tmp_path, monkeypatch):
     for options in ({}, {"train_examples": 10}, {"split": {"group": "auto"}}, {"split": {"copies": "apart"}}):
         searched.clear()
         data = load_data(DataConfig(train=str(tmp_path / "t.csv"), **options))
-        found = Facts(data.frame, data.modality, data.task, data.looks, DataConfig(), known_links=data.links).links
-        again = links(data.frame, data.looks, data.modality)
+        found = Facts(
+            data.frame, data.modality, data.task, data.inspections, DataConfig(), known_links=data.links
+        ).links
+        again = links(data.frame, data.inspections, data.modality)
         assert {kind: pairs.tolist() for kind, pairs in found.items()} == {
             kind: pairs.tolist() for kind, pairs in again.items()
         }

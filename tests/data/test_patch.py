@@ -8,7 +8,7 @@ import pytest
 
 from hftransfer.config import checked
 from hftransfer.core.errors import UserError
-from hftransfer.core.wording import in_words
+from hftransfer.core.wording import describe
 from hftransfer.data import DataConfig, load_data
 from hftransfer.data.patch import Decision, append, read_patch, standing
 from hftransfer.evaluation.comparison import compare
@@ -66,7 +66,7 @@ def test_the_last_decision_counts_and_undo_takes_one_back(table, tmp_path):
     patch = tmp_path / "a.patch.jsonl"
     for decisions, expected in steps:
         append(patch, decisions)
-        assert in_words(load(table, patch=str(patch)).patch) == expected
+        assert describe(load(table, patch=str(patch)).patch) == expected
     assert len(read_patch(patch)) == 7  # nothing is ever taken out of the file
 
 
@@ -102,18 +102,18 @@ def test_a_decision_never_reaches_another_input(tmp_path):
     ):
         load_data(config)
     data = load_data(config.model_copy(update={"on_error": "skip"}))
-    assert len(data.frame) == len(before) and in_words(data.patch) == ""
+    assert len(data.frame) == len(before) and describe(data.patch) == ""
 
 
 def test_copies_of_a_judged_row_leave_the_training_part(table, tmp_path):
     before = load(table).frame
-    trained, judged = rows_of(before, "train", 2), rows_of(before, "test", 1)
-    append(tmp_path / "p.jsonl", lines(before, [trained[0], *judged], "group", group="copies")
+    trained, evaluated = rows_of(before, "train", 2), rows_of(before, "test", 1)
+    append(tmp_path / "p.jsonl", lines(before, [trained[0], *evaluated], "group", group="copies")
            + lines(before, [trained[1]], "group", group="alone"))  # fmt: skip
     data = load(table, patch=str(tmp_path / "p.jsonl"))
     after = data.frame.set_index("id")
     assert before.at[trained[0], "id"] not in after.index
-    assert after.loc[before.at[judged[0], "id"], "group"] == "copies"
+    assert after.loc[before.at[evaluated[0], "id"], "group"] == "copies"
     assert after.loc[before.at[trained[1], "id"], "group"] == "alone"
     assert data.patch["dropped"] == {"train": 1} and sum(data.patch["grouped"].values()) == 3
 

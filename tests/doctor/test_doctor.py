@@ -395,7 +395,7 @@ def test_broken_data_gives_the_finding(id_, tmp_path):
     findings = make(tmp_path / "data")
     assert id_ in findings, list(findings)
     assert message in findings[id_].message
-    assert findings[id_].cure in findings[id_].as_text() and findings[id_].severity.upper() in findings[id_].as_text()
+    assert findings[id_].fix in findings[id_].as_text() and findings[id_].severity.upper() in findings[id_].as_text()
 
 
 @pytest.mark.parametrize("kind", ["images", "texts", "pairs"])
@@ -485,7 +485,7 @@ def test_what_a_random_split_would_have_reported():
     result = compare(features, rows, SingleLabel(("a", "b")), 0.2)
     assert result.grouped < 0.65 and result.random > 0.9
     assert (
-        f"have shown {100 * result.random:.1f} % accuracy instead of {100 * result.grouped:.1f} %" in result.in_words()
+        f"have shown {100 * result.random:.1f} % accuracy instead of {100 * result.grouped:.1f} %" in result.describe()
     )
     independent = compare(features, rows.assign(group=None), SingleLabel(("a", "b")), 0.2)
     assert independent.grouped == independent.random and independent.spread == 0
@@ -557,7 +557,7 @@ def test_command_as_json(tmp_path):
     report = json.loads(stream.getvalue())
     assert code == report["exit_code"] == 1
     (finding,) = report["findings"]
-    assert finding["id"] == "data-unreadable" and finding["severity"] == "error" and finding["cure"]
+    assert finding["id"] == "data-unreadable" and finding["severity"] == "error" and finding["fix"]
 
 
 def test_explain():

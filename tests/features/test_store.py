@@ -102,14 +102,14 @@ def test_another_space_shares_nothing(store):
 
 
 def test_every_ingredient_changes_the_space_and_their_order_does_not():
-    one = space_key(weights="w", transform={"size": 8, "mean": [0.5]}, boundary=3)
-    assert one == space_key(boundary=3, transform={"mean": [0.5], "size": 8}, weights="w")
+    one = space_key(weights="w", transform={"size": 8, "mean": [0.5]}, split_point=3)
+    assert one == space_key(split_point=3, transform={"mean": [0.5], "size": 8}, weights="w")
     others = [
-        space_key(weights="v", transform={"size": 8, "mean": [0.5]}, boundary=3),
-        space_key(weights="w", transform={"size": 9, "mean": [0.5]}, boundary=3),
-        space_key(weights="w", transform={"size": 8, "mean": [0.5]}, boundary=4),
-        space_key(weights="w", transform={"size": 8, "mean": [0.5]}, boundary="3"),
-        space_key(weights="w", transform={"size": 8, "mean": [0.5]}, boundary=3, precision="bf16"),
+        space_key(weights="v", transform={"size": 8, "mean": [0.5]}, split_point=3),
+        space_key(weights="w", transform={"size": 9, "mean": [0.5]}, split_point=3),
+        space_key(weights="w", transform={"size": 8, "mean": [0.5]}, split_point=4),
+        space_key(weights="w", transform={"size": 8, "mean": [0.5]}, split_point="3"),
+        space_key(weights="w", transform={"size": 8, "mean": [0.5]}, split_point=3, precision="bf16"),
     ]
     assert len({one, *others}) == 6
     with pytest.raises(TypeError):

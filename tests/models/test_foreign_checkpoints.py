@@ -16,12 +16,12 @@ from tokenizers import Tokenizer
 from hftransfer.config import checked
 from hftransfer.core.errors import UserError
 from hftransfer.features.extract import FrozenPass, NotStored
-from hftransfer.features.passes import Machine
+from hftransfer.features.passes import ComputeConfig
 from hftransfer.features.store import FeatureStore
 from hftransfer.modalities import kind_of
-from hftransfer.models.layers import Ladder
+from hftransfer.models.layers import LayerGroups
 from hftransfer.models.loading import load_checkpoint, save_model
-from hftransfer.models.partial import Boundary
+from hftransfer.models.partial import SplitPoint
 from hftransfer.models.references import ModelConfig
 from hftransfer.models.weights import read_weights
 from hftransfer.tasks import SingleLabel
@@ -234,11 +234,13 @@ def test_activations_without_a_mask_are_not_stored(tmp_path):
     loaded = load(with_tokenizer(transformers.FNetForSequenceClassification, config, tokenizer, tmp_path / "m"), "text")
     text = kind_of("text").bind(loaded.processor)
     items = text.encode(pd.DataFrame({"input": ["goal", "goal team match player"]}))
-    ladder = Ladder.of(loaded.model)
-    frozen = FrozenPass(loaded.model, ladder, text, Machine(torch.device("cpu")), "w", FeatureStore(tmp_path / "store"))
+    layer_groups = LayerGroups.of(loaded.model)
+    frozen = FrozenPass(
+        loaded.model, layer_groups, text, ComputeConfig(torch.device("cpu")), "w", FeatureStore(tmp_path / "store")
+    )
     with pytest.raises(NotStored):
-        frozen.boundary(items, ["a", "b"], Boundary(loaded.model, ladder, 2))
-    assert len(frozen.boundary(items[:1] * 2, ["a", "b"], Boundary(loaded.model, ladder, 2))) == 2
+        frozen.split_point(items, ["a", "b"], SplitPoint(loaded.model, layer_groups, 2))
+    assert len(frozen.split_point(items[:1] * 2, ["a", "b"], SplitPoint(loaded.model, layer_groups, 2))) == 2
 
 
 def volo(folder):

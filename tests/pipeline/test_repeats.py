@@ -101,7 +101,7 @@ def test_a_head_is_divided_until_there_are_twenty_scores(options, times):
 
 
 def test_folds_choose_a_readout_by_what_whole_runs_compare_and_answer_by_what_its_head_reads():
-    """Where two readouts were next to each other, the quick way took another one than the runs it stands for."""
+    """Where two feature sources were next to each other, the quick way took another one than the runs it stands for."""
     rng, task = np.random.default_rng(0), SingleLabel(("a", "b"))
     targets = np.tile([0, 1], 40)
     nothing = rng.normal(size=(80, 3))

@@ -340,17 +340,19 @@ def test_long_inputs_are_asked_only_as_long_as_time_permits(monkeypatch, tokens_
     clock, lengths = [0.0], [*range(20, 35), 400]
     frame = pd.DataFrame({"length": lengths})
 
-    def answer(model, work, batch):
+    def answer(model, context, batch):
         clock[0] += len(batch) * batch["length"].max() / tokens_a_second
         return batch[["length"]].to_numpy(float)
 
     monkeypatch.setattr(self_check, "_logits", answer)
     monkeypatch.setattr(self_check.time, "perf_counter", lambda: clock[0])
     modality = SimpleNamespace(lengths=lambda items: items, plain_batch=lambda processor, frame: frame)
-    work = SimpleNamespace(
-        modality=modality, items=lengths, data=SimpleNamespace(frame=frame, looks=[SimpleNamespace(size=(0, 0))] * 16)
+    context = SimpleNamespace(
+        modality=modality,
+        items=lengths,
+        data=SimpleNamespace(frame=frame, inspections=[SimpleNamespace(size=(0, 0))] * 16),
     )
-    asked, found = self_check.Saved(None, None).logits(work, np.arange(16), self_check.SECONDS)
+    asked, found = self_check.Saved(None, None).logits(context, np.arange(16), self_check.SECONDS)
     assert len(asked) == examples and asked[0] == 0 and asked[-1] == 15
     assert found[:, 0].tolist() == [lengths[position] for position in asked]
 
@@ -358,9 +360,9 @@ def test_long_inputs_are_asked_only_as_long_as_time_permits(monkeypatch, tokens_
 @pytest.mark.parametrize(("count", "examples"), [(0, 0), (1, 1), (2, 2), (16, 16), (17, 16), (400, 16)])
 def test_the_self_check_asks_the_smallest_and_the_largest(count, examples):
     sizes = np.random.default_rng(0).permutation(count) + 1
-    looks = [SimpleNamespace(size=(0, 0))] * count
+    inspections = [SimpleNamespace(size=(0, 0))] * count
     modality = SimpleNamespace(lengths=lambda items: items)
-    work = SimpleNamespace(modality=modality, items=sizes, data=SimpleNamespace(looks=looks))
-    chosen = sizes[self_check._extremes(work, np.arange(count))]
+    context = SimpleNamespace(modality=modality, items=sizes, data=SimpleNamespace(inspections=inspections))
+    chosen = sizes[self_check._extremes(context, np.arange(count))]
     assert len(chosen) == examples and list(chosen) == sorted(chosen)
     assert not count or (chosen[0] == 1 and chosen[-1] == count)

@@ -122,7 +122,7 @@ def test_curve_on_the_command_line(monkeypatch, capsys, tmp_path):
     code, out, err = call(monkeypatch, capsys, *arguments)
     assert code == 0, err
     assert "+20 rows of the same mix: " in out and "forecast" in out
-    assert err.count("Convex head:") <= 3  # of the probe, none of the many fits
+    assert err.count("Linear probe:") <= 3  # of the probe, none of the many fits
     found = json.loads((tmp_path / "c" / "curve.json").read_text())
     assert found["rows"] == 96 and found["held"] == 24 and "<svg" in (tmp_path / "c" / "curve.svg").read_text()
     code, out, err = call(

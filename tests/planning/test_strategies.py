@@ -1,4 +1,4 @@
-"""Advice: the choice on made-up answers, the climb on a made-up bench, and both ways in on tiny networks."""
+"""Advice: the choice on made-up answers, the search on a made-up experiments, and both ways in on tiny networks."""
 
 import json
 import signal
@@ -16,12 +16,12 @@ from hftransfer.config import RunConfig, parse_overrides, with_overrides
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import finite
 from hftransfer.evaluation.resampling import corrected_t_interval
-from hftransfer.features.readout import Readout
+from hftransfer.features.sources import FeatureSource
 from hftransfer.modalities import kind_of
 from hftransfer.planning.strategies import baselines, candidates
-from hftransfer.planning.strategies.candidates import Climb, Clock, halve
+from hftransfer.planning.strategies.candidates import Clock, Search, halve
 from hftransfer.planning.strategies.command import advise
-from hftransfer.planning.strategies.decision import Answers, Difference, Judge
+from hftransfer.planning.strategies.decision import Difference, Evaluator, HeldOutPredictions
 from hftransfer.planning.strategies.experiments import Curve, Fold, Trial
 from hftransfer.planning.strategies.kept import Kept, put_in_place
 from hftransfer.planning.strategies.wording import advice, as_dict, evidence
@@ -37,16 +37,16 @@ TASK = SingleLabel(("a", "b"))
 TARGETS = np.arange(200) % 2
 
 
-def answers(name, right, rows=200, deployable=True):
+def predictions(name, right, rows=200, deployable=True):
     """Answers to the first `rows` rows, of which the first `right` are right."""
     said = np.where(np.arange(rows) < right, TARGETS[:rows], 1 - TARGETS[:rows])
     changes = {"strategy.type": name} if deployable else None
-    return Answers(name, np.arange(rows), np.eye(2)[said] * 0.8 + 0.1, folds=5, seconds=1.0, changes=changes)
+    return HeldOutPredictions(name, np.arange(rows), np.eye(2)[said] * 0.8 + 0.1, folds=5, seconds=1.0, changes=changes)
 
 
 @pytest.fixture
-def judge():
-    return Judge(TASK, TARGETS)
+def evaluator():
+    return Evaluator(TASK, TARGETS)
 
 
 # --- the budget -------------------------------------------------------------------------------------------------------
@@ -75,53 +75,62 @@ def test_auto_is_a_choice_of_the_configuration():
 # --- the choice -------------------------------------------------------------------------------------------------------
 
 
-def test_the_simplest_of_those_that_cannot_be_separated_is_chosen(judge):
-    close = [answers("probe", 170), answers("lora", 172), answers("full", 174)]
-    assert judge.choose(close).name == "probe"
-    apart = [answers("probe", 150), answers("lora", 180), answers("full", 182)]
-    assert judge.choose(apart).name == "lora"
+def test_the_simplest_of_those_that_cannot_be_separated_is_chosen(evaluator):
+    close = [predictions("probe", 170), predictions("lora", 172), predictions("full", 174)]
+    assert evaluator.choose(close).name == "probe"
+    apart = [predictions("probe", 150), predictions("lora", 180), predictions("full", 182)]
+    assert evaluator.choose(apart).name == "lora"
 
 
-def test_accuracy_may_be_preferred(judge):
-    assert judge.choose([answers("probe", 170), answers("lora", 172), answers("full", 171)], "accuracy").name == "lora"
+def test_accuracy_may_be_preferred(evaluator):
+    assert (
+        evaluator.choose(
+            [predictions("probe", 170), predictions("lora", 172), predictions("full", 171)], "accuracy"
+        ).name
+        == "lora"
+    )
 
 
-def test_rungs_are_compared_on_the_rows_that_both_have(judge):
-    """The first 40 rows are easy: a rung that was asked these alone is not better for it."""
-    probe, few = answers("probe", 150), answers("full", 40, rows=40)
-    assert judge.score(few).value > judge.score(probe).value
-    assert judge.difference(few, probe).value == 0 and judge.difference(few, probe).rows == 40
-    assert judge.choose([probe, few], "accuracy").name == "probe"
+def test_rungs_are_compared_on_the_rows_that_both_have(evaluator):
+    """The first 40 rows are easy: a candidate that was asked these alone is not better for it."""
+    probe, few = predictions("probe", 150), predictions("full", 40, rows=40)
+    assert evaluator.score(few).value > evaluator.score(probe).value
+    assert evaluator.difference(few, probe).value == 0 and evaluator.difference(few, probe).rows == 40
+    assert evaluator.choose([probe, few], "accuracy").name == "probe"
 
 
-def test_the_difference_is_that_of_the_paired_table(judge):
-    found = judge.difference(answers("lora", 180), answers("probe", 160))
+def test_the_difference_is_that_of_the_paired_table(evaluator):
+    found = evaluator.difference(predictions("lora", 180), predictions("probe", 160))
     assert found.value == pytest.approx(0.1) and 0 < found.low < 0.1 < found.high
 
 
 def test_a_smaller_error_is_better_in_regression():
     task = Regression(("y",))
     targets = np.linspace(0, 1, 100)[:, None]
-    far, near = (Answers(n, np.arange(100), targets + e, changes={"x": 1}) for n, e in (("probe", 0.3), ("full", 0.1)))
-    near = Answers("full", np.arange(100), near.scores + np.sin(np.arange(100))[:, None] / 50, changes={"x": 1})
-    judge = Judge(task, targets)
-    assert judge.difference(near, far).is_better and judge.difference(far, near).is_worse
-    assert judge.choose([far, near]).name == "full" and judge.could_be_beaten(near)
+    far, near = (
+        HeldOutPredictions(n, np.arange(100), targets + e, changes={"x": 1}) for n, e in (("probe", 0.3), ("full", 0.1))
+    )
+    near = HeldOutPredictions(
+        "full", np.arange(100), near.scores + np.sin(np.arange(100))[:, None] / 50, changes={"x": 1}
+    )
+    evaluator = Evaluator(task, targets)
+    assert evaluator.difference(near, far).is_better and evaluator.difference(far, near).is_worse
+    assert evaluator.choose([far, near]).name == "full" and evaluator.could_be_beaten(near)
 
 
-def test_the_difference_from_fold_to_fold_has_the_corrected_interval(judge):
-    lora, probe = answers("lora", 180), answers("probe", 160)
+def test_the_difference_from_fold_to_fold_has_the_corrected_interval(evaluator):
+    lora, probe = predictions("lora", 180), predictions("probe", 160)
     folds = [np.arange(start, 200, 5) for start in range(5)]
     folds[0], folds[1] = np.arange(150, 190), np.arange(40)
-    gains = [0.5, 0.0, *(judge.gain(lora, probe, rows) for rows in folds[2:])]
-    found, expected = judge.by_folds(lora, probe, folds, 160), corrected_t_interval(gains, 160, 40)
+    gains = [0.5, 0.0, *(evaluator.gain(lora, probe, rows) for rows in folds[2:])]
+    found, expected = evaluator.by_folds(lora, probe, folds, 160), corrected_t_interval(gains, 160, 40)
     assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
-    assert judge.by_folds(lora, probe, folds[:2], 160) is None
+    assert evaluator.by_folds(lora, probe, folds[:2], 160) is None
 
 
-def test_four_errors_in_200_rows_are_too_few_to_show_that_anything_is_better(judge):
-    assert not judge.could_be_beaten(answers("probe", 196))
-    assert judge.could_be_beaten(answers("probe", 195))
+def test_four_errors_in_200_rows_are_too_few_to_show_that_anything_is_better(evaluator):
+    assert not evaluator.could_be_beaten(predictions("probe", 196))
+    assert evaluator.could_be_beaten(predictions("probe", 195))
 
 
 def test_halving_gives_more_steps_to_fewer_rates():
@@ -135,21 +144,23 @@ def test_the_best_readout_is_chosen_by_the_other_folds():
     folds = [Fold(np.setdiff1d(np.arange(30), rows), rows) for rows in np.arange(30).reshape(3, 10)]
     sure = np.where(np.eye(2)[TARGETS[:30]] > 0, 2.0, -2.0)
     mixed = np.concatenate([3 * sure[:10], -sure[10:]])
-    work = SimpleNamespace(targets=TARGETS[:30])
-    bench = SimpleNamespace(folds=folds, data=SimpleNamespace(task=TASK), work=work, row_seconds=0.001, head_share=0.01)
-    bench.row_seconds_up_to = lambda block: 0.0005
-    one, two = Readout(1), Readout(2)
-    curve = Curve(bench, {one: sure, two: mixed}, {one: 0.1, two: 0.9}, folds, 1.0)
-    found = curve.answers("best-layer", [one, two], {})
+    context = SimpleNamespace(targets=TARGETS[:30])
+    experiments = SimpleNamespace(
+        folds=folds, data=SimpleNamespace(task=TASK), context=context, row_seconds=0.001, head_share=0.01
+    )
+    experiments.row_seconds_up_to = lambda block: 0.0005
+    one, two = FeatureSource(1), FeatureSource(2)
+    curve = Curve(experiments, {one: sure, two: mixed}, {one: 0.1, two: 0.9}, folds, 1.0)
+    found = curve.predictions("best-layer", [one, two], {})
     assert (found.scores[:10].argmax(1) == TARGETS[:10]).all() and found.scores[0].max() < 0.99
-    assert found.row_milliseconds == 0.5 and found.notes == {"readout": "head@1"}
+    assert found.row_milliseconds == 0.5 and found.notes == {"feature_source": "head@1"}
 
 
-# --- the climb --------------------------------------------------------------------------------------------------------
+# --- the search --------------------------------------------------------------------------------------------------------
 
 
 class FakeBench:
-    """200 rows in five folds; every rung is right on a set number of rows; a training takes no time but says it does."""
+    """200 rows in five folds; every candidate is right on a set number of rows; a training takes no time but says it does."""
 
     def __init__(self, right, seconds=0.0):
         self.right, self.seconds, self.asked = right, seconds, []
@@ -157,29 +168,33 @@ class FakeBench:
         self.data = SimpleNamespace(task=TASK, modality="text", kind=kind_of("text"))
         shuffled = np.random.default_rng(0).permutation(200)
         self.folds = [Fold(np.setdiff1d(shuffled, part), part) for part in np.array_split(shuffled, 5)]
-        self.judge, self.labels, self.row_seconds = Judge(TASK, TARGETS, None, 100), 200, 1e-6
+        self.evaluator, self.labels, self.row_seconds = Evaluator(TASK, TARGETS, None, 100), 200, 1e-6
         self.rate_rows = np.arange(1000, 1040)  # by default none that is scored
-        self.work = SimpleNamespace(fitted=np.arange(200), model=torch.nn.Linear(1, 1))
+        self.context = SimpleNamespace(fitted=np.arange(200), model=torch.nn.Linear(1, 1))
 
     blocks, solving, pass_seconds = 1, 0.0, 0.0
 
-    def readouts(self, head):
-        return [Readout(3)] if head.layer == "last" else [Readout(block) for block in range(4 - self.blocks, 4)]
+    def feature_sources(self, head):
+        return (
+            [FeatureSource(3)]
+            if head.layer == "last"
+            else [FeatureSource(block) for block in range(4 - self.blocks, 4)]
+        )
 
     def probes(self, wanted):
-        losses = {readout: 1 / readout.block for readout in wanted}
-        made = lambda name, allowed, changes: answers(name, self.right[name], deployable=bool(changes))  # noqa: E731
-        return SimpleNamespace(answers=made, losses=losses, solving=self.solving * len(losses))
+        losses = {feature_source: 1 / feature_source.block for feature_source in wanted}
+        made = lambda name, allowed, changes: predictions(name, self.right[name], deployable=bool(changes))  # noqa: E731
+        return SimpleNamespace(predictions=made, losses=losses, solving=self.solving * len(losses))
 
     def majority(self):
-        return answers("majority", 100, deployable=False)
+        return predictions("majority", 100, deployable=False)
 
     def raw_input(self):
-        return answers("raw", self.right.get("raw", 120), deployable=False)
+        return predictions("raw", self.right.get("raw", 120), deployable=False)
 
     def random_features(self):
-        made = answers("random", self.right.get("random", 120), deployable=False)
-        return SimpleNamespace(answers=lambda *_: made, losses={Readout(3): 1.0})
+        made = predictions("random", self.right.get("random", 120), deployable=False)
+        return SimpleNamespace(predictions=lambda *_: made, losses={FeatureSource(3): 1.0})
 
     def steps(self, config):
         return config.training.max_steps or 100
@@ -196,9 +211,9 @@ class FakeBench:
 
 
 def climbed(right, seconds=0.0, budget=1000, keep=None, prefer="simplicity", overhead=0.0):
-    climb = Climb(FakeBench(right, seconds), AutoStrategy(prefer=prefer), Clock(budget), keep, overhead)
-    climb.run()
-    return climb
+    search = Search(FakeBench(right, seconds), AutoStrategy(prefer=prefer), Clock(budget), keep, overhead)
+    search.run()
+    return search
 
 
 ALIKE = {"probe": 150, "frozen": 151, "lora": 152, "full": 149, "scratch": 100}
@@ -206,35 +221,37 @@ LORA = {"probe": 140, "frozen": 143, "lora": 180, "full": 181, "scratch": 100}
 
 
 def test_every_rung_is_tried_and_the_probe_kept_where_nothing_is_better():
-    climb = climbed(ALIKE)
-    assert climb.chosen.name == "probe" and set(climb.skipped) == {"scratch"}
-    assert climb.skipped["scratch"] == "pretrained features are better than random ones here"
-    assert climb.measured["lora"].folds == 5
-    assert advice(climb).endswith("not distinguishable from the probe (LoRA the best of them, +1.0 (-0.7 to 2.7) points, "
+    search = climbed(ALIKE)
+    assert search.chosen.name == "probe" and set(search.skipped) == {"scratch"}
+    assert search.skipped["scratch"] == "pretrained features are better than random ones here"
+    assert search.measured["lora"].folds == 5
+    assert advice(search).endswith("not distinguishable from the probe (LoRA the best of them, +1.0 (-0.7 to 2.7) points, "
                                   "on 200 rows): take the probe (--prefer accuracy takes LoRA).")  # fmt: skip
 
 
 def test_a_rung_that_is_better_takes_its_place_and_is_said_with_its_interval():
     kept = []
-    climb = climbed(LORA, keep=kept.append)
-    assert climb.chosen.name == climb.kept == "lora" and [made["strategy.type"] for made in kept] == ["lora"]
-    said = advice(climb)
+    search = climbed(LORA, keep=kept.append)
+    assert search.chosen.name == search.kept == "lora" and [made["strategy.type"] for made in kept] == ["lora"]
+    said = advice(search)
     assert said.startswith("LoRA is +20.0 (14.") and " points over the probe for " in said
     assert "full is not distinguishable from LoRA" in said and said.endswith(
         "take LoRA (--prefer accuracy takes full)."
     )
     assert any(
-        "From fold to fold, each trained on other rows, LoRA gains +20.0 (" in found for found in evidence(climb)
+        "From fold to fold, each trained on other rows, LoRA gains +20.0 (" in found for found in evidence(search)
     )
     assert any(
         said.startswith("Expect about +19.") and "the choice among 3 candidates and other" in said
-        for said in evidence(climb)
+        for said in evidence(search)
     )
-    assert climb.chosen.changes["training.learning_rate"] == pytest.approx(5e-4 * 3)  # nearest to what the bench likes
+    assert search.chosen.changes["training.learning_rate"] == pytest.approx(
+        5e-4 * 3
+    )  # nearest to what the experiments likes
 
 
-def test_the_gain_of_the_best_of_several_is_shrunk_and_its_interval_wider(judge):
-    plain = judge.difference(answers("lora", 170), answers("probe", 160))
+def test_the_gain_of_the_best_of_several_is_shrunk_and_its_interval_wider(evaluator):
+    plain = evaluator.difference(predictions("lora", 170), predictions("probe", 160))
     alone, of_four = plain.corrected(1, 0.0), plain.corrected(4, 0.25)
     assert (alone.low, alone.high) == pytest.approx((plain.low, plain.high))
     assert of_four.low < plain.low < of_four.value < alone.value < plain.value < plain.high < of_four.high
@@ -252,13 +269,13 @@ def test_luck_among_equal_candidates_is_rarely_announced_as_certain():
 
 
 def test_examples_that_chose_the_learning_rate_do_not_score_it():
-    bench = FakeBench(LORA)
-    bench.rate_rows = bench.folds[1].held_out[:32]
-    climb = Climb(bench, AutoStrategy(), Clock(1000))
-    climb.run()
-    assert climb.measured["lora"].notes["rates"] and climb.measured["probe"].rows.size == 200
-    assert sorted(climb.measured["lora"].rows) == sorted(np.setdiff1d(np.arange(200), bench.rate_rows))
-    assert climb.by_folds(climb.measured["lora"]).rows == 168
+    experiments = FakeBench(LORA)
+    experiments.rate_rows = experiments.folds[1].held_out[:32]
+    search = Search(experiments, AutoStrategy(), Clock(1000))
+    search.run()
+    assert search.measured["lora"].notes["rates"] and search.measured["probe"].rows.size == 200
+    assert sorted(search.measured["lora"].rows) == sorted(np.setdiff1d(np.arange(200), experiments.rate_rows))
+    assert search.by_folds(search.measured["lora"]).rows == 168
 
 
 @pytest.mark.parametrize("groups", [None, np.repeat([str(number) for number in range(8)], 5)])
@@ -272,44 +289,44 @@ def test_the_penalty_of_the_linear_model_on_pixels_is_chosen_on_whole_groups(gro
 
 
 def test_the_simpler_of_two_that_are_better_is_taken_though_it_alone_would_not_show_it():
-    climb = Climb(FakeBench(LORA), AutoStrategy(), Clock(1000))
-    found = [answers("probe", 56), answers("frozen", 60, rows=80), answers("lora", 64, rows=80)]
-    climb.measured = {rung.name: rung for rung in found}
-    said = advice(climb)
-    assert climb.chosen.name == "frozen" and said.startswith("LoRA is +10.0 (2.8 to 16.7) points over the probe for ")
+    search = Search(FakeBench(LORA), AutoStrategy(), Clock(1000))
+    found = [predictions("probe", 56), predictions("frozen", 60, rows=80), predictions("lora", 64, rows=80)]
+    search.measured = {candidate.name: candidate for candidate in found}
+    said = advice(search)
+    assert search.chosen.name == "frozen" and said.startswith("LoRA is +10.0 (2.8 to 16.7) points over the probe for ")
     assert said.endswith("frozen (+5.0 (-0.4 to 10.2) points) is simpler and not distinguishable from it: take frozen "
                          "(--prefer accuracy takes LoRA).")  # fmt: skip
 
 
 def test_of_the_two_heads_the_one_of_the_higher_estimate_is_taken():
     """They cost alike: neither is simpler. More than that needs rows that tell it."""
-    climb = climbed(ALIKE)
-    climb.measured |= {"probe": answers("probe", 150), "best-layer": answers("best-layer", 153)}
-    assert [rung.name for rung in climb.deployable[:3]] == ["best-layer", "probe", "frozen"]
-    assert climb.chosen.name == "best-layer"
-    assert advice(climb) == (
+    search = climbed(ALIKE)
+    search.measured |= {"probe": predictions("probe", 150), "best-layer": predictions("best-layer", 153)}
+    assert [candidate.name for candidate in search.deployable[:3]] == ["best-layer", "probe", "frozen"]
+    assert search.chosen.name == "best-layer"
+    assert advice(search) == (
         "The best-layer probe is +1.5 (-0.5 to 3.4) points over the probe, which these rows cannot tell from nothing, for 0 s more; "
         "frozen, LoRA and full are not distinguishable from the best-layer probe: take the best-layer probe."
     )
-    climb.measured["best-layer"] = answers("best-layer", 150)
-    assert climb.chosen.name == "probe"
+    search.measured["best-layer"] = predictions("best-layer", 150)
+    assert search.chosen.name == "probe"
 
 
 def test_accuracy_is_preferred_where_it_is_asked_for():
-    climb = climbed(ALIKE, prefer="accuracy")
-    assert climb.chosen.name == "lora"
-    assert "which these rows cannot tell from nothing" in advice(climb) and advice(climb).endswith("take LoRA.")
+    search = climbed(ALIKE, prefer="accuracy")
+    assert search.chosen.name == "lora"
+    assert "which these rows cannot tell from nothing" in advice(search) and advice(search).endswith("take LoRA.")
 
 
 def test_a_rung_that_does_not_fit_the_budget_is_left_out_with_a_line():
-    climb = climbed(LORA | {"random": 140}, seconds=500, budget=60)
-    assert climb.chosen.name == "probe" and set(climb.skipped) == {"frozen", "lora", "full", "scratch"}
-    assert climb.skipped["lora"].startswith("it needs about 500 s, ") and climb.skipped["lora"].endswith(
+    search = climbed(LORA | {"random": 140}, seconds=500, budget=60)
+    assert search.chosen.name == "probe" and set(search.skipped) == {"frozen", "lora", "full", "scratch"}
+    assert search.skipped["lora"].startswith("it needs about 500 s, ") and search.skipped["lora"].endswith(
         "budget are left"
     )
-    assert [steps for _, steps, _ in climb.bench.asked] == [candidates.TIMED_STEPS] * 4
-    assert climb.ended == "the budget is spent"
-    assert advice(climb) == "There was no time for frozen, LoRA, full and scratch: take the probe."
+    assert [steps for _, steps, _ in search.experiments.asked] == [candidates.TIMED_STEPS] * 4
+    assert search.ended == "the budget is spent"
+    assert advice(search) == "There was no time for frozen, LoRA, full and scratch: take the probe."
 
 
 def test_the_final_training_is_in_the_budget():
@@ -319,25 +336,25 @@ def test_the_final_training_is_in_the_budget():
 
 
 def test_nothing_is_tried_where_the_rows_could_not_show_that_it_is_better():
-    climb = climbed(LORA | {"probe": 198, "random": 197})
-    assert set(climb.skipped) == {"frozen", "lora", "full", "scratch"} and not climb.bench.asked
-    assert "even a faultless rung could not be told from the probe on these 200 rows" in climb.skipped["full"]
+    search = climbed(LORA | {"probe": 198, "random": 197})
+    assert set(search.skipped) == {"frozen", "lora", "full", "scratch"} and not search.experiments.asked
+    assert "even a faultless candidate could not be told from the probe on these 200 rows" in search.skipped["full"]
 
 
 def test_where_accuracy_is_preferred_all_is_tried_that_could_be_better():
     """Two errors in 200 rows: nothing can be told from the probe, but one that makes none is taken."""
-    climb = climbed(LORA | {"probe": 198, "random": 197, "lora": 200}, prefer="accuracy")
-    assert climb.chosen.name == "lora" and "full" in climb.measured
-    climb = climbed(LORA | {"probe": 200, "random": 197}, prefer="accuracy")
-    assert "even a faultless rung could not be better than the probe on these 200 rows" in climb.skipped["full"]
-    assert not climb.bench.asked
-    assert any("the task is so easy" in sentence for sentence in evidence(climb))
+    search = climbed(LORA | {"probe": 198, "random": 197, "lora": 200}, prefer="accuracy")
+    assert search.chosen.name == "lora" and "full" in search.measured
+    search = climbed(LORA | {"probe": 200, "random": 197}, prefer="accuracy")
+    assert "even a faultless candidate could not be better than the probe on these 200 rows" in search.skipped["full"]
+    assert not search.experiments.asked
+    assert any("the task is so easy" in sentence for sentence in evidence(search))
 
 
 def test_scratch_is_tried_where_pretraining_gives_nothing():
-    climb = climbed(ALIKE | {"random": 150})
-    assert "scratch" in climb.measured
-    assert any(sentence.startswith("Pretraining gives +0.0 (") for sentence in evidence(climb))
+    search = climbed(ALIKE | {"random": 150})
+    assert "scratch" in search.measured
+    assert any(sentence.startswith("Pretraining gives +0.0 (") for sentence in evidence(search))
 
 
 def test_no_rate_is_searched_where_the_user_named_one_or_few_rows_would_choose():
@@ -345,31 +362,31 @@ def test_no_rate_is_searched_where_the_user_named_one_or_few_rows_would_choose()
         {"rate_rows": np.arange(1000, 1010)},
         {"config": with_overrides({"data": "d", "model": "m"}, {"training.learning_rate": 1})},
     ):
-        bench = FakeBench(ALIKE)
-        vars(bench).update(change)
-        Climb(bench, AutoStrategy(), Clock(1000)).run()
-        assert {steps for _, steps, _ in bench.asked} == {candidates.TIMED_STEPS, None}
+        experiments = FakeBench(ALIKE)
+        vars(experiments).update(change)
+        Search(experiments, AutoStrategy(), Clock(1000)).run()
+        assert {steps for _, steps, _ in experiments.asked} == {candidates.TIMED_STEPS, None}
 
 
 @pytest.mark.parametrize("keep, needed", [(None, 100 + 3 * 10), (lambda changes: None, 2 * (100 + 3 * 10) + 5)])
 def test_the_best_layer_is_left_out_where_its_heads_do_not_fit_into_the_budget(keep, needed):
     measured = {}
     for budget in (needed - 1, needed + 10):
-        bench = FakeBench(ALIKE | {"best-layer": 160})
-        bench.blocks, bench.solving, bench.pass_seconds = 3, 10.0, 100.0
-        climb = Climb(bench, AutoStrategy(), Clock(budget), keep, 5.0)
-        climb.run()
-        measured[budget - needed] = set(climb.measured), climb.skipped.get("best-layer"), len(climb.curve.losses)
-    names, reason, readouts = measured[-1]
-    assert "best-layer" not in names and readouts == 1 and reason.startswith(f"it needs about {needed} s, ")
-    names, reason, readouts = measured[10]
-    assert "best-layer" in names and readouts == 3 and reason is None
+        experiments = FakeBench(ALIKE | {"best-layer": 160})
+        experiments.blocks, experiments.solving, experiments.pass_seconds = 3, 10.0, 100.0
+        search = Search(experiments, AutoStrategy(), Clock(budget), keep, 5.0)
+        search.run()
+        measured[budget - needed] = set(search.measured), search.skipped.get("best-layer"), len(search.curve.losses)
+    names, reason, feature_sources = measured[-1]
+    assert "best-layer" not in names and feature_sources == 1 and reason.startswith(f"it needs about {needed} s, ")
+    names, reason, feature_sources = measured[10]
+    assert "best-layer" in names and feature_sources == 3 and reason is None
 
 
 def test_ctrl_c_keeps_what_is_there(caplog):
     kept = []
-    climb = Climb(FakeBench(LORA), AutoStrategy(), Clock(1000), kept.append)
-    train, calls = climb.bench.train, []
+    search = Search(FakeBench(LORA), AutoStrategy(), Clock(1000), kept.append)
+    train, calls = search.experiments.train, []
 
     def interrupted(config, fold):
         if config.strategy.type == "full":
@@ -377,38 +394,38 @@ def test_ctrl_c_keeps_what_is_there(caplog):
         calls.append(config.strategy.type)
         return train(config, fold)
 
-    climb.bench.train = interrupted
-    climb.run()
-    assert "lora" in calls and climb.kept == "probe" and not kept
-    assert json.loads(json.dumps(as_dict(climb)))["ended"] == "LoRA could not be trained on all rows (interrupted)"
+    search.experiments.train = interrupted
+    search.run()
+    assert "lora" in calls and search.kept == "probe" and not kept
+    assert json.loads(json.dumps(as_dict(search)))["ended"] == "LoRA could not be trained on all rows (interrupted)"
     assert "The output stays the probe: LoRA could not be trained on all rows (interrupted)" in caplog.text
 
 
 def test_ctrl_c_before_anything_is_measured_ends_the_command():
-    climb = Climb(FakeBench(LORA), AutoStrategy(), Clock(1000))
-    climb.bench.probes = lambda wanted: (_ for _ in ()).throw(KeyboardInterrupt)
+    search = Search(FakeBench(LORA), AutoStrategy(), Clock(1000))
+    search.experiments.probes = lambda wanted: (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
-        climb.run()
+        search.run()
 
 
 def test_ctrl_c_of_advice_alone_says_that_it_was_interrupted():
-    climb = Climb(FakeBench(LORA), AutoStrategy(), Clock(1000))
-    climb.bench.train = lambda config, fold: (_ for _ in ()).throw(KeyboardInterrupt)
-    climb.run()
-    assert climb.ended == "interrupted"
+    search = Search(FakeBench(LORA), AutoStrategy(), Clock(1000))
+    search.experiments.train = lambda config, fold: (_ for _ in ()).throw(KeyboardInterrupt)
+    search.run()
+    assert search.ended == "interrupted"
 
 
 def test_the_rows_that_are_left_of_the_budget_go_to_rungs_that_may_change_the_choice():
-    climb = climbed({"probe": 150, "frozen": 60, "lora": 152, "full": 149, "scratch": 100})
-    assert climb.measured["frozen"].folds == 1 and climb.measured["lora"].folds == climb.measured["full"].folds == 5
+    search = climbed({"probe": 150, "frozen": 60, "lora": 152, "full": 149, "scratch": 100})
+    assert search.measured["frozen"].folds == 1 and search.measured["lora"].folds == search.measured["full"].folds == 5
 
 
 def test_the_rung_of_the_highest_estimate_is_measured_further_first():
-    climb = climbed({"probe": 140, "frozen": 142, "lora": 144, "full": 150, "scratch": 100})
-    whole = [name for name, steps, _ in climb.bench.asked if steps is None]
+    search = climbed({"probe": 140, "frozen": 142, "lora": 144, "full": 150, "scratch": 100})
+    whole = [name for name, steps, _ in search.experiments.asked if steps is None]
     assert whole[:4] == ["frozen", "lora", "full", "full"]
-    climb = climbed({"probe": 140, "frozen": 142, "lora": 150, "full": 144, "scratch": 100})
-    assert [name for name, steps, _ in climb.bench.asked if steps is None][3] == "lora"
+    search = climbed({"probe": 140, "frozen": 142, "lora": 150, "full": 144, "scratch": 100})
+    assert [name for name, steps, _ in search.experiments.asked if steps is None][3] == "lora"
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------
@@ -470,30 +487,30 @@ def auto(kind, folder, *overrides):
 )
 def test_every_kind_of_task_is_measured_on_rows_outside_of_the_test_part(tmp_path, kind):
     config = auto(kind, tmp_path)
-    climb = advise(config)
-    found = json.loads(json.dumps(as_dict(climb)))
-    names = [rung["name"] for rung in found["rungs"]]
+    search = advise(config)
+    found = json.loads(json.dumps(as_dict(search)))
+    names = [candidate["name"] for candidate in found["candidates"]]
     assert names[:2] == ["majority", "raw"] and "probe" in names and "random" in names
-    assert "test" not in set(climb.bench.data.frame["split"]) and not config.output_folder.exists()
-    assert found["rows"] == len(climb.bench.work.fitted) and found["advice"].endswith(".")
-    tried = {rung["name"]: rung for rung in found["rungs"]} | found["skipped"]
+    assert "test" not in set(search.experiments.data.frame["split"]) and not config.output_folder.exists()
+    assert found["rows"] == len(search.experiments.context.fitted) and found["advice"].endswith(".")
+    tried = {candidate["name"]: candidate for candidate in found["candidates"]} | found["skipped"]
     assert {"frozen", "lora", "full", "scratch"} <= set(tried)
-    for rung in found["rungs"]:
-        assert rung["score"]["low"] <= rung["score"]["value"] <= rung["score"]["high"]
+    for candidate in found["candidates"]:
+        assert candidate["score"]["low"] <= candidate["score"]["value"] <= candidate["score"]["high"]
         assert (
-            rung["name"] == "probe"
-            or rung["over_probe"]["low"] <= rung["over_probe"]["value"] <= rung["over_probe"]["high"]
+            candidate["name"] == "probe"
+            or candidate["over_probe"]["low"] <= candidate["over_probe"]["value"] <= candidate["over_probe"]["high"]
         )
 
 
 def test_the_probe_is_measured_by_the_folds_of_its_own_run(tmp_path, tiny_run):
     """What advice says of the probe is what the run folder of the probe says of its cross-validated rows."""
-    climb = advise(auto("text", tmp_path, "head.pooling=head", "strategy.budget=1s"))
+    search = advise(auto("text", tmp_path, "head.pooling=head", "strategy.budget=1s"))
     changes = {"head.pooling": "head", "head.folds": 2, "output": str(tmp_path / "probe")}
     config = with_overrides(finished_config(tiny_run("probe", "text")), changes)
     stored = pd.read_parquet(run(config).folder / "oof.parquet")
     right = (stored["prediction"] == stored["label"]).mean()
-    assert climb.judge.score(climb.measured["probe"]).value == pytest.approx(right)
+    assert search.evaluator.score(search.measured["probe"]).value == pytest.approx(right)
 
 
 def finished_config(folder):
@@ -502,9 +519,9 @@ def finished_config(folder):
 
 def test_a_validation_part_that_was_given_is_held_out_whole(tmp_path):
     table = tiny.text_table(tmp_path / "more.csv", rows=45, seed=5)
-    climb = advise(auto("text", tmp_path, f"data.validation={table}"))
-    assert len(climb.bench.folds) == 1 and len(climb.measured["probe"].rows) == 45
-    assert set(climb.bench.data.frame["split"][climb.measured["probe"].rows]) == {"validation"}
+    search = advise(auto("text", tmp_path, f"data.validation={table}"))
+    assert len(search.experiments.folds) == 1 and len(search.measured["probe"].rows) == 45
+    assert set(search.experiments.data.frame["split"][search.measured["probe"].rows]) == {"validation"}
 
 
 def test_auto_leaves_one_whole_run_folder_that_names_what_was_chosen(tmp_path, pages):
@@ -537,10 +554,10 @@ def test_auto_leaves_one_whole_run_folder_that_names_what_was_chosen(tmp_path, p
 
 
 def test_ctrl_c_in_the_search_leaves_a_whole_run_that_says_so(tmp_path, pages, monkeypatch, capsys):
-    def interrupted(bench, config, fold):
+    def interrupted(experiments, config, fold):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("hftransfer.planning.strategies.experiments.Bench.train", interrupted)
+    monkeypatch.setattr("hftransfer.planning.strategies.experiments.Experiments.train", interrupted)
     monkeypatch.setattr("hftransfer.train.repeat", lambda *_: pytest.fail("nothing further begins after Ctrl-C"))
     config = auto("text", tmp_path, f"output={tmp_path / 'run'}")
     (tmp_path / "auto.yaml").write_text(config.to_yaml())
@@ -618,11 +635,11 @@ def test_training_is_chosen_where_frozen_features_do_not_suffice(tmp_path):
         "head.layer=1",
         "head.folds=2",
     )
-    climb = advise(with_overrides(values, parse_overrides(settings)))
-    assert climb.chosen.name in ("frozen", "lora", "full", "scratch"), advice(climb)
-    assert climb.against(climb.chosen.name, "probe").is_better
+    search = advise(with_overrides(values, parse_overrides(settings)))
+    assert search.chosen.name in ("frozen", "lora", "full", "scratch"), advice(search)
+    assert search.against(search.chosen.name, "probe").is_better
 
 
 def test_a_head_is_chosen_where_frozen_features_suffice(tmp_path):
-    climb = advise(auto("text", tmp_path))
-    assert climb.chosen.name in candidates.HEADS and data_of("text", tmp_path)["task"] == "single_label"
+    search = advise(auto("text", tmp_path))
+    assert search.chosen.name in candidates.HEADS and data_of("text", tmp_path)["task"] == "single_label"

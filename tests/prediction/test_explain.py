@@ -118,7 +118,7 @@ def test_integrated_gradients_of_a_linear_readout_are_its_terms(predictors):
         def forward(self, input_ids, **rest):
             return type("Output", (), {"logits": torch.einsum("btd,dc->bc", embed(input_ids), direction)})
 
-    linear = type(predictor)(Linear(), predictor.modality, Regression(tuple("abcdefg")), predictor.machine)
+    linear = type(predictor)(Linear(), predictor.modality, Regression(tuple("abcdefg")), predictor.compute_config)
     replaced = [False, True, True, True, False]
     weights, (low, high) = explaining._integrated_gradients(linear, batch, 2, replaced)
     ids = batch["input_ids"][0]
@@ -135,8 +135,8 @@ def test_integrated_gradients_of_a_linear_readout_are_its_terms(predictors):
 def test_attributions_are_computed_as_the_machine_does(predictors):
     """In bfloat16 where that was found to pay: nearly those of float32, and not they."""
     predictor, frame = predictors["bert"], pd.DataFrame({"input": [TEXT]})
-    quick = replace(predictor, machine=replace(predictor.machine, autocast=torch.bfloat16))
-    exact = replace(predictor, machine=replace(predictor.machine, autocast=None))
+    quick = replace(predictor, compute_config=replace(predictor.compute_config, autocast=torch.bfloat16))
+    exact = replace(predictor, compute_config=replace(predictor.compute_config, autocast=None))
     (bf16,), (fp32,) = (explain(one, frame, [1]) for one in (quick, exact))
     ours, theirs = (np.array([weight for _, weight in found.tokens]) for found in (bf16, fp32))
     assert np.corrcoef(ours, theirs)[0, 1] > 0.99 and not np.array_equal(ours, theirs)

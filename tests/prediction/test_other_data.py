@@ -130,9 +130,9 @@ def test_pictures_are_decoded_once_unless_one_is_broken(pictures, tmp_path, monk
     decoded, plain = [], image_files.decode
     monkeypatch.setattr(image_files, "decode", lambda *given: decoded.append(1) or plain(*given))
     predictor = load(pictures / "run", use_cpu=True)
-    table = dataclasses.replace(predictor, machine=dataclasses.replace(predictor.machine, workers=0)).predict(
-        str(tmp_path / "new")
-    )
+    table = dataclasses.replace(
+        predictor, compute_config=dataclasses.replace(predictor.compute_config, workers=0)
+    ).predict(str(tmp_path / "new"))
     assert table["prediction"].notna().sum() == len(files) - broken and ("error" in table) == (broken > 0)
     assert broken or len(decoded) == len(files)
 

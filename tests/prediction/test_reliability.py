@@ -13,9 +13,9 @@ from hftransfer.core.errors import UserError
 from hftransfer.evaluation.conformal import measure_sets, prediction_sets
 from hftransfer.evaluation.unknown import knn_distance, unknown_threshold
 from hftransfer.pipeline import outputs
-from hftransfer.pipeline.reliability_fit import fit_trust, neighbours_of
+from hftransfer.pipeline.reliability_fit import fit_reliability, neighbours_of
 from hftransfer.prediction.predictor import load
-from hftransfer.prediction.reliability import REFERENCE, THRESHOLDS, Trust, distance, unit
+from hftransfer.prediction.reliability import REFERENCE, THRESHOLDS, Reliability, distance, unit
 from hftransfer.tasks import MultiLabel, Regression, SingleLabel
 from hftransfer.train import run
 from tests.support import tiny
@@ -35,15 +35,15 @@ def blobs(rng, rows, noise=1.5):
 def fitted(rng, level=0.8, noise=1.5):
     reference = unit(blobs(rng, 500, noise)[0])
     features, targets, logits = blobs(rng, 600, noise)
-    return Trust.fit(TASK, level, logits, targets, distance(features, reference), reference)
+    return Reliability.fit(TASK, level, logits, targets, distance(features, reference), reference)
 
 
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_sets_hold_the_truth_in_the_promised_share_of_new_rows(level):
     rng = np.random.default_rng(0)
-    trust = fitted(rng, level, noise=3.5)  # the decision alone is right in two thirds
+    reliability = fitted(rng, level, noise=3.5)  # the decision alone is right in two thirds
     _, targets, logits = blobs(rng, 4000, noise=3.5)
-    sets = prediction_sets(TASK, TASK.probabilities(logits), trust.thresholds)
+    sets = prediction_sets(TASK, TASK.probabilities(logits), reliability.thresholds)
     low, high = stats.binom.ppf([0.001, 0.999], 600, level) / 600  # the thresholds come from 600 rows
     assert low < measure_sets(TASK, sets, targets, None)["coverage"].value < high
 
@@ -54,26 +54,26 @@ def test_unknown_rows_are_flagged_more_often_than_known_ones(by_energy, tmp_path
     fitted(rng, noise=1.0).write(tmp_path, TASK)
     if by_energy:
         (tmp_path / REFERENCE).unlink()
-    trust = Trust.read(tmp_path, TASK)
+    reliability = Reliability.read(tmp_path, TASK)
     known, _, logits = blobs(rng, 500, 1.0)
     strange = np.roll(np.eye(3, 8) * 4, 4, axis=1)[rng.integers(3, size=500)] + rng.normal(size=(500, 8))
     flags = {
-        "known": np.mean(trust.columns(TASK, logits, known)["unknown"]),
-        "unknown": np.mean(trust.columns(TASK, strange @ CENTRES.T / 8, strange)["unknown"]),
+        "known": np.mean(reliability.columns(TASK, logits, known)["unknown"]),
+        "unknown": np.mean(reliability.columns(TASK, strange @ CENTRES.T / 8, strange)["unknown"]),
     }
     assert flags["known"] < 0.1
     assert flags["unknown"] > (0.2 if by_energy else 0.7)
-    assert ("energy" in trust.columns(TASK, logits, known)) == by_energy
+    assert ("energy" in reliability.columns(TASK, logits, known)) == by_energy
 
 
 def test_what_is_written_is_read(tmp_path):
     rng = np.random.default_rng(0)
-    trust = replace(fitted(rng), ids=[f"row {number}" for number in range(500)])
-    trust.write(tmp_path, TASK)
-    again = Trust.read(tmp_path, TASK)
-    assert again.ids == trust.ids and again.nearest(trust.reference[7] * 3, 3)[0] == "row 7"
+    reliability = replace(fitted(rng), ids=[f"row {number}" for number in range(500)])
+    reliability.write(tmp_path, TASK)
+    again = Reliability.read(tmp_path, TASK)
+    assert again.ids == reliability.ids and again.nearest(reliability.reference[7] * 3, 3)[0] == "row 7"
     features, _, logits = blobs(rng, 50)
-    before, after = trust.columns(TASK, logits, features), again.columns(TASK, logits, features)
+    before, after = reliability.columns(TASK, logits, features), again.columns(TASK, logits, features)
     assert before["set"] == after["set"]
     assert np.allclose(before["distance"], after["distance"], atol=2e-3)  # float16
     assert list(json.loads((tmp_path / THRESHOLDS).read_text())["thresholds"]) == ["a", "b", "c"]
@@ -122,7 +122,7 @@ def test_about_as_many_known_rows_are_flagged_as_asked_for(per_class):
 
 
 def test_an_empty_folder_has_no_trust(tmp_path):
-    assert Trust.read(tmp_path, TASK) is None
+    assert Reliability.read(tmp_path, TASK) is None
 
 
 # --- whole runs ------------------------------------------------------------------------------------------------------
@@ -162,9 +162,9 @@ def test_the_features_of_a_trained_network_are_those_of_the_saved_model(tiny_run
     splits = pd.read_parquet(folder / "splits.parquet").query("split == 'train'")
     predictor = load(folder, use_cpu=True)
     features = predictor.read(splits)[1]
-    nearest = knn_distance(features, predictor.trust.reference, k=1)
+    nearest = knn_distance(features, predictor.reliability.reference, k=1)
     assert nearest.max() < 2e-2  # every training row finds itself
-    found = [predictor.trust.nearest(row, 1) for row in features]
+    found = [predictor.reliability.nearest(row, 1) for row in features]
     assert np.mean([ids == [id_] for ids, id_ in zip(found, splits["id"], strict=True)]) > 0.9  # float16 may tie
     assert predictor.predict(splits["input"].tolist()[:2])["set"].str.len().min() > 0
 
@@ -173,10 +173,10 @@ def test_the_features_of_a_trained_network_are_those_of_the_saved_model(tiny_run
 def test_thresholds_are_fitted_on_the_logits_of_every_evaluated_step(kind, tmp_path, monkeypatch):
     """The step that is kept is one of them, in the order of the validation part."""
     caught = []
-    monkeypatch.setattr(outputs, "fit_trust", lambda *args: caught.append(args) or fit_trust(*args))
+    monkeypatch.setattr(outputs, "fit_trust", lambda *args: caught.append(args) or fit_reliability(*args))
     run(configuration("frozen", kind, tmp_path))
-    (work, _, predictions, _, steps), task = caught[0], caught[0][0].data.task
-    kept = predictions.logits[np.isin(predictions.positions, work.positions("validation"))] * predictions.temperature
+    (context, _, predictions, _, steps), task = caught[0], caught[0][0].data.task
+    kept = predictions.logits[np.isin(predictions.positions, context.positions("validation"))] * predictions.temperature
     assert len(steps) > 1 and min(np.abs(task.in_units(step) - kept).max() for step in steps) < 0.05
 
 
@@ -185,8 +185,8 @@ def test_a_run_can_be_made_without_features_of_its_training_rows(tmp_path):
     values["evaluation"]["reference"] = False
     folder = run(checked(values)).folder
     assert not (folder / REFERENCE).exists()
-    trust = load(folder, use_cpu=True).trust
-    assert trust.ids == () and trust.nearest(np.ones(32), 3) == []
+    reliability = load(folder, use_cpu=True).reliability
+    assert reliability.ids == () and reliability.nearest(np.ones(32), 3) == []
     assert "energy" in load(folder, use_cpu=True).predict(["goal match"])
 
 
@@ -223,9 +223,9 @@ def test_regression_has_prediction_intervals(tmp_path, caplog):
 
 def test_an_interval_of_too_few_examples_is_unbounded_and_survives_the_file(tmp_path):
     task = Regression(("a", "b"))
-    few = Trust.of_scores(task, 0.9, np.zeros((8, 2)), np.ones((8, 2)))
+    few = Reliability.of_scores(task, 0.9, np.zeros((8, 2)), np.ones((8, 2)))
     few.write(tmp_path, task)
-    found = Trust.read(tmp_path, task)
+    found = Reliability.read(tmp_path, task)
     assert np.isinf(found.thresholds).all() and found.examples.tolist() == [8, 8]
     assert "Infinity" not in (tmp_path / THRESHOLDS).read_text()
     assert list(found.columns(task, np.zeros((1, 2)), np.zeros((1, 4)))) == ["lower:a", "upper:a", "lower:b", "upper:b"]

@@ -1,4 +1,4 @@
-"""The convex head against scikit-learn, and the folds it is chosen by."""
+"""The linear probe against scikit-learn, and the folds it is chosen by."""
 
 from dataclasses import replace
 

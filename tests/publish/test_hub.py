@@ -42,11 +42,11 @@ def run_folder(tmp_path_factory):
     )
     (folder / "model" / "model.safetensors").unlink()
     save_model(checkpoint.model, checkpoint.processor, folder / "model")
-    certificate(folder, PASSED)
+    round_trip(folder, PASSED)
     return folder
 
 
-def certificate(folder: Path, stage: dict) -> None:
+def round_trip(folder: Path, stage: dict) -> None:
     stored = {"rows": 16, "forms": forms_digest(folder), "stages": [stage]}
     write_json(folder / "certificate.json", stored)
 
@@ -459,7 +459,7 @@ def test_disagreement_stops_the_push(run_folder, tmp_path):
     copy = tmp_path / "run"
     subprocess.run(["cp", "-r", str(run_folder), str(copy)], check=True)
     failed = PASSED | {"disagreements": ["row-0500"], "max_difference": 0.4}
-    certificate(copy, failed)
+    round_trip(copy, failed)
     with pytest.raises(UserError, match=r"otherwise through pipeline .*: 1 of 16 labels differ \(rows row-0500;"):
         push(copy, "me/topics", dry_run=tmp_path / "repo")
     assert not (tmp_path / "repo").exists()
@@ -483,7 +483,7 @@ def lora_run(run_folder, tmp_path):
     model = transformers.AutoModelForSequenceClassification.from_pretrained(copy / "model")
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["query"], modules_to_save=["classifier"]))
     adapted.save_pretrained(copy / "adapter")
-    certificate(copy, PASSED)
+    round_trip(copy, PASSED)
     return copy
 
 
@@ -499,7 +499,7 @@ def test_adapter_on_the_base_from_the_hub_answers_as_the_merged_model(tmp_path, 
     about = json.loads((folder / "run.json").read_text())
     about["checkpoint"]["source"] = f"google/bert-tiny@{base.sha}"
     write_json(folder / "run.json", about)
-    certificate(folder, PASSED)
+    round_trip(folder, PASSED)
     push(folder, f"{OWNER}/topics", adapter=True)
     files = hub.repos["model", f"{OWNER}/topics"].files
     code = files["README.md"].decode().split("```python\n")[1].split("```")[0]

@@ -142,13 +142,13 @@ def test_no_features_lie_in_the_folder_that_is_moved(tmp_path, monkeypatch):
     """Windows moves no folder that holds mapped files; without a store the features are such files."""
     replace, output, moved = os.replace, tmp_path / "run", []
 
-    def look(source, target):
+    def inspection(source, target):
         if str(target) == str(output):
             moved.extend(path.name for path in Path(source).rglob("*.safetensors"))
             assert list(tmp_path.glob(".run.features/*/*.safetensors"))
         replace(source, target)
 
-    monkeypatch.setattr(os, "replace", look)
+    monkeypatch.setattr(os, "replace", inspection)
     data = tiny.text_table(tmp_path / "t.csv", rows=40)
     config = configuration(tiny.TEXT_FAMILIES["bert"](tmp_path / "m"), data, output)
     run(config.model_copy(update={"store": False}))

@@ -63,11 +63,13 @@ def configuration(strategy: str, kind: str, folder: Path, **training: object) ->
     if not model.exists():
         makers[family](model)
     training = {"max_steps": 4, "per_device_train_batch_size": 8, "evaluations": 2, "bf16": False} | training
-    # The convex head on the features of a tiny random network has weights of hundreds, which would magnify the rounding of
+    # The linear probe on the features of a tiny random network has weights of hundreds, which would magnify the rounding of
     # the merge of adapters; beginnings with the probe's head are compared in test_train.
     options = {"frozen": {"top": 1}, "gradual": {"open_all_by": 0.7}, "lora": {"head_init": "random"}}.get(strategy, {})
     if strategy == "gradual":
-        training |= {"evaluations": 1}  # an earlier checkpoint could be the best, from before all rungs were open
+        training |= {
+            "evaluations": 1
+        }  # an earlier checkpoint could be the best, from before all layer groups were open
     return checked(
         {
             "data": data_of(kind, folder),

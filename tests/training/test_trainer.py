@@ -23,15 +23,15 @@ from transformers.integrations import integration_utils
 from hftransfer.config import TrainingConfig, parse_overrides, with_overrides
 from hftransfer.core.errors import UserError
 from hftransfer.modalities import kind_of
-from hftransfer.models.layers import Ladder
+from hftransfer.models.layers import LayerGroups
 from hftransfer.models.loading import ModelConfig, load_checkpoint
 from hftransfer.strategies import FrozenStrategy, FullStrategy, GradualStrategy, LoraStrategy, ProbeStrategy
 from hftransfer.tasks import Regression, SingleLabel
 from hftransfer.train import run
 from hftransfer.training import trainer as loop
-from hftransfer.training.callbacks import Ending
+from hftransfer.training.callbacks import StopCallback
 from hftransfer.training.freeze_check import FrozenMoved, check_frozen, tensor_hashes
-from hftransfer.training.trainer import Loss, Stillness, parameter_groups, training_order
+from hftransfer.training.trainer import FreezeCallback, Loss, parameter_groups, training_order
 from tests.support import tiny
 from tests.support.processes import start, two_processes, wait_for
 from tests.support.runs import KINDS, configuration
@@ -60,18 +60,18 @@ def same(a, b, tolerance=0.0):
 class TestGroups:
     def test_every_trainable_parameter_stands_in_one_group_with_its_rate(self, tmp_path):
         model = checkpoint_of("bert", tmp_path).model
-        plan = FullStrategy(layer_decay=0.5).prepare(model, Ladder.of(model))
+        plan = FullStrategy(layer_decay=0.5).prepare(model, LayerGroups.of(model))
         groups = parameter_groups(plan, 1e-3, 0.01)
         rate = {id(p): group["lr"] for group in groups for p in group["params"]}
         assert len(rate) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
         for name, parameter in model.named_parameters():
-            rung = plan.ladder.depth[name]
-            expected = 1e-2 if rung == 4 else 1e-3 * 0.5 ** (3 - rung)
+            depth = plan.layer_groups.depth[name]
+            expected = 1e-2 if depth == 4 else 1e-3 * 0.5 ** (3 - depth)
             assert rate[id(parameter)] == pytest.approx(expected), name
 
     def test_the_highest_rate_comes_first_since_the_log_shows_the_first(self, tmp_path):
         model = checkpoint_of("bert", tmp_path).model
-        plan = FullStrategy(layer_decay=0.5).prepare(model, Ladder.of(model))
+        plan = FullStrategy(layer_decay=0.5).prepare(model, LayerGroups.of(model))
         first, *_ = parameter_groups(plan, 1e-3, 0.01)
         assert first["lr"] == pytest.approx(1e-2)  # the head's, which lies last in the model
 
@@ -80,7 +80,7 @@ class TestGroups:
     )
     def test_decay_spares_norms_biases_tokens_positions_and_scales(self, tmp_path, family):
         model = checkpoint_of(family, tmp_path).model
-        plan = FullStrategy().prepare(model, Ladder.of(model))
+        plan = FullStrategy().prepare(model, LayerGroups.of(model))
         decayed = {id(p) for g in parameter_groups(plan, 1e-3, 0.01) if g["weight_decay"] for p in g["params"]}
         names = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
         assert names
@@ -92,9 +92,9 @@ class TestGroups:
 
     def test_frozen_parameters_are_not_in_the_optimizer(self, tmp_path):
         model = checkpoint_of("bert", tmp_path).model
-        plan = FrozenStrategy(top=1).prepare(model, Ladder.of(model))
+        plan = FrozenStrategy(top=1).prepare(model, LayerGroups.of(model))
         held = {id(p) for group in parameter_groups(plan, 1e-3, 0.01) for p in group["params"]}
-        frozen = [p for name, p in model.named_parameters() if plan.ladder.depth[name] < 3]
+        frozen = [p for name, p in model.named_parameters() if plan.layer_groups.depth[name] < 3]
         assert frozen and not any(id(parameter) in held for parameter in frozen)
 
 
@@ -128,7 +128,7 @@ class TestDefaultRates:
         model = tiny.VISION_FAMILIES["vit"](tmp_path / "vit")
         config = changed(configuration("full", "image", tmp_path), f"model={model}", f"output={tmp_path / 'run'}")
         folder = run(config).folder
-        rates = [rung["learning_rate"] for rung in json.loads((folder / "receipt.json").read_text())["rungs"]]
+        rates = [depth["learning_rate"] for depth in json.loads((folder / "receipt.json").read_text())["rungs"]]
         assert max(rates) == pytest.approx(5e-4)  # ten times 5e-5: the head begins at random
         assert "No BatchNorm in this image network: the default rate is 5e-05, not 0.0005" in caplog.text
 
@@ -136,12 +136,12 @@ class TestDefaultRates:
 class TestStillness:
     def test_what_is_frozen_behaves_as_in_evaluation_although_the_trainer_calls_train(self, tmp_path):
         model = checkpoint_of("timm-resnet", tmp_path).model
-        plan = FrozenStrategy(top=1).prepare(model, Ladder.of(model))
+        plan = FrozenStrategy(top=1).prepare(model, LayerGroups.of(model))
         self._step_begins(plan, 0)
         model.train()
         model(torch.randn(2, 3, tiny.SIZE, tiny.SIZE))
         modes = {path: module.training for path, module in model.named_modules() if not list(module.children())}
-        assert not any(mode for path, mode in modes.items() if plan.rung_of(path) < 4)
+        assert not any(mode for path, mode in modes.items() if plan.depth_of(path) < 4)
         norms = [path for path, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)]
         assert norms and not any(modes[path] for path in norms)
 
@@ -156,10 +156,10 @@ class TestStillness:
                     setattr(module, name, 0.5)
             if isinstance(module, nn.Dropout):
                 module.p = 0.5
-        plan = FrozenStrategy(top=1).prepare(model, Ladder.of(model))
+        plan = FrozenStrategy(top=1).prepare(model, LayerGroups.of(model))
         self._step_begins(plan, 0)
         seen = []
-        last = model.get_submodule(plan.ladder.blocks[-1])
+        last = model.get_submodule(plan.layer_groups.blocks[-1])
         last.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
         model.train()
         if family in tiny.VISION_FAMILIES:
@@ -173,20 +173,20 @@ class TestStillness:
     def test_batchnorm_adapts_where_it_is_asked_to(self, tmp_path):
         for policy, moves in (("frozen", False), ("adapt", True)):
             model = checkpoint_of("timm-resnet", tmp_path / policy).model
-            plan = FrozenStrategy(top=1, batchnorm=policy).prepare(model, Ladder.of(model))
-            before = tensor_hashes(model, plan.ladder)
+            plan = FrozenStrategy(top=1, batchnorm=policy).prepare(model, LayerGroups.of(model))
+            before = tensor_hashes(model, plan.layer_groups)
             self._step_begins(plan, 0)
             model.train()
             model(torch.randn(4, 3, tiny.SIZE, tiny.SIZE))
-            after = tensor_hashes(model, plan.ladder)
-            moved = {plan.ladder.depth[name] for name in before if before[name] != after[name]}
+            after = tensor_hashes(model, plan.layer_groups)
+            moved = {plan.layer_groups.depth[name] for name in before if before[name] != after[name]}
             assert moved == ({4} if moves else set())
             check_frozen(plan, before)
 
     def test_a_frozen_buffer_that_moved_is_named(self, tmp_path):
         model = checkpoint_of("timm-resnet", tmp_path).model
-        plan = FrozenStrategy(top=1).prepare(model, Ladder.of(model))
-        before = tensor_hashes(model, plan.ladder)
+        plan = FrozenStrategy(top=1).prepare(model, LayerGroups.of(model))
+        before = tensor_hashes(model, plan.layer_groups)
         model.train()
         model(torch.randn(4, 3, tiny.SIZE, tiny.SIZE))  # without Stillness: running statistics drift
         with pytest.raises(
@@ -196,42 +196,44 @@ class TestStillness:
 
     def test_gradual_opens_one_rung_after_another(self, tmp_path):
         model = checkpoint_of("bert", tmp_path).model
-        plan = GradualStrategy(open_all_by=0.8).prepare(model, Ladder.of(model))
-        callback = Stillness(plan)
+        plan = GradualStrategy(open_all_by=0.8).prepare(model, LayerGroups.of(model))
+        callback = FreezeCallback(plan)
         lowest = []
         for step in range(10):
             self._step_begins(plan, step, callback)
-            lowest.append(min(plan.ladder.depth[n] for n, p in model.named_parameters() if p.requires_grad))
+            lowest.append(min(plan.layer_groups.depth[n] for n, p in model.named_parameters() if p.requires_grad))
         assert lowest == [4, 4, 3, 3, 2, 2, 1, 1, 0, 0]
 
     def test_a_schedule_of_ones_own(self, tmp_path):
         model = checkpoint_of("bert", tmp_path).model
-        plan = GradualStrategy(schedule=[0.0, 0.5]).prepare(model, Ladder.of(model))
-        assert plan.opens_at == {3: 0.0, 2: 0.5} and plan.boundary == 2
-        with pytest.raises(UserError, match="strategy.schedule has 9 entries; the network has 4 rungs below the head."):
-            GradualStrategy(schedule=[0.1] * 9).prepare(model, Ladder.of(model))
+        plan = GradualStrategy(schedule=[0.0, 0.5]).prepare(model, LayerGroups.of(model))
+        assert plan.opens_at == {3: 0.0, 2: 0.5} and plan.split_point == 2
+        with pytest.raises(
+            UserError, match="strategy.schedule has 9 entries; the network has 4 layer groups below the head."
+        ):
+            GradualStrategy(schedule=[0.1] * 9).prepare(model, LayerGroups.of(model))
 
     @staticmethod
     def _step_begins(plan, step, callback=None):
         state = type("State", (), {"global_step": step, "max_steps": 10})()
-        (callback or Stillness(plan)).on_step_begin(None, state, None)
+        (callback or FreezeCallback(plan)).on_step_begin(None, state, None)
 
 
 class TestLora:
     @pytest.mark.parametrize("family", ["timm-resnet", "timm-efficientnet", "vit", "bert", "gpt2", "modernbert"])
     def test_adapters_stand_in_the_blocks_and_the_head_trains(self, tmp_path, family):
         model = checkpoint_of(family, tmp_path).model
-        plan = LoraStrategy(r=2).prepare(model, Ladder.of(model))
-        trained = {plan.rung_of(name) for name in plan.rate_factors}
-        assert trained == set(range(1, plan.ladder.head_rung + 1))
+        plan = LoraStrategy(r=2).prepare(model, LayerGroups.of(model))
+        trained = {plan.depth_of(name) for name in plan.rate_factors}
+        assert trained == set(range(1, plan.layer_groups.head_depth + 1))
         plain = [name for name in plan.rate_factors if "lora_" not in name]
-        assert plain and {plan.rung_of(name) for name in plain} == {plan.ladder.head_rung}
+        assert plain and {plan.depth_of(name) for name in plain} == {plan.layer_groups.head_depth}
 
     @pytest.mark.parametrize("option", [{"r": 4}, {"alpha": 32}, {"dropout": 0.3}, {"top": 1}, {"use_dora": True}])
     def test_every_option_changes_the_adapters(self, tmp_path, option):
         def adapters(**options):
             model = checkpoint_of("bert", tmp_path).model
-            adapted = LoraStrategy(**({"r": 2} | options)).prepare(model, Ladder.of(model)).model
+            adapted = LoraStrategy(**({"r": 2} | options)).prepare(model, LayerGroups.of(model)).model
             layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
             trained = {name: value.shape for name, value in adapted.named_parameters() if value.requires_grad}
             return trained, [layer.scaling for layer in layers], [str(layer.lora_dropout) for layer in layers]
@@ -294,11 +296,11 @@ def test_every_option_changes_the_weights(plain, option, tmp_path):
     (FullStrategy, "random"), (GradualStrategy, "random"), (FrozenStrategy, "probe"), (LoraStrategy, "probe"),
 ])  # fmt: skip
 def test_the_beginning_of_the_head_is_as_it_was_measured(strategy, image):
-    assert strategy().settled("text").head_init == "probe"
-    assert strategy().settled("image").head_init == image
-    assert {strategy().settled(modality, keep_head=True).head_init for modality in ("text", "image")} == {"random"}
-    assert FullStrategy(head_init="random").settled("text").head_init == "random"
-    assert FullStrategy(head_init="probe").settled("image").head_init == "probe"
+    assert strategy().resolved("text").head_init == "probe"
+    assert strategy().resolved("image").head_init == image
+    assert {strategy().resolved(modality, keep_head=True).head_init for modality in ("text", "image")} == {"random"}
+    assert FullStrategy(head_init="random").resolved("text").head_init == "random"
+    assert FullStrategy(head_init="probe").resolved("image").head_init == "probe"
 
 
 def test_evaluation_takes_as_many_rows_at_a_time_as_asked_for(tmp_path, monkeypatch):
@@ -336,7 +338,7 @@ def test_frozen_from_the_store_equals_frozen_without_it(tmp_path, monkeypatch):
 
     config = configuration("frozen", "text", tmp_path, evaluations=1)
     stored = weights(run(config).folder)
-    monkeypatch.setattr(run_context.Boundary, "is_exact", lambda self, batch: False)
+    monkeypatch.setattr(run_context.SplitPoint, "is_exact", lambda self, batch: False)
     live = weights(run(changed(config, f"output={tmp_path / 'live'}")).folder)
     assert same(stored, live, 1e-5)
 
@@ -451,14 +453,14 @@ def test_early_stopping_ends_before_the_last_step(tmp_path):
 
 def kept_states(monkeypatch):
     """The weights at every step that is saved, as a run fills them in."""
-    saved, states = Ending.on_save, {}
+    saved, states = StopCallback.on_save, {}
 
     def on_save(self, args, state, control, **kwargs):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         states[state.global_step] = load_file(folder / "model.safetensors")
         saved(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(Ending, "on_save", on_save)
+    monkeypatch.setattr(StopCallback, "on_save", on_save)
     return states
 
 
@@ -567,8 +569,8 @@ def test_the_metric_that_chooses_the_step(tmp_path, monkeypatch, metric, step):
     monkeypatch.setattr(loop, "compute_metrics", lambda *args: dict.fromkeys(("accuracy", "log_loss"), next(found)))
     config = configuration("full", "text", tmp_path, max_steps=6, evaluations=3)
     made = run(changed(config, f"training.metric_for_best_model={metric}", "strategy.head_init=random"))
-    looks = [e for e in json.loads((made.folder / "history.json").read_text()) if "eval_loss" in e]
-    step = step or min(looks, key=lambda entry: entry["eval_loss"])["step"]
+    inspections = [e for e in json.loads((made.folder / "history.json").read_text()) if "eval_loss" in e]
+    step = step or min(inspections, key=lambda entry: entry["eval_loss"])["step"]
     assert [number for number, state in states.items() if same(weights(made.folder), state)] == [step]
 
 

@@ -16,7 +16,7 @@ from hftransfer.data.groups import links
 from hftransfer.data.patch import Decision, numbered_lines
 from hftransfer.modalities import kind_of
 from hftransfer.modalities.duplicates import components
-from hftransfer.modalities.inspection import Look
+from hftransfer.modalities.inspection import Inspection
 from hftransfer.report.gallery import joined, label_errors, words
 from hftransfer.runs.reader import Part, RecordedRun, plain_label
 
@@ -99,12 +99,12 @@ class Queue:
 
     def __init__(self, run: RecordedRun, corrections: Path, patch: Path):
         self.run, self.corrections, self.place = run, corrections, patch.resolve().parent
-        gone = sum(bool(look.fault) for look in self._looks_at_all)
+        gone = sum(bool(inspection.fault) for inspection in self._inspections)
         if gone:
             log.warning("%d rows are not shown: their input is not at hand any more", gone)
         if run.out_of_fold is None:
             log.warning("The run has no answers of models that did not see the training rows: only its %s rows are judged. "
-                        "A run with strategy.head_init=probe, such as a probe, has them", run.judged)  # fmt: skip
+                        "A run with strategy.head_init=probe, such as a probe, has them", run.evaluated)  # fmt: skip
         found: dict[tuple[str, ...], Item] = {}
         seen: set[str] = set()
         for item in (*self._copies(), *self._label_errors(), *self._confused(), *self._corrections()):
@@ -119,28 +119,30 @@ class Queue:
         return self.run.splits.assign(label=self.run.splits["label"].map(plain_label))
 
     @cached_property
-    def _looks_at_all(self) -> pd.Series:
-        looks = kind_of(self.run.record.modality).inspect(self._frame)
-        return pd.Series(looks, index=self._frame["id"], dtype=object)
+    def _inspections(self) -> pd.Series:
+        inspections = kind_of(self.run.record.modality).inspect(self._frame)
+        return pd.Series(inspections, index=self._frame["id"], dtype=object)
 
     @cached_property
     def _rows(self) -> dict[str, Row]:
-        looks: dict[str, Look] = self._looks_at_all.to_dict()
+        inspections: dict[str, Inspection] = self._inspections.to_dict()
         return {
-            row["id"]: Row(row["id"], looks[row["id"]].digest, row["split"], row["label"], row["input"], row.get("input_pair"))
+            row["id"]: Row(
+                row["id"], inspections[row["id"]].digest, row["split"], row["label"], row["input"], row.get("input_pair")
+            )
             for row in self._frame.to_dict("records")
-            if not looks[row["id"]].fault
+            if not inspections[row["id"]].fault
         }  # fmt: skip
 
     @cached_property
-    def _judged(self) -> Part:
+    def _evaluated(self) -> Part:
         """Rows with answers from models that did not see them: out of fold, and of the part that judges the run."""
-        parts = [self.run.out_of_fold, self.run.part(self.run.judged)]
+        parts = [self.run.out_of_fold, self.run.part(self.run.evaluated)]
         return joined([part for part in parts if part is not None])
 
     @cached_property
     def _scores(self) -> dict[str, np.ndarray]:
-        return dict(zip(self._judged.ids, self._judged.scores, strict=True))
+        return dict(zip(self._evaluated.ids, self._evaluated.scores, strict=True))
 
     def _label_errors(self) -> Iterator[Item]:
         picked = label_errors(self.run, MOST_ITEMS)
@@ -168,7 +170,7 @@ class Queue:
     def _copies(self) -> Iterator[Item]:
         """Groups of equal, and small ones of nearly equal, inputs that bear different labels."""
         frame = self._frame[self._frame["id"].isin(list(self._rows))].reset_index(drop=True)
-        pairs = links(frame, list(self._looks_at_all[frame["id"]]), self.run.record.modality)
+        pairs = links(frame, list(self._inspections[frame["id"]]), self.run.record.modality)
         equal = components(len(frame), pairs["equal"])
         similar = components(len(frame), np.concatenate([pairs["equal"], pairs["nearly equal"]]))
         small = np.bincount(similar)[similar] <= MOST_COPIES
@@ -207,7 +209,7 @@ class Queue:
         task = self.run.task
         if not task.exclusive:
             return
-        part, answers = self._judged, task.decide(self._judged.scores)
+        part, answers = self._evaluated, task.decide(self._evaluated.scores)
         wrong = np.flatnonzero(answers != part.targets)
         pairs = pd.Series(
             [tuple(sorted((part.targets[row], answers[row]))) for row in wrong], index=wrong, dtype=object
@@ -240,9 +242,15 @@ class Queue:
         path = (self.corrections.resolve().parent / input).resolve() if kind.files else None
         if path and not path.is_relative_to(self.place):
             return None
-        look = kind.look(str(path)) if path else kind.look(*([input] if pair is None else [input, pair]))
+        inspection = (
+            kind.inspection(str(path)) if path else kind.inspection(*([input] if pair is None else [input, pair]))
+        )
         written = path.relative_to(self.place).as_posix() if path else input
-        return None if look.fault else Row(f"added:{look.digest}", look.digest, "", answered, written, pair)
+        return (
+            None
+            if inspection.fault
+            else Row(f"added:{inspection.digest}", inspection.digest, "", answered, written, pair)
+        )
 
     def picture(self, row: Row) -> str:
         """Where the picture of a row lies: those of corrections stand against the folder of the patch."""

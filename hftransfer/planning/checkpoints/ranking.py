@@ -18,7 +18,7 @@ from hftransfer.evaluation.intervals import Measured, measure
 from hftransfer.evaluation.kinds import higher_is_better
 from hftransfer.evaluation.metrics import metric_names
 from hftransfer.models.references import find
-from hftransfer.pipeline.run_context import Work, probed
+from hftransfer.pipeline.run_context import RunContext, probed
 from hftransfer.planning.checkpoints.candidates import CANDIDATES, described
 from hftransfer.planning.checkpoints.reach import Reachable, reachable
 from hftransfer.runs.reader import Part
@@ -37,7 +37,7 @@ class Ranked:
     name: str
     objective: str | None
     licence: str | None
-    readout: str
+    feature_source: str
     metrics: dict[str, Measured]
     milliseconds: float
     parameters: int
@@ -128,7 +128,7 @@ def sample(data: LabelledData, rows: int, seed: int) -> LabelledData:
     if rows < len(frame):
         frame = frame.loc[take_examples(frame, data.task, rows, seed, "--rows ")].reset_index(drop=True)
     log.info("Ranking on %d of %d training and validation rows", len(frame), (data.frame["split"] != "test").sum())
-    return replace(data, frame=frame.assign(split="train"), looks=[], links=None)
+    return replace(data, frame=frame.assign(split="train"), inspections=[], links=None)
 
 
 def _candidates(config: RunConfig, names: list[str], data: LabelledData) -> list[Reachable]:
@@ -154,27 +154,27 @@ def _skipping(name: str, auto: bool) -> Iterator[None]:
 def _ranked(config: RunConfig, candidate: Reachable, data: LabelledData) -> tuple[Ranked, Part]:
     begin = time.perf_counter()
     model = config.model.model_copy(update={"name": candidate.place})
-    work, probe = probed(config.model_copy(update={"model": model}), data)
-    task = work.data.task
+    context, probe = probed(config.model_copy(update={"model": model}), data)
+    task = context.data.task
     scores = task.probabilities(task.in_units(probe.cross_validated))
-    part = Part(data.frame[["id", "group"]], work.targets, scores)
-    known, sizes = described(candidate.name), [tensor.numel() for tensor in work.model.parameters()]
+    part = Part(data.frame[["id", "group"]], context.targets, scores)
+    known, sizes = described(candidate.name), [tensor.numel() for tensor in context.model.parameters()]
     ranked = Ranked(
-        candidate.name, known.objective if known else None, known.licence if known else None, probe.readout.name,
+        candidate.name, known.objective if known else None, known.licence if known else None, probe.feature_source.name,
         measure(task, part.targets, scores, part.groups),
-        _milliseconds(work), sum(sizes), 4 * sum(sizes),
+        _milliseconds(context), sum(sizes), 4 * sum(sizes),
         time.perf_counter() - begin,
     )  # fmt: skip
     return ranked, part
 
 
-def _milliseconds(work: Work) -> float:
+def _milliseconds(context: RunContext) -> float:
     """Of one row in a batch: collating and the whole network, the best of several."""
-    items, machine = work.items[: work.machine.batch_size], work.machine
+    items, compute_config = context.items[: context.compute_config.batch_size], context.compute_config
 
     def step() -> None:
-        batch = machine.place(work.modality.collate(items))
-        with torch.inference_mode(), machine.context():
-            work.model(**batch)
+        batch = compute_config.place(context.modality.collate(items))
+        with torch.inference_mode(), compute_config.context():
+            context.model(**batch)
 
-    return 1000 * autotune.best_seconds([step], machine.device)[0] / len(items)
+    return 1000 * autotune.best_seconds([step], compute_config.device)[0] / len(items)

@@ -38,8 +38,10 @@ def measured(config: "RunConfig", more: int | None, classes: int) -> Forecast:
         raise UserError(
             "A curve is judged on test rows, and there are none: set data.test, or data.split.test above 0."
         )
-    work, probe = probed(config, data)
-    problem = Problem(data.task, probe.features, work.targets, work.fitted, work.positions("test"), work.groups)
+    context, probe = probed(config, data)
+    problem = Problem(
+        data.task, probe.features, context.targets, context.fitted, context.positions("test"), context.groups
+    )
     logger = logging.getLogger("hftransfer.probe.solver")
     level = logger.level
     logger.setLevel(logging.WARNING)  # a line for each of a hundred fits says nothing

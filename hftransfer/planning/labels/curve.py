@@ -16,7 +16,7 @@ from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.intervals import Draws, Measured
 from hftransfer.evaluation.kinds import higher_is_better
 from hftransfer.planning.labels.power_law import PowerLaws, fit
-from hftransfer.probe.solver import ConvexHead, Fit, make_folds, refit, solve_head
+from hftransfer.probe.solver import Fit, LinearProbe, make_folds, refit, solve_head
 from hftransfer.tasks import Task
 
 SIZES, ORDERS, CLASS_ORDERS, RESAMPLES, FOLDS = 7, 5, 4, 400, 3
@@ -39,7 +39,7 @@ class Problem:
     groups: np.ndarray | None = None
 
 
-class Judge:
+class Scorer:
     """Judges heads on the held-out rows, as they are and in `RESAMPLES` resamples of them, the same for every head."""
 
     def __init__(self, problem: Problem, seed: int):
@@ -51,16 +51,16 @@ class Judge:
         drawn = bootstrap.draw_weights(draws.units, draws.strata, RESAMPLES, seed)
         self.weights = np.concatenate([np.ones((1, len(self.targets)), np.float32), *drawn])
 
-    def __call__(self, head: Fit | ConvexHead, metric: str) -> np.ndarray:
+    def __call__(self, head: Fit | LinearProbe, metric: str) -> np.ndarray:
         """(1 + RESAMPLES,), the value on the rows themselves first."""
         return bootstrap.statistics(self.task, self.targets, self._scores(head))(self.weights)[metric]
 
-    def of_class(self, head: Fit | ConvexHead, number: int) -> np.ndarray:
+    def of_class(self, head: Fit | LinearProbe, number: int) -> np.ndarray:
         """The same, of recall (F1 for several labels) of one class."""
         found = bootstrap.by_class(self.task, self.targets, self._scores(head))(self.weights)
         return found[self.task.class_metric][:, number]
 
-    def _scores(self, head: Fit | ConvexHead) -> np.ndarray:
+    def _scores(self, head: Fit | LinearProbe) -> np.ndarray:
         return self.task.probabilities(self.task.in_units(head.logits(self.features)))
 
 
@@ -133,7 +133,7 @@ def _interval(values: np.ndarray, n: int) -> Measured:
 
 def measure_curve(problem: Problem, orders: int = ORDERS, sizes: Sequence[int] | None = None, seed: int = 0) -> Curve:
     """The overall curve: sizes on a log grid up to all rows of the pool, the penalty chosen anew at each size."""
-    judge, metric = Judge(problem, seed), problem.task.learning_metric
+    scorer, metric = Scorer(problem, seed), problem.task.learning_metric
     grid = np.asarray(sizes if sizes is not None else size_grid(problem))
     arranged = [arrange(problem, seed + number) for number in range(orders)]
     values = np.empty((len(grid), orders, 1 + RESAMPLES))
@@ -143,7 +143,7 @@ def measure_curve(problem: Problem, orders: int = ORDERS, sizes: Sequence[int] |
             for number, order in enumerate(arranged):
                 whole = size == len(problem.pool) and number > 0  # every order ends with the same rows
                 values[place, number] = (
-                    values[place, 0] if whole else judge(fitted(problem, order[:size], like), metric)
+                    values[place, 0] if whole else scorer(fitted(problem, order[:size], like), metric)
                 )
                 bar.update()
     return Curve(metric, grid, values, grid / len(problem.pool))
@@ -169,7 +169,7 @@ def arrange(problem: Problem, seed: int) -> np.ndarray:
     return rows[np.argsort(place, kind="stable")]
 
 
-def solved(problem: Problem, rows: np.ndarray, seed: int) -> ConvexHead:
+def solved(problem: Problem, rows: np.ndarray, seed: int) -> LinearProbe:
     """Solver and penalty for these rows, by cross-validation."""
     task, targets = problem.task, problem.targets[rows]
     groups = None if problem.groups is None else problem.groups[rows]
@@ -177,7 +177,7 @@ def solved(problem: Problem, rows: np.ndarray, seed: int) -> ConvexHead:
     return solve_head(problem.features[rows], task.standardised(targets), task, folds)
 
 
-def fitted(problem: Problem, rows: np.ndarray, like: ConvexHead) -> Fit:
+def fitted(problem: Problem, rows: np.ndarray, like: LinearProbe) -> Fit:
     return refit(problem.features[rows], problem.task.standardised(problem.targets[rows]), problem.task, like)
 
 
@@ -191,7 +191,7 @@ class ClassCurves:
 
 
 def measure_class(
-    problem: Problem, number: int, like: ConvexHead, judge: Judge, orders: int = CLASS_ORDERS, seed: int = 0
+    problem: Problem, number: int, like: LinearProbe, scorer: Scorer, orders: int = CLASS_ORDERS, seed: int = 0
 ) -> ClassCurves:
     """Keep a quarter to all of the examples of class `number` in the pool, and every row of the others.
 
@@ -208,8 +208,8 @@ def measure_class(
         for place, size in enumerate(sizes):
             rows = np.concatenate([others, order[:size]])
             head = whole if size == len(mine) else fitted(problem, rows, like)
-            macro[place, turn] = judge(head, task.macro_metric)
-            own[place, turn] = judge.of_class(head, number)
+            macro[place, turn] = scorer(head, task.macro_metric)
+            own[place, turn] = scorer.of_class(head, number)
     share = sizes / len(mine)
     return ClassCurves(
         task.names[number], Curve(task.macro_metric, sizes, macro, share), Curve("balanced_accuracy", sizes, own, share)

@@ -6,9 +6,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hftransfer.evaluation.intervals import Measured
-from hftransfer.planning.labels.curve import REACH, Judge, Problem, measure_class, measure_curve
+from hftransfer.planning.labels.curve import REACH, Problem, Scorer, measure_class, measure_curve
 from hftransfer.planning.labels.power_law import PowerLaws
-from hftransfer.probe.solver import ConvexHead
+from hftransfer.probe.solver import LinearProbe
 
 SHARES = (0.25, 0.5, 1.0)  # of the rows at hand: how many more are asked about where nothing is said
 FEWEST = 8  # examples of a class below which nothing is said of it
@@ -59,7 +59,7 @@ class Forecast:
 
 
 def forecast(
-    problem: Problem, head: ConvexHead, more: int | None = None, classes: int = 10, orders: int = 5, seed: int = 0
+    problem: Problem, head: LinearProbe, more: int | None = None, classes: int = 10, orders: int = 5, seed: int = 0
 ) -> Forecast:
     """Measure the curves and what `more` rows are worth, together and for each of so many `classes`, the worst first.
 
@@ -112,23 +112,25 @@ def _floor(metric: str, laws: PowerLaws) -> Measured:
 
 
 def _classes(
-    problem: Problem, head: ConvexHead, more: int | None, limit: int, remarks: list[str], seed: int
+    problem: Problem, head: LinearProbe, more: int | None, limit: int, remarks: list[str], seed: int
 ) -> list[Gain]:
-    judge, names = Judge(problem, seed), problem.task.names
+    scorer, names = Scorer(problem, seed), problem.task.names
     counts = class_counts(problem)
     few = [names[number] for number, count in enumerate(counts) if count < FEWEST]
     if few:
         remarks.append(f"Too few examples to tell (below {FEWEST}): {', '.join(few)}.")
-    recalls = np.array([judge.of_class(head, number)[0] for number in range(len(names))])
-    judged = [number for number in np.argsort(recalls) if counts[number] >= FEWEST and not np.isnan(recalls[number])]
-    if len(judged) > limit:
+    recalls = np.array([scorer.of_class(head, number)[0] for number in range(len(names))])
+    evaluated = [number for number in np.argsort(recalls) if counts[number] >= FEWEST and not np.isnan(recalls[number])]
+    if len(evaluated) > limit:
         of = problem.task.class_metric
-        remarks.append(f"The {limit} of {len(judged)} classes with the lowest {of} are shown (--classes shows more).")
+        remarks.append(
+            f"The {limit} of {len(evaluated)} classes with the lowest {of} are shown (--classes shows more)."
+        )
     wanted = more or round_number(float(np.median(counts)) / 2)
     gains = []
-    for number in tqdm(judged[:limit], desc="classes", unit="class", leave=False, disable=None):
+    for number in tqdm(evaluated[:limit], desc="classes", unit="class", leave=False, disable=None):
         extra = min(wanted, int(counts[number] * (REACH - 1)))
-        gains.append(_class_gain(problem, int(number), int(counts[number]), extra, head, judge, seed))
+        gains.append(_class_gain(problem, int(number), int(counts[number]), extra, head, scorer, seed))
     if any(gain.more < wanted for gain in gains):
         remarks.append(f"Classes with fewer than {wanted} examples: no more are asked about than there are of them.")
     return sorted(gains, key=lambda gain: -gain.gain.value)
@@ -140,9 +142,9 @@ def class_counts(problem: Problem) -> np.ndarray:
 
 
 def _class_gain(
-    problem: Problem, number: int, count: int, extra: int, head: ConvexHead, judge: Judge, seed: int
+    problem: Problem, number: int, count: int, extra: int, head: LinearProbe, scorer: Scorer, seed: int
 ) -> Gain:
-    curves = measure_class(problem, number, head, judge, seed=seed)
+    curves = measure_class(problem, number, head, scorer, seed=seed)
     gain, own = (curve.gain(extra, curve.laws(seed)) for curve in (curves.macro, curves.own))
     metric, of = problem.task.macro_metric, problem.task.class_metric
     words = f"+{extra} of {curves.name}: {worth(gain, metric, CLASS_NOTHING)}; {worth(own, f'its own {of}', NOTHING)}"

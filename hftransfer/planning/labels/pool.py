@@ -15,7 +15,7 @@ from hftransfer.core.errors import UserError
 from hftransfer.data import LabelledData, inputs_modality, load_inputs
 from hftransfer.modalities import kind_of
 from hftransfer.modalities.inspection import digest
-from hftransfer.models.layers import Ladder
+from hftransfer.models.layers import LayerGroups
 from hftransfer.models.loading import load_checkpoint
 from hftransfer.pipeline.run_context import prepare
 from hftransfer.planning.labels.choice import Choice, choose, doubt, expected
@@ -102,10 +102,10 @@ def _new_rows(pool: str, modality: str, columns: list[str] | None, labelled: set
         raise UserError(
             f"There is no {pool!r}: a pool is a folder, a glob, a table, or - for the lines of standard input."
         )
-    looks = kind_of(modality).inspect(frame)
-    frame = frame.assign(digest=[look.digest for look in looks])
+    inspections = kind_of(modality).inspect(frame)
+    frame = frame.assign(digest=[inspection.digest for inspection in inspections])
     reasons = {
-        "cannot be read": np.array([look.fault is not None for look in looks]),
+        "cannot be read": np.array([inspection.fault is not None for inspection in inspections]),
         "have labels already": frame["digest"].isin(labelled).to_numpy(),
         "are copies of others": frame["digest"].duplicated().to_numpy(),
     }
@@ -127,8 +127,8 @@ def _features(model: str, modality: str, frame: pd.DataFrame, seed: int) -> np.n
     checkpoint = load_checkpoint(config.model, kind_of(modality), task)
     with tempfile.TemporaryDirectory() as scratch:
         data = LabelledData(rows, modality, task, fingerprint="")
-        work = prepare(config, data, checkpoint, devices.choose_device(), World(), Path(scratch))
-        return plain_features(work.frozen(Ladder.of(work.model)), work.items, frame["digest"].tolist())
+        context = prepare(config, data, checkpoint, devices.choose_device(), World(), Path(scratch))
+        return plain_features(context.frozen(LayerGroups.of(context.model)), context.items, frame["digest"].tolist())
 
 
 def table(frame: pd.DataFrame, seen: Seen, choice: Choice) -> pd.DataFrame:
@@ -138,7 +138,7 @@ def table(frame: pd.DataFrame, seen: Seen, choice: Choice) -> pd.DataFrame:
     columns["reason"] = [_reason(seen, row, size) for row, size in zip(choice.rows, choice.stands_for, strict=True)]
     if seen.task is not None:
         decided = seen.task.decide(seen.probabilities[choice.rows])
-        columns["prediction"] = [_in_words(seen.task.decode(row)) for row in decided]
+        columns["prediction"] = [_describe(seen.task.decode(row)) for row in decided]
     if seen.task is not None and seen.task.has_classes:
         columns["doubt"] = seen.doubts[choice.rows].round(4)
     columns["stands_for"] = choice.stands_for
@@ -148,7 +148,7 @@ def table(frame: pd.DataFrame, seen: Seen, choice: Choice) -> pd.DataFrame:
     return pd.DataFrame(columns | inputs)
 
 
-def _in_words(value: str | float | Sequence) -> str | float:
+def _describe(value: str | float | Sequence) -> str | float:
     return "|".join(map(str, value)) if isinstance(value, list) else value
 
 

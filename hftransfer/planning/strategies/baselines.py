@@ -56,8 +56,8 @@ def _linear(task: Task, features: Any, targets: np.ndarray) -> Any:
     if task.exclusive:
         model = LogisticRegression(C=10.0, max_iter=200).fit(features, targets)
         return lambda rows: _spread(model.predict_proba(rows), model.classes_, task.head_size)
-    answers = [_one_label(features, column) for column in targets.T]
-    return lambda rows: np.stack([answer(rows) for answer in answers], axis=1)
+    predictions = [_one_label(features, column) for column in targets.T]
+    return lambda rows: np.stack([answer(rows) for answer in predictions], axis=1)
 
 
 def _one_label(features: Any, column: np.ndarray) -> Any:
@@ -79,7 +79,7 @@ def _spread(scores: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
 def raw_image(
     task: Task, pixels: np.ndarray, targets: np.ndarray, train: np.ndarray, groups: np.ndarray | None, seed: int
 ) -> Fitted:
-    """Fit the convex head on the `pixels` (N, 3 * 16 * 16) of thumbnails; its penalty is chosen on whole `groups` (N,)."""
+    """Fit the linear probe on the `pixels` (N, 3 * 16 * 16) of thumbnails; its penalty is chosen on whole `groups` (N,)."""
     folds = make_folds(task, targets[train], None if groups is None else groups[train], 3, seed)
     head = solve_head(pixels[train], task.standardised(targets[train]), task, folds)
     return lambda rows: task.probabilities(task.in_units(head.logits(pixels[rows])))

@@ -8,8 +8,8 @@ from typing import Any
 from hftransfer.config import RunConfig
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import write_json
-from hftransfer.planning.strategies.candidates import Climb, Clock
-from hftransfer.planning.strategies.experiments import Bench
+from hftransfer.planning.strategies.candidates import Clock, Search
+from hftransfer.planning.strategies.experiments import Experiments
 from hftransfer.planning.strategies.kept import Kept, Once
 from hftransfer.planning.strategies.wording import FILE, advice, as_dict
 from hftransfer.runtime import launch
@@ -17,12 +17,12 @@ from hftransfer.runtime import launch
 log = logging.getLogger(__name__)
 
 
-def advise(config: RunConfig, dataset: Any = None) -> Climb:
-    """Measure every rung within the budget of `config.strategy` (an `AutoStrategy`); nothing is left behind.
+def advise(config: RunConfig, dataset: Any = None) -> Search:
+    """Measure every candidate within the budget of `config.strategy` (an `AutoStrategy`); nothing is left behind.
 
     Raises `UserError` for every mistake in the input.
     """
-    return _climb(config, dataset, Clock(config.strategy.seconds))
+    return _search(config, dataset, Clock(config.strategy.seconds))
 
 
 def keep_the_best(config: RunConfig, dataset: Any, once: Once) -> tuple[Kept, bool]:
@@ -38,15 +38,15 @@ def keep_the_best(config: RunConfig, dataset: Any, once: Once) -> tuple[Kept, bo
     clock, kept = Clock(config.strategy.seconds), Kept(config, once)
     kept({"strategy.type": "probe"})
     log.info("The probe is whole and can be used: %s (%.0f s)", kept.output, clock.spent)
-    climb = _climb(config, dataset, clock, kept)
-    write_json(kept.output / FILE, as_dict(climb))
-    log.info("%s", advice(climb))
-    return kept, climb.interrupted
+    search = _search(config, dataset, clock, kept)
+    write_json(kept.output / FILE, as_dict(search))
+    log.info("%s", advice(search))
+    return kept, search.interrupted
 
 
-def _climb(config: RunConfig, dataset: Any, clock: Clock, kept: Kept | None = None) -> Climb:
+def _search(config: RunConfig, dataset: Any, clock: Clock, kept: Kept | None = None) -> Search:
     with tempfile.TemporaryDirectory(prefix="hftransfer-") as scratch:
-        bench = Bench.open(config, dataset, Path(scratch))
-        climb = Climb(bench, config.strategy, clock, kept, kept.seconds if kept else 0.0)
-        climb.run()
-    return climb
+        experiments = Experiments.open(config, dataset, Path(scratch))
+        search = Search(experiments, config.strategy, clock, kept, kept.seconds if kept else 0.0)
+        search.run()
+    return search

@@ -19,11 +19,11 @@ Preference = Literal["simplicity", "accuracy"]
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """What one rung said about held-out rows: their numbers (n,) and its scores (n, C) as `Task.probabilities` has them.
+class HeldOutPredictions:
+    """What one candidate said about held-out rows: their numbers (n,) and its scores (n, C) as `Task.probabilities` has them.
 
     `seconds` of one fit, `total_seconds` of all that was done for it; `changes` are what a configuration needs to become
-    this rung, None for a baseline that cannot be deployed.
+    this candidate, None for a baseline that cannot be deployed.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better one rung is than another on the `rows` that both have answered: above 0 is better."""
+    """How much better one candidate is than another on the `rows` that both have answered: above 0 is better."""
 
     value: float
     low: float
@@ -70,7 +70,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Evaluator:
     """Knows the truth. `targets` and `groups` follow all rows of the data; answers name theirs by number."""
 
     task: Task
@@ -82,17 +82,17 @@ class Judge:
     def metric(self) -> str:
         return self.task.headline
 
-    def score(self, answers: Answers) -> Measured:
+    def score(self, predictions: HeldOutPredictions) -> Measured:
         """The metric that decides, with its 95 % interval."""
-        groups = None if self.groups is None else [self.groups[row] for row in answers.rows]
-        targets = self.targets[answers.rows]
-        return measure(self.task, targets, answers.scores, groups, resamples=self.resamples)[self.metric]
+        groups = None if self.groups is None else [self.groups[row] for row in predictions.rows]
+        targets = self.targets[predictions.rows]
+        return measure(self.task, targets, predictions.scores, groups, resamples=self.resamples)[self.metric]
 
-    def value(self, answers: Answers, rows: np.ndarray | None = None) -> float:
+    def value(self, predictions: HeldOutPredictions, rows: np.ndarray | None = None) -> float:
         """The metric alone, on some of the rows that were answered."""
-        return value_of(self.task, self._part(answers, answers.rows if rows is None else rows), self.metric)
+        return value_of(self.task, self._part(predictions, predictions.rows if rows is None else rows), self.metric)
 
-    def difference(self, new: Answers, old: Answers) -> Difference:
+    def difference(self, new: HeldOutPredictions, old: HeldOutPredictions) -> Difference:
         """Paired, on the rows that both have answered (McNemar's table, or the paired bootstrap).
 
         The interval is that of these rows under these fits; how much another training set would move it is not in it.
@@ -104,7 +104,9 @@ class Judge:
             return Difference(pair.difference, pair.low, pair.high, len(rows))
         return Difference(-pair.difference, -pair.high, -pair.low, len(rows))
 
-    def by_folds(self, new: Answers, old: Answers, folds: Sequence[np.ndarray], trained_on: int) -> Difference | None:
+    def by_folds(
+        self, new: HeldOutPredictions, old: HeldOutPredictions, folds: Sequence[np.ndarray], trained_on: int
+    ) -> Difference | None:
         """The mean of the differences in each fold's held-out `rows`, with the corrected resampled t interval.
 
         Every fold was trained on other rows, so it holds what `difference` does not (Nadeau & Bengio 2003, sec. 4). None
@@ -115,34 +117,36 @@ class Judge:
         found = corrected_t_interval([self.gain(new, old, rows) for rows in folds], trained_on, len(folds[0]))
         return Difference(found.value, found.low, found.high, sum(map(len, folds)))
 
-    def _part(self, answers: Answers, rows: np.ndarray) -> Part:
-        place = {row: number for number, row in enumerate(answers.rows.tolist())}
+    def _part(self, predictions: HeldOutPredictions, rows: np.ndarray) -> Part:
+        place = {row: number for number, row in enumerate(predictions.rows.tolist())}
         groups = [None] * len(rows) if self.groups is None else [self.groups[row] for row in rows]
         frame = pd.DataFrame({"id": [str(row) for row in rows], "group": pd.Series(groups, dtype=object)})
-        return Part(frame, self.targets[rows], answers.scores[[place[row] for row in rows.tolist()]])
+        return Part(frame, self.targets[rows], predictions.scores[[place[row] for row in rows.tolist()]])
 
-    def best(self, rungs: Sequence[Answers]) -> Answers:
-        """The highest estimate: each rung seen from the first, on the rows that it shares with it."""
-        return max(rungs, key=lambda rung: self.gain(rung, rungs[0]))
+    def best(self, candidates: Sequence[HeldOutPredictions]) -> HeldOutPredictions:
+        """The highest estimate: each candidate seen from the first, on the rows that it shares with it."""
+        return max(candidates, key=lambda candidate: self.gain(candidate, candidates[0]))
 
-    def gain(self, new: Answers, old: Answers, rows: np.ndarray | None = None) -> float:
+    def gain(self, new: HeldOutPredictions, old: HeldOutPredictions, rows: np.ndarray | None = None) -> float:
         """The difference without its interval, on the rows that both have answered or on some of them."""
         rows = np.intersect1d(new.rows, old.rows) if rows is None else rows
         change = self.value(new, rows) - self.value(old, rows)
         return change if higher_is_better(self.metric) else -change
 
-    def choose(self, rungs: Sequence[Answers], prefer: Preference = "simplicity") -> Answers:
-        """The simplest rung that cannot be told from the best one (or the best one); `rungs` from simple to dear."""
-        best = self.best(rungs)
+    def choose(self, candidates: Sequence[HeldOutPredictions], prefer: Preference = "simplicity") -> HeldOutPredictions:
+        """Return the simplest candidate that cannot be told from the best; `candidates` from simple to expensive."""
+        best = self.best(candidates)
         if prefer == "accuracy":
             return best
-        return next(rung for rung in rungs if rung is best or not self.difference(best, rung).is_better)
+        return next(
+            candidate for candidate in candidates if candidate is best or not self.difference(best, candidate).is_better
+        )
 
-    def could_be_beaten(self, answers: Answers, prefer: Preference = "simplicity") -> bool:
-        """Whether something else could be chosen: a faultless rung would be separated, or for accuracy just be better."""
+    def could_be_beaten(self, predictions: HeldOutPredictions, prefer: Preference = "simplicity") -> bool:
+        """Whether something else could be chosen: a faultless candidate would be separated, or for accuracy just be better."""
         if not self.task.has_classes:
             return True
-        targets = self.targets[answers.rows]
+        targets = self.targets[predictions.rows]
         faultless = self.task.one_hot(targets)
-        gain = self.difference(Answers("faultless", answers.rows, faultless), answers)
+        gain = self.difference(HeldOutPredictions("faultless", predictions.rows, faultless), predictions)
         return gain.is_better if prefer == "simplicity" else gain.value > 0

@@ -1,4 +1,4 @@
-"""Where every rung is measured: the same rows, the same folds, the machinery of a real run without its folder.
+"""Where every candidate is measured: the same rows, the same folds, the machinery of a real run without its folder.
 
 The rows are those that a probe would be fitted on, in cross-validation folds; where a validation part was given besides,
 it is held out whole, one fold. The test part is never looked at.
@@ -19,15 +19,15 @@ import torch
 from hftransfer.config import RunConfig
 from hftransfer.data import LabelledData, load_data
 from hftransfer.data.splits import take_examples
-from hftransfer.features.readout import Readout
-from hftransfer.models.layers import Ladder
+from hftransfer.features.sources import FeatureSource
+from hftransfer.models.layers import LayerGroups
 from hftransfer.models.loading import load_checkpoint
-from hftransfer.models.partial import Boundary
+from hftransfer.models.partial import SplitPoint
 from hftransfer.pipeline.repeats import VALIDATION_FOLDS
-from hftransfer.pipeline.run_context import Work, network_predictions, prepare, solve_head, stored_activations
+from hftransfer.pipeline.run_context import RunContext, network_predictions, prepare, solve_head, stored_activations
 from hftransfer.planning.strategies import baselines
-from hftransfer.planning.strategies.decision import Answers, Judge
-from hftransfer.probe.fit import Rows, candidates, sample, solve_readouts
+from hftransfer.planning.strategies.decision import Evaluator, HeldOutPredictions
+from hftransfer.probe.fit import Rows, candidates, sample, solve_feature_sources
 from hftransfer.probe.solver import make_folds, mean_loss
 from hftransfer.runtime import devices
 from hftransfer.runtime.interruption import Stop
@@ -44,7 +44,7 @@ TIMED_ROWS = 64
 
 @dataclass(frozen=True)
 class Fold:
-    """Numbers of the rows that a rung trains on, and of those that it then answers."""
+    """Numbers of the rows that a candidate trains on, and of those that it then answers."""
 
     train: np.ndarray
     held_out: np.ndarray
@@ -64,67 +64,73 @@ class Trial:
 
 
 @dataclass
-class Bench:
+class Experiments:
     """Everything that is loaded once. `work` is the pretrained network with the probe as its strategy."""
 
     config: RunConfig
     data: LabelledData
-    work: Work
+    context: RunContext
     folds: list[Fold]
     scratch: Path
     row_seconds: float = 0.0
     head_share: float = 0.0
 
     @classmethod
-    def open(cls, config: RunConfig, dataset: Any, scratch: Path) -> "Bench":
+    def open(cls, config: RunConfig, dataset: Any, scratch: Path) -> "Experiments":
         """Raises `UserError` for every mistake in the input, as a run does."""
         config = config.model_copy(update={"strategy": ProbeStrategy()})
         data = _without_test(load_data(config.data, dataset))
-        work = _work(config, data, scratch)
-        bench = cls(config, data, work, _folds(work), scratch)
-        bench.row_seconds = bench._time(lambda batch: work.model(**batch).logits)
-        bench.head_share = Sizes.of(config.strategy.prepare(work.model, Ladder.of(work.model))).trainable_share
-        return bench
+        context = _work(config, data, scratch)
+        experiments = cls(config, data, context, _folds(context), scratch)
+        experiments.row_seconds = experiments._time(lambda batch: context.model(**batch).logits)
+        experiments.head_share = Sizes.of(
+            config.strategy.prepare(context.model, LayerGroups.of(context.model))
+        ).trainable_share
+        return experiments
 
     @property
-    def judge(self) -> Judge:
-        groups = self.work.groups
-        return Judge(self.data.task, self.work.targets, None if groups is None else groups.tolist())
+    def evaluator(self) -> Evaluator:
+        groups = self.context.groups
+        return Evaluator(self.data.task, self.context.targets, None if groups is None else groups.tolist())
 
     @property
     def labels(self) -> int:
-        """Rows that a rung may learn from."""
-        return len(self.work.fitted)
+        """Rows that a candidate may learn from."""
+        return len(self.context.fitted)
 
     def _time(self, forward: Any) -> float:
         """Seconds a row of one forward pass, loading and encoding included; the second of two passes."""
-        items, machine, best = self.work.items[:TIMED_ROWS], self.work.machine, np.inf
-        self.work.model.eval()
+        items, compute_config, best = self.context.items[:TIMED_ROWS], self.context.compute_config, np.inf
+        self.context.model.eval()
         for _ in range(2):
             begin = time.perf_counter()
-            for start in range(0, len(items), machine.batch_size):
-                with torch.no_grad(), machine.context():
-                    forward(machine.place(self.work.modality.collate(items[start : start + machine.batch_size])))
+            for start in range(0, len(items), compute_config.batch_size):
+                with torch.no_grad(), compute_config.context():
+                    forward(
+                        compute_config.place(
+                            self.context.modality.collate(items[start : start + compute_config.batch_size])
+                        )
+                    )
             best = min(best, time.perf_counter() - begin)
         return best / len(items)
 
     # --- baselines ----------------------------------------------------------------------------------------------------
 
-    def majority(self) -> Answers:
-        fit = lambda train: baselines.majority(self.data.task, self.work.targets, train)  # noqa: E731
+    def majority(self) -> HeldOutPredictions:
+        fit = lambda train: baselines.majority(self.data.task, self.context.targets, train)  # noqa: E731
         return self._over_folds("majority", fit)
 
-    def raw_input(self) -> Answers:
-        task, targets, seed = self.data.task, self.work.targets, self.config.seed
+    def raw_input(self) -> HeldOutPredictions:
+        task, targets, seed = self.data.task, self.context.targets, self.config.seed
         begin = time.perf_counter()
         if self.data.kind.content == "words":
             return self._over_folds("raw", lambda train: baselines.raw_text(task, self.data.frame, targets, train))
-        pixels = baselines.thumbnails(self.work.items)
-        fit = lambda train: baselines.raw_image(task, pixels, targets, train, self.work.groups, seed)  # noqa: E731
+        pixels = baselines.thumbnails(self.context.items)
+        fit = lambda train: baselines.raw_image(task, pixels, targets, train, self.context.groups, seed)  # noqa: E731
         found = self._over_folds("raw", fit)
         return replace(found, total_seconds=time.perf_counter() - begin)
 
-    def _over_folds(self, name: str, fit: Any) -> Answers:
+    def _over_folds(self, name: str, fit: Any) -> HeldOutPredictions:
         begin, scores, answering = time.perf_counter(), [], 0.0
         for fold in self.folds:
             answer = fit(fold.train)
@@ -133,20 +139,20 @@ class Bench:
             answering += time.perf_counter() - start
         seconds = time.perf_counter() - begin
         rows = np.concatenate([fold.held_out for fold in self.folds])
-        return Answers(
+        return HeldOutPredictions(
             name, rows, np.concatenate(scores), len(self.folds), seconds / len(self.folds), seconds,
             row_milliseconds=1000 * answering / len(rows),
         )  # fmt: skip
 
     # --- heads on frozen features -------------------------------------------------------------------------------------
 
-    def readouts(self, head: HeadConfig) -> list[Readout]:
-        frozen = self.work.frozen(Ladder.of(self.work.model))
-        return candidates(self.work.model, frozen.ladder, head, sample(frozen, self._rows(self.work)))
+    def feature_sources(self, head: HeadConfig) -> list[FeatureSource]:
+        frozen = self.context.frozen(LayerGroups.of(self.context.model))
+        return candidates(self.context.model, frozen.layer_groups, head, sample(frozen, self._rows(self.context)))
 
-    def probes(self, wanted: list[Readout]) -> "Curve":
-        """A head on each of these readouts, from one pass over the rows."""
-        return self._solved(self.work, wanted)
+    def probes(self, wanted: list[FeatureSource]) -> "Curve":
+        """A head on each of these feature sources, from one pass over the rows."""
+        return self._solved(self.context, wanted)
 
     @property
     def pass_seconds(self) -> float:
@@ -157,33 +163,35 @@ class Bench:
         """The same head on the features of the same network with random weights."""
         config = self.config.model_copy(update={"strategy": ScratchStrategy()})
         with _quiet():
-            work = replace(_work(config, self.data, self.scratch), config=self.config)
-            return self._solved(work, self.readouts(self.config.head))
+            context = replace(_work(config, self.data, self.scratch), config=self.config)
+            return self._solved(context, self.feature_sources(self.config.head))
 
-    def _rows(self, work: Work) -> Rows:
-        return Rows(work.items, self.data.frame["digest"].tolist(), work.targets, work.fitted, work.groups)
+    def _rows(self, context: RunContext) -> Rows:
+        return Rows(context.items, self.data.frame["digest"].tolist(), context.targets, context.fitted, context.groups)
 
-    def _solved(self, work: Work, wanted: list[Readout]) -> "Curve":
+    def _solved(self, context: RunContext, wanted: list[FeatureSource]) -> "Curve":
         begin = time.perf_counter()
-        frozen, config = work.frozen(Ladder.of(work.model)), self.config
+        frozen, config = context.frozen(LayerGroups.of(context.model)), self.config
         with _quiet():
-            solved = solve_readouts(frozen, self._rows(work), self.data.task, config.head, config.seed, wanted)
+            solved = solve_feature_sources(
+                frozen, self._rows(context), self.data.task, config.head, config.seed, wanted
+            )
         logits = {}
-        for readout, head in solved.heads.items():
+        for feature_source, head in solved.heads.items():
             table = np.full((len(self.data.frame), self.data.task.head_size), np.nan)
-            table[work.fitted] = head.out_of_fold
+            table[context.fitted] = head.out_of_fold
             if len(self.folds) == 1:
                 held_out = self.folds[0].held_out
-                table[held_out] = head.logits(solved.features[readout][held_out])
-            logits[readout] = table
-        losses = {readout: head.loss for readout, head in solved.heads.items()}
-        folds = self.folds if len(self.folds) > 1 else [Fold(self.folds[0].train, self.work.fitted)]
+                table[held_out] = head.logits(solved.features[feature_source][held_out])
+            logits[feature_source] = table
+        losses = {feature_source: head.loss for feature_source, head in solved.heads.items()}
+        folds = self.folds if len(self.folds) > 1 else [Fold(self.folds[0].train, self.context.fitted)]
         return Curve(self, logits, losses, folds, time.perf_counter() - begin, solved.seconds)
 
     def row_seconds_up_to(self, block: int) -> float:
         """Seconds a row of the network without the blocks above `block`."""
-        ladder = Ladder.of(self.work.model)
-        return self._time(Boundary(self.work.model, ladder, block + 1).activations)
+        layer_groups = LayerGroups.of(self.context.model)
+        return self._time(SplitPoint(self.context.model, layer_groups, block + 1).activations)
 
     # --- trainings ----------------------------------------------------------------------------------------------------
 
@@ -206,22 +214,24 @@ class Bench:
 
         begin = time.perf_counter()
         with _quiet(), tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            data, config = self._divided(fold), config.settled(self.data.modality)
-            work = _work(config, data, self.scratch)
-            head = solve_head(work)
-            plan = config.strategy.prepare(work.model, Ladder.of(work.model, head.constant if head else ()))
+            data, config = self._divided(fold), config.resolved(self.data.modality)
+            context = _work(config, data, self.scratch)
+            head = solve_head(context)
+            plan = config.strategy.prepare(context.model, LayerGroups.of(context.model, head.constant if head else ()))
             sizes = Sizes.of(plan)
-            boundary, stored = stored_activations(work, plan)
-            examples = loop.Examples(work.items, work.targets, stored)
-            positions = {split: work.positions(split) for split in ("train", "validation")}
-            with boundary.replaying() if boundary else nullcontext():
+            split_point, stored = stored_activations(context, plan)
+            examples = loop.Examples(context.items, context.targets, stored)
+            positions = {split: context.positions(split) for split in ("train", "validation")}
+            with split_point.replaying() if split_point else nullcontext():
                 started = time.perf_counter()
                 trained = loop.train(
-                    plan, config.strategy.defaults_for(data.modality, work.model), work.data.task, work.modality, examples,
-                    positions, config.training, work.machine, Path(folder), config.seed, Stop(), work.begins_trained(head),
+                    plan, config.strategy.defaults_for(data.modality, context.model), context.data.task,
+                context.modality, examples,
+                    positions, config.training, context.compute_config,
+                    Path(folder), config.seed, Stop(), context.begins_trained(head),
                 )  # fmt: skip
                 training = time.perf_counter() - started
-                found = network_predictions(work, plan, examples).of_split(data.frame, "test")
+                found = network_predictions(context, plan, examples).of_split(data.frame, "test")
         logits = data.task.in_units(found.logits)
         losses = [
             e[f"eval_{data.task.selection_metric}"]
@@ -235,7 +245,7 @@ class Bench:
 
     def _divided(self, fold: Fold) -> LabelledData:
         """The held-out rows as the test part, one of seven parts of the others as the validation part."""
-        targets, groups = self.work.targets[fold.train], self.work.groups
+        targets, groups = self.context.targets[fold.train], self.context.groups
         groups = None if groups is None else groups[fold.train]
         inner = make_folds(self.data.task, targets, groups, VALIDATION_FOLDS, self.config.seed)[0][1]
         split = np.full(len(self.data.frame), "unused", dtype=object)
@@ -247,22 +257,24 @@ class Bench:
 
 @dataclass(frozen=True)
 class Curve:
-    """Heads on several readouts: logits (N, C) of every row that was held out, and the cross-validated loss of each.
+    """Heads on several feature sources: logits (N, C) of every row that was held out, and the cross-validated loss of each.
 
     `seconds` of all of it, `solving` of the heads alone.
     """
 
-    bench: Bench
-    logits: dict[Readout, np.ndarray]
-    losses: dict[Readout, float]
+    experiments: Experiments
+    logits: dict[FeatureSource, np.ndarray]
+    losses: dict[FeatureSource, float]
     folds: list[Fold]
     seconds: float
     solving: float = 0.0
 
-    def answers(self, name: str, allowed: Sequence[Readout], changes: dict[str, Any] | None) -> Answers:
-        """The best of the `allowed` readouts, chosen for each fold by the others: the choice is cross-validated too."""
-        task, rows = self.bench.data.task, np.concatenate([fold.held_out for fold in self.bench.folds])
-        if len(self.bench.folds) == 1:
+    def predictions(
+        self, name: str, allowed: Sequence[FeatureSource], changes: dict[str, Any] | None
+    ) -> HeldOutPredictions:
+        """The best of the `allowed` feature sources, chosen for each fold by the others: the choice is cross-validated too."""
+        task, rows = self.experiments.data.task, np.concatenate([fold.held_out for fold in self.experiments.folds])
+        if len(self.experiments.folds) == 1:
             best = min(allowed, key=self.losses.__getitem__)
             logits = self.logits[best][rows]
         else:
@@ -270,17 +282,17 @@ class Curve:
                 [self.logits[r][f.held_out] for f, r in zip(self.folds, self._chosen(allowed), strict=True)]
             )
         block = min(allowed, key=self.losses.__getitem__).block
-        deepest = block == max(readout.block for readout in self.losses)
-        milliseconds = 1000 * (self.bench.row_seconds if deepest else self.bench.row_seconds_up_to(block))
-        notes = {"readout": min(allowed, key=self.losses.__getitem__).name}
-        return Answers(
-            name, rows, task.probabilities(task.in_units(logits)), len(self.bench.folds), self.seconds, self.seconds,
-            self.bench.head_share, milliseconds, changes, notes,
+        deepest = block == max(feature_source.block for feature_source in self.losses)
+        milliseconds = 1000 * (self.experiments.row_seconds if deepest else self.experiments.row_seconds_up_to(block))
+        notes = {"feature_source": min(allowed, key=self.losses.__getitem__).name}
+        return HeldOutPredictions(
+            name, rows, task.probabilities(task.in_units(logits)), len(self.experiments.folds), self.seconds, self.seconds,
+            self.experiments.head_share, milliseconds, changes, notes,
         )  # fmt: skip
 
-    def _chosen(self, allowed: Sequence[Readout]) -> list[Readout]:
-        task = self.bench.data.task
-        targets = task.standardised(self.bench.work.targets)
+    def _chosen(self, allowed: Sequence[FeatureSource]) -> list[FeatureSource]:
+        task = self.experiments.data.task
+        targets = task.standardised(self.experiments.context.targets)
         losses = np.array([
             [mean_loss(task, self.logits[r][f.held_out], targets[f.held_out]) * len(f.held_out) for r in allowed]
             for f in self.folds
@@ -290,7 +302,7 @@ class Curve:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """A trial says nothing of its own: what matters of it is said by the rung."""
+    """A trial says nothing of its own: what matters of it is said by the candidate."""
     logger = logging.getLogger("hftransfer")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -300,7 +312,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _work(config: RunConfig, data: LabelledData, scratch: Path) -> Work:
+def _work(config: RunConfig, data: LabelledData, scratch: Path) -> RunContext:
     from accelerate.utils import set_seed
 
     world = launched_world()
@@ -311,17 +323,21 @@ def _work(config: RunConfig, data: LabelledData, scratch: Path) -> Work:
 
 def _without_test(data: LabelledData) -> LabelledData:
     kept = (data.frame["split"] != "test").to_numpy()
-    looks = [look for look, keep in zip(data.looks, kept, strict=True) if keep]
-    return replace(data, frame=data.frame[kept].reset_index(drop=True), looks=looks, links=None)
+    inspections = [inspection for inspection, keep in zip(data.inspections, kept, strict=True) if keep]
+    return replace(data, frame=data.frame[kept].reset_index(drop=True), inspections=inspections, links=None)
 
 
-def _folds(work: Work) -> list[Fold]:
+def _folds(context: RunContext) -> list[Fold]:
     """The folds of the probe itself, or the validation part that it is not fitted on."""
-    fitted = work.fitted
-    others = np.setdiff1d(work.positions("validation"), fitted)
+    fitted = context.fitted
+    others = np.setdiff1d(context.positions("validation"), fitted)
     if len(others):
-        rows = work.data.frame.iloc[others]
-        return [Fold(fitted, np.sort(take_examples(rows, work.data.task, MAX_HELD_OUT, work.config.seed).to_numpy()))]
-    groups = None if work.groups is None else work.groups[fitted]
-    folds = make_folds(work.data.task, work.targets[fitted], groups, work.config.head.folds, work.config.seed)
+        rows = context.data.frame.iloc[others]
+        return [
+            Fold(fitted, np.sort(take_examples(rows, context.data.task, MAX_HELD_OUT, context.config.seed).to_numpy()))
+        ]
+    groups = None if context.groups is None else context.groups[fitted]
+    folds = make_folds(
+        context.data.task, context.targets[fitted], groups, context.config.head.folds, context.config.seed
+    )
     return [Fold(fitted[train], fitted[held_out]) for train, held_out in folds]

@@ -1,4 +1,4 @@
-"""The run folder of a climb: the probe after the first minute, replaced whole by what was found to be better."""
+"""The run folder of a search: the probe after the first minute, replaced whole by what was found to be better."""
 
 import logging
 import time

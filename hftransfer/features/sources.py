@@ -1,6 +1,6 @@
 """What the head reads: which block's output, and how tokens are pooled. All of it expressible as a plain model.
 
-A readout is a pair (block, pooling). Its features are, exactly, the input of the last linear layer of the plain model that
+A feature source is a pair (block, pooling). Its features are, exactly, the input of the last linear layer of the plain model that
 expresses it: the blocks above `block` taken off, and for `mean` one encoder layer put on whose attention is uniform.
 """
 
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from hftransfer.models.heads import final_linear, head_of
-from hftransfer.models.layers import Ladder
-from hftransfer.models.partial import MASK, Batch, Boundary, skeleton_of
+from hftransfer.models.layers import LayerGroups
+from hftransfer.models.partial import MASK, Batch, SplitPoint, skeleton_of
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ QUIET = 0.01  # keeps tanh in its linear part
 
 
 @dataclass(frozen=True)
-class Readout:
+class FeatureSource:
     """`block` counts from 1; `pooling` "head" is what the checkpoint's own head reads."""
 
     block: int
@@ -37,7 +37,7 @@ class Readout:
 
 @torch.no_grad()
 def open_head(model: nn.Module, fresh: frozenset[str], batch: Batch) -> None:
-    """Make the hidden layers of a fresh head hand their input on, so that a convex head above them is one on the features.
+    """Make the hidden layers of a fresh head hand their input on, so that a linear probe above them is one on the features.
 
     Heads of several layers (RoBERTa, DistilBERT, ModernBERT, …) begin at random, and so does BERT's pooler where the
     checkpoint has none: a random projection with an activation is a poor feature. ReLU and GELU pass what is lifted far
@@ -97,70 +97,70 @@ def _at_logits(model: nn.Module, features: Tensor, batch: Batch) -> Tensor:
 
 
 class Reader:
-    """Reads the features of several readouts from one forward pass."""
+    """Reads the features of several feature sources from one forward pass."""
 
-    def __init__(self, model: nn.Module, ladder: Ladder, readouts: list[Readout]):
-        self.model, self.readouts = model, readouts
-        self.boundary: Boundary | None = None
-        self.ladder = ladder
-        self.blocks = [model.get_submodule(path) for path in ladder.blocks]
+    def __init__(self, model: nn.Module, layer_groups: LayerGroups, feature_sources: list[FeatureSource]):
+        self.model, self.feature_sources = model, feature_sources
+        self.split_point: SplitPoint | None = None
+        self.layer_groups = layer_groups
+        self.blocks = [model.get_submodule(path) for path in layer_groups.blocks]
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Name -> (B, D). `mean` readouts come as two vectors, `first@` and `mean@`, from which the layer is computed."""
+        """Name -> (B, D). `mean` feature sources come as two vectors, `first@` and `mean@`, from which the layer is computed."""
         hidden: dict[int, Tensor] = {}
         with torch.no_grad():
             hooks = [
                 self.blocks[block - 1].register_forward_hook(
                     lambda module, args, output, block=block: hidden.update({block: _first_tensor(output).clone()})
                 )
-                for block in {readout.block for readout in self.readouts}
+                for block in {feature_source.block for feature_source in self.feature_sources}
             ]
             try:
                 result = {f"head@{len(self.blocks)}": read_features(self.model, batch)}
             finally:
                 for hook in hooks:
                     hook.remove()
-            for readout in self.readouts:
-                result |= self._read(readout, hidden[readout.block], batch)
+            for feature_source in self.feature_sources:
+                result |= self._read(feature_source, hidden[feature_source.block], batch)
         return result
 
-    def _read(self, readout: Readout, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
-        if readout.pooling == "mean":
+    def _read(self, feature_source: FeatureSource, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
+        if feature_source.pooling == "mean":
             mask = batch[MASK].unsqueeze(-1).to(hidden.dtype)
             mean = (hidden * mask).sum(1) / mask.sum(1)
-            return {readout.name: mean, f"first@{readout.block}": hidden[:, 0]}
-        if readout.block == len(self.blocks):
+            return {feature_source.name: mean, f"first@{feature_source.block}": hidden[:, 0]}
+        if feature_source.block == len(self.blocks):
             return {}
         with self._tail(batch).replaying():
-            return {readout.name: read_features(self.model, skeleton_of(batch) | {"boundary": hidden})}
+            return {feature_source.name: read_features(self.model, skeleton_of(batch) | {"split_point": hidden})}
 
-    def _tail(self, batch: Batch) -> Boundary:
+    def _tail(self, batch: Batch) -> SplitPoint:
         """What stands above the blocks, tried on the first batch."""
-        if self.boundary is None:
-            self.boundary = Boundary(self.model, self.ladder, self.ladder.head_rung)
-            self.boundary.activations({name: value[:2] for name, value in batch.items()})
-        return self.boundary
+        if self.split_point is None:
+            self.split_point = SplitPoint(self.model, self.layer_groups, self.layer_groups.head_depth)
+            self.split_point.activations({name: value[:2] for name, value in batch.items()})
+        return self.split_point
 
 
 def _first_tensor(output: object) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-# --- the same readouts as plain models --------------------------------------------------------------------------------
+# --- the same feature sources as plain models --------------------------------------------------------------------------------
 
 
-def can_be_cut(model: nn.Module, ladder: Ladder, batch: Batch) -> bool:
+def can_be_cut(model: nn.Module, layer_groups: LayerGroups, batch: Batch) -> bool:
     """Whether blocks can be taken off the end: their number stands in the config, and the rest reads any block's output."""
-    if _depth_field(model, len(ladder.blocks)) is None or not _alike(model, ladder, batch):
+    if _depth_field(model, len(layer_groups.blocks)) is None or not _alike(model, layer_groups, batch):
         return False
-    return Boundary(model, ladder, ladder.head_rung).is_exact(batch)
+    return SplitPoint(model, layer_groups, layer_groups.head_depth).is_exact(batch)
 
 
 @torch.no_grad()
-def _alike(model: nn.Module, ladder: Ladder, batch: Batch) -> bool:
+def _alike(model: nn.Module, layer_groups: LayerGroups, batch: Batch) -> bool:
     """Whether all blocks give the same shape: the stages of ConvNeXt do not."""
     shapes: set[torch.Size] = set()
-    blocks = [model.get_submodule(path) for path in ladder.blocks]
+    blocks = [model.get_submodule(path) for path in layer_groups.blocks]
     hooks = [
         block.register_forward_hook(lambda module, args, output: shapes.add(_first_tensor(output).shape))
         for block in blocks
@@ -180,10 +180,10 @@ def _depth_field(model: nn.Module, depth: int) -> str | None:
     return None
 
 
-def cut_above(model: nn.Module, ladder: Ladder, block: int) -> None:
+def cut_above(model: nn.Module, layer_groups: LayerGroups, block: int) -> None:
     """Take the blocks above `block` off, in the modules and in the config."""
-    depth = len(ladder.blocks)
-    parent, _, _ = ladder.blocks[0].rpartition(".")
+    depth = len(layer_groups.blocks)
+    parent, _, _ = layer_groups.blocks[0].rpartition(".")
     del model.get_submodule(parent)[block:]
     for name, value in list(vars(model.config).items()):  # lists with one entry a layer (ModernBERT's layer_types)
         if isinstance(value, list) and len(value) == depth:
@@ -191,15 +191,15 @@ def cut_above(model: nn.Module, ladder: Ladder, block: int) -> None:
     setattr(model.config, _depth_field(model, depth), block)
 
 
-def mean_layer(model: nn.Module, ladder: Ladder) -> nn.Module | None:
+def mean_layer(model: nn.Module, layer_groups: LayerGroups) -> nn.Module | None:
     """An encoder layer that replaces the first token by the normalised mean of all, made from a copy of the last block.
 
     Query = key = 0 makes attention uniform over the unmasked tokens; value = identity and a loud output carry the mean past
     the residual; the feed-forward part is silent and both norms are plain. None where the block has other parts.
     """
-    if _depth_field(model, len(ladder.blocks)) is None:
+    if _depth_field(model, len(layer_groups.blocks)) is None:
         return None
-    layer = copy.deepcopy(model.get_submodule(ladder.blocks[-1]))
+    layer = copy.deepcopy(model.get_submodule(layer_groups.blocks[-1]))
     layer.requires_grad_(False)
     for path, module in layer.named_modules():
         if isinstance(module, nn.LayerNorm):
@@ -233,58 +233,64 @@ def normalised_mean(mean: Tensor, first: Tensor, epsilon: float) -> Tensor:
 
 
 @torch.no_grad()
-def put_mean_layer(model: nn.Module, ladder: Ladder) -> tuple[str, ...]:
+def put_mean_layer(model: nn.Module, layer_groups: LayerGroups) -> tuple[str, ...]:
     """Append the mean layer and open what stands between it and the head; returns the paths that must stay constant."""
-    layer = mean_layer(model, ladder)
-    parent, _, _ = ladder.blocks[0].rpartition(".")
-    depth = len(ladder.blocks)
+    layer = mean_layer(model, layer_groups)
+    parent, _, _ = layer_groups.blocks[0].rpartition(".")
+    depth = len(layer_groups.blocks)
     model.get_submodule(parent).append(layer)
     setattr(model.config, _depth_field(model, depth), depth + 1)
     constant = [f"{parent}.{depth}"]
     for path, module in model.named_modules():
-        if isinstance(module, nn.Linear) and ladder.rung_of(path) == depth and path in _poolers(model, ladder):
+        if (
+            isinstance(module, nn.Linear)
+            and layer_groups.depth_of(path) == depth
+            and path in _poolers(model, layer_groups)
+        ):
             module.weight.copy_(QUIET * torch.eye(module.in_features))
             module.bias.zero_()
             constant.append(path)
     return tuple(constant)
 
 
-def _poolers(model: nn.Module, ladder: Ladder) -> list[str]:
+def _poolers(model: nn.Module, layer_groups: LayerGroups) -> list[str]:
     """Square layers between the blocks and the head: BERT's pooler."""
     return [
         path
         for path, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and module.in_features == module.out_features
-        and any(f"{path}.".startswith(f"{after}.") for after in ladder.after)
+        and any(f"{path}.".startswith(f"{after}.") for after in layer_groups.after)
         and not any(f"{path}.".startswith(f"{head}.") for head in head_of(model))
     ]
 
 
-def norm_epsilon(model: nn.Module, ladder: Ladder) -> float:
-    norms = [m for m in model.get_submodule(ladder.blocks[-1]).modules() if isinstance(m, nn.LayerNorm)]
+def norm_epsilon(model: nn.Module, layer_groups: LayerGroups) -> float:
+    norms = [m for m in model.get_submodule(layer_groups.blocks[-1]).modules() if isinstance(m, nn.LayerNorm)]
     return norms[-1].eps
 
 
 @torch.no_grad()
-def mean_is_exact(model: nn.Module, ladder: Ladder, batch: Batch) -> bool:
+def mean_is_exact(model: nn.Module, layer_groups: LayerGroups, batch: Batch) -> bool:
     """Whether the mean layer does for this family what it is meant to: tried on a copy of the last block.
 
     False for families without an attention mask of tokens, with pre-norm blocks, or with a bias on attention (MPNet).
     """
-    if MASK not in batch or mean_layer(model, ladder) is None:
+    if MASK not in batch or mean_layer(model, layer_groups) is None:
         return False
     trial = copy.deepcopy(model)
-    put_mean_layer(trial, ladder)
+    put_mean_layer(trial, layer_groups)
     try:
         caught: list[Tensor] = []
-        trial.get_submodule(f"{ladder.blocks[0].rpartition('.')[0]}.{len(ladder.blocks)}").register_forward_hook(
-            lambda module, args, output: caught.append(_first_tensor(output)[:, 0])
-        )
-        found = Reader(trial, ladder, [Readout(len(ladder.blocks), "mean")])(batch)
+        trial.get_submodule(
+            f"{layer_groups.blocks[0].rpartition('.')[0]}.{len(layer_groups.blocks)}"
+        ).register_forward_hook(lambda module, args, output: caught.append(_first_tensor(output)[:, 0]))
+        found = Reader(trial, layer_groups, [FeatureSource(len(layer_groups.blocks), "mean")])(batch)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
         return False
     expected = normalised_mean(
-        found[f"mean@{len(ladder.blocks)}"], found[f"first@{len(ladder.blocks)}"], norm_epsilon(model, ladder)
+        found[f"mean@{len(layer_groups.blocks)}"],
+        found[f"first@{len(layer_groups.blocks)}"],
+        norm_epsilon(model, layer_groups),
     )
     return bool(caught) and torch.allclose(caught[0], expected, atol=1e-3)

@@ -10,9 +10,9 @@ import torch
 
 from hftransfer.config import parse_overrides, read_yaml, with_overrides
 from hftransfer.core.errors import UserError
-from hftransfer.features.readout import mean_is_exact, open_head, read_features
+from hftransfer.features.sources import mean_is_exact, open_head, read_features
 from hftransfer.modalities import kind_of
-from hftransfer.models.layers import Ladder
+from hftransfer.models.layers import LayerGroups
 from hftransfer.models.loading import ModelConfig, load_checkpoint
 from hftransfer.pipeline.run_context import features_identity
 from hftransfer.prediction.predictor import load
@@ -43,7 +43,7 @@ def disagreement(folder):
 
 
 def chosen(folder):
-    return json.loads((folder / "run.json").read_text())["readout"]
+    return json.loads((folder / "run.json").read_text())["feature_source"]
 
 
 @pytest.mark.parametrize(("kind", "overrides", "names"), [
@@ -93,7 +93,7 @@ def test_mean_pooling_is_offered_where_the_family_can_express_it(tmp_path, famil
     batch = dict(checkpoint.processor(["goal match team player", "bank"], padding=True, return_tensors="pt"))
     model = checkpoint.model.eval()
     open_head(model, checkpoint.new_parameters, batch)
-    assert mean_is_exact(model, Ladder.of(model), batch) == (family in POST_NORM)
+    assert mean_is_exact(model, LayerGroups.of(model), batch) == (family in POST_NORM)
 
 
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "electra", "deberta-v2", "modernbert", "esm", "mpnet"])
