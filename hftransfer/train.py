@@ -3,10 +3,9 @@
 import hashlib
 import logging
 import signal
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,22 @@ import torch
 from hftransfer.config import RunConfig
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json, write_json
-from hftransfer.core.wording import describe_part, ends, percent
+from hftransfer.core.wording import describe_part, ends
 from hftransfer.data import LabelledData, load_data
 from hftransfer.doctor import examine_loaded
 from hftransfer.features.store import FeatureStore
-from hftransfer.models.layers import LayerGroups
 from hftransfer.models.loading import Checkpoint, load_checkpoint
 from hftransfer.pipeline.error_translation import explained
+from hftransfer.pipeline.fit import Seconds, fit
 from hftransfer.pipeline.repeats import check_parts, check_repeats, offer_folds, repeat
-from hftransfer.pipeline.run_context import (
-    RunContext,
-    finalise,
-    network_predictions,
-    prepare,
-    probe_predictions,
-    solve_head,
-    stored_activations,
-)
-from hftransfer.probe.fit import Probe
+from hftransfer.pipeline.run_context import RunContext, finalise, prepare
 from hftransfer.runs import folder as run_folder
 from hftransfer.runs.record import RunRecord
 from hftransfer.runtime import devices
-from hftransfer.runtime.interruption import Interruption, Stop, listening
+from hftransfer.runtime.interruption import Interruption, Stop, StopRequest, listening
 from hftransfer.runtime.launch import World, launched_world
-from hftransfer.strategies import AutoStrategy, Plan, ProbeStrategy
-from hftransfer.training.freeze_check import Sizes, check_frozen, tensor_hashes
+from hftransfer.strategies import AutoStrategy, ProbeStrategy
+from hftransfer.training.freeze_check import tensor_hashes
 
 log = logging.getLogger(__name__)
 
@@ -54,24 +44,6 @@ class Run:
     folder: Path
     metrics: dict[str, Any]
     interruption: Interruption | None = None
-
-
-@dataclass
-class Seconds:
-    """Wall seconds of each phase of a run. The processes of a launch go through a phase together.
-
-    Not `in_step`: a phase in which the Trainer exchanges tensors between them.
-    """
-
-    world: World
-    phases: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, phase: str, in_step: bool = True) -> Iterator[None]:
-        begin = time.perf_counter()
-        with self.world.together() if in_step else nullcontext():
-            yield
-        self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - begin
 
 
 def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
@@ -159,7 +131,7 @@ def _chosen(config: RunConfig, dataset: Any, resume: bool) -> tuple[RunConfig, R
         return metrics
 
     kept, interrupted = keep_the_best(config, dataset, once)
-    interruption = Interruption(signal.SIGINT) if interrupted else None
+    interruption = Interruption(StopRequest.of_signal(signal.SIGINT)) if interrupted else None
     return kept.config, Run(kept.output, kept.metrics, interruption)
 
 
@@ -232,24 +204,18 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
                 run_folder.check_origin(folder, _origin(config, data, checkpoint, world.size), resume)
         with seconds("preparation"):
             context = prepare(config, data, checkpoint, device, world, run_folder.scratch(config.output_folder))
-        with seconds("features"):
-            probe = solve_head(context)
-        plan = _plan(context, probe)
         _log_without_effect(context)
-        before, sizes = tensor_hashes(plan.model, plan.layer_groups), Sizes.of(plan)
-        predictions, trained = _adapt(context, plan, probe, folder, stop, seconds)
-        check_frozen(plan, before)
+        fitted = fit(context, folder, stop, seconds)
+        plan, trained = fitted.plan, fitted.trained
         with seconds("writing"):
             if world.rank == 0:
                 from hftransfer.pipeline.outputs import Record, write_run
 
-                predictions = finalise(context, predictions)
+                predictions = finalise(context, fitted.predictions)
                 if plan.save_adapter:
                     plan.save_adapter(plan.model, folder / "adapter")
                 model = plan.finish(plan.model)
-                record = Record(
-                    plan, sizes, before, tensor_hashes(model, plan.layer_groups), trained, probe, seconds.phases
-                )
+                record = Record(fitted, tensor_hashes(model, plan.layer_groups), seconds.phases)
                 metrics = write_run(folder, context, model, predictions, record)
     return Run(config.output_folder, metrics, trained.interruption if trained else None)
 
@@ -267,17 +233,6 @@ def _seed(seed: int) -> None:
     from accelerate.utils import set_seed
 
     set_seed(seed)
-
-
-def _plan(context: RunContext, probe: Probe | None) -> Plan:
-    """What trains, on the layer groups of the network as the head left it; said in one line."""
-    layer_groups = LayerGroups.of(context.model, probe.constant if probe else ())
-    plan = context.config.strategy.prepare(context.model, layer_groups)
-    sizes = Sizes.of(plan)
-    log.info("Strategy: %s, %d of %d parameters train (%s), the lowest in %s", context.config.strategy.type,
-             sum(sizes.trainable.values()), sum(sizes.all.values()), percent(sizes.trainable_share),
-             layer_groups.name_of(plan.lowest_depth))  # fmt: skip
-    return plan
 
 
 def _log_without_effect(context: RunContext) -> None:
@@ -310,27 +265,3 @@ def _without_effect(context: RunContext) -> Iterator[tuple[set[str], str]]:
         yield augmentation & {"augmentation.mixup", "augmentation.cutmix"}, "for images of one class each"
     if not task.has_classes:
         yield training & {"training.imbalance", "training.label_smoothing_factor"}, "numbers have no classes"
-
-
-def _adapt(
-    context: RunContext, plan: Plan, probe: Probe | None, folder: Path, stop: Stop, seconds: Seconds
-) -> tuple[Any, Any]:
-    """Train what the plan says, from stored activations where that is exact; returns predictions and the loop's record."""
-    if not context.trains:
-        return probe_predictions(context, probe), None
-    from hftransfer.training import trainer as loop  # six seconds of imports that a probe does not need
-
-    with seconds("features"):
-        split_point, stored = stored_activations(context, plan)
-    examples = loop.Examples(context.items, context.targets, stored)
-    with split_point.replaying() if split_point else nullcontext():
-        with seconds("training", in_step=False):
-            trained = loop.train(
-                plan, context.config.strategy.defaults_for(context.data.modality, context.model), context.data.task,
-                context.modality, examples,
-                {split: context.positions(split) for split in ("train", "validation")},
-                context.config.training,
-                context.compute_config, folder, context.config.seed, stop, context.begins_trained(probe),
-            )  # fmt: skip
-        with seconds("prediction"):
-            return network_predictions(context, plan, examples), trained

@@ -75,6 +75,14 @@ def evaluations(
         plan = config.strategy.prepare(context.model, LayerGroups.of(context.model, head.constant if head else ()))
         split_point, stored = stored_activations(context, plan)
         positions, found = context.positions("test"), []
+        examples = trainer.Examples(
+            context.items, context.targets, context.modality, data.task,
+            context.positions("train"), context.positions("validation"), stored,
+        )  # fmt: skip
+        setup = trainer.Setup(
+            config.training, config.strategy.defaults_for(data.modality, context.model), context.compute_config,
+            seed, context.begins_trained(head),
+        )  # fmt: skip
 
         class Inspection(TrainerCallback):
             def on_evaluate(self, args, state, control, **kwargs):
@@ -88,12 +96,7 @@ def evaluations(
             split_point.replaying() if split_point else nullcontext(),
             mock.patch.object(trainer, "_callbacks", lambda *given: [*callbacks(*given), Inspection()]),
         ):
-            trainer.train(
-                plan, config.strategy.defaults_for(data.modality, context.model), data.task, context.modality,
-                trainer.Examples(context.items, context.targets, stored),
-                {split: context.positions(split) for split in ("train", "validation")}, config.training, context.compute_config,
-                Path(place), seed, Stop(), context.begins_trained(head),
-            )  # fmt: skip
+            trainer.train(plan, examples, setup, Path(place), Stop())
         return np.array(found), context.targets[positions]
 
 

@@ -20,6 +20,7 @@ from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
 from hftransfer.modalities import Modality
 from hftransfer.models.heads import final_linear
 from hftransfer.models.loading import save_model
+from hftransfer.pipeline.fit import Fitted
 from hftransfer.pipeline.kept_inputs import keep_inputs
 from hftransfer.pipeline.reliability_fit import fit_reliability, reliability_metrics
 from hftransfer.pipeline.repeats import cross_validate_head, folds_of, headline_of
@@ -37,9 +38,8 @@ from hftransfer.runs.record import (
     TaskRecord,
 )
 from hftransfer.runtime import devices
-from hftransfer.strategies import Plan
 from hftransfer.strategies.base import rates_by_depth
-from hftransfer.training.freeze_check import Sizes, freeze_check
+from hftransfer.training.freeze_check import freeze_check
 
 log = logging.getLogger(__name__)
 
@@ -124,18 +124,14 @@ def versions() -> dict[str, str]:
 class Record:
     """How a run went: for `receipt.json`, `run.json` and `history.json`."""
 
-    plan: Plan
-    sizes: Sizes
-    before: dict[str, str]
+    fitted: Fitted
     after: dict[str, str]
-    trained: Any  # loop.Trained, or None where only the head was solved
-    probe: Probe | None
     seconds: dict[str, float]
 
     @property
     def interruption(self) -> str | None:
         """Why training ended before its time, in words."""
-        found = self.trained.interruption if self.trained else None
+        found = self.fitted.trained.interruption if self.fitted.trained else None
         return found.describe() if found else None
 
 
@@ -143,19 +139,17 @@ def write_run(
     folder: Path, context: RunContext, model: nn.Module, predictions: Predictions, record: Record
 ) -> dict[str, Any]:
     """Everything of the run folder but the adapter; `run.json` last, because it says that the folder is whole."""
-    config, data = context.config, context.data
+    config, data, probe, trained = context.config, context.data, record.fitted.probe, record.fitted.trained
     (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     split_table(data, context.modality).to_parquet(folder / "splits.parquet", index=False)
     keep_inputs(folder, data.frame)
     labelled_table(data, predictions).to_parquet(folder / "predictions.parquet", index=False)
-    if record.probe is not None:
-        _out_of_fold_table(context, record.probe, predictions.temperature).to_parquet(
-            folder / "oof.parquet", index=False
-        )
+    if probe is not None:
+        _out_of_fold_table(context, probe, predictions.temperature).to_parquet(folder / "oof.parquet", index=False)
     save_model(model, context.checkpoint.processor, folder / "model")
-    checked = check_saved_model(folder / "model", context, model, predictions, record.probe)
-    steps = record.trained.steps_logits if record.trained else ()
-    reliability = fit_reliability(context, model, predictions, record.probe, steps)
+    checked = check_saved_model(folder / "model", context, model, predictions, probe)
+    steps = trained.steps_logits if trained else ()
+    reliability = fit_reliability(context, model, predictions, probe, steps)
     if reliability is not None:
         reliability.write(folder, data.task)
     test = predictions.of_split(data.frame, "test")
@@ -167,17 +161,18 @@ def write_run(
         metrics["notes"]["probabilities"] = (
             "training.imbalance=balanced: they are calibrated for classes that are equally frequent, not for these data"
         )
-    metrics |= _cross_validated(context, record.probe, final_linear(model).bias is not None)
+    metrics |= _cross_validated(context, probe, final_linear(model).bias is not None)
     metrics["headline"] = headline_of(config, len(data.frame), data.given, metrics)
     if record.interruption:
         kept = "best weights until then" if "validation" in metrics else "weights of that step"
         metrics["notes"]["training"] = f"ended early ({record.interruption}); these are the {kept}"
     write_json(folder / "metrics.json", metrics)
-    rates = rates_by_depth(record.plan, record.trained.learning_rate) if record.trained else {}
-    write_json(folder / "history.json", record.trained.history if record.trained else [])
+    plan = record.fitted.plan
+    rates = rates_by_depth(plan, trained.learning_rate) if trained else {}
+    write_json(folder / "history.json", trained.history if trained else [])
     write_json(
         folder / "receipt.json",
-        freeze_check(record.plan.layer_groups, record.sizes, rates, record.before, record.after),
+        freeze_check(plan.layer_groups, record.fitted.sizes, rates, record.fitted.before, record.after),
     )
     _record(context, record, predictions, checked).write(folder)
     return metrics
@@ -210,7 +205,8 @@ def _out_of_fold_table(context: RunContext, probe: Probe, temperature: float) ->
 
 
 def _record(context: RunContext, record: Record, predictions: Predictions, self_check: dict[str, Any]) -> RunRecord:
-    data, compute_config, trained, probe = context.data, context.compute_config, record.trained, record.probe
+    data, compute_config = context.data, context.compute_config
+    trained, probe = record.fitted.trained, record.fitted.probe
     return RunRecord(
         schema_version=SCHEMA_VERSION,
         modality=data.modality,

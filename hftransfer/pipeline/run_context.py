@@ -290,12 +290,12 @@ def probe_predictions(context: RunContext, probe: Probe) -> Predictions:
     return Predictions(np.concatenate([context.fitted, others]), logits.astype(np.float32), seen)
 
 
-def network_predictions(context: RunContext, plan: Plan, examples: Any) -> Predictions:
+def network_predictions(context: RunContext, plan: Plan, stored: Features | None) -> Predictions:
     """Of the validation and test rows, by the trained network, from stored activations where there are any."""
     positions = context.positions("validation", "test")
-    source = context.modality if examples.stored is None else Replayed(context.modality, examples.stored)
-    items = list(zip(positions, (context.items[p] for p in positions), strict=True)) if examples.stored else None
-    items = items or [context.items[position] for position in positions]
+    source, items = context.modality, [context.items[position] for position in positions]
+    if stored is not None:
+        source, items = Replayed(context.modality, stored), list(zip(positions, items, strict=True))
     return Predictions(
         positions, predict_logits(plan.model, source, items, context.compute_config), np.zeros(len(positions), bool)
     )

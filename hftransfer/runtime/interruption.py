@@ -12,38 +12,72 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from types import FrameType
 
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-LOSS = 1  # the reason that is no signal; any number below the first signal of SIGNALS
 ECHO_SECONDS = 1.0  # launchers pass a Ctrl-C on to processes that the terminal has sent it to already
+
+
+class StopReason(Enum):
+    SIGNAL = "signal"
+    LOSS = "loss no longer a number"
+
+
+@dataclass(frozen=True)
+class StopRequest:
+    """Why training has to end, with the signal where it was one."""
+
+    reason: StopReason
+    signal: signal.Signals | None = None
+
+    @classmethod
+    def of_signal(cls, number: int) -> "StopRequest":
+        return cls(StopReason.SIGNAL, signal.Signals(number))
+
+    @property
+    def code(self) -> int:
+        """Return the exit code that a shell expects, above 0: 128 and the signal, or 1."""
+        return 1 if self.signal is None else 128 + self.signal
+
+    @classmethod
+    def of_code(cls, code: int) -> "StopRequest | None":
+        """Return the request with this `code`, by which processes exchange it; None for 0."""
+        if code <= 1:
+            return LOSS_DIVERGED if code else None
+        return cls.of_signal(code - 128)
+
+    def describe(self) -> str:
+        return self.reason.value if self.signal is None else self.signal.name
+
+
+LOSS_DIVERGED = StopRequest(StopReason.LOSS)
 
 
 @dataclass(frozen=True)
 class Interruption:
-    """Why a run ended early (a signal number, or `LOSS`), and at which step of its training, if it was in one."""
+    """Why a run ended early, and at which step of its training, if it was in one."""
 
-    reason: int
+    request: StopRequest
     step: int = 0
     steps: int = 0
 
     def describe(self) -> str:
-        what = "loss no longer a number" if self.reason == LOSS else signal.Signals(self.reason).name
+        what = self.request.describe()
         return f"{what} at step {self.step} of {self.steps}" if self.steps else what
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects: 128 and the signal, or 1."""
-        return 1 if self.reason == LOSS else 128 + self.reason
+        return self.request.code
 
 
 @dataclass
 class Stop:
-    """A request to end training: `reason` is 0 until there is one."""
+    """Holds the request to end training, once there is one."""
 
-    reason: int = 0
+    request: StopRequest | None = None
     gentle: bool = False
     asked: float = 0.0
     process: int = field(default_factory=os.getpid)
@@ -64,11 +98,11 @@ class Stop:
                 os._exit(128 + number)
             return
         now = time.monotonic()
-        if self.gentle and not self.reason:
-            self.reason, self.asked = number, now
+        if self.gentle and not self.request:
+            self.request, self.asked = StopRequest.of_signal(number), now
             log.warning("%s: training ends with this step, and the run is finished with the best weights so far (again: "
                         "stop at once)", signal.Signals(number).name)  # fmt: skip
-        elif not self.reason or now - self.asked > ECHO_SECONDS:
+        elif not self.request or now - self.asked > ECHO_SECONDS:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 

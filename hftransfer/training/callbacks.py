@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainingArguments
 
 from hftransfer.features.passes import ComputeConfig
-from hftransfer.runtime.interruption import LOSS, Stop
+from hftransfer.runtime.interruption import LOSS_DIVERGED, Stop, StopRequest
 from hftransfer.strategies import Plan
 from hftransfer.training.checkpointing import keep_only
 
@@ -123,11 +123,12 @@ class StopCallback(TrainerCallback):
         self.stop, self.compute_config = stop, compute_config
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        agreed = self.compute_config.world.largest(self.stop.reason, self.compute_config.device)
+        own = self.stop.request.code if self.stop.request else 0
+        agreed = StopRequest.of_code(self.compute_config.world.largest(own, self.compute_config.device))
         if agreed:  # a signal that came while the processes waited for each other counts at the next step
-            self.stop.reason = agreed
+            self.stop.request = agreed
             control.should_training_stop = True
-            control.should_save = agreed != LOSS
+            control.should_save = agreed != LOSS_DIVERGED
             control.should_evaluate = control.should_save and args.eval_strategy != "no"
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:

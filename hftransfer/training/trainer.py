@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from hftransfer.features.store import Features
 from hftransfer.modalities import Modality
 from hftransfer.models.loading import quiet_transformers
 from hftransfer.runtime.cpu_kernels import quick_operations
-from hftransfer.runtime.interruption import LOSS, Interruption, Stop
+from hftransfer.runtime.interruption import LOSS_DIVERGED, Interruption, Stop
 from hftransfer.runtime.memory import with_less
 from hftransfer.strategies import Defaults, Plan
 from hftransfer.tasks import Task
@@ -47,11 +47,32 @@ NOT_DECAYED = ("cls_token", "pos_embed", "position_embedding", "relative_positio
 
 @dataclass(frozen=True)
 class Examples:
-    """All rows of a run: encoded items, targets, and stored activations at the split point where there are any."""
+    """All examples of a run, with the positions of those that train and of those that choose the step.
+
+    `items` are encoded inputs, `targets` follow them; `stored` are activations at the split point, where there are any.
+    """
 
     items: Sequence[Any]
     targets: np.ndarray
+    modality: Modality
+    task: Task
+    train: np.ndarray
+    validation: np.ndarray
     stored: Features | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How to train: the configuration, what the strategy leaves to it, and the devices.
+
+    `begins_trained`: the network has answers before its first step, so the start is evaluated too.
+    """
+
+    config: TrainingConfig
+    defaults: Defaults
+    compute_config: ComputeConfig
+    seed: int
+    begins_trained: bool
 
 
 WINDOW = 16  # batches of random rows that are sorted by length before they are cut
@@ -92,19 +113,18 @@ class Collator:
     """Rows -> the model's inputs and `labels`; from stored activations where there are any."""
 
     examples: Examples
-    modality: Modality
-    task: Task
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         positions = [row["position"] for row in rows]
         training = rows[0]["training"]
         items = [self.examples.items[position] for position in positions]
-        labels = torch.from_numpy(self.task.standardised(self.examples.targets[positions]))
+        modality, task = self.examples.modality, self.examples.task
+        labels = torch.from_numpy(task.standardised(self.examples.targets[positions]))
         if self.examples.stored is not None:
-            return replayed_batch(self.examples.stored, self.modality, items, positions) | {"labels": labels}
-        batch = self.modality.collate(items, training)
-        if training and self.task.exclusive:
-            labels = self.modality.mix(batch, labels, self.task.head_size)
+            return replayed_batch(self.examples.stored, modality, items, positions) | {"labels": labels}
+        batch = modality.collate(items, training)
+        if training and task.exclusive:
+            labels = modality.mix(batch, labels, task.head_size)
         return batch | {"labels": labels}
 
 
@@ -130,6 +150,7 @@ class PlanTrainer(Trainer):
 
     plan: Plan
     stop: Stop
+    seen: list[np.ndarray]  # logits of the validation part at each evaluation
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -142,7 +163,7 @@ class PlanTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            self.stop.reason = LOSS
+            self.stop.request = LOSS_DIVERGED
         return loss
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict:
@@ -194,79 +215,84 @@ class Trained:
     )  # (V, C) of each evaluation, in the order of validation
 
 
-def train(
-    plan: Plan, defaults: Defaults, task: Task, modality: Modality, examples: Examples, positions: dict[str, np.ndarray],
-    config: TrainingConfig, compute_config: ComputeConfig, folder: Path, seed: int, stop: Stop, begins_trained: bool,
-) -> Trained:  # fmt: skip
+def train(plan: Plan, examples: Examples, setup: Setup, folder: Path, stop: Stop) -> Trained:
     """Train the plan's model in place, ending with the weights that did best on the validation part, or with the last.
 
     Those that it has now are among them where it `begins_trained`. With a random head they never are: on a handful of rows
     its even probabilities can have a smaller loss than answers that are mostly right.
 
-    Writes `folder`/checkpoints while it runs and goes on from a whole one that it finds there. Where memory runs out, a
+    Writes `folder`/checkpoints while it runs and goes on from a complete one that it finds there. Where memory runs out, a
     single process tries again with fewer rows at a time and as many in all. Raises `UserError` for training arguments
     that do not exist, and when the loss is no number before there is anything to keep.
     """
-    plan.freeze()  # what opens later enters the optimizer (and DDP) now; Stillness closes it until its time
-    loss = Loss(task, config.label_smoothing_factor)
-    lengths = np.array(modality.lengths(examples.items))
-    train, validation = positions["train"], positions["validation"]
-    by_length = np.argsort(lengths[validation])
-    collator = Collator(examples, modality, task)
-    evaluated_first = begins_trained and len(validation) > 0
-    _check_evaluated(config, len(validation), plan.model)
+    plan.freeze()  # what opens later enters the optimizer (and DDP) now; FreezeCallback closes it until its time
+    config, compute_config = setup.config, setup.compute_config
+    _check_evaluated(config, len(examples.validation), plan.model)
     asked, alone = config.per_device_train_batch_size, compute_config.world_size == 1
-    start = Snapshot.of(plan.model) if alone or begins_trained else None
+    start = Snapshot.of(plan.model) if alone or setup.begins_trained else None
 
     def attempt(size: int) -> Trained:
-        tried = config.model_copy(update=_same_global_batch(config, size))
-        arguments = training_arguments(
-            tried,
-            defaults,
-            task,
-            compute_config,
-            folder / "checkpoints",
-            seed,
-            {"train": len(train), "validation": len(validation)},
-        )
         if size != asked:
             start.restore()
-        seen: list[np.ndarray] = []
-        order = training_order(lengths[train], global_batch(tried, compute_config), arguments.max_steps, seed)
-        trainer = PlanTrainer(
-            model=plan.model,
-            args=arguments,
-            train_dataset=Rows(examples, train[order], training=True),
-            eval_dataset=Rows(examples, validation[by_length], training=False),
-            data_collator=collator,
-            compute_loss_func=loss,
-            compute_metrics=_metrics(task, arguments.metric_for_best_model, seen),
-            callbacks=[
-                *_callbacks(plan, config),
-                StopCallback(stop, compute_config),
-            ],  # of this attempt: early stopping counts
-        )
-        trainer.plan, trainer.stop = plan, stop
-        trainer.model_accepts_loss_kwargs = False  # else timm's forward is handed `num_items_in_batch`
-        trainer.remove_callback(ProgressCallback)
-        trainer.remove_callback(PrinterCallback)
-        log.info("Training: %d steps of %d examples, %d at a time, learning rate %.3g, weight decay %.3g, %s",
-                 arguments.max_steps, global_batch(tried, compute_config), size, arguments.learning_rate,
-                 arguments.weight_decay, "bf16 autocast" if arguments.bf16 else "float32")  # fmt: skip
-        with quiet_transformers(), stop.gently(), quick_operations(compute_config.device):
-            _train(trainer, last_complete(folder / "checkpoints", compute_config.world_size), evaluated_first)
-        if evaluated_first:
-            _undo_a_loss(trainer, start)
-        return Trained(
-            trainer.state.log_history, arguments.learning_rate, trainer.state.global_step, size,
-            tried.gradient_accumulation_steps, _interruption(trainer, stop, start if evaluated_first else None),
-            _all_evaluations(trainer, task, seen, by_length),
-        )  # fmt: skip
+        tried = replace(setup, config=config.model_copy(update=_same_global_batch(config, size)))
+        return _attempt(plan, examples, tried, folder / "checkpoints", stop, start)
 
     trained = with_less(asked, attempt, "training", least=1 if alone else asked)
     if compute_config.rank == 0 and config.report_to != "none":
         keep_tracks(folder)
     return trained
+
+
+def _attempt(
+    plan: Plan, examples: Examples, setup: Setup, checkpoints: Path, stop: Stop, start: Snapshot | None
+) -> Trained:
+    """Train with one batch size."""
+    evaluated_first = setup.begins_trained and len(examples.validation) > 0
+    by_length = np.argsort(np.array(examples.modality.lengths(examples.items))[examples.validation])
+    trainer = _trainer(plan, examples, setup, checkpoints, stop, examples.validation[by_length])
+    with quiet_transformers(), stop.gently(), quick_operations(setup.compute_config.device):
+        _train(trainer, last_complete(checkpoints, setup.compute_config.world_size), evaluated_first)
+    if evaluated_first:
+        _undo_a_loss(trainer, start)
+    return Trained(
+        trainer.state.log_history, trainer.args.learning_rate, trainer.state.global_step,
+        setup.config.per_device_train_batch_size, setup.config.gradient_accumulation_steps,
+        _interruption(trainer, stop, start if evaluated_first else None),
+        _all_evaluations(trainer, examples.task, by_length),
+    )  # fmt: skip
+
+
+def _trainer(
+    plan: Plan, examples: Examples, setup: Setup, checkpoints: Path, stop: Stop, validation: np.ndarray
+) -> PlanTrainer:
+    """Build the Trainer for one batch size; its early stopping counts anew."""
+    config, compute_config = setup.config, setup.compute_config
+    counts = {"train": len(examples.train), "validation": len(validation)}
+    arguments = training_arguments(
+        config, setup.defaults, examples.task, compute_config, checkpoints, setup.seed, counts
+    )
+    lengths = np.array(examples.modality.lengths(examples.items))[examples.train]
+    order = training_order(lengths, global_batch(config, compute_config), arguments.max_steps, setup.seed)
+    seen: list[np.ndarray] = []
+    trainer = PlanTrainer(
+        model=plan.model,
+        args=arguments,
+        train_dataset=Rows(examples, examples.train[order], training=True),
+        eval_dataset=Rows(examples, validation, training=False),
+        data_collator=Collator(examples),
+        compute_loss_func=Loss(examples.task, config.label_smoothing_factor),
+        compute_metrics=_metrics(examples.task, arguments.metric_for_best_model, seen),
+        callbacks=[*_callbacks(plan, config), StopCallback(stop, compute_config)],
+    )
+    trainer.plan, trainer.stop, trainer.seen = plan, stop, seen
+    trainer.model_accepts_loss_kwargs = False  # else timm's forward is handed `num_items_in_batch`
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    log.info("Training: %d steps of %d examples, %d at a time, learning rate %.3g, weight decay %.3g, %s",
+             arguments.max_steps, global_batch(config, compute_config), config.per_device_train_batch_size,
+             arguments.learning_rate, arguments.weight_decay,
+             "bf16 autocast" if arguments.bf16 else "float32")  # fmt: skip
+    return trainer
 
 
 def _same_global_batch(config: TrainingConfig, size: int) -> dict[str, int]:
@@ -330,10 +356,11 @@ def _interruption(trainer: PlanTrainer, stop: Stop, start: Snapshot | None) -> I
     Raises `UserError` where nothing good is left.
     """
     state = trainer.state
-    if not stop.reason or (stop.reason != LOSS and state.global_step >= state.max_steps):
+    diverged = stop.request == LOSS_DIVERGED
+    if not stop.request or (not diverged and state.global_step >= state.max_steps):
         return None
-    found = Interruption(stop.reason, state.global_step, state.max_steps)
-    nothing_saved = stop.reason == LOSS and state.best_model_checkpoint is None
+    found = Interruption(stop.request, state.global_step, state.max_steps)
+    nothing_saved = diverged and state.best_model_checkpoint is None
     if nothing_saved and start is not None:
         start.restore()
         state.best_global_step = 0
@@ -355,12 +382,12 @@ def _callbacks(plan: Plan, config: TrainingConfig) -> list[TrainerCallback]:
     return [OwnDraws(), FreezeCallback(plan), *shared, *evaluations, ProgressBarCallback(), *stopping]
 
 
-def _all_evaluations(trainer: Trainer, task: Task, seen: list[np.ndarray], order: np.ndarray) -> list[np.ndarray]:
+def _all_evaluations(trainer: PlanTrainer, task: Task, order: np.ndarray) -> list[np.ndarray]:
     """Return the logits of all evaluations in the order of the validation part; none where a part of them is not at hand."""
     chosen = trainer.args.metric_for_best_model
     values = [entry[f"eval_{chosen}"] for entry in trainer.state.log_history if f"eval_{chosen}" in entry]
-    if chosen == task.selection_metric and len(seen) == np.isfinite(values).sum():
-        return [logits[np.argsort(order)] for logits in seen]
+    if chosen == task.selection_metric and len(trainer.seen) == np.isfinite(values).sum():
+        return [logits[np.argsort(order)] for logits in trainer.seen]
     if values:
         log.info("Prediction sets: the choice of the step is not cross-fitted (a resumed training, or another metric)")
     return []

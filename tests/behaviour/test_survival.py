@@ -27,7 +27,7 @@ from hftransfer.pipeline import outputs
 from hftransfer.prediction.predictor import load
 from hftransfer.runs import folder as run_folder
 from hftransfer.runtime import interruption
-from hftransfer.runtime.interruption import Interruption, Stop, listening
+from hftransfer.runtime.interruption import Interruption, Stop, StopRequest, listening
 from hftransfer.runtime.memory import is_lack_of_memory, smaller, with_less
 from hftransfer.tasks import SingleLabel
 from hftransfer.train import run
@@ -339,7 +339,7 @@ def test_a_ctrl_c_that_a_launcher_passes_on_counts_once():
         with stop.gently():
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
-            assert stop.reason == signal.SIGINT
+            assert stop.request == StopRequest.of_signal(signal.SIGINT)
             stop.asked -= 2 * interruption.ECHO_SECONDS
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGINT)
@@ -422,13 +422,13 @@ def test_a_signal_while_the_processes_wait_for_each_other_is_not_lost():
 
     class Waiting:
         def largest(self, value, device):
-            stop.reason = signal.SIGTERM  # what the handler does
+            stop.request = StopRequest.of_signal(signal.SIGTERM)  # what the handler does
             return value
 
     ending = StopCallback(stop, SimpleNamespace(world=Waiting(), device=torch.device("cpu")))
     evaluated = SimpleNamespace(eval_strategy="steps")
     ending.on_step_end(evaluated, None, control)
-    assert stop.reason == signal.SIGTERM and not control.should_training_stop
+    assert stop.request == StopRequest.of_signal(signal.SIGTERM) and not control.should_training_stop
     ending.on_step_end(evaluated, None, control)
     assert control.should_training_stop and control.should_evaluate and control.should_save
 
@@ -575,7 +575,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_weights(tmp_path, monkeypa
     config = configuration("full", "text", tmp_path, max_steps=40, evaluations=10)
     spoils_the_loss(monkeypatch, 9, value)
     made = run(config)
-    assert made.interruption == Interruption(interruption.LOSS, 10, 40) and made.interruption.exit_code == 1
+    assert made.interruption == Interruption(interruption.LOSS_DIVERGED, 10, 40) and made.interruption.exit_code == 1
     assert about(made.folder)["interrupted"] == "loss no longer a number at step 10 of 40"
     assert is_servable(made.folder)
     assert all(torch.isfinite(tensor).all() for tensor in weights(made.folder).values())

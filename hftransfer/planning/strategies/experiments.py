@@ -8,7 +8,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from hftransfer.features.sources import FeatureSource
 from hftransfer.models.layers import LayerGroups
 from hftransfer.models.loading import load_checkpoint
 from hftransfer.models.partial import SplitPoint
+from hftransfer.pipeline.fit import Seconds, fit
 from hftransfer.pipeline.repeats import VALIDATION_FOLDS
-from hftransfer.pipeline.run_context import RunContext, network_predictions, prepare, solve_head, stored_activations
+from hftransfer.pipeline.run_context import RunContext, prepare
 from hftransfer.planning.strategies import baselines
 from hftransfer.planning.strategies.decision import Evaluator, HeldOutPredictions
 from hftransfer.probe.fit import Rows, candidates, sample, solve_feature_sources
@@ -80,7 +81,7 @@ class Experiments:
         """Raises `UserError` for every mistake in the input, as a run does."""
         config = config.model_copy(update={"strategy": ProbeStrategy()})
         data = _without_test(load_data(config.data, dataset))
-        context = _work(config, data, scratch)
+        context = _context(config, data, scratch)
         experiments = cls(config, data, context, _folds(context), scratch)
         experiments.row_seconds = experiments._time(lambda batch: context.model(**batch).logits)
         experiments.head_share = Sizes.of(
@@ -163,7 +164,7 @@ class Experiments:
         """The same head on the features of the same network with random weights."""
         config = self.config.model_copy(update={"strategy": ScratchStrategy()})
         with _quiet():
-            context = replace(_work(config, self.data, self.scratch), config=self.config)
+            context = replace(_context(config, self.data, self.scratch), config=self.config)
             return self._solved(context, self.feature_sources(self.config.head))
 
     def _rows(self, context: RunContext) -> Rows:
@@ -210,37 +211,18 @@ class Experiments:
 
     def train(self, config: RunConfig, fold: Fold) -> Trial:
         """Train as a run with this configuration would, choosing the checkpoint on a part of `fold.train`."""
-        from hftransfer.training import trainer as loop
-
         begin = time.perf_counter()
         with _quiet(), tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             data, config = self._divided(fold), config.resolved(self.data.modality)
-            context = _work(config, data, self.scratch)
-            head = solve_head(context)
-            plan = config.strategy.prepare(context.model, LayerGroups.of(context.model, head.constant if head else ()))
-            sizes = Sizes.of(plan)
-            split_point, stored = stored_activations(context, plan)
-            examples = loop.Examples(context.items, context.targets, stored)
-            positions = {split: context.positions(split) for split in ("train", "validation")}
-            with split_point.replaying() if split_point else nullcontext():
-                started = time.perf_counter()
-                trained = loop.train(
-                    plan, config.strategy.defaults_for(data.modality, context.model), context.data.task,
-                context.modality, examples,
-                    positions, config.training, context.compute_config,
-                    Path(folder), config.seed, Stop(), context.begins_trained(head),
-                )  # fmt: skip
-                training = time.perf_counter() - started
-                found = network_predictions(context, plan, examples).of_split(data.frame, "test")
+            context, seconds = _context(config, data, self.scratch), Seconds(launched_world())
+            fitted = fit(context, Path(folder), Stop(), seconds)
+        trained, found = fitted.trained, fitted.predictions.of_split(data.frame, "test")
         logits = data.task.in_units(found.logits)
-        losses = [
-            e[f"eval_{data.task.selection_metric}"]
-            for e in trained.history
-            if f"eval_{data.task.selection_metric}" in e
-        ]
+        metric = f"eval_{data.task.selection_metric}"
+        losses = [entry[metric] for entry in trained.history if metric in entry]
         return Trial(
-            data.task.probabilities(logits), time.perf_counter() - begin, training, trained.steps,
-            sizes.trainable_share, trained.learning_rate, min(losses, default=np.inf),
+            data.task.probabilities(logits), time.perf_counter() - begin, seconds.phases["training"], trained.steps,
+            fitted.sizes.trainable_share, trained.learning_rate, min(losses, default=np.inf),
         )  # fmt: skip
 
     def _divided(self, fold: Fold) -> LabelledData:
@@ -312,7 +294,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _work(config: RunConfig, data: LabelledData, scratch: Path) -> RunContext:
+def _context(config: RunConfig, data: LabelledData, scratch: Path) -> RunContext:
     from accelerate.utils import set_seed
 
     world = launched_world()
