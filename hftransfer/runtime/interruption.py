@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from signal import Signals
 from types import FrameType
 
 log = logging.getLogger(__name__)
@@ -31,11 +32,11 @@ class StopRequest:
     """Why training has to end, with the signal where it was one."""
 
     reason: StopReason
-    signal: signal.Signals | None = None
+    signal: Signals | None = None
 
     @classmethod
     def of_signal(cls, number: int) -> "StopRequest":
-        return cls(StopReason.SIGNAL, signal.Signals(number))
+        return cls(StopReason.SIGNAL, Signals(number))
 
     @property
     def code(self) -> int:
