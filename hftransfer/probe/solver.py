@@ -8,15 +8,18 @@ Shapes: features (N, D), targets as in `tasks`, scores (N, C); a head is weight 
 """
 
 import logging
+import math
 import warnings
-from dataclasses import dataclass
-from typing import Literal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from operator import methodcaller
+from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from hftransfer.core.errors import UserError
+from hftransfer.probe.linear import Fit, Logistic, Ridge
 from hftransfer.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -27,7 +30,10 @@ PENALTIES = tuple(10.0**exponent for exponent in (1, 0.5, 0, -0.5, -1, -1.5, -2,
 # What a few rows say of numbers can be so little that only these come near to predicting the mean.
 STRONG_PENALTIES = tuple(10.0**exponent for exponent in (3, 2.5, 2, 1.5))
 SEARCHED = {"logistic": PENALTIES, "ridge": (*STRONG_PENALTIES, *PENALTIES)}
-SEARCH_TOLERANCE = 3e-4  # enough to rank penalties; the final solution is exact
+# Of the objective, where Newton's method ends: enough to rank penalties, and exact to six digits of the probabilities.
+SEARCH_TOLERANCE, FINAL_TOLERANCE = 1e-3, 1e-11
+CLEARLY_WORSE = 1.05  # times the best loss: no weaker penalty is tried; within it, one more is
+WORTH_THREADS = 1e6  # rows x features x outputs from which a second thread saves time
 
 
 @dataclass(frozen=True)
@@ -48,17 +54,6 @@ class LinearProbe:
         return features @ self.weight.T + self.bias
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A linear map: weight (C, D) and bias (C,)."""
-
-    weight: np.ndarray
-    bias: np.ndarray
-
-    def logits(self, features: np.ndarray) -> np.ndarray:
-        return features @ self.weight.T + self.bias
-
-
 def solve_head(
     features: np.ndarray,
     targets: np.ndarray,
@@ -74,20 +69,25 @@ def solve_head(
     from threadpoolctl import threadpool_limits
 
     features = np.asarray(features, dtype=np.float64)
-    # Thousands of small products: several threads spend more time waiting for each other than multiplying.
-    with threadpool_limits(1, user_api="blas"):
-        return _solved(features, targets, task, folds, intercept)
-
-
-def _solved(features: np.ndarray, targets: np.ndarray, task: Task, folds: list, intercept: bool) -> LinearProbe:
-    mean, scale = _standardiser(features, intercept)
-    standardised, rotation = _rotated((features - mean) / scale)
+    threads = _threads(len(features), features.shape[1], task.head_size)
+    with threadpool_limits(threads, user_api="blas"):
+        mean, scale = _standardiser(features, intercept)
+        rows, rotation = _rotated((features - mean) / scale)
     name: Solver = "logistic" if task.has_classes else "ridge"
-    penalty, loss, out_of_fold = _cross_validated(name, standardised, targets, task, folds, intercept)
-    fit = _solve(name, standardised, targets, task, penalty, intercept, tolerance=1e-9)
-    log.info("Linear probe: %s, penalty %.3g, cross-validated loss %.4f", name, penalty, loss)
+    with threadpool_limits(1, user_api="blas"):  # the threads take one fold each
+        best = _cross_validated(name, rows, targets, task, folds, intercept, threads)
+    with threadpool_limits(threads, user_api="blas"):
+        fit = _solve(name, rows, targets, task, best.penalty, intercept, FINAL_TOLERANCE, best.fit)
+    log.info("Linear probe: %s, penalty %.3g, cross-validated loss %.4f", name, best.penalty, best.loss)
     fit = _on_raw(fit, mean, scale, rotation)
-    return LinearProbe(fit.weight, fit.bias, out_of_fold, loss, penalty, name)
+    return LinearProbe(fit.weight, fit.bias, best.out_of_fold, best.loss, best.penalty, name)
+
+
+def _threads(*sizes: int) -> int:
+    """Return one thread for a small problem (rows, features, outputs), else as many as torch uses."""
+    import torch
+
+    return torch.get_num_threads() if math.prod(sizes) > WORTH_THREADS else 1
 
 
 def refit(features: np.ndarray, targets: np.ndarray, task: Task, like: LinearProbe) -> Fit:
@@ -188,30 +188,74 @@ def _rotated(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return features @ rotation, rotation
 
 
+class _Best(NamedTuple):
+    """The penalty of the lowest cross-validated loss, its logits (F, C) of held-out rows, and the mean of its fits."""
+
+    penalty: float
+    loss: float
+    out_of_fold: np.ndarray
+    fit: Fit | None
+
+
 def _cross_validated(
-    solver: Solver, features: np.ndarray, targets: np.ndarray, task: Task, folds: list, intercept: bool
-) -> tuple[float, float, np.ndarray]:
-    """(best penalty, its loss, out-of-fold logits). The search ends when weaker penalties only do worse."""
+    solver: Solver, features: np.ndarray, targets: np.ndarray, task: Task, folds: list, intercept: bool, threads: int
+) -> _Best:
+    """Search the penalties from strong to weak; the search ends when weaker ones only do worse."""
     held = np.sort(np.concatenate([held_out for _, held_out in folds]))
-    best = (np.nan, np.inf, np.zeros((len(held), task.head_size)))
-    worse = 0
+    best, worse = _Best(np.nan, np.inf, np.zeros((len(held), task.head_size)), None), 0
     rough = features.astype(np.float32) if solver == "logistic" else features
-    starts: list[Fit | None] = [None] * len(folds)
-    for penalty in SEARCHED[solver]:
-        logits = np.zeros((len(features), task.head_size))
-        for number, (train, held_out) in enumerate(folds):
-            fit = _solve(
-                solver, rough[train], targets[train], task, penalty, intercept, SEARCH_TOLERANCE, starts[number]
-            )
-            starts[number] = fit
-            logits[held_out] = features[held_out] @ fit.weight.T + fit.bias
-        logits = logits[held]
-        loss = mean_loss(task, logits, targets[held])
-        worse = worse + 1 if loss > best[1] else 0
-        best = (penalty, loss, logits) if loss < best[1] else best
-        if worse == 2:
-            break
+    with ThreadPoolExecutor(threads) as pool:
+        paths = list(pool.map(lambda fold: _path(solver, rough[fold[0]], targets[fold[0]], task, intercept), folds))
+        for penalty in SEARCHED[solver]:
+            fits = list(pool.map(methodcaller("fit", penalty), paths))
+            logits = _held_out_logits(features, folds, fits)[held]
+            loss = mean_loss(task, logits, targets[held])
+            worse = 0 if loss < best.loss else worse + (1 if loss < CLEARLY_WORSE * best.loss else 2)
+            best = _Best(penalty, loss, logits, _mean(fits)) if loss < best.loss else best
+            if worse >= 2:
+                break
     return best
+
+
+def _held_out_logits(features: np.ndarray, folds: list, fits: list[Fit]) -> np.ndarray:
+    """Return logits (N, C) of each fold's held-out rows from its own fit; rows that no fold holds out are 0."""
+    logits = np.zeros((len(features), len(fits[0].bias)))
+    for (_, held_out), fit in zip(folds, fits, strict=True):
+        logits[held_out] = fit.logits(features[held_out])
+    return logits
+
+
+def _path(solver: Solver, features: np.ndarray, targets: np.ndarray, task: Task, intercept: bool) -> "_Path | Ridge":
+    if solver == "ridge":
+        return Ridge.of(features, targets, intercept)
+    return _Path(Logistic.of(features, targets, task, intercept))
+
+
+@dataclass
+class _Path:
+    """Logistic fits for one penalty after the other, each started on the line through the last two.
+
+    Solutions move smoothly with the logarithm of the penalty.
+    """
+
+    problem: Logistic
+    solved: list[tuple[float, Fit]] = field(default_factory=list)
+
+    def fit(self, penalty: float) -> Fit:
+        fit = self.problem.fit(penalty, SEARCH_TOLERANCE, self._start(penalty))
+        self.solved = [*self.solved[-1:], (penalty, fit)]
+        return fit
+
+    def _start(self, penalty: float) -> Fit | None:
+        if len(self.solved) < 2:
+            return self.solved[-1][1] if self.solved else None
+        (before, old), (last, new) = self.solved
+        ahead = np.log(penalty / last) / np.log(last / before)
+        return Fit(new.weight + ahead * (new.weight - old.weight), new.bias + ahead * (new.bias - old.bias))
+
+
+def _mean(fits: list[Fit]) -> Fit:
+    return Fit(np.mean([fit.weight for fit in fits], axis=0), np.mean([fit.bias for fit in fits], axis=0))
 
 
 def out_of_fold_of_best(
@@ -246,61 +290,5 @@ def _solve(
     tolerance: float, start: Fit | None = None,
 ) -> Fit:  # fmt: skip
     if solver == "ridge":
-        return _ridge(features, targets, penalty, intercept)
-    return _logistic(features, targets, task, penalty, intercept, tolerance, start)
-
-
-def _ridge(features: np.ndarray, targets: np.ndarray, penalty: float, intercept: bool) -> Fit:
-    bias = targets.mean(0) if intercept else np.zeros(targets.shape[1])
-    centre = features.mean(0) if intercept else np.zeros(features.shape[1])
-    x = features - centre
-    gram = x.T @ x / len(x) + penalty * np.eye(x.shape[1])
-    weight = np.linalg.solve(gram, x.T @ (targets - bias) / len(x)).T
-    return Fit(weight, bias - weight @ centre)
-
-
-def _logistic(
-    features: np.ndarray, targets: np.ndarray, task: Task, penalty: float, intercept: bool, tolerance: float,
-    start: Fit | None,
-) -> Fit:  # fmt: skip
-    """Minimises mean loss (summed over outputs) + penalty / 2 * |weight|^2 by L-BFGS; the bias is not penalised.
-
-    Coordinates are scaled by the curvature they have where all rows are predicted at the class frequencies: on principal
-    axes that makes the Hessian close to the identity, and ten iterations do what a hundred did. All is done in the
-    precision of the features, single for a search.
-    """
-    rows, width = features.shape
-    classes, dtype = task.head_size, features.dtype
-    wanted = task.one_hot(targets).astype(dtype)
-    importance = np.asarray(task.importance(targets), dtype)
-    importance = importance[..., None] if task.exclusive else importance  # (N, 1), (N, C), or one for all
-    frequency = np.clip(wanted.mean(0, dtype=np.float64), 0.5 / rows, 1 - 0.5 / rows)
-    spread = np.einsum("nd,nd->d", features, features) / rows
-    scale = 1 / np.sqrt(np.outer(frequency * (1 - frequency), spread) + penalty)  # (C, D)
-
-    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weight, bias = flat[: classes * width].reshape(classes, width) * scale, flat[classes * width :]
-        loss, error = _loss_and_error(task, features @ weight.T.astype(dtype) + bias.astype(dtype), wanted, importance)
-        gradient = ((error.T @ features) / rows + penalty * weight) * scale
-        bias_gradient = error.mean(0, dtype=np.float64) * intercept
-        return loss + 0.5 * penalty * (weight**2).sum(), np.concatenate([gradient.ravel(), bias_gradient])
-
-    start = start or Fit(np.zeros((classes, width)), intercept * np.log(frequency / (1 - frequency)))
-    initial = np.concatenate([(start.weight / scale).ravel(), start.bias])
-    options = {"maxiter": 1000, "gtol": tolerance, "ftol": tolerance**2}
-    solution = minimize(objective, initial, jac=True, method="L-BFGS-B", options=options).x
-    return Fit(solution[: classes * width].reshape(classes, width) * scale, solution[classes * width :])
-
-
-def _loss_and_error(
-    task: Task, logits: np.ndarray, wanted: np.ndarray, importance: np.ndarray
-) -> tuple[float, np.ndarray]:
-    """The mean loss, and its derivative by the logits times N: probabilities minus what was wanted, weighted, (N, C)."""
-    if task.exclusive:
-        logged = log_softmax(logits, axis=1)
-        losses, error = -wanted * logged, np.exp(logged) - wanted
-    else:
-        small = np.exp(-np.abs(logits))  # never overflows, and is needed twice
-        losses = np.log1p(small) + np.maximum(logits, 0) - wanted * logits
-        error = np.where(logits < 0, small, 1) / (1 + small) - wanted
-    return float((importance * losses).sum(dtype=np.float64) / len(logits)), importance * error
+        return Ridge.of(features, targets, intercept).fit(penalty)
+    return Logistic.of(features, targets, task, intercept).fit(penalty, tolerance, start)
