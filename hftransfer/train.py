@@ -13,8 +13,7 @@ import torch
 
 from hftransfer.config import RunConfig
 from hftransfer.core.errors import UserError
-from hftransfer.core.files import read_json, write_json
-from hftransfer.core.wording import describe_part, ends
+from hftransfer.core.wording import ends
 from hftransfer.data import LabelledData, load_data
 from hftransfer.doctor import examine_loaded
 from hftransfer.features.store import FeatureStore
@@ -24,7 +23,7 @@ from hftransfer.pipeline.fit import Seconds, fit
 from hftransfer.pipeline.repeats import check_parts, check_repeats, offer_folds, repeat
 from hftransfer.pipeline.run_context import RunContext, finalise, prepare
 from hftransfer.runs import folder as run_folder
-from hftransfer.runs.record import RunRecord
+from hftransfer.runs.record import MetricsRecord, RunRecord
 from hftransfer.runtime import devices
 from hftransfer.runtime.interruption import Interruption, Stop, StopRequest, listening
 from hftransfer.runtime.launch import World, launched_world
@@ -74,7 +73,7 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
         if made.metrics:
             if repeated:
                 made.metrics.update(repeated)
-                write_json(made.folder / "metrics.json", made.metrics)
+                MetricsRecord.of(made.metrics).write(made.folder)
             _log_result(made)
             _explain(config, made)
             _write_pages(made.folder)
@@ -113,7 +112,7 @@ def _log_result(made: Run) -> None:
     part = made.metrics.get("headline")
     if part:
         name, found = next(iter(made.metrics[part].items()))
-        title = describe_part(part, made.metrics)
+        title = MetricsRecord.of(made.metrics).describe_part(part)
         log.info("Run saved to %s. %s %s %.4f (%s). Writing the report.", made.folder, title.capitalize(),
                  name.replace("_", " "), found["value"], ends(found))  # fmt: skip
 
@@ -150,7 +149,7 @@ def _finished(config: RunConfig, dataset: Any) -> Run | None:
     run_folder.refuse_differences(folder, stored, stored | {"data": data.fingerprint})
     log.info("Nothing to resume: %s is whole", folder)
     world = launched_world()
-    return Run(folder, read_json(folder / "metrics.json") if world.rank == 0 else {})
+    return Run(folder, MetricsRecord.read(folder).as_dict() if world.rank == 0 else {})
 
 
 def _described(config: RunConfig) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from hftransfer.apps.serving import Served, answered, serve
 from hftransfer.apps.web import start
 from hftransfer.apps.why import why_html
 from hftransfer.core.errors import UserError
-from hftransfer.core.files import read_json
 from hftransfer.core.wording import ends
 from hftransfer.runs.folder import beside
+from hftransfer.runs.record import MetricsRecord
 from hftransfer.tasks import Task
 
 MAX_FILE_SIZE = "100mb"
@@ -84,8 +84,7 @@ def _headline(model: Served) -> str:
 
 def _measured(folder: Path) -> str:
     """The first metric of the test part with its interval ("" where nothing was measured)."""
-    file = folder / "metrics.json"
-    found = read_json(file).get("test") if file.is_file() else None
+    found = MetricsRecord.read(folder).test if (folder / MetricsRecord.NAME).is_file() else None
     if not found:
         return ""
     name, value = next(iter(found.items()))

@@ -9,9 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from hftransfer.cli.tables import as_store_table, check_table_name, show_metrics, show_predictions, write_table
+from hftransfer.cli.tables import (
+    as_store_table,
+    check_table_name,
+    show_evaluation,
+    show_metrics,
+    show_predictions,
+    write_table,
+)
 from hftransfer.core.errors import UserError, did_you_mean
-from hftransfer.core.files import read_json
 from hftransfer.core.terminal import PlainFormatter, display, printable, show
 
 app = typer.Typer(
@@ -77,11 +83,12 @@ def train(
 ) -> None:
     """Adapt a checkpoint to labelled images or texts and write a run folder."""
     config = _config(data_or_config, overrides or [], data, model, strategy, output, patch)
+    from hftransfer.runs.record import MetricsRecord
     from hftransfer.train import run
 
     finished = run(config, resume=resume)
     if finished.metrics:
-        show_metrics(finished.metrics, finished.folder, as_json)
+        show_metrics(MetricsRecord.of(finished.metrics), finished.folder, as_json)
         if finished.interruption:
             print(f"Ended early: {finished.interruption.describe()}", file=sys.stderr)
             raise typer.Exit(finished.interruption.exit_code)
@@ -163,16 +170,17 @@ def evaluate(
 ) -> None:
     """Show how good a run is, on its own test part or on other labelled data."""
     from hftransfer.runs import folder as run_folder
+    from hftransfer.runs.record import MetricsRecord
 
     folder = run_folder.open_run(run)
     if data is None:
-        return show_metrics(read_json(folder / "metrics.json"), folder, as_json)
+        return show_metrics(MetricsRecord.read(folder), folder, as_json)
     from hftransfer.evaluation import EvaluationConfig
     from hftransfer.prediction.predictor import evaluate as evaluate_on
 
     columns = {name: value for name, value in (("input", _one(input)), ("label", _one(label))) if value}
     found = evaluate_on(folder, data, columns, EvaluationConfig())
-    show_metrics({data: found["metrics"], "per_class": {data: found["per_class"]}}, folder, as_json)
+    show_evaluation(data, found, folder, as_json)
 
 
 def _one(values: list[str] | None) -> str | list[str] | None:

@@ -1,29 +1,43 @@
 """What the terminal shows of results, and the tables that go into files instead."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import replacing, strict_json
 from hftransfer.core.terminal import display
-from hftransfer.core.wording import describe_part, ends
+from hftransfer.core.wording import ends
+
+if TYPE_CHECKING:
+    from hftransfer.runs.record import MetricsRecord
 
 
-def show_metrics(metrics: dict[str, Any], folder: Path, as_json: bool) -> None:
+def show_metrics(metrics: "MetricsRecord", folder: Path, as_json: bool) -> None:
+    """Print what a run measured: one table per part, or JSON."""
     if as_json:
-        return print(strict_json({"run": str(folder)} | metrics))
+        return print(strict_json({"run": str(folder)} | metrics.as_dict()))
+    for part, found in metrics.parts.items():
+        headline = " (headline)" if part == metrics.headline else ""
+        _show_part(f"{folder.name}: {metrics.describe_part(part)}{headline}", found, metrics.notes.get(part))
+    print(f"Run folder: {folder}")
+
+
+def show_evaluation(data: str, found: dict[str, Any], folder: Path, as_json: bool) -> None:
+    """Print what `evaluate` found on other data: a table, or JSON with the name of the data as the part."""
+    if as_json:
+        parts = {data: found["metrics"], "per_class": {data: found["per_class"]}}
+        return print(strict_json({"run": str(folder)} | parts))
+    _show_part(f"{folder.name} on {data}", found["metrics"])
+    print(f"Run folder: {folder}")
+
+
+def _show_part(title: str, found: dict[str, dict[str, Any]], note: str | None = None) -> None:
     from rich.table import Table
 
-    for split, found in metrics.items():
-        if split not in ("test", "validation", "cross_validation", "seeds"):
-            continue
-        note = metrics.get("notes", {}).get(split)
-        title = f"{folder.name}: {describe_part(split, metrics)}{' (headline)' * (split == metrics.get('headline'))}"
-        table = Table("metric", "value", "95 % interval", title=title, caption=note)
-        for name, measured in found.items():
-            table.add_row(name, f"{measured['value']:.4f}", ends(measured))
-        display(table)
-    print(f"Run folder: {folder}")
+    table = Table("metric", "value", "95 % interval", title=title, caption=note)
+    for name, measured in found.items():
+        table.add_row(name, f"{measured['value']:.4f}", ends(measured))
+    display(table)
 
 
 def show_predictions(table: Any) -> None:

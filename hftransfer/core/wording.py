@@ -11,15 +11,6 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def describe_part(part: str, metrics: dict[str, Any]) -> str:
-    """Name a part of `metrics.json` as people read it: "test", or "cross-validated (5 folds, 4 times)"."""
-    design = metrics.get("cross_validation_folds")
-    if part != "cross_validation" or not design:
-        return part.replace("_", " ")
-    times = f", {design['repeats']} times" if design["repeats"] > 1 else ""
-    return f"cross-validated ({design['folds']} folds{times})"
-
-
 def ends(measured: dict[str, Any], digits: int = 4) -> str:
     """The interval of a number, such as `0.8260 to 0.9450`; in words where it is not known (docs/coverage.md)."""
     if math.isnan(measured["low"]) or math.isnan(measured["high"]):

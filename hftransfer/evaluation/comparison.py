@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from hftransfer.core.errors import UserError, did_you_mean
-from hftransfer.core.wording import describe, describe_part, percent
+from hftransfer.core.wording import describe, percent
 from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.intervals import Draws, Measured, measure
 from hftransfer.evaluation.kinds import higher_is_better
@@ -145,8 +145,8 @@ def _distinct_names(runs: list[RecordedRun]) -> list[str]:
 
 def _describe_headline(run: RecordedRun, name: str) -> str:
     """Say which other number a run is told by: only the test rows, which all runs share, are compared here."""
-    metric, found = next(iter(run.metrics[run.headline].items()))
-    title = describe_part(run.headline, run.metrics)
+    metric, found = next(iter(run.metrics.parts[run.headline].items()))
+    title = run.metrics.describe_part(run.headline)
     value = f"{metric.replace('_', ' ')} {found['value']:.4f} ({found['low']:.4f} to {found['high']:.4f})"
     return f"The headline of {name} is {title}: {value}. The test rows are compared here."
 

@@ -11,7 +11,7 @@ import pandas as pd
 from torch import nn
 
 from hftransfer.core.errors import UserError
-from hftransfer.core.files import finite, read_json, write_json
+from hftransfer.core.files import finite
 from hftransfer.core.version import __version__
 from hftransfer.core.wording import describe
 from hftransfer.data import LabelledData
@@ -33,6 +33,8 @@ from hftransfer.runs.record import (
     CheckpointRecord,
     DataRecord,
     FeatureSourceRecord,
+    HistoryRecord,
+    MetricsRecord,
     PrecisionRecord,
     RunRecord,
     TaskRecord,
@@ -108,7 +110,7 @@ def write_pages(folder: Path) -> None:
     from hftransfer.publish.card import write_card
     from hftransfer.report import write_report
 
-    if not any(split in read_json(folder / "metrics.json") for split in ("test", "validation")):
+    if not {"test", "validation"} & MetricsRecord.read(folder).parts.keys():
         log.info("Neither test nor validation rows: no report and no model card")
         return
     write_report(folder)
@@ -166,14 +168,11 @@ def write_run(
     if record.interruption:
         kept = "best weights until then" if "validation" in metrics else "weights of that step"
         metrics["notes"]["training"] = f"ended early ({record.interruption}); these are the {kept}"
-    write_json(folder / "metrics.json", metrics)
+    MetricsRecord.of(metrics).write(folder)
     plan = record.fitted.plan
     rates = rates_by_depth(plan, trained.learning_rate) if trained else {}
-    write_json(folder / "history.json", trained.history if trained else [])
-    write_json(
-        folder / "receipt.json",
-        freeze_check(plan.layer_groups, record.fitted.sizes, rates, record.fitted.before, record.after),
-    )
+    HistoryRecord(entries=trained.history if trained else ()).write(folder)
+    freeze_check(plan.layer_groups, record.fitted.sizes, rates, record.fitted.before, record.after).write(folder)
     _record(context, record, predictions, checked).write(folder)
     return metrics
 

@@ -14,10 +14,9 @@ from tqdm.auto import tqdm
 
 from hftransfer.config import RunConfig
 from hftransfer.core.errors import UserError
-from hftransfer.core.files import read_json
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
 from hftransfer.probe.solver import make_folds, solve_head
-from hftransfer.runs.record import RunRecord
+from hftransfer.runs.record import MetricsRecord, RunRecord
 from hftransfer.runtime import launch
 from hftransfer.strategies.head import HeadConfig
 from hftransfer.tasks import Task
@@ -104,7 +103,7 @@ def repeat(config: RunConfig, once: Once) -> dict[str, dict[str, Any]]:
     from hftransfer.evaluation.resampling import spread
 
     found: dict[str, Any] = {}
-    metrics = read_json(config.output_folder / "metrics.json")
+    metrics = MetricsRecord.read(config.output_folder).as_dict()
     if config.evaluation.folds and "cross_validation" not in metrics:
         found |= _cross_validated(config, once)
         data = RunRecord.read(config.output_folder).data

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from hftransfer.core.files import write_text
-from hftransfer.core.wording import describe_part, percent
+from hftransfer.core.wording import percent
 from hftransfer.modalities import ModalityKind, kind_of
 from hftransfer.runs.reader import Part, RecordedRun
 from hftransfer.runs.record import RunRecord
@@ -98,11 +98,11 @@ def card_facts(run: RecordedRun) -> dict[str, Any]:
         "own_code": run.runs_own_code,
         "call": _call(kind, "input_pair" in part.frame, len(run.task.names)),
         "split": split,
-        "note": run.metrics.get("notes", {}).get(split),
+        "note": run.metrics.notes.get(split),
         "headline": _headline(run),
-        "metrics": run.metrics[split],
-        "per_class": run.metrics.get("per_class", {}).get(split, []),
-        "weakest": _weakest(run.metrics.get("per_class", {}).get(split, [])),
+        "metrics": run.metrics.parts[split],
+        "per_class": run.metrics.per_class.get(split, []),
+        "weakest": _weakest(run.metrics.per_class.get(split, [])),
         "confusion": _confusion(run, part),
         "mistakes": _mistakes(run, part),
         "calibration": _calibration(run, part),
@@ -113,7 +113,7 @@ def card_facts(run: RecordedRun) -> dict[str, Any]:
         "division": _division(run),
         "paper": PAPERS.get(about.strategy),
         "trainable_share": run.trainable_share,
-        "rungs": [depth for depth in run.freeze_check["rungs"] if depth["trainable"]],
+        "trained_groups": [group for group in run.freeze_check.layer_groups if group.trainable],
         "seconds": run.seconds,
         "certificate": round_trip_of(run.folder),
         "config": yaml.safe_dump(public_config(run.folder), sort_keys=False, allow_unicode=True),
@@ -125,13 +125,12 @@ def _headline(run: RecordedRun) -> dict[str, Any] | None:
     """The cross-validated metrics, where they are the headline."""
     if run.headline != "cross_validation":
         return None
-    title = describe_part(run.headline, run.metrics)
-    return {"title": title, "metrics": run.metrics[run.headline]}
+    return {"title": run.metrics.describe_part(run.headline), "metrics": run.metrics.cross_validation}
 
 
 def held_out_split(run: RecordedRun) -> str:
     """The part that the card reports: test, or validation where there is no test part."""
-    return "test" if "test" in run.metrics else "validation"
+    return "test" if run.metrics.test else "validation"
 
 
 def _call(kind: ModalityKind, pairs: bool, outputs: int) -> str:
@@ -236,7 +235,7 @@ def _mistakes(run: RecordedRun, part: Part) -> list[tuple[str, str, int]]:
 def _sets(run: RecordedRun) -> str:
     from hftransfer.evaluation.conformal import describe_sets
 
-    found = run.metrics.get("conformal", {}).get("test", {})
+    found = run.metrics.conformal.get("test", {})
     return describe_sets(run.task, found) if "achievable" in found else ""
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from hftransfer.core.wording import describe, describe_part, percent
+from hftransfer.core.wording import describe, percent
 from hftransfer.data.sources import SPLITS
 from hftransfer.evaluation.calibration import apply_temperature, calibration_report, reliability
 from hftransfer.evaluation.conformal import describe_sets
@@ -14,6 +14,7 @@ from hftransfer.evaluation.kinds import BOUNDED, METRICS, titled
 from hftransfer.modalities import kind_of
 from hftransfer.report import plots
 from hftransfer.runs.reader import RecordedRun
+from hftransfer.runs.record import MetricsRecord
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _MOST_PAIRS = 12
@@ -43,8 +44,8 @@ def overview(run: RecordedRun) -> dict[str, Any]:
     inputs = kind_of(about.modality).plural
     training, validation, test = (f"{counts.get(part, 0):,}" for part in ("train", "validation", "test"))
     return {
-        "metric": f"{describe_part(run.headline, run.metrics)} {titled(task.headline)}",
-        "found": run.metrics[run.headline].get(task.headline),
+        "metric": f"{run.metrics.describe_part(run.headline)} {titled(task.headline)}",
+        "found": run.metrics.parts[run.headline].get(task.headline),
         "sentence": f"{about.checkpoint.source}, adapted by the strategy “{about.strategy}” to {len(task.names)} "
         f"{task.outputs} of {inputs}: {training} training, {validation} validation and {test} test rows.",
         "tiles": [
@@ -58,7 +59,7 @@ def overview(run: RecordedRun) -> dict[str, Any]:
 
 def metrics(run: RecordedRun) -> dict[str, Any]:
     """The measured splits: a figure of what is a share, a table of everything, and what to keep in mind."""
-    splits = {split: run.metrics[split] for split in ("test", "validation") if run.metrics.get(split)}
+    splits = {split: found for split, found in run.metrics.parts.items() if split in ("test", "validation")}
     names = list(dict.fromkeys(name for found in splits.values() for name in found))
     drawn = any(name in BOUNDED for name in names)
     return {
@@ -67,17 +68,17 @@ def metrics(run: RecordedRun) -> dict[str, Any]:
         "rows": [(_titled(name), [found.get(name) for found in splits.values()]) for name in names],
         "repeated": _repeated(run.metrics),
         "sizes": [max(entry["n"] for entry in found.values()) for found in splits.values()],
-        "notes": run.metrics.get("notes", {}),
+        "notes": run.metrics.notes,
     }
 
 
-def _repeated(metrics: dict[str, Any]) -> list[tuple[str, list]]:
+def _repeated(metrics: MetricsRecord) -> list[tuple[str, list]]:
     """What was measured more than once: a title, and metrics with their `Measured`."""
-    parts = [part for part in ("cross_validation", "seeds") if metrics.get(part)]
-    titles = {part: describe_part(part, metrics) for part in parts}
-    if "seeds" in parts:
-        titles["seeds"] = f"{next(iter(metrics['seeds'].values()))['n']} seeds, same test rows"
-    return [(titles[part], [(_titled(name), value) for name, value in metrics[part].items()]) for part in parts]
+    parts = {part: found for part, found in metrics.parts.items() if part in ("cross_validation", "seeds")}
+    titles = {part: metrics.describe_part(part) for part in parts}
+    if metrics.seeds:
+        titles["seeds"] = f"{next(iter(metrics.seeds.values()))['n']} seeds, same test rows"
+    return [(titles[part], [(_titled(name), value) for name, value in found.items()]) for part, found in parts.items()]
 
 
 def _titled(name: str) -> str:
@@ -173,13 +174,13 @@ def calibration(run: RecordedRun) -> dict[str, Any] | None:
 
 def sets(run: RecordedRun) -> str:
     """Coverage of prediction sets or intervals, measured and achievable; empty where the run recorded none."""
-    found = run.metrics.get("conformal", {}).get("test", {})
+    found = run.metrics.conformal.get("test", {})
     return describe_sets(run.task, found) if "achievable" in found else ""
 
 
 def classes(run: RecordedRun) -> dict[str, Any]:
     """The per-class table, weakest first, or the per-target table of a regression."""
-    found = run.metrics["per_class"][run.evaluated]
+    found = run.metrics.per_class[run.evaluated]
     if not run.task.has_classes:
         columns = [name for name in ("mae", "rmse", "r2", "pearson") if any(name in entry for entry in found)]
     else:
@@ -199,13 +200,13 @@ def freeze_check(run: RecordedRun) -> list[dict[str, Any]]:
     """Each layer group with what trained and whether it moved, by the hashes before and after."""
     return [
         {
-            "name": depth["name"],
-            "parameters": f"{depth['parameters']:,}",
-            "trainable": f"{depth['trainable']:,}",
-            "rate": f"{depth['learning_rate']:.2g}" if depth["learning_rate"] else "–",
-            "moved": depth["hash_before"] != depth["hash_after"],
+            "name": group.name,
+            "parameters": f"{group.parameters:,}",
+            "trainable": f"{group.trainable:,}",
+            "rate": f"{group.learning_rate:.2g}" if group.learning_rate else "–",
+            "moved": group.moved,
         }
-        for depth in run.freeze_check["rungs"]
+        for group in run.freeze_check.layer_groups
     ]
 
 

@@ -13,9 +13,8 @@ import pandas as pd
 import yaml
 
 from hftransfer.core.errors import UserError
-from hftransfer.core.files import read_json
 from hftransfer.runs.folder import open_run
-from hftransfer.runs.record import RunRecord
+from hftransfer.runs.record import FreezeCheckRecord, HistoryRecord, MetricsRecord, RunRecord
 from hftransfer.tasks import Task
 
 PAIR_MARK = " ‖ "  # between two texts that are read as one; a sign that common fonts have
@@ -100,18 +99,17 @@ class RecordedRun:
         return set(self.splits.loc[self.splits["split"] == "train", "digest"])
 
     @cached_property
-    def metrics(self) -> dict[str, Any]:
-        return read_json(self.folder / "metrics.json")
+    def metrics(self) -> MetricsRecord:
+        return MetricsRecord.read(self.folder)
 
     @cached_property
-    def history(self) -> list[dict[str, Any]]:
-        """The log of the training; a value that was no number (null in the file) is NaN."""
-        entries = read_json(self.folder / "history.json")
-        return [{key: np.nan if value is None else value for key, value in entry.items()} for entry in entries]
+    def history(self) -> tuple[dict[str, Any], ...]:
+        """The log of the training; a value that was no number is NaN."""
+        return HistoryRecord.read(self.folder).entries
 
     @cached_property
-    def freeze_check(self) -> dict[str, Any]:
-        return read_json(self.folder / "receipt.json")
+    def freeze_check(self) -> FreezeCheckRecord:
+        return FreezeCheckRecord.read(self.folder)
 
     @cached_property
     def task(self) -> Task:
@@ -127,7 +125,7 @@ class RecordedRun:
 
         Raises `UserError` for a run that measured neither.
         """
-        found = [split for split in ("test", "validation") if self.metrics.get(split)]
+        found = [split for split in ("test", "validation") if split in self.metrics.parts]
         if not found:
             raise UserError(
                 f"The run {self.folder} has neither test nor validation rows: there is nothing to judge it by."
@@ -140,12 +138,12 @@ class RecordedRun:
 
         Runs of earlier versions name none. Raises `UserError` as `evaluated` does.
         """
-        return self.metrics.get("headline") or self.evaluated
+        return self.metrics.headline or self.evaluated
 
     @property
     def trainable_share(self) -> float:
-        depths = self.freeze_check["rungs"]
-        return sum(depth["trainable"] for depth in depths) / max(1, sum(depth["parameters"] for depth in depths))
+        groups = self.freeze_check.layer_groups
+        return sum(group.trainable for group in groups) / max(1, sum(group.parameters for group in groups))
 
     @property
     def seconds(self) -> float:

@@ -4,13 +4,13 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from hftransfer.core.errors import UserError
 from hftransfer.models.layers import LayerGroups
+from hftransfer.runs.record import FreezeCheckRecord, LayerGroupRecord
 from hftransfer.strategies import Plan
 from hftransfer.strategies.base import plain_name
 
@@ -74,21 +74,21 @@ class Sizes:
 
 def freeze_check(
     layer_groups: LayerGroups, sizes: Sizes, rates: dict[int, float], before: dict[str, str], after: dict[str, str]
-) -> dict[str, Any]:
-    """What `receipt.json` holds: per layer group its size, what of it trains, its highest rate, and its hashes."""
-    depths = [
-        {
-            "rung": depth,
-            "name": layer_groups.name_of(depth),
-            "parameters": sizes.all.get(depth, 0),
-            "trainable": sizes.trainable.get(depth, 0),
-            "learning_rate": rates.get(depth, 0.0),
-            "hash_before": _joined(before, layer_groups, depth),
-            "hash_after": _joined(after, layer_groups, depth),
-        }
+) -> FreezeCheckRecord:
+    """Return per layer group its size, what of it trains, its highest rate, and its hashes."""
+    groups = tuple(
+        LayerGroupRecord(
+            depth=depth,
+            name=layer_groups.name_of(depth),
+            parameters=sizes.all.get(depth, 0),
+            trainable=sizes.trainable.get(depth, 0),
+            learning_rate=rates.get(depth, 0.0),
+            hash_before=_joined(before, layer_groups, depth),
+            hash_after=_joined(after, layer_groups, depth),
+        )
         for depth in range(layer_groups.head_depth + 1)
-    ]
-    return {"trainable_share": sizes.trainable_share, "rungs": depths}
+    )
+    return FreezeCheckRecord(trainable_share=sizes.trainable_share, layer_groups=groups)
 
 
 def _joined(hashes: dict[str, str], layer_groups: LayerGroups, depth: int) -> str:

@@ -121,6 +121,10 @@ def test_evaluate_on_other_data_gives_the_accuracy_of_its_predictions(monkeypatc
     assert code == 0, err
     accuracy = json.loads(out)[str(other)]["accuracy"]
     assert accuracy["n"] == 30
+    _, shown, _ = call(monkeypatch, capsys, "evaluate", runs["text"], "--data", other)
+    assert (
+        f"{accuracy['value']:.4f}" in shown and "accuracy" in shown
+    )  # once, the table was printed for its own parts alone
     call(monkeypatch, capsys, "predict", runs["text"], other, "--column", "text", "--output", tmp_path / "p.csv")
     predicted = pd.read_csv(tmp_path / "p.csv")["prediction"]
     assert accuracy["value"] == pytest.approx((predicted == pd.read_csv(other)["label"]).mean())

@@ -76,9 +76,9 @@ class TestEveryCase:
         )
 
     def test_only_what_the_plan_names_moved(self, tiny_run, strategy, kind):
-        depths = json.loads((tiny_run(strategy, kind) / "receipt.json").read_text())["rungs"]
-        moved = {r["rung"]: r["hash_before"] != r["hash_after"] for r in depths if r["parameters"]}
-        trained = {r["rung"]: r["trainable"] > 0 for r in depths if r["parameters"]}
+        groups = json.loads((tiny_run(strategy, kind) / "receipt.json").read_text())["layer_groups"]
+        moved = {r["depth"]: r["hash_before"] != r["hash_after"] for r in groups if r["parameters"]}
+        trained = {r["depth"]: r["trainable"] > 0 for r in groups if r["parameters"]}
         assert moved == trained
         head = max(moved)
         lowest = {"probe": head, "frozen": head - 1, "lora": 1}.get(strategy, 0)

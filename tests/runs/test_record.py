@@ -55,12 +55,12 @@ def test_a_damaged_record_and_one_of_a_later_version_are_said_to_be(tmp_path):
         _ = RecordedRun.open(folder).record
 
 
-def test_no_other_file_reads_the_record():
+def test_no_other_file_reads_or_writes_the_records():
     package = Path(__file__).parents[2] / "hftransfer"
     readers = [
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
-        if re.search(r'(?:read_json|loads|open)\(.*(?:"run\.json"|COMPLETE)', path.read_text(encoding="utf-8"))
+        if re.search(r'(?:json|loads|open|_text)\(.*(?:"(?:run|metrics|receipt|history)\.json"|COMPLETE)', path.read_text(encoding="utf-8"))
     ]
     assert readers == []
 

@@ -170,11 +170,11 @@ def _metrics(task, frame, targets, logits, groups) -> dict:
 def _receipt(trainable: Sequence[int]) -> dict:
     names = ["embeddings", *(f"layer.{i}" for i in range(len(trainable) - 2)), "classifier"]
     depths = [
-        {"rung": i, "name": name, "parameters": 300 if i == len(trainable) - 1 else 700, "trainable": count,
+        {"depth": i, "name": name, "parameters": 300 if i == len(trainable) - 1 else 700, "trainable": count,
          "learning_rate": 1e-4 if count else 0.0, "hash_before": f"{i:032x}", "hash_after": f"{i + bool(count) * 16:032x}"}
         for i, (name, count) in enumerate(zip(names, trainable, strict=True))
     ]  # fmt: skip
-    return {"trainable_share": sum(trainable) / sum(depth["parameters"] for depth in depths), "rungs": depths}
+    return {"trainable_share": sum(trainable) / sum(depth["parameters"] for depth in depths), "layer_groups": depths}
 
 
 def _about(task, modality, strategy, sizes, temperature, truncated) -> dict:

@@ -128,7 +128,8 @@ class TestDefaultRates:
         model = tiny.VISION_FAMILIES["vit"](tmp_path / "vit")
         config = changed(configuration("full", "image", tmp_path), f"model={model}", f"output={tmp_path / 'run'}")
         folder = run(config).folder
-        rates = [depth["learning_rate"] for depth in json.loads((folder / "receipt.json").read_text())["rungs"]]
+        groups = json.loads((folder / "receipt.json").read_text())["layer_groups"]
+        rates = [group["learning_rate"] for group in groups]
         assert max(rates) == pytest.approx(5e-4)  # ten times 5e-5: the head begins at random
         assert "No BatchNorm in this image network: the default rate is 5e-05, not 0.0005" in caplog.text
 
