@@ -23,6 +23,7 @@ from hftransfer import train as training
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json, write_json
 from hftransfer.features import shards
+from hftransfer.pipeline import fit as fitting
 from hftransfer.pipeline import outputs
 from hftransfer.prediction.predictor import load
 from hftransfer.runs import folder as run_folder
@@ -349,7 +350,7 @@ def test_a_ctrl_c_that_a_launcher_passes_on_counts_once():
 
 
 @pytest.mark.parametrize(
-    ("owner", "place"), [(training, "load_data"), (training, "solve_head"), (outputs, "write_run")]
+    ("owner", "place"), [(training, "load_data"), (fitting, "solve_head"), (outputs, "write_run")]
 )
 def test_outside_of_training_a_signal_stops_at_once(tmp_path, monkeypatch, owner, place):
     config = configuration("probe", "text", tmp_path)
