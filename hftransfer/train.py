@@ -258,9 +258,7 @@ def _without_effect(context: RunContext) -> Iterator[tuple[set[str], str]]:
         yield head & {"head.pooling"}, f"{kind.plural} are pooled as the checkpoint does it"
     if not kind.augments:
         yield augmentation, f"the data are {kind.plural}"
-    elif not context.trains and not config.head.views:
-        yield augmentation, "the features of a probe are of the images as they are, but for head.views"
-    elif not task.exclusive:
-        yield augmentation & {"augmentation.mixup", "augmentation.cutmix"}, "for images of one class each"
+    elif not context.trains:
+        yield augmentation, "the features of a probe are of the images as they are"
     if not task.has_classes:
         yield training & {"training.imbalance", "training.label_smoothing_factor"}, "numbers have no classes"

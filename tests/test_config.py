@@ -50,7 +50,7 @@ def test_short_forms():
 
 @pytest.mark.parametrize(("overrides", "message"), [
     ({"strategy.type": "lorra"}, "Unknown strategy 'lorra'. Did you mean 'lora'?"),
-    ({"strategy": {"type": "lora", "rank": 3}}, "Unknown field strategy.rank. Choose from: type, head_init, r, alpha, dropout, top, use_dora."),
+    ({"strategy": {"type": "lora", "rank": 3}}, "Unknown field strategy.rank. Choose from: type, head_init, r, alpha, dropout, top."),
     ({"trainning.learning_rate": 1}, "Unknown field trainning. Did you mean 'training'?"),
     ({"training.learningrate": 1}, "Unknown field training.learningrate. Did you mean 'learning_rate'?"),
     ({"training.learning_rate": "fast"}, "training.learning_rate: input should be a valid number, unable to parse string as a number, found 'fast'."),

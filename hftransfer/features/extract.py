@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from hftransfer.core.hashing import content_key
 from hftransfer.features.passes import ComputeConfig, passes
 from hftransfer.features.sources import FeatureSource, Reader
 from hftransfer.features.store import Features, FeatureStore, space_key
@@ -40,14 +39,9 @@ class FrozenPass:
     store: FeatureStore
 
     def feature_sources(
-        self,
-        items: Sequence[Any],
-        keys: Sequence[str],
-        wanted: list[FeatureSource],
-        view: int | None = None,
-        seed: int = 0,
+        self, items: Sequence[Any], keys: Sequence[str], wanted: list[FeatureSource]
     ) -> dict[str, np.ndarray]:
-        """Name -> features (N, D) float32 of every feature source. `view` numbers an augmented view of each image, by `seed`."""
+        """Return name -> features (N, D) float32 of every feature source."""
         reader = Reader(self.model, self.layer_groups, wanted)
         name = ", ".join(feature_source.name for feature_source in wanted)
 
@@ -55,14 +49,10 @@ class FrozenPass:
             self.model.eval()
 
             title = f"features ({name})"
-            seeds = None if view is None else [_seed_of_view(keys[position], seed) for position in range(len(keys))]
-            for found, read in passes(self.modality, items, positions, self.compute_config, reader, title, seeds):
+            for found, read in passes(self.modality, items, positions, self.compute_config, reader, title):
                 yield found, {key: value.float().cpu().numpy() for key, value in read.items()}
 
-        keys = keys if view is None else [f"{key}-view{view}" for key in keys]
-        features = self._collect(
-            keys, compute, {"feature_sources": name, "view": self._view_settings(view, seed)}, f"features {name}"
-        )
+        features = self._collect(keys, compute, {"feature_sources": name}, f"features {name}")
         return {name: np.asarray(features[name]) for name in features.names}
 
     def split_point(self, items: Sequence[Any], keys: Sequence[str], split_point: SplitPoint) -> Features:
@@ -100,14 +90,6 @@ class FrozenPass:
         )
         share = (self.compute_config.rank, self.compute_config.world_size)
         return self.store.collect(space, list(keys), compute, about, share, self.compute_config.world.barrier)
-
-    def _view_settings(self, view: int | None, seed: int) -> Any:
-        return None if view is None else {"seed": seed} | self.modality.augmentation.model_dump()
-
-
-def _seed_of_view(key: str, seed: int) -> int:
-    """Return the seed of one view of one image: the same whatever else the store lacks."""
-    return int(content_key(key, str(seed))[:15], 16)
 
 
 def replayed_batch(stored: Features, modality: Modality, items: Sequence[Any], positions: Sequence[int]) -> Batch:

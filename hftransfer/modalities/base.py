@@ -190,10 +190,6 @@ class Modality(Protocol):
         """Return an input as a run records it, whatever the working directory: a text, a path, "" where there is none."""
         ...
 
-    def mix(self, batch: dict[str, "torch.Tensor"], labels: "torch.Tensor", classes: int) -> "torch.Tensor":
-        """Mix examples of a training batch in place of hard labels where that is asked for; returns the labels."""
-        ...
-
     def settings(self) -> dict[str, Any]:
         """Everything that decides the tensors `collate` makes for evaluation: part of the feature store's key."""
         ...

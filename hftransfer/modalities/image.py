@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import psutil
 from PIL import Image
-from pydantic import Field
 from tqdm import tqdm
 
 from hftransfer.core.image_files import (
@@ -45,14 +44,11 @@ class AugmentationConfig(Settings):
 
     `auto` is `light` where the whole network trains and `none` where activations are stored. Crops keep at least half of
     the area: the 8 % of ImageNet recipes cuts small objects away. Switch `flip` off where left and right differ in
-    meaning (arrows, digits, text). `mixup` (arXiv 1710.09412) and `cutmix` (arXiv 1905.04899) are the alpha of the Beta
-    distribution; 0 is off.
+    meaning (arrows, digits, text).
     """
 
     level: Literal["auto", "none", "light", "strong"] = "auto"
     flip: bool = True
-    mixup: float = Field(0.0, ge=0)
-    cutmix: float = Field(0.0, ge=0)
 
 
 class ImageKind(ModalityKind):
@@ -211,18 +207,6 @@ class Vision:
         steps += [v2.RandAugment()] if self.augmentation.level == "strong" else []
         steps += [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(settings.mean, settings.std)]
         return v2.Compose(steps)
-
-    def mix(self, batch: dict[str, "torch.Tensor"], labels: "torch.Tensor", classes: int) -> "torch.Tensor":
-        from torchvision.transforms import v2
-
-        mixers = [
-            make(alpha=alpha, num_classes=classes)
-            for make, alpha in ((v2.MixUp, self.augmentation.mixup), (v2.CutMix, self.augmentation.cutmix))
-            if alpha > 0
-        ]
-        if mixers and len(labels) > 1:
-            batch["pixel_values"], labels = v2.RandomChoice(mixers)(batch["pixel_values"], labels)
-        return labels
 
     def settings(self) -> dict[str, Any]:
         return {"processor": type(self.processor).__name__} | self.processor.to_dict()

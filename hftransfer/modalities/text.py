@@ -194,9 +194,6 @@ class Text:
     def recorded(self, value: str) -> str:
         return value
 
-    def mix(self, batch: dict[str, "torch.Tensor"], labels: "torch.Tensor", classes: int) -> "torch.Tensor":
-        return labels
-
     def settings(self) -> dict[str, Any]:
         return {
             "tokenizer": type(self.tokenizer).__name__,

@@ -181,7 +181,7 @@ def _cross_validated(context: RunContext, probe: Probe | None, intercept: bool) 
     """Cross-validation of a head on its stored features, where it is asked for or affordable."""
     config, data = context.config, context.data
     folds = folds_of(config, len(data.frame), data.given, data.modality)
-    if not folds or context.trains or config.head.views:
+    if not folds or context.trains:
         return {}
     evaluation = config.evaluation.model_copy(update={"folds": folds})
     try:

@@ -63,7 +63,7 @@ def folds_of(config: RunConfig, rows: int, given: tuple[str, ...], modality: str
     asked = config.evaluation.folds
     if asked is not None or own_test_part(config, given) or rows >= HEADLINE_BELOW:
         return asked or 0
-    solved_only = config.strategy.defaults(modality) is None and not config.head.views
+    solved_only = config.strategy.defaults(modality) is None
     return DEFAULT_FOLDS if solved_only else 0
 
 

@@ -175,11 +175,11 @@ def _centred_only_with_bias(task: Task, model: nn.Module) -> Task:
 
 
 def _augmentation(config: RunConfig, kind: ModalityKind) -> Any:
-    """`auto` made definite: light where the whole image network trains or views are asked for, else none."""
+    """`auto` made definite: light where the whole image network trains, else none."""
     if config.augmentation.level != "auto":
         return config.augmentation
     defaults = config.strategy.defaults(kind.name)
-    light = kind.augments and (config.head.views > 0 or (defaults is not None and defaults.augment))
+    light = kind.augments and defaults is not None and defaults.augment
     if kind.augments:
         log.info("Augmentation: %s", "light" if light else "none")
     return config.augmentation.model_copy(update={"level": "light" if light else "none"})

@@ -115,23 +115,15 @@ class Solved:
 def solve_feature_sources(
     frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, seed: int, wanted: list[FeatureSource]
 ) -> Solved:
-    """A head on each of the feature sources `wanted`, from one pass over the rows; the model stays as it is.
-
-    Raises `UserError` where views are asked for and inputs have none.
-    """
-    kind = frozen.modality.kind
-    if config.views and not kind.augments:
-        raise UserError(
-            f"head.views={config.views}: augmented views are of images, and the data are {kind.plural}. Leave it out."
-        )
+    """Solve a head on each of the feature sources `wanted`, from one pass over the rows; the model stays as it is."""
     read = frozen.feature_sources(rows.items, rows.keys, wanted)
     features = {
         feature_source: _comparable(read, feature_source, frozen.model, frozen.layer_groups)
         for feature_source in wanted
     }
-    problem = _Problem.of(frozen, rows, task, config, seed, wanted)
+    problem = _Problem.of(frozen, rows, task, config, seed)
     begin = time.perf_counter()
-    heads = {feature_source: problem.solve(features[feature_source], feature_source) for feature_source in wanted}
+    heads = {feature_source: problem.solve(features[feature_source]) for feature_source in wanted}
     return Solved(features, heads, problem, time.perf_counter() - begin)
 
 
@@ -151,7 +143,7 @@ def solve_probe(frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, 
     final, head = solved.features[best], heads[best]
     if best.pooling == "mean":
         final = _deployed_features(frozen, final)
-        head = solved.problem.solve(final, best)
+        head = solved.problem.solve(final)
     fold_in(model, head, sample(frozen, rows))
     tried = [(read, final if feature_source == best else read) for feature_source, read in solved.features.items()]
     fitted, folds = task.standardised(rows.targets[rows.fitted]), solved.problem.folds
@@ -169,34 +161,23 @@ def plain_features(frozen: FrozenPass, items: Sequence[Any], keys: Sequence[str]
 
 @dataclass(frozen=True)
 class _Problem:
-    """What a head is fitted on, whichever features it reads: targets, folds, and augmented views of the rows."""
+    """What a head is fitted on, whichever features it reads: targets and folds."""
 
     rows: Rows
     task: Task
     folds: list[tuple[np.ndarray, np.ndarray]]
-    config: HeadConfig
     intercept: bool
-    views: list[dict[str, np.ndarray]]
 
     @classmethod
-    def of(
-        cls, frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, seed: int, wanted: list[FeatureSource]
-    ) -> "_Problem":
+    def of(cls, frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, seed: int) -> "_Problem":
         groups = rows.groups[rows.fitted] if rows.groups is not None else None
         folds = make_folds(task, rows.targets[rows.fitted], groups, config.folds, seed)
-        items, keys = [rows.items[i] for i in rows.fitted], [rows.keys[i] for i in rows.fitted]
-        views = [frozen.feature_sources(items, keys, wanted, view, seed) for view in range(config.views)]
-        return cls(rows, task, folds, config, final_linear(frozen.model).bias is not None, views)
+        return cls(rows, task, folds, final_linear(frozen.model).bias is not None)
 
-    def solve(self, features: np.ndarray, feature_source: FeatureSource) -> LinearProbe:
-        """Views of a row stand on the side of the row itself in every fold, and are never held out."""
-        count = len(self.rows.fitted)
-        stacked = np.concatenate([features[self.rows.fitted], *(view[feature_source.name] for view in self.views)])
-        targets = np.concatenate([self.rows.targets[self.rows.fitted]] * (1 + len(self.views)))
-        shifts = count * np.arange(1 + len(self.views))[:, None]
-        folds = [((train + shifts).ravel(), held_out) for train, held_out in self.folds]
-        wanted = self.task.standardised(targets)
-        return solve_head(stacked, wanted, self.task, folds, self.intercept)
+    def solve(self, features: np.ndarray) -> LinearProbe:
+        fitted = self.rows.fitted
+        wanted = self.task.standardised(self.rows.targets[fitted])
+        return solve_head(features[fitted], wanted, self.task, self.folds, self.intercept)
 
 
 def sample(frozen: FrozenPass, rows: Rows) -> Batch:

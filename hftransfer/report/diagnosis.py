@@ -73,11 +73,10 @@ def gather(run: RecordedRun) -> Evidence:
     if task.exclusive:
         actual, predicted = _shares(task, part.targets), _shares(task, task.decide(part.scores))
     settings = run.config
-    softening = settings.get("augmentation", {}) | settings.get("training", {})
     return Evidence(
         run=str(run.folder),
         guess=task.uninformed_loss,
-        softened=any(softening.get(name) for name in ("mixup", "cutmix", "label_smoothing_factor")),
+        softened=bool(settings.get("training", {}).get("label_smoothing_factor")),
         headline=task.headline if task.has_classes else "r2",
         history=run.history,
         test=run.metrics.parts[run.evaluated],

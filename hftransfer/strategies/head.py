@@ -13,10 +13,9 @@ class HeadConfig(Settings):
     `layer`: which block's features to read: the last, a number counted from 1, or the best by cross-validation (the
     blocks above are then taken off the saved model). `pooling` (text): what the checkpoint's own head reads, the mean of
     the tokens, or the better of the two by cross-validation.
-    `views`: augmented views of each image that the head is fitted on as well. `folds`: of the cross-validation.
+    `folds`: of the cross-validation.
     """
 
     layer: Literal["last", "best"] | int = "last"
     pooling: Literal["auto", "head", "mean"] = "auto"
-    views: int = Field(0, ge=0)
     folds: int = Field(5, ge=2)

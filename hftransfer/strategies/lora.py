@@ -28,7 +28,6 @@ class LoraStrategy(Strategy):
     alpha: float = Field(16, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     top: int | float = 1.0
-    use_dora: bool = False
 
     def prepare(self, model: nn.Module, layer_groups: LayerGroups) -> Plan:
         from peft import LoraConfig, get_peft_model
@@ -39,7 +38,6 @@ class LoraStrategy(Strategy):
             r=self.r,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
-            use_dora=self.use_dora,
             target_modules=targets,
             fan_in_fan_out=any(_is_transposed(model.get_submodule(path)) for path in targets),
             modules_to_save=list(head_of(model)),

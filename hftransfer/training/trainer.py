@@ -122,10 +122,7 @@ class Collator:
         labels = torch.from_numpy(task.standardised(self.examples.targets[positions]))
         if self.examples.stored is not None:
             return replayed_batch(self.examples.stored, modality, items, positions) | {"labels": labels}
-        batch = modality.collate(items, training)
-        if training and task.exclusive:
-            labels = modality.mix(batch, labels, task.head_size)
-        return batch | {"labels": labels}
+        return modality.collate(items, training) | {"labels": labels}
 
 
 @dataclass(frozen=True)
@@ -140,9 +137,7 @@ class Loss:
         per_item = self.task.loss(logits, labels.to(logits.device), self.smoothing)
         if num_items_in_batch is None:
             return per_item.mean()
-        # The Trainer counts elements of `labels`; soft labels have one a class instead of one a row.
-        counted = labels[0].numel() if self.task.exclusive else 1
-        return per_item.sum() * counted / num_items_in_batch
+        return per_item.sum() / num_items_in_batch
 
 
 class PlanTrainer(Trainer):

@@ -349,9 +349,7 @@ def test_a_ctrl_c_that_a_launcher_passes_on_counts_once():
         assert ended.value.code == 143
 
 
-@pytest.mark.parametrize(
-    ("owner", "place"), [(training, "load_data"), (fitting, "solve_head"), (outputs, "write_run")]
-)
+@pytest.mark.parametrize(("owner", "place"), [(training, "load_data"), (fitting, "solve_head"), (outputs, "write_run")])
 def test_outside_of_training_a_signal_stops_at_once(tmp_path, monkeypatch, owner, place):
     config = configuration("probe", "text", tmp_path)
     monkeypatch.setattr(owner, place, lambda *args: os.kill(os.getpid(), signal.SIGTERM))

@@ -78,13 +78,6 @@ def test_a_family_that_cannot_be_cut_reads_its_end_and_says_so_when_asked_for_mo
         probe_run(tmp_path, "image-multi", "head.layer=7")
 
 
-def test_views_change_the_head(tmp_path):
-    plain, viewed = (probe_run(tmp_path, "image", f"head.views={views}") for views in (0, 2))
-    assert disagreement(viewed) < 1e-4
-    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (plain, viewed)]
-    assert weights[0] != weights[1]
-
-
 @pytest.mark.parametrize("family", list(tiny.TEXT_FAMILIES))
 def test_mean_pooling_is_offered_where_the_family_can_express_it(tmp_path, family):
     checkpoint = load_checkpoint(

@@ -89,9 +89,6 @@ class Series:
     def recorded(self, value):
         return value
 
-    def mix(self, batch, labels, classes):
-        return labels
-
     def settings(self):
         return self.processor.to_dict()
 

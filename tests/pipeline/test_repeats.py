@@ -153,7 +153,7 @@ def test_a_head_on_few_examples_is_told_by_cross_validation(tmp_path, pages, cap
     [
         ("seed=0", 299, (), 5), ("seed=0", 300, (), 0), ("seed=0", 60, ("train", "test"), 0), ("strategy.type=full", 60, (), 0),
         ("data.split.file=runs/x", 60, (), 0), ("data.train_examples=30", 60, (), 0), ("evaluation.folds=0", 60, (), 0),
-        ("evaluation.folds=3", 900, (), 3), ("head.views=2", 60, (), 0),
+        ("evaluation.folds=3", 900, (), 3),
     ],
 )  # fmt: skip
 def test_cross_validation_is_the_headline_where_it_is_cheap_and_nobody_gave_a_test_part(

@@ -60,7 +60,10 @@ def test_no_other_file_reads_or_writes_the_records():
     readers = [
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
-        if re.search(r'(?:json|loads|open|_text)\(.*(?:"(?:run|metrics|receipt|history)\.json"|COMPLETE)', path.read_text(encoding="utf-8"))
+        if re.search(
+            r'(?:json|loads|open|_text)\(.*(?:"(?:run|metrics|receipt|history)\.json"|COMPLETE)',
+            path.read_text(encoding="utf-8"),
+        )
     ]
     assert readers == []
 
