@@ -112,11 +112,11 @@ class RunConfig(Settings):
         return Path(self.output or f"runs/{name}-{self.strategy.type}")
 
     def resolved(self, modality: str) -> "RunConfig":
-        """This configuration with what the strategy leaves to the kind of input made definite."""
+        """Return this configuration with what the strategy leaves to the kind of input made definite."""
         return self.model_copy(update={"strategy": self.strategy.resolved(modality, self.model.keep_head)})
 
     def to_yaml(self) -> str:
-        """The resolved configuration; `RunConfig.from_yaml` reads it back equal."""
+        """Return the resolved configuration; `RunConfig.from_yaml` reads it back equal."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     @classmethod
@@ -155,7 +155,7 @@ def _parse(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file with a mapping in it. Raises `UserError` with the line where it is broken."""
+    """Return a YAML file with a mapping in it. Raises `UserError` with the line where it is broken."""
     try:
         values = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -190,7 +190,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def _typed_text(value: str) -> Any:
-    """The text as typed: `no`, `1` and `#` are names too. `null`, `[a,b]` and a text in quotes are read as YAML."""
+    """Return the text as typed: `no`, `1` and `#` are names too. `null`, `[a,b]` and a text in quotes are read as YAML."""
     if value in ("null", "~"):
         return None
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
@@ -216,7 +216,7 @@ def _holds_text(annotation: Any) -> bool:
 
 
 def with_overrides(values: dict[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
-    """A checked configuration from plain values and dotted overrides. Raises `UserError`."""
+    """Return a checked configuration from plain values and dotted overrides. Raises `UserError`."""
     for key, value in overrides.items():
         _put(values, key.split("."), value)
     return checked(values)
@@ -250,7 +250,7 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def _where(problem: Mapping[str, Any]) -> str:
-    """The dotted name of a wrong field, without the members of a union that pydantic puts into it."""
+    """Return the dotted name of a wrong field, without the members of a union that pydantic puts into it."""
     location = [str(part) for part in problem["loc"]]
     members = {"str", "list[str]"}
     return ".".join(p for i, p in enumerate(location) if not (i == 1 and p in CHOICES) and p not in members)
@@ -286,7 +286,7 @@ def _fields_at(location: list[str]) -> list[str]:
 
 
 def _models_at(path: list[str]) -> list[type[BaseModel]]:
-    """The models that the section at `path` can be: several for `strategy`, none for what is no section."""
+    """Return the models that the section at `path` can be: several for `strategy`, none for what is no section."""
     models: list[Any] = [RunConfig]
     for name in path:
         kinds = [model.model_fields[name].annotation for model in models if name in model.model_fields]

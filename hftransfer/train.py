@@ -85,7 +85,7 @@ def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:
 
 
 def _check_training(config: RunConfig) -> None:
-    """What transformers alone can judge, before minutes of features are spent on it."""
+    """Check what transformers alone can judge, before minutes of features are spent on it."""
     named = CHECKED_BY_TRANSFORMERS & config.training.model_dump(exclude_defaults=True).keys()
     if named and not isinstance(config.strategy, ProbeStrategy):
         from hftransfer.training.arguments import check_arguments
@@ -94,7 +94,7 @@ def _check_training(config: RunConfig) -> None:
 
 
 def _explain(config: RunConfig, made: Run) -> None:
-    """What led to the answers that the report shows, where there are any."""
+    """Write what led to the answers that the report shows, where there are any."""
     if config.evaluation.explanations and {"test", "validation"} & made.metrics.keys():
         from hftransfer.prediction.explain import explain_run
 
@@ -108,7 +108,7 @@ def _write_pages(folder: Path) -> None:
 
 
 def _log_result(made: Run) -> None:
-    """The first metric, before explanations and pages, which take some seconds more."""
+    """Log the first metric, before explanations and pages, which take some seconds more."""
     part = made.metrics.get("headline")
     if part:
         name, found = next(iter(made.metrics[part].items()))
@@ -135,7 +135,7 @@ def _chosen(config: RunConfig, dataset: Any, resume: bool) -> tuple[RunConfig, R
 
 
 def _finished(config: RunConfig, dataset: Any) -> Run | None:
-    """The run that is to be resumed, where it is whole already. Raises `UserError` where it was made another way."""
+    """Return the run that is to be resumed, where it is whole already. Raises `UserError` where it was made another way."""
     folder = config.output_folder
     if not (folder / run_folder.COMPLETE).is_file():
         return None
@@ -173,7 +173,7 @@ def _origin(config: RunConfig, data: LabelledData, checkpoint: Checkpoint, proce
 
 
 def _again(config: RunConfig, dataset: Any) -> dict[str, Any]:
-    """The metrics of one run of several; a signal stops it at once, since half of it says nothing."""
+    """Return the metrics of one run of several; a signal stops it at once, since half of it says nothing."""
     return _once(config, dataset, False, Stop()).metrics
 
 
@@ -235,7 +235,7 @@ def _seed(seed: int) -> None:
 
 
 def _log_without_effect(context: RunContext) -> None:
-    """Settings that this run does not use: who named them should not take the result for theirs."""
+    """Warn of settings that this run does not use: who named them should not take the result for theirs."""
     for names, reason in _without_effect(context):
         if names:
             log.warning("Without effect: %s (%s)", ", ".join(sorted(names)), reason)

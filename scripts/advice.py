@@ -227,7 +227,7 @@ PARTS = {
 
 
 def one_run(values: dict[str, Any], changes: dict[str, Any], place: str, metric: str) -> dict[str, Any]:
-    """What one strategy reached on the test part with all the labelled rows, and what the run took."""
+    """Return what one strategy reached on the test part with all the labelled rows, and what the run took."""
     from hftransfer.config import with_overrides
     from hftransfer.train import run
 
@@ -262,14 +262,14 @@ def regrets(line: dict[str, Any]) -> dict[str, float]:
 
 
 def by_kind(lines: Lines) -> dict[tuple[str, int], Lines]:
-    """The seeds of each set and number of labels a class, in the order of `SETS`."""
+    """Return the seeds of each set and number of labels a class, in the order of `SETS`."""
     order = list(SETS)
     ordered = sorted(lines, key=lambda line: (order.index(line["set"]), line["labels"], line["seed"]))
     return {kind: list(seeds) for kind, seeds in groupby(ordered, key=lambda line: (line["title"], line["labels"]))}
 
 
 def render(lines: Lines) -> str:
-    """What the strategies reached and what the rules lost, a row for each set and number of labels, the mean over seeds."""
+    """Return what the strategies reached and what the rules lost, per set and number of labels, the mean over seeds."""
     return "\n\n".join([_reached_table(lines), _regret_table(lines), _summary(lines)])
 
 
@@ -329,7 +329,7 @@ def _lost_table(lines: Lines) -> str:
 
 
 def _over_kinds(values: list[float]) -> str:
-    """The mean, and its percentile interval by 10,000 resamples."""
+    """Return the mean, and its percentile interval by 10,000 resamples."""
     from scipy.stats import bootstrap
 
     low, high = bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=0).confidence_interval

@@ -113,7 +113,7 @@ def _write_table(path: Path, frame, modality: str) -> None:
 
 
 def _plain_weights(model: str, data, folder: Path) -> Path:
-    """The folder itself where the reference is one, else a copy written by transformers."""
+    """Return the folder itself where the reference is one, else a copy written by transformers."""
     from hftransfer.core import starter
     from hftransfer.models.loading import ModelConfig, load_checkpoint, save_model
 
@@ -180,7 +180,7 @@ def _accuracy(method: Method, done: subprocess.CompletedProcess, output: Path) -
 
 
 def make_environment(name: str, work: Path) -> None:
-    """A virtual environment with a peer's newest version from the package index."""
+    """Make a virtual environment with a peer's newest version from the package index."""
     folder = work / f"env-{name}"
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     subprocess.run([str(folder / "bin" / "python"), "-m", "pip", "install", "-q", *PACKAGES[name]], check=True)

@@ -19,7 +19,7 @@ COLUMNS = ("set", "strategy", "test rows", "temperature", "ECE before", "ECE aft
 
 
 def rows(run: RecordedRun) -> Iterator[str]:
-    """The line of a run; none for one without probabilities. A set's title stands for its key in SET-STRATEGY."""
+    """Yield the line of a run; none for one without probabilities. A set's title stands for its key in SET-STRATEGY."""
     if "calibration" not in run.metrics:
         return
     name, strategy = run.name.partition("-")[0], run.record.strategy

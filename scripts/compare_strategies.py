@@ -16,7 +16,7 @@ from hftransfer.evaluation.comparison import Comparison, compare
 
 
 def row(title: str, found: Comparison) -> str:
-    """The line of a set: the differences to the best are points of its metric, in brackets their 95 % interval."""
+    """Return the line of a set: the differences to the best are points of its metric, in brackets their 95 % interval."""
     level = [_strategy(name) for name in found.level_with_best[1:]]
     behind = [pair for pair in found.pairs_of_best if pair.separated]
     behind = [f"{_strategy(pair.first)} {100 * pair.difference:+.1f} ({100 * pair.low:+.1f} to {100 * pair.high:+.1f})"

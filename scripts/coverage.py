@@ -130,7 +130,7 @@ class Classes:
         return targets, self.task.probabilities(self.heat * logits)
 
     def truth(self, targets, scores, rows):
-        """The metrics of a large sample, and those of each class, as a test set of `rows` examples estimates them."""
+        """Return the metrics of a large sample, and those of each class, as a test set of `rows` examples estimates them."""
         actual = np.eye(self.task.head_size)[targets] if targets.ndim == 1 else targets
         said = self.task.decide(scores)
         said = np.eye(self.task.head_size)[said] if targets.ndim == 1 else said
@@ -142,7 +142,7 @@ class Classes:
         return values | {"brier": square, "ece": self.calibration_error(targets, scores, rows)}, classes
 
     def calibration_error(self, targets, scores, rows):
-        """The mean distance of confidence and frequency in as many bins of equal size as a set of `rows` examples has."""
+        """Return the mean distance of confidence and frequency in as many bins of equal size as a set of `rows` examples has."""
         statements = rows * (self.task.head_size if self.multi else 1)
         count = int(np.clip(statements // calibration._ROWS_PER_BIN, 1, calibration._MOST_BINS))
         confidence = scores.ravel() if self.multi else scores.max(1)
@@ -152,7 +152,7 @@ class Classes:
 
 
 def proportional(sizes, rows):
-    """The same class frequencies at about `rows` examples."""
+    """Return the same class frequencies at about `rows` examples."""
     return np.maximum(1, np.round(np.array(sizes) * rows / sum(sizes))).astype(int)
 
 

@@ -60,7 +60,7 @@ def now(task: Task, logits: np.ndarray, targets: np.ndarray, level: float) -> np
 
 
 def unequal_classes(kind: str, title: str, level: float, draws: int, random: np.random.Generator) -> str:
-    """A line of the table: marginal coverage, and that of the classes below 20 examples and of the worst class."""
+    """Return a line of the table: marginal coverage, and that of the classes below 20 examples and of the worst class."""
     sizes = np.array(SIZES[title])
     task, found = named(kind, len(sizes)), {before: [], now: []}
     for _ in range(draws):
@@ -81,7 +81,7 @@ def unequal_classes(kind: str, title: str, level: float, draws: int, random: np.
 
 
 def few_examples(count: int, level: float, draws: int, random: np.random.Generator) -> str:
-    """A line of the table: one part chooses the step (of 8 equally good ones), the temperature and the thresholds."""
+    """Return a line of the table: one part chooses the step (of 8 equally good ones), the temperature and the thresholds."""
     task, found = named("single_label", 3), {"same": [], "temperature": [], "both": [], "apart": []}
     for _ in range(draws):
         classes, truth = random.integers(3, size=count), random.integers(3, size=FRESH)
@@ -103,7 +103,7 @@ def few_examples(count: int, level: float, draws: int, random: np.random.Generat
 
 
 def intervals_of_values(count: int, level: float, draws: int, random: np.random.Generator) -> str:
-    """A line of the table: ridge regression on 10 features, half-widths from the residuals of 5 folds."""
+    """Return a line of the table: ridge regression on 10 features, half-widths from the residuals of 5 folds."""
     task, coverage, width = named("regression", 1), [], []
     weights = random.normal(size=(10, 1))
 

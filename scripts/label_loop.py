@@ -26,7 +26,7 @@ SHOWN = (10, 20, 40, 70, 100)
 
 
 def spoilt(table: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
-    """The rows with a column `given`: for `share` of the training rows any class but their own."""
+    """Return the rows with a column `given`: for `share` of the training rows any class but their own."""
     rng, classes = np.random.default_rng(seed), sorted(table["label"].unique())
     train = table.index[table["split"] == "train"]
     rows = rng.choice(train, round(share * len(train)), replace=False)

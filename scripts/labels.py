@@ -118,12 +118,12 @@ def at_random(problem, labelled, pool, doubts, count, seed):
 
 
 def by_doubt(problem, labelled, pool, doubts, count, seed):
-    """The most doubtful alone (margin sampling, Scheffer et al. 2001)."""
+    """Choose the most doubtful alone (margin sampling, Scheffer et al. 2001)."""
     return pool[np.argsort(-doubts, kind="stable")[:count]]
 
 
 def by_distance(problem, labelled, pool, doubts, count, seed):
-    """The farthest from all that is labelled or chosen (k-center greedy, Sener & Savarese 2018, arXiv 1708.00489)."""
+    """Choose the farthest from all that is labelled or chosen (k-center greedy, Sener & Savarese 2018, arXiv 1708.00489)."""
     rows = directions(problem.features[np.concatenate([labelled, pool])])
     known, unknown = rows[: len(labelled)], rows[len(labelled) :]
     nearest, chosen = (unknown @ known.T).max(1), []
@@ -170,7 +170,7 @@ def rounds(name: str, problem: Problem, sizes: Sizes) -> Iterator[dict]:
 
 
 def cold(name: str, problem: Problem, sizes: Sizes) -> Iterator[dict]:
-    """The very first labels, chosen without a model, against as many at random."""
+    """Yield the very first labels, chosen without a model, against as many at random."""
     judge, equal = Judge(problem, 0), np.ones(len(problem.pool))
     for seed in tqdm(range(sizes.seeds), desc=f"{name}: first labels"):
         for chooser, pick in {"random": at_random, "hftransfer next": ours}.items():

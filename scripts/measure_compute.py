@@ -71,7 +71,7 @@ def steps(model, inputs, bf16: bool) -> dict[str, Callable[[], None]]:
 
 
 def measure(name: str, model, inputs, settings: list[str], phases: list[str], seconds: float, allocator: str) -> None:
-    """Prints one JSON line per setting and phase."""
+    """Print one JSON line per setting and phase."""
     import torch
 
     for setting in settings:

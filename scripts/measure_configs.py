@@ -38,7 +38,7 @@ def measure(config: Path) -> str:
 
 
 def write(config: Path, line: str) -> None:
-    """Puts the line in the place of the old one, or after the first line of the head."""
+    """Put the line in the place of the old one, or after the first line of the head."""
     text = LINE.sub("", config.read_text(encoding="utf-8"))
     first, rest = text.split("\n", 1)
     config.write_text(f"{first}\n{line}{rest}", encoding="utf-8")

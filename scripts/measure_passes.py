@@ -54,7 +54,7 @@ def phases(name: str, strategy: str, *further: str) -> dict[str, float]:
 
 
 def prepared(name: str, folder: str) -> Any:
-    """Data, network and machine as a run has them before it trains."""
+    """Return data, network and machine as a run has them before it trains."""
     from hftransfer.data import load_data
     from hftransfer.models.loading import load_checkpoint
     from hftransfer.pipeline.run_context import prepare
@@ -76,7 +76,7 @@ def ours(name: str, steps: int) -> float:
 
 
 def trainer(name: str, steps: int) -> float:
-    """The Trainer with its defaults but for the batch, from the transformers documentation."""
+    """Return the Trainer with its defaults but for the batch, from the transformers documentation."""
     seconds = [_trained(name, n) for n in (FIRST, FIRST + steps)]
     return BATCH * steps / (seconds[1] - seconds[0])
 

@@ -47,7 +47,7 @@ def variants(folder: Path) -> list[str]:
 
 
 def measure(name: str, root: str, checkpoints: list[str], samples: list[int]) -> Iterator[dict]:
-    """The ranking on each sample, and the test metric of each checkpoint's probe on all training rows."""
+    """Yield the ranking on each sample, and the test metric of each checkpoint's probe on all training rows."""
     from hftransfer.config import parse_overrides, with_overrides
     from hftransfer.data import load_data
     from hftransfer.evaluation.metrics import compute_metrics

@@ -81,7 +81,7 @@ class Search:
         return low > 0
 
     def difference(self, new: str, old: str) -> tuple[float, float, float]:
-        """The gain of `new` over `old` on the rows of their common folds, with its 95 % interval."""
+        """Return the gain of `new` over `old` on the rows of their common folds, with its 95 % interval."""
         seen = self.fold_of_row < min(self.folds[new], self.folds[old])
         gained, lost = (self.right[a] & ~self.right[b] & seen for a, b in ((new, old), (old, new)))
         gained, lost, rows = gained.sum(), lost.sum(), seen.sum()
@@ -113,12 +113,12 @@ def nearest_first(search: Search, open_ones: list[str]) -> str:
 
 
 def choice(truth, rows: int, seconds: float, spend: Callable, seed: int, rule: Rule = Rule()) -> str:
-    """The candidate that is chosen when the rows are drawn by `seed` and `seconds` are left after one fold of each candidate."""
+    """Return the chosen candidate with rows drawn by `seed` and `seconds` left after one fold of each candidate."""
     return climbed(truth, rows, seconds, spend, seed, rule)[-1]
 
 
 def climbed(truth, rows: int, seconds: float, spend: Callable, seed: int, rule: Rule) -> list[str]:
-    """The choice after every fold."""
+    """Return the choice after every fold."""
     random = np.random.default_rng(seed)
     difficulty = np.sqrt(SHARED) * random.standard_normal(rows)
     luck = {candidate: difficulty + np.sqrt(1 - SHARED) * random.standard_normal(rows) for candidate in truth}
@@ -143,7 +143,7 @@ def climbed(truth, rows: int, seconds: float, spend: Callable, seed: int, rule: 
 def regret(
     truth: dict[str, float], rows: int, seconds: float, spend: Callable, searches: int, rule: Rule = Rule()
 ) -> float:
-    """The mean over `searches`, in points."""
+    """Return the mean over `searches`, in points."""
     chosen = [choice(truth, rows, seconds, spend, seed, rule) for seed in range(searches)]
     return 100 * (max(truth.values()) - np.mean([truth[candidate] for candidate in chosen]))
 

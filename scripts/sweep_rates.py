@@ -61,7 +61,7 @@ def jobs(sets: list[str]) -> list[tuple[str, str, list[str]]]:
 
 
 def render(lines: list[dict]) -> str:
-    """A row per strategy, rate and head, a column per set."""
+    """Return a row per strategy, rate and head, a column per set."""
     table: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
     for line in lines:
         setting = [part.partition("=")[2] for part in line["extra"] if "resamples" not in part]

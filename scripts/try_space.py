@@ -33,7 +33,7 @@ print(json.dumps(answer))
 
 
 def make_environment(folder: Path, requirements: Path, pypi_alone: bool) -> Path:
-    """A virtual environment with what the Space asks for; returns its Python."""
+    """Make a virtual environment with what the Space asks for; return its Python."""
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True, clear=True)

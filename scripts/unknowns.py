@@ -87,7 +87,7 @@ def measure(data: Labelled, count: int, seed: int, train_examples: int | None) -
 
 
 def train(data: Labelled, held_back: set[str], seed: int, train_examples: int | None, place: Path) -> Path:
-    """A probe on the classes that are not held back; returns the run folder."""
+    """Train a probe on the classes that are not held back; return the run folder."""
     for part, rows in (("train", data.train), ("test", data.test)):
         rows[~rows["label"].isin(held_back)][["input", "label"]].to_csv(place / f"{part}.csv", index=False)
     source = {"train": str(place / "train.csv"), "test": str(place / "test.csv"), "input": "input", "label": "label"}

@@ -57,7 +57,7 @@ def _right_label(task: Task, label: Any) -> Any:
 
 
 def _kept_file(patch: Path, source: str) -> str:
-    """The copy's path as seen from the patch file's folder."""
+    """Return the copy's path as seen from the patch file's folder."""
     place = patch.with_suffix("")
     place.mkdir(exist_ok=True)
     copy = place / f"{uuid.uuid4().hex}{Path(source).suffix.lower()}"

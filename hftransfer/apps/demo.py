@@ -35,7 +35,7 @@ CSS = Path(__file__).with_name("demo.css")
 
 
 def build_demo(path: str | list[str], examples: bool = True) -> gr.Blocks:
-    """The app for one run, or for two runs to compare; a run folder, a model folder, or a Hub id each.
+    """Return the app for one run, or for two runs to compare; a run folder, a model folder, or a Hub id each.
 
     With `examples` it shows the training rows that are most like an input, where they are at hand, and the report, which
     quotes training and test rows.
@@ -83,7 +83,7 @@ def _headline(model: Served) -> str:
 
 
 def _measured(folder: Path) -> str:
-    """The first metric of the test part with its interval ("" where nothing was measured)."""
+    """Return the first metric of the test part with its interval ("" where nothing was measured)."""
     found = MetricsRecord.read(folder).test if (folder / MetricsRecord.NAME).is_file() else None
     if not found:
         return ""
@@ -93,7 +93,7 @@ def _measured(folder: Path) -> str:
 
 
 def _said(function: Callable, *names: str) -> Callable:
-    """A mistake of the user becomes a message on the page; it is shown as HTML there, so it is escaped.
+    """Return a user's mistake as a message for the page, escaped, since the page shows it as HTML.
 
     `names` are what the API calls the arguments.
     """
@@ -112,7 +112,7 @@ def _said(function: Callable, *names: str) -> Callable:
 
 
 def _names(model: Served) -> list[str]:
-    """What the API calls the inputs."""
+    """Return what the API calls the inputs."""
     return list(model.kind.api_names[: len(model.columns)])
 
 
@@ -134,7 +134,7 @@ def _inputs(model: Served) -> list[gr.components.Component]:
 
 
 def _undecoded(upload: Any) -> str | None:
-    """The uploaded file as it is: whether to decode it is decided by `uploads`."""
+    """Return the uploaded file as it is: whether to decode it is decided by `uploads`."""
     return None if upload is None else upload.path
 
 
@@ -155,7 +155,7 @@ def _shown(task: Task, scores: np.ndarray) -> Any:
 def _asking(
     model: Served, inputs: Sequence[Any], button: gr.Button, ask: Callable, outputs: list[Any], api_name: str
 ) -> None:
-    """The button asks, and so does what each input has for it: a new picture, or Shift + Enter in a text."""
+    """Connect the button, and what each input has for it: a new picture, or Shift + Enter in a text."""
     own = [each.upload if isinstance(each, gr.Image) else each.submit for each in inputs]
     asking = _said(ask, *_names(model))
     gr.on([button.click, *own], asking, list(inputs), outputs, api_name=api_name, concurrency_id="ask",
@@ -186,7 +186,7 @@ def _predict_tab(model: Served) -> None:
 
 
 def _why(model: Served, inputs: list[Any]) -> gr.HTML:
-    """What spoke for the answer, on demand: it costs as much as many answers."""
+    """Return what spoke for the answer, on demand: it costs as much as many answers."""
 
     def because(*inputs: str | None) -> str:
         return why_html(model, model.frame(*inputs)[0])
@@ -199,7 +199,7 @@ def _why(model: Served, inputs: list[Any]) -> gr.HTML:
 
 
 def _remarks(model: Served, limits: dict[str, Any], remark: str) -> str:
-    """What the run knows of its limits on one input, and what was found odd in the input, as HTML."""
+    """Return what the run knows of its limits on one input, and what was found odd in the input, as HTML."""
     said = [remark]
     if limits.get("unknown", [False])[0]:
         said.append("This input is unlike the training data: it may be none of these.")
@@ -219,7 +219,7 @@ def _remarks(model: Served, limits: dict[str, Any], remark: str) -> str:
 
 def _compare_tab(models: list[Served]) -> None:
     def ask(*inputs: str | None) -> tuple[Any, ...]:
-        """What both runs say to one input, and a remark on the input."""
+        """Return what both runs say to one input, and a remark on the input."""
         frame, remark = models[0].frame(*inputs)
         return *(_shown(model.task, model.ask(frame)[0][0]) for model in models), html.escape(remark)
 
@@ -273,7 +273,7 @@ def _batch_tab(model: Served) -> None:
     made = tempfile.TemporaryDirectory(prefix="hftransfer-demo-")
 
     def answer(file: str | None, progress: gr.Progress = gr.Progress()) -> tuple[str, dict[str, Any], str]:  # noqa: B008
-        """A CSV with one prediction a row, its first rows, and how many inputs could not be read."""
+        """Return a CSV with one prediction a row, its first rows, and how many inputs could not be read."""
         for earlier in Path(made.name).iterdir():  # Gradio has its own copy, which it removes after an hour
             shutil.rmtree(earlier)
         with tempfile.TemporaryDirectory() as place:
@@ -333,7 +333,7 @@ def _preview(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _report_tab(tab: gr.Tab, report: Path) -> None:
-    """The page is read when it is asked for; in its frame it can run nothing and reach nothing."""
+    """Show the report when it is asked for; in its frame it can run nothing and reach nothing."""
 
     def page() -> str:
         content = html.escape(report.read_text(encoding="utf-8"), quote=True)

@@ -57,7 +57,7 @@ class Served:
         return pd.DataFrame([("", *inputs)], columns=["id", "input", "input_pair"][: len(inputs) + 1]), remark
 
     def nearest(self, frame: pd.DataFrame, count: int = 3) -> list[dict[str, Any]]:
-        """The training rows (id, label, input, input_pair) most like one row of inputs; none where they are not at hand."""
+        """Return the training rows (id, label, input, input_pair) nearest to one row of inputs; none where they are not at hand."""
         if not self.examples:
             return []
         with self.lock:
@@ -66,7 +66,7 @@ class Served:
         return [self.examples[id_] for id_ in found if id_ in self.examples]
 
     def explain(self, frame: pd.DataFrame) -> Explanation:
-        """What in one row of inputs spoke for its largest output. Raises `UserError` where the model has no such map."""
+        """Return what in one row of inputs spoke for its largest output. Raises `UserError` where the model has no such map."""
         with self.lock:
             return explain(self.predictor, frame)[0]
 
@@ -79,7 +79,7 @@ class Served:
 
 
 def serve(path: str | Path, examples: bool = True) -> Served:
-    """The model of a run folder, of a model folder, or of a model repository on the Hub. Raises `UserError`.
+    """Return the model of a run folder, of a model folder, or of a model repository on the Hub. Raises `UserError`.
 
     `examples`: training rows may be shown, where a run folder has them.
     """
@@ -104,7 +104,7 @@ def _local(path: str | Path) -> Path:
 
 
 def _examples(folder: Path, predictor: Predictor) -> dict[str, dict[str, Any]]:
-    """The rows of the reference by id. A pushed model has neither them nor their features."""
+    """Return the rows of the reference by id. A pushed model has neither them nor their features."""
     if predictor.reliability is None or not predictor.reliability.ids or not (folder / "splits.parquet").is_file():
         return {}
     rows = RecordedRun(folder).splits
@@ -113,7 +113,7 @@ def _examples(folder: Path, predictor: Predictor) -> dict[str, dict[str, Any]]:
 
 
 def _columns(folder: Path) -> tuple[str, ...]:
-    """The input columns that the model was trained on; one unnamed input where nothing is written down."""
+    """Return the input columns that the model was trained on; one unnamed input where nothing is written down."""
     for name in ("config.yaml", "training_config.json"):  # a run folder; a folder as it is pushed
         if (folder / name).is_file():
             found = yaml.safe_load((folder / name).read_text(encoding="utf-8"))["data"].get("input")
@@ -133,7 +133,7 @@ def _of_pairs(folder: Path) -> bool:
 
 
 def answered(model: Served, frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows with prediction, limits, error and scores; one broken picture costs its own row, not the batch."""
+    """Return the rows with prediction, limits, error and scores; one broken picture costs its own row, not the batch."""
     try:
         if model.kind.shows == "picture":
             for path in frame["input"]:
@@ -150,7 +150,7 @@ def answered(model: Served, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _inputs(model: Served, frame: pd.DataFrame) -> pd.DataFrame:
-    """What identifies a row: texts stand beside their answer, the place of an unpacked picture says nothing."""
+    """Return what identifies a row: texts stand beside their answer, the place of an unpacked picture says nothing."""
     return frame.drop(columns="input") if model.kind.files else frame
 
 

@@ -30,7 +30,7 @@ _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, Ru
 
 
 def check_image(path: str | Path | None) -> str:
-    """A remark on the picture ("" where there is none to make), from its header alone.
+    """Return a remark on the picture ("" where there is none to make), from its header alone.
 
     Raises `UserError` when there is no picture, when it is none, and when it has more than `MAX_PIXELS` pixels.
     """
@@ -66,7 +66,7 @@ def _too_large(found: str) -> str:
 
 
 def check_text(text: str | None) -> str:
-    """The text itself. Raises `UserError` when it is empty or longer than `MAX_CHARACTERS`."""
+    """Return the text itself. Raises `UserError` when it is empty or longer than `MAX_CHARACTERS`."""
     if text is None or not text.strip():
         raise UserError("There is no text: write one first.")
     if len(text) > MAX_CHARACTERS:
@@ -77,7 +77,7 @@ def check_text(text: str | None) -> str:
 
 
 def describe(error: UserError) -> str:
-    """The message without the place where an upload lies on the server."""
+    """Return the message without the place where an upload lies on the server."""
     if isinstance(error, UnreadableImage):
         return f"Cannot read the image {Path(error.name.strip(chr(39))).name}: {error.reason}."
     return str(error)
@@ -121,7 +121,7 @@ def suffixes(kind: ModalityKind) -> list[str]:
 
 
 def expected(kind: ModalityKind, pairs: bool) -> str:
-    """The files that a batch may come in, in words."""
+    """Return the files that a batch may come in, in words."""
     if kind.files:
         return f"a zip of {kind.plural}"
     zipped = f", or a zip of {kind.file_noun}s" if kind.suffixes else ""
@@ -129,7 +129,7 @@ def expected(kind: ModalityKind, pairs: bool) -> str:
 
 
 def _table(path: Path, modality: str, columns: Sequence[str]) -> pd.DataFrame:
-    """The model's own columns where the table has them; else the ones that look like inputs are found."""
+    """Return the model's own columns where the table has them; else the ones that look like inputs are found."""
     _refuse_large(path)
     try:
         try:
@@ -162,7 +162,7 @@ def _refuse_long(frame: pd.DataFrame) -> None:
 
 
 def _unpacked(path: Path, kind: ModalityKind, place: Path) -> pd.DataFrame:
-    """The wanted files of an archive under names of our own, so that no name in it decides where anything is written."""
+    """Return the wanted files of an archive under names of our own, so that no name in it decides where anything is written."""
     try:
         with zipfile.ZipFile(path) as archive:
             wanted = _wanted(archive, path.name, kind)

@@ -19,7 +19,7 @@ COLOURS = {True: "13, 148, 136", False: "217, 119, 6"}  # for and against the an
 
 
 def why_html(model: Served, frame: pd.DataFrame) -> str:
-    """The explanation of one row of inputs, then the training rows nearest to it, where there are any to show."""
+    """Return the explanation of one row of inputs, then the training rows nearest to it, where there are any to show."""
     try:
         explained = _explained(model.explain(frame))
     except NoExplanation as error:

@@ -69,7 +69,7 @@ WRITERS = {".csv": "to_csv", ".json": "to_json", ".jsonl": "to_json", ".parquet"
 
 
 def check_table_name(output: Path | None) -> None:
-    """Raises `UserError` for a name that `write_table` would refuse: before the work, not after it."""
+    """Raise `UserError` for a name that `write_table` would refuse: before the work, not after it."""
     if output is not None and output.suffix not in WRITERS:
         raise UserError(f"Cannot write {output}: expected a name ending in {', '.join(WRITERS)}.")
 

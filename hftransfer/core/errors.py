@@ -16,7 +16,7 @@ class UserError(Exception):
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """A hint to append to an error: the nearest of `options`, or all of them when none is near."""
+    """Return a hint to append to an error: the nearest of `options`, or all of them when none is near."""
     options = list(options)
     close = get_close_matches(name, options, n=1, cutoff=0.6)
     if close:

@@ -53,7 +53,7 @@ class UnreadableImage(UserError):
 
 @contextmanager
 def opened(source: str | Path | bytes) -> Iterator[Image.Image]:
-    """A Pillow image that is not decoded yet; whatever fails while it is used is raised as `UnreadableImage`."""
+    """Yield a Pillow image that is not decoded yet; whatever fails while it is used is raised as `UnreadableImage`."""
     try:
         if not isinstance(source, bytes):
             _require_file(source)
@@ -64,7 +64,7 @@ def opened(source: str | Path | bytes) -> Iterator[Image.Image]:
 
 
 def read_file(path: str | Path) -> bytes:
-    """The content of an image's file. Raises `UnreadableImage`."""
+    """Return the content of an image's file. Raises `UnreadableImage`."""
     try:
         _require_file(path)
         return Path(path).read_bytes()
@@ -73,7 +73,7 @@ def read_file(path: str | Path) -> bytes:
 
 
 def _require_file(path: str | Path) -> None:
-    """A pipe or a device would never come to its end."""
+    """Refuse a pipe or a device, which would never come to its end."""
     found = os.stat(path)
     mode = found.st_mode
     if stat.S_ISREG(mode) and found.st_size < 1000:
@@ -111,7 +111,7 @@ def describe_passed_over(names: list[str]) -> str | None:
 
 
 def open_image(source: str | Path | bytes | Image.Image, at_least: int | None = None) -> Image.Image:
-    """The image in RGB, turned upright by its EXIF orientation and decoded whole.
+    """Return the image in RGB, turned upright by its EXIF orientation and decoded whole.
 
     Transparency is laid on white, 16-bit greys keep their upper 8 bits, of an animation the first frame is taken.
     `at_least` (pixels): a JPEG whose short side is more than twice that is decoded smaller (libjpeg's scaled decoding),
@@ -124,7 +124,7 @@ def open_image(source: str | Path | bytes | Image.Image, at_least: int | None = 
 
 
 def decode(image: Image.Image, at_least: int | None = None) -> Image.Image:
-    """The upright RGB picture of an opened image; `at_least` as in `open_image`."""
+    """Return the upright RGB picture of an opened image; `at_least` as in `open_image`."""
     if at_least is not None:
         _decode_smaller(image, at_least)
     image.load()
@@ -190,8 +190,11 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Grey values of any depth as uint8, by the smallest of the usual full scales (1 for floats, 8, 16 bits) that
-    holds the type or the largest value; beyond 16 bits the range of the image is stretched."""
+    """Return grey values of any depth as uint8.
+
+    The full scale is the smallest of the usual ones (1 for floats, 8, 16 bits) that holds the type or the largest value;
+    beyond 16 bits the range of the image is stretched.
+    """
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
         return (values >> 8).astype(np.uint8)
     scales = [1.0, 255.0, 65535.0] if values.dtype.kind == "f" else [255.0, 65535.0]

@@ -47,7 +47,7 @@ def checkpoint(name: str) -> StarterCheckpoint:
 
 
 def load(name: str) -> Path:
-    """The data set called `name` as a path to give to `data.train`: a CSV table, or a folder of images by class.
+    """Return the data set called `name` as a path to give to `data.train`: a CSV table, or a folder of images by class.
 
     It is written into the cache at the first call. Raises `UserError` for another name, or when it is not installed.
     """

@@ -25,7 +25,7 @@ def display(found: Any) -> None:
 
 
 def printable(text: str) -> str:
-    """The text with signs for its control characters, but for tabs and line ends: an escape sequence is not obeyed."""
+    """Return the text with signs for its control characters, but for tabs and line ends: an escape sequence is not obeyed."""
     return text.translate(_SIGNS)
 
 

@@ -7,18 +7,18 @@ DONE = {"relabel": "relabelled", "drop": "dropped", "group": "grouped", "add": "
 
 
 def percent(share: float) -> str:
-    """A share to three digits, such as that of the weights that train: `0.378 %`."""
+    """Return a share to three digits, such as that of the weights that train: `0.378 %`."""
     return f"{100 * share:.3g} %"
 
 
 def ends(measured: dict[str, Any], digits: int = 4) -> str:
-    """The interval of a number, such as `0.8260 to 0.9450`; in words where it is not known (docs/coverage.md)."""
+    """Return the interval of a number, such as `0.8260 to 0.9450`; in words where it is not known (docs/coverage.md)."""
     if math.isnan(measured["low"]) or math.isnan(measured["high"]):
         return "not known"
     return f"{measured['low']:.{digits}f} to {measured['high']:.{digits}f}"
 
 
 def describe(about: dict[str, Any], split: str | None = None) -> str:
-    """What a patch did to one split, or in all: "12 relabelled, 3 dropped" ("" where nothing was done)."""
+    """Return what a patch did to one split, or in all: "12 relabelled, 3 dropped" ("" where nothing was done)."""
     counts = {name: about[name].get(split, 0) if split else sum(about[name].values()) for name in DONE.values()}
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)

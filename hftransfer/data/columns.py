@@ -225,7 +225,7 @@ def find_input(
 
 
 def _columns_of(kind: ModalityKind, source: Source, frame: pd.DataFrame, free: list[str]) -> list[str]:
-    """The columns that hold inputs of a kind; a value in the table may also be known by the column's name alone."""
+    """Return the columns that hold inputs of a kind; a value in the table may also be known by the column's name alone."""
     named = set() if kind.files else kind.column_names
     return [name for name in free if name.lower() in named or _recognised(kind, source, frame, name)]
 
@@ -241,7 +241,7 @@ def files_below(kind: ModalityKind, root: Path) -> dict[str, list[str]]:
 
 
 def _stems_of_files(kind: ModalityKind, source: Source, frame: pd.DataFrame, free: list[str]) -> list[str]:
-    """The columns whose every value is the name, without suffix, of a file below the table's folder."""
+    """Return the columns whose every value is the name, without suffix, of a file below the table's folder."""
     if not kind.files or source.root is None or source.kind != "table":
         return []
     ids = [name for name in free if frame[name].map(lambda value: isinstance(value, str) and bool(value.strip())).all()]
@@ -353,7 +353,7 @@ SPLIT_NAMES = {"split", "usage", "subset", "partition", "set", "data_split", "da
 
 
 def split_column(frame: pd.DataFrame, labels: str | list[str] | None = None) -> str | None:
-    """The column that divides the examples, by its name and its values; not one of those that `labels` names."""
+    """Return the column that divides the examples, by its name and its values; not one of those that `labels` names."""
     for name in frame.columns:
         if name in _as_tuple(labels):
             continue

@@ -27,7 +27,7 @@ COPIES = "copies of "  # begins the name of a group that was found by its conten
 
 
 def leak_groups(frame: pd.DataFrame, kinds: dict[str, np.ndarray], modality: str, how: str) -> pd.Series:
-    """The group of every row of `frame` (columns id, input, label, split; None for rows that stand alone).
+    """Return the group of every row of `frame` (columns id, input, label, split; None for rows that stand alone).
 
     `kinds` are the `links` of `frame`. `how` is "stem": series of image file names (`patient12_3.png`,
     `clip3_frame0012.jpg`), or "auto": these, and exact and near duplicates, and bursts of photos. A group is named by its
@@ -105,7 +105,7 @@ def burst_pairs(inspections: list[Inspection]) -> np.ndarray:
 
 
 def series_key(path: str, leave_out: set[str]) -> tuple[str, int]:
-    """What the files of a series share, and the place in it: the path without its last number, and that number (or -1).
+    """Return what the files of a series share, and the place in it: the path without its last number, and that number (or -1).
 
     Folders named in `leave_out` (class and split) do not count: a patient may stand in two classes.
     """
@@ -157,7 +157,7 @@ def _look_alike(first: Inspection, second: Inspection) -> bool:
 
 
 def _named(frame: pd.DataFrame, pairs: np.ndarray) -> pd.Series:
-    """Groups by the smallest id in them: a name that does not change with the order of the rows."""
+    """Return groups by the smallest id in them: a name that does not change with the order of the rows."""
     component = components(len(frame), pairs)
     name = frame["id"].groupby(component).transform("min")
     alone = np.bincount(component)[component] == 1

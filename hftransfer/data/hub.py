@@ -32,7 +32,7 @@ def looks_like_hub_id(reference: str) -> bool:
 
 
 def read_saved(folder: Path) -> Source:
-    """The rows of a folder that `save_to_disk` wrote."""
+    """Return the rows of a folder that `save_to_disk` wrote."""
     import datasets
 
     try:
@@ -98,7 +98,7 @@ def _known_splits(dataset: "datasets.DatasetDict", name: str) -> dict[str, "data
 
 
 def _class_labels(features: "datasets.Features") -> dict[str, "datasets.ClassLabel"]:
-    """The columns of class indices, and of lists of them."""
+    """Return the columns of class indices, and of lists of them."""
     inner = {column: getattr(kind, "feature", kind) for column, kind in features.items()}
     return {column: kind for column, kind in inner.items() if type(kind).__name__ == "ClassLabel"}
 

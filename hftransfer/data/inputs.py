@@ -45,7 +45,7 @@ def load_inputs(
 
 
 def inputs_modality(source: str, columns: list[str] | None = None) -> str:
-    """The modality of a table, folder or file without labels: by its columns, or by names of files."""
+    """Return the modality of a table, folder or file without labels: by its columns, or by names of files."""
     path = Path(source).expanduser()
     if path.is_dir() or not _is_table(path):
         names = [entry.name for entry in _files_below(path)] if path.is_dir() else [source]
@@ -79,7 +79,7 @@ def _is_table(path: Path) -> bool:
 
 
 def _expand(source: str, path: Path, kind: ModalityKind) -> list[str] | None:
-    """The files behind a path, folder or glob in order; None where `source` is none of these."""
+    """Return the files behind a path, folder or glob in order; None where `source` is none of these."""
     try:
         is_dir, is_file = path.is_dir(), path.is_file()
     except OSError:  # a long text is no file name
@@ -143,7 +143,7 @@ def _table(path: Path, kind: ModalityKind, columns: list[str] | None, own: tuple
 
 
 def _own_ids(frame: pd.DataFrame) -> list[str] | None:
-    """The values of the first column that is called an id and identifies every row, as submissions need them."""
+    """Return the values of the first column that is called an id and identifies every row, as submissions need them."""
     for name in frame.columns:
         values = frame[name]
         if IDS.fullmatch(name) and not values.map(is_missing).any() and values.astype(str).is_unique:

@@ -40,7 +40,7 @@ def read_labels(
     declared: list[str] | None,
     parts: pd.Series | None = None,
 ) -> tuple[Task, pd.Series]:
-    """The task and one label per row (None where it is missing) from the label column or columns `values`.
+    """Return the task and one label per row (None where it is missing) from the label column or columns `values`.
 
     Labels are a name, a list of names, a number or a list of numbers. `wanted` overrides the task that the content
     suggests, `declared` are the class names in the order of a `ClassLabel` feature. `parts` (N,) names the part of each
@@ -153,7 +153,7 @@ def _declared(column: pd.Series, names: list[str], wanted: type[Task] | None) ->
 
 
 def _task_type(column: pd.Series, wanted: type[Task] | None, separator: str | None) -> tuple[type[Task], str | None]:
-    """The task of one column by what its values look like, said aloud; and the separator between labels."""
+    """Return the task of one column by what its values look like, said aloud; and the separator between labels."""
     values = [value for value in column if not is_missing(value)]
     if not values:
         raise UserError(f"The label column {column.name!r} is empty.")
@@ -252,7 +252,7 @@ def _refuse_written_lists(name: Any, values: list) -> None:
 
 
 def _separator(values: list[Any]) -> str | None:
-    """The mark that joins labels: splitting by it leaves fewer different labels, half of which also stand alone."""
+    """Return the mark that joins labels: splitting by it leaves fewer different labels, half of which also stand alone."""
     whole = {str(value).strip() for value in values if isinstance(value, str)}
     for mark in SEPARATORS:
         pieces = {piece.strip() for value in whole for piece in value.split(mark)}
@@ -287,7 +287,7 @@ def _name_or_none(value: Any) -> str | None:
 
 
 def _names(value: Any, separator: str | None) -> list[str] | None:
-    """The labels of one row, each once; an empty list (no label applies) is not a missing one."""
+    """Return the labels of one row, each once; an empty list (no label applies) is not a missing one."""
     if isinstance(value, list | tuple):
         names = [_name_or_none(entry) for entry in value]
         return None if None in names else list(dict.fromkeys(names))

@@ -57,13 +57,13 @@ class LabelledData:
         return kind_of(self.modality)
 
     def part(self, split: str) -> pd.DataFrame:
-        """The rows of one split (maybe none), numbered from 0."""
+        """Return the rows of one split (maybe none), numbered from 0."""
         if split not in SPLITS:
             raise UserError(f"There is no split {split!r}.{did_you_mean(split, SPLITS)}")
         return self.frame[self.frame["split"] == split].reset_index(drop=True)
 
     def targets(self, split: str) -> np.ndarray:
-        """The targets of one split as the task has them: (N,) int64, (N, C) or (N, K) float32."""
+        """Return the targets of one split as the task has them: (N,) int64, (N, C) or (N, K) float32."""
         return self.task.encode_all(list(self.part(split)["label"]))
 
 
@@ -196,7 +196,7 @@ def _labels_unknown_to_train(rows: pd.DataFrame, task: Task) -> pd.Series:
 
 
 def _present(rows: pd.DataFrame, task: Task) -> tuple[str, ...]:
-    """The names of the task that occur in the training part, in order."""
+    """Return the names of the task that occur in the training part, in order."""
     labels = rows["label"][rows["split"] == "train"]
     present = {name for label in labels for name in task.label_names(label)}
     return task.names if not task.has_classes else tuple(name for name in task.names if name in present)
@@ -225,7 +225,7 @@ def _labelled(
 
 
 def _fingerprint(frame: pd.DataFrame) -> str:
-    """A hash of ids, input content and labels that does not depend on the order of the rows."""
+    """Return a hash of ids, input content and labels that does not depend on the order of the rows."""
     lines = sorted(
         json.dumps([id_, hashed, label])
         for id_, hashed, label in zip(frame["id"], frame["digest"], frame["label"], strict=True)

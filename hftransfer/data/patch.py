@@ -67,7 +67,7 @@ def read_patch(path: Path) -> list[Decision]:
 
 
 def numbered_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a file that hold something, from 1. `splitlines` would cut at U+2028 and the like, inside of a text."""
+    """Return the lines of a file that hold something, from 1. `splitlines` would cut at U+2028 and the like, inside of a text."""
     lines = enumerate(path.read_text(encoding="utf-8").split("\n"), 1)
     return [(number, line) for number, line in lines if line.strip()]
 
@@ -94,7 +94,7 @@ def append(path: Path, decisions: list[Decision]) -> None:
 
 
 def standing(decisions: list[Decision]) -> list[Decision]:
-    """What is left once each `undo` took back the decision before it about its row.
+    """Return what is left once each `undo` took back the decision before it about its row.
 
     A row has at most one decision about its label and one about its group: the last.
     """
@@ -118,7 +118,7 @@ class Patch:
 
     @classmethod
     def read(cls, path: str | Path) -> "Patch":
-        """Raises `UserError`."""
+        """Read a patch file. Raises `UserError`."""
         path = Path(path).expanduser()
         return cls(path, standing(read_patch(path)))
 
@@ -129,7 +129,7 @@ class Patch:
         return rows[~rows["id"].isin(removable)].reset_index(drop=True), Patch(self.path, kept)
 
     def apply(self, rows: pd.DataFrame, task: Task, config: DataConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """The divided `rows` (columns id, split, group, label, digest) as decided, and what was done, split by split.
+        """Return the divided `rows` (columns id, split, group, label, digest) as decided, and what was done, split by split.
 
         Rows have been divided by the labels that the data gives, so that every other row stays where it was. Test rows
         are changed with `config.patch_test` alone. Raises `UserError` for decisions that belong to other data.
@@ -161,7 +161,7 @@ class Patch:
     def _checked(
         self, decisions: list[Decision], rows: pd.DataFrame, place: dict[str, Any], config: DataConfig
     ) -> list[Decision]:
-        """The decisions whose row is there and still is what the person saw."""
+        """Return the decisions whose row is there and still is what the person saw."""
         found = [decision for decision in decisions if decision.id in place]
         if decisions and not found:
             raise UserError(f"The patch {self.path} knows none of the {len(rows)} rows: it belongs to other data.")
@@ -181,14 +181,14 @@ class Patch:
         return [decision for decision in found if decision.id not in other]
 
     def _label(self, decision: Decision, task: Task) -> Any:
-        """The label as rows have it. Raises `UserError` for one that the task does not know."""
+        """Return the label as rows have it. Raises `UserError` for one that the task does not know."""
         try:
             return _as_task_has_it(decision.label, task)
         except UserError as error:
             raise UserError(f"The patch {self.path}, {decision.id or decision.input!r}: {error}") from None
 
     def added(self, rows: pd.DataFrame, task: Task, modality: str) -> pd.DataFrame:
-        """The new training rows of the patch, with the columns of `rows` but for what a look at them shows.
+        """Return the new training rows of the patch, with the columns of `rows` but for what a look at them shows.
 
         Pictures stand against the patch's own folder and may not lie outside of it.
         """
@@ -215,7 +215,7 @@ def _as_task_has_it(label: Any, task: Task) -> Any:
 
 
 def _one_side(rows: pd.DataFrame, groups: set[str], done: dict[str, Counter]) -> pd.DataFrame:
-    """Copies of a judged row leave the training part (and those of a test row the validation part), as in `doctor --fix`."""
+    """Take copies of an evaluated row out of the training part, and those of a test row out of the validation part."""
     ranks = rows["split"].map(_RANK)
     highest = ranks.groupby(rows["group"].astype(object)).transform("max")
     leaving = rows["group"].isin(groups) & (ranks < highest)
@@ -224,7 +224,7 @@ def _one_side(rows: pd.DataFrame, groups: set[str], done: dict[str, Counter]) ->
 
 
 def without_known(added: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """The added rows (columns digest, label) whose input is new, with their `id`: a copy of a judged row would be a leak."""
+    """Return the added rows (columns digest, label) whose input is new, with their `id`: a copy would be a leak."""
     known = added["digest"].isin(rows["digest"])
     twice = added["digest"].duplicated(keep="last")  # the last correction of one input counts
     if known.any() or twice.any():

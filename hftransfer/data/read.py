@@ -37,7 +37,7 @@ class Read:
     columns: list[Columns]
 
     def raw(self) -> pd.DataFrame:
-        """The rows as they stand in the data, with all their columns."""
+        """Return the rows as they stand in the data, with all their columns."""
         frames = [frame for source in self.sources for frame in source.parts.values()]
         return pd.concat(frames, ignore_index=True).astype(object)
 
@@ -67,7 +67,7 @@ def _with_same_names(sources: list[Source]) -> list[Source]:
 
 
 def _sources(config: DataConfig, dataset: Any) -> list[Source]:
-    """The training source first, then those named for validation and test."""
+    """Return the training source first, then those named for validation and test."""
     if (config.train is None) == (dataset is None):
         both = "both were given" if dataset is not None else "neither was given"
         raise UserError(f"Say where the data is with data.train, or give a dataset from Python; {both}.")
@@ -98,7 +98,7 @@ def _one_modality(sources: list[Source], columns: list[Columns]) -> str:
 
 
 def _label_values(sources: list[Source], columns: list[Columns]) -> pd.DataFrame:
-    """The label columns of all sources below one another, under the names they have in the first."""
+    """Return the label columns of all sources below one another, under the names they have in the first."""
     frames = []
     for source, found in zip(sources, columns, strict=True):
         frame = pd.concat(source.parts.values())[list(found.label)].astype(object)

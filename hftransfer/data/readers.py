@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def read_source(reference: str, allow_outside: bool = False) -> Source:
-    """The rows behind `reference`; raises `UserError` where there is nothing there or nothing that can be read."""
+    """Return the rows behind `reference`; raises `UserError` where there is nothing there or nothing that can be read."""
     if reference.startswith(hub.PREFIX):
         return hub.read_hub(reference.removeprefix(hub.PREFIX))
     path = starter.load(reference) if reference.startswith("starter/") else Path(reference).expanduser()
@@ -33,7 +33,7 @@ def read_source(reference: str, allow_outside: bool = False) -> Source:
 
 
 def from_python(dataset: Union["datasets.Dataset", "datasets.DatasetDict"]) -> Source:
-    """The rows of a `Dataset` or `DatasetDict` that is given from Python."""
+    """Return the rows of a `Dataset` or `DatasetDict` that is given from Python."""
     if isinstance(dataset, pd.DataFrame):
         frame = dataset.set_axis([str(name) for name in dataset.columns], axis=1).reset_index(drop=True)
         return Source("the DataFrame given from Python", "table", {"all": frame.astype(object)})

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def by_split_column(source: Source, labels: str | list[str] | None = None) -> Source:
-    """An undivided source divided by its column of splits, if it has one that `labels` does not name."""
+    """Return an undivided source divided by its column of splits, if it has one that `labels` does not name."""
     if set(source.parts) != {"all"} or source.kind == "image folder":
         return source
     frame = source.parts["all"]
@@ -70,7 +70,7 @@ def as_files(values: pd.Series, source: Source, kind: ModalityKind) -> list[Any]
 
 
 def _meant(value: str, files: dict[str, list[str]], kind: ModalityKind) -> str | None:
-    """The one file that a path without suffix or folder, or with backslashes, can mean."""
+    """Return the one file that a path without suffix or folder, or with backslashes, can mean."""
     path = value.strip().replace("\\", "/")
     wanted = path.rsplit(".", 1)[0] if kind.is_file_name(path) else path
     found = files.get(PurePosixPath(path).name, []) or files.get(PurePosixPath(wanted).name, [])
@@ -79,7 +79,7 @@ def _meant(value: str, files: dict[str, list[str]], kind: ModalityKind) -> str |
 
 
 def file_input(value: Any, root: Path | None, allow_outside: bool) -> str | bytes:
-    """A file as path or encoded bytes, from a path or from what `datasets` stores; paths may not leave `root`."""
+    """Return a file as path or encoded bytes, from a path or from what `datasets` stores; paths may not leave `root`."""
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") else value.get("path")
     if isinstance(value, bytes):
@@ -140,7 +140,7 @@ def _groups(source: Source, frame: pd.DataFrame, column: str | None, optional: b
 
 
 def _id_column(sources: list[Source]) -> list[str] | None:
-    """The column `id` where all rows have one and no two rows share it."""
+    """Return the column `id` where all rows have one and no two rows share it."""
     frames = [frame for source in sources for frame in source.parts.values()]
     names = [next((name for name in frame.columns if name.lower() == "id"), None) for frame in frames]
     if None in names:

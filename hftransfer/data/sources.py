@@ -42,7 +42,7 @@ class Source:
     empty: tuple[str, ...] = ()
 
     def only(self, split: str) -> "Source":
-        """This source as the user names it for one split: that part of it, or all of it where it is not divided."""
+        """Return this source as the user names it for one split: that part of it, or all of it where it is not divided."""
         if set(self.parts) == {"all"}:
             return replace(self, parts={split: self.parts["all"]})
         if split in self.parts:
@@ -64,7 +64,7 @@ def declared_inputs(features: dict[str, str | None]) -> dict[str, str]:
 
 
 def in_order(parts: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """The same parts, train first: ids of identical inputs and columns are decided there."""
+    """Return the same parts, train first: ids of identical inputs and columns are decided there."""
     return {split: parts[split] for split in SPLITS if split in parts}
 
 
@@ -73,7 +73,7 @@ def describe_counts(parts: dict[str, pd.DataFrame]) -> str:
 
 
 def missing(path: Path) -> str:
-    """The message for a path that is not there, with what stands nearest to it."""
+    """Return the message for a path that is not there, with what stands nearest to it."""
     parent = path.absolute().parent
     while not parent.exists():
         path, parent = parent, parent.parent

@@ -24,7 +24,7 @@ REGRESSION_BINS = 10
 
 
 def assign_splits(frame: pd.DataFrame, task: Task, config: SplitConfig) -> pd.Series:
-    """The split of every row of `frame` (columns id, split, group, label; split None where the data gives none).
+    """Return the split of every row of `frame` (columns id, split, group, label; split None where the data gives none).
 
     Given splits are kept. What is missing is cut from the training rows; `split.file` overrides both. Raises `UserError`
     where nothing is left to train on.
@@ -57,7 +57,7 @@ def assign_splits(frame: pd.DataFrame, task: Task, config: SplitConfig) -> pd.Se
 
 
 def single_examples(frame: pd.DataFrame, task: Task, config: SplitConfig) -> pd.Series:
-    """What is wrong with the rows whose class has no second example, where a test part is to be cut (else None)."""
+    """Return what is wrong with the rows whose class has no second example, where a test part is to be cut (else None)."""
     cut = not config.file and config.test > 0 and not (frame["split"] == "test").any()
     if not task.exclusive or not cut:
         return pd.Series(None, index=frame.index, dtype=object)
@@ -75,7 +75,7 @@ def single_examples(frame: pd.DataFrame, task: Task, config: SplitConfig) -> pd.
 
 
 def divide(rows: pd.DataFrame, task: Task, shares: dict[str, float], seed: int, strict: bool = False) -> np.ndarray:
-    """The split of each row, "train" for what is not in `shares` (columns id, group, label).
+    """Return the split of each row, "train" for what is not in `shares` (columns id, group, label).
 
     Groups are balanced over all classes at once; with `strict`, for groups of a few copies, each class is cut by itself.
     """
@@ -91,7 +91,7 @@ def divide(rows: pd.DataFrame, task: Task, shares: dict[str, float], seed: int, 
 def take_examples(
     rows: pd.DataFrame, task: Task, count: int, seed: int, option: str = "data.train_examples="
 ) -> pd.Index:
-    """The index of `count` of the training `rows`, in the proportions of the classes, at least one of each.
+    """Return the index of `count` of the training `rows`, in the proportions of the classes, at least one of each.
 
     `option` is what the user calls the count.
     """
@@ -125,7 +125,7 @@ def stratum_counts(labels: pd.Series, task: Task) -> np.ndarray:
 
 
 def _ranks(ids: pd.Series, seed: int) -> np.ndarray:
-    """A number per id that depends on nothing else than the id and the seed."""
+    """Return a number per id that depends on nothing else than the id and the seed."""
     return np.array(
         [int.from_bytes(hashlib.blake2b(f"{seed}\0{id_}".encode(), digest_size=7).digest()) for id_ in ids], np.int64
     )
@@ -224,7 +224,7 @@ def _from_file(frame: pd.DataFrame, config: SplitConfig) -> pd.Series:
 
 
 def read_split_file(reference: str) -> pd.DataFrame:
-    """The table id -> split (and group, where it has one) of a `splits.parquet`, or of the run folder that holds one."""
+    """Return the table id -> split (and group, where it has one) of a `splits.parquet`, or of the run folder that holds one."""
     path = Path(reference).expanduser()
     path = path / "splits.parquet" if path.is_dir() else path
     if not path.is_file():

@@ -23,14 +23,14 @@ _BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 def read_table_source(path: Path) -> Source:
-    """The rows of one table; relative image paths in it stand against its folder."""
+    """Return the rows of one table; relative image paths in it stand against its folder."""
     frame, class_names, kinds = _read(path)
     log.info("Read %s: %d rows, columns %s.", path, len(frame), ", ".join(map(repr, frame.columns)))
     return Source(str(path), "table", {"all": frame}, path.parent, class_names, kinds)
 
 
 def read_split_tables(folder: Path) -> Source | None:
-    """A folder with tables per split (`train.csv`, `dev.csv`, `train-00000-of-00002.parquet`), or None without `train`.
+    """Return a folder with tables per split (`train.csv`, `dev.csv`, `train-00000-of-00002.parquet`), or None without `train`.
 
     They may stand in `data/`, as in a clone of a data set on the Hub.
     """
@@ -82,7 +82,7 @@ def _read(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]], dict[str, str
 
 
 def decode_utf8(path: Path) -> str:
-    """The text of a file, which has to be UTF-8 (a byte order mark is dropped)."""
+    """Return the text of a file, which has to be UTF-8 (a byte order mark is dropped)."""
     data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")
@@ -372,7 +372,7 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]], dict[
 
 
 def _stored_features(table: Any) -> dict[str, dict]:
-    """The column types that `datasets` writes into a Parquet file, by column ({} for any other writer)."""
+    """Return the column types that `datasets` writes into a Parquet file, by column ({} for any other writer)."""
     stored = (table.schema.metadata or {}).get(b"huggingface")
     features = json.loads(stored).get("info", {}).get("features", {}) if stored else {}
     return {name: kind for name, kind in features.items() if isinstance(kind, dict)}

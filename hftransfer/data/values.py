@@ -15,7 +15,7 @@ def is_missing(value: Any) -> bool:
 
 
 def filled(values: pd.Series) -> pd.Series:
-    """The values that are not missing."""
+    """Return the values that are not missing."""
     return values[[not is_missing(value) for value in values]]
 
 

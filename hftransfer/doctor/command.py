@@ -25,6 +25,7 @@ def doctor(
     stream: TextIO | None = None,
 ) -> int:
     """Examine and report to `stream` (standard output); with `repair` write a cleaned copy of the data afterwards.
+
     `run` adds the checks of model and machine, `measure` what a random split would have reported.
 
     Returns the exit code: 0, or 1 when there is an error (with `strict` a warning too). Raises `UserError` from the

@@ -15,7 +15,7 @@ LIKELY_LEAK = 0.005
 
 
 def check_copies(facts: Facts) -> Iterator[Finding]:
-    """Findings about equal and nearly equal inputs, and about series of files."""
+    """Yield findings about equal and nearly equal inputs, and about series of files."""
     equal, near = facts.links["equal"], facts.links["nearly equal"]
     if len(equal):
         rows = len(np.unique(equal))
@@ -47,7 +47,7 @@ def _groups(facts: Facts, pairs: np.ndarray) -> int:
 
 
 def _without(near: np.ndarray, equal: np.ndarray, count: int) -> np.ndarray:
-    """The pairs of `near` that are not equal outright."""
+    """Return the pairs of `near` that are not equal outright."""
     component = components(count, equal)
     return near[component[near[:, 0]] != component[near[:, 1]]]
 
@@ -89,7 +89,7 @@ def _halves(facts: Facts) -> Iterator[Finding]:
 
 
 def _ahead(facts: Facts) -> Iterator[Finding]:
-    """What a division without groups would tear apart, by trying it."""
+    """Yield what a division without groups would tear apart, by trying it."""
     config = facts.config.split
     if config.group or config.file or (facts.frame["split"] == "test").any() or not config.test:
         return

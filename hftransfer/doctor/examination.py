@@ -29,7 +29,7 @@ def examine(
     dataset: Union["datasets.Dataset", "datasets.DatasetDict", None] = None,
     measure: bool = False,
 ) -> Iterator[Finding]:
-    """Findings about the data that `config` names, as they turn up.
+    """Yield findings about the data that `config` names, as they turn up.
 
     With `run` its model and the machine are examined too, and sizes and lengths are judged by what the model reads, else
     by 224 pixels and an estimate of 512 tokens. With `measure` its probe says how much a random split would flatter (one
@@ -62,7 +62,7 @@ def examine(
 
 
 def examine_loaded(data: LabelledData) -> Iterator[Finding]:
-    """What can be said at once about data that is about to be trained on: labels, and copies across its splits."""
+    """Yield what can be said at once about data that is about to be trained on: labels, and copies across its splits."""
     frame = data.frame.assign(where=data.frame["id"])
     facts = Facts(frame, data.modality, data.task, data.inspections, DataConfig(), known_links=data.links)
     yield from check_labels(facts)
@@ -101,7 +101,7 @@ def check_readable(facts: Facts) -> Iterator[Finding]:
 
 
 def image_size(processor: Any) -> int:
-    """The side in pixels of what an image processor gives (224 without one)."""
+    """Return the side in pixels of what an image processor gives (224 without one)."""
     timm = getattr(processor, "data_config", None)
     if timm:
         return int(timm["input_size"][-1])

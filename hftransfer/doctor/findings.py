@@ -255,7 +255,7 @@ class Finding:
         return asdict(self) | {"rows": list(self.rows), "severity": self.severity, "fix": self.fix}
 
     def as_text(self, most: int = 5) -> str:
-        """A few lines for a terminal: at most `most` of the rows."""
+        """Return a few lines for a terminal: at most `most` of the rows."""
         rows = [f"    {row}" for row in self.rows[:most]]
         more = [f"    … and {len(self.rows) - most} more"] if len(self.rows) > most else []
         head = f"{self.severity.upper():8}{self.id}: {self.message}"
@@ -263,7 +263,7 @@ class Finding:
 
 
 def explain(id_: str) -> str:
-    """What a kind of finding means and what cures it. Raises `UserError` with the nearest id."""
+    """Return what a kind of finding means and what cures it. Raises `UserError` with the nearest id."""
     if id_ not in KINDS:
         raise UserError(f"There is no finding {id_!r}.{did_you_mean(id_, KINDS)}")
     kind = KINDS[id_]

@@ -18,7 +18,7 @@ SAME_FORMAT = {"MPO": "JPEG"}
 
 
 def check_images(facts: Facts, input_size: int) -> Iterator[Finding]:
-    """Findings about the files themselves; `input_size` is the side in pixels that the model reads."""
+    """Yield findings about the files themselves; `input_size` is the side in pixels that the model reads."""
     yield from _left_out(facts)
     inspections = facts.inspections
     broken = [index for index, inspection in enumerate(inspections) if inspection.fault]
@@ -39,7 +39,7 @@ def check_images(facts: Facts, input_size: int) -> Iterator[Finding]:
 
 
 def _left_out(facts: Facts) -> Iterator[Finding]:
-    """What an image folder holds beside its images."""
+    """Yield what an image folder holds beside its images."""
     sources = facts.read.sources if facts.read else []
     files = [path for source in sources for path in source.passed_over]
     if passed_over := describe_passed_over(files):
@@ -71,7 +71,7 @@ def _suffixes(facts: Facts, good: list[int]) -> Iterator[Finding]:
 
 
 def format_of(path: str) -> str | None:
-    """The format that a file's suffix stands for, in Pillow's words."""
+    """Return the format that a file's suffix stands for, in Pillow's words."""
     Image.init()
     return Image.registered_extensions().get(Path(path).suffix.lower())
 

@@ -20,7 +20,7 @@ MOST_CODES = 50
 
 
 def check_labels(facts: Facts) -> Iterator[Finding]:
-    """Findings that the labels alone show, and those of contradicting copies."""
+    """Yield findings that the labels alone show, and those of contradicting copies."""
     missing = np.flatnonzero(~facts.labelled)
     if len(missing):
         message = f"No label: {len(missing)} of {len(facts.frame)} rows."
@@ -34,7 +34,7 @@ def check_labels(facts: Facts) -> Iterator[Finding]:
 
 
 def names_of(label: Any) -> list[str]:
-    """The class names of one label: none, one or several."""
+    """Return the class names of one label: none, one or several."""
     return [] if label is None or isinstance(label, float) else [label] if isinstance(label, str) else list(label)
 
 

@@ -40,8 +40,9 @@ class Repair:
 
 
 def fix(config: DataConfig) -> list[Path]:
-    """Write a cleaned copy beside the data and return its paths: `NAME-cleaned/` for a folder, `NAME.cleaned.csv` for
-    a table.
+    """Write a cleaned copy beside the data and return its paths.
+
+    The copy is `NAME-cleaned/` for a folder, `NAME.cleaned.csv` for a table.
 
     Left out are broken and empty inputs, rows without label, second copies with the same label, and training rows with a
     copy or near copy in validation or test. Near-equal class names become one, suffixes follow the content, wrongly
@@ -184,7 +185,7 @@ def _clean_cells(
 
 
 def clean_text(text: str) -> str:
-    """A text without HTML tags and entities, and with UTF-8 that was read as Windows-1252 read rightly."""
+    """Return a text without HTML tags and entities, and with UTF-8 that was read as Windows-1252 read rightly."""
     text = reread(text)
     if not HTML_TAG.search(text) and not HTML_ENTITY.search(text):
         return text

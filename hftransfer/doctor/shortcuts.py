@@ -20,7 +20,7 @@ NAMED_SHARE = 0.3
 
 
 def check_hints(facts: Facts) -> Iterator[Finding]:
-    """Findings for single-label data whose label can be guessed without looking at the content."""
+    """Yield findings for single-label data whose label can be guessed without looking at the content."""
     rows = np.flatnonzero(facts.labelled)
     if not facts.task.exclusive or len(rows) < 10 * FOLDS:
         return
@@ -67,7 +67,7 @@ def _told_by(id_: str, what: str, values: Sequence[Any], target: np.ndarray) -> 
 
 
 def _features(values: list[Any]) -> Any:
-    """A sparse 0/1 matrix (N, D) of bins or tokens."""
+    """Return a sparse 0/1 matrix (N, D) of bins or tokens."""
     from sklearn.feature_extraction.text import CountVectorizer
 
     numbers = [number(value) for value in values]
@@ -89,7 +89,7 @@ def _tokens(text: str) -> list[str]:
 
 
 def _image_traits(facts: Facts, rows: np.ndarray) -> dict[str, list[Any]]:
-    """What of a file a network can notice although it is not its matter."""
+    """Return what of a file a network can notice although it is not its matter."""
     inspections = [facts.inspections[row] for row in rows]
     traits: dict[str, Callable[[Any], Any]] = {
         "width": lambda inspection: inspection.size[0],

@@ -32,7 +32,7 @@ _SAMPLE = 2000
 
 
 def check_texts(facts: Facts, tokenizer: "PreTrainedTokenizerBase | None") -> Iterator[Finding]:
-    """Findings about the texts; with a `tokenizer` lengths are counted, without they are estimated from words."""
+    """Yield findings about the texts; with a `tokenizer` lengths are counted, without they are estimated from words."""
     empty = [index for index, inspection in enumerate(facts.inspections) if inspection.fault]
     if empty:
         named = tuple(f"{facts.frame['where'].iloc[index]}: {facts.inspections[index].fault}" for index in empty)
@@ -59,7 +59,7 @@ def is_misread(text: str) -> bool:
 
 
 def reread(text: str) -> str:
-    """A text that was UTF-8 read as Windows-1252, repaired; any other text as it is."""
+    """Return a text that was UTF-8 read as Windows-1252, repaired; any other text as it is."""
     if text.isascii():
         return text
     try:

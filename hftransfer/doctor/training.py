@@ -34,7 +34,7 @@ GIB = 2**30
 
 
 def check_model(checkpoint: Checkpoint, facts: Facts, run: "RunConfig") -> Iterator[Finding]:
-    """What was found in the checkpoint, and the memory of one step of the whole network."""
+    """Yield what was found in the checkpoint, and the memory of one step of the whole network."""
     model = checkpoint.model
     try:
         layer_groups = LayerGroups.of(model)
@@ -87,7 +87,7 @@ def saved_bytes(model: nn.Module, batch: dict[str, torch.Tensor]) -> int:
 
 
 def _memory(checkpoint: Checkpoint, facts: Facts, run: "RunConfig") -> Iterator[Finding]:
-    """The need of a step is linear in the batch: measured on a few rows, it is known for all without the risk."""
+    """Yield the memory of one step: linear in the batch, it is measured on a few rows without the risk of running out."""
     good = [index for index, inspection in enumerate(facts.inspections) if not inspection.fault][:TRIAL_ROWS]
     if not good:
         return

@@ -51,7 +51,7 @@ def _unit_weights(rng: np.random.Generator, strata: np.ndarray, resamples: int) 
 
 
 def statistics(task: Task, targets: np.ndarray, scores: np.ndarray) -> Statistics:
-    """The task's metrics as a function of weights (R, N) that returns, by name, their values (R,)."""
+    """Return the task's metrics as a function of weights (R, N) that returns, by name, their values (R,)."""
     make = _single_label if task.exclusive else _multi_label if task.has_classes else _regression
     return make(task, np.asarray(targets), np.asarray(scores, dtype=np.float64))
 
@@ -219,7 +219,7 @@ def _weighted_ranks(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _macro(influence: Callable, actual: np.ndarray, scores: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean over classes of a ranking metric and of every row's influence on it; NaN when no class defines it."""
+    """Return the mean over classes of a ranking metric and of every row's influence on it; NaN when no class defines it."""
     found = [influence(actual[:, c] > 0, scores[:, c]) for c in range(actual.shape[1])]
     defined = [pair for pair in found if not np.isnan(pair[0])] or found
     return np.mean([value for value, _ in defined]), np.mean([terms for _, terms in defined], axis=0)

@@ -28,7 +28,7 @@ LEAST_GROUPS = 10  # behind the interval of the calibration error: fewer do not 
 
 
 def fit_temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> float:
-    """The temperature with the lowest negative log-likelihood, within 0.05..20; 1 for regression.
+    """Return the temperature with the lowest negative log-likelihood, within 0.05..20; 1 for regression.
 
     A share of 1 / (N + 2) of each target goes to all classes alike: on a few rows that are all right, the bare likelihood
     is best at endless confidence (Platt 1999, "Probabilistic outputs for support vector machines", sec. 2.2).
@@ -48,7 +48,7 @@ def fit_temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> floa
 
 
 def calibrated_log_loss(task: Task, logits: np.ndarray, targets: np.ndarray) -> float:
-    """The mean log-loss that is left at the best temperature; with too few rows for one, the log-loss as it is.
+    """Return the mean log-loss that is left at the best temperature; with too few rows for one, the log-loss as it is.
 
     What chooses the step of a training: networks grow too sure long before their answers stop getting better, and a
     temperature mends the former afterwards (Berta et al. 2025, arXiv 2501.19195, their refinement error by temperature).
@@ -111,7 +111,7 @@ def _selection_loss(task: Task, logits: np.ndarray, targets: np.ndarray) -> floa
 
 
 def _mean_loss(task: Task, targets: np.ndarray, scores: np.ndarray) -> float:
-    """The mean log-loss; of a task that balances its classes, with the weights that the training has."""
+    """Return the mean log-loss; of a task that balances its classes, with the weights that the training has."""
     weights = np.broadcast_to(task.importance(targets), np.shape(targets))
     if task.exclusive:
         return float(np.average(row_losses(task, targets, scores), weights=weights))
@@ -121,7 +121,7 @@ def _mean_loss(task: Task, targets: np.ndarray, scores: np.ndarray) -> float:
 
 
 def _indifferent_loss(task: Task, scores: np.ndarray, targets: np.ndarray) -> float:
-    """The loss if every class that occurs, or every label's yes and no, were equally often true.
+    """Return the loss if every class that occurs, or every label's yes and no, were equally often true.
 
     A class that a head has never seen has no probability to speak of: it would heat all others.
     """
@@ -154,7 +154,7 @@ def calibration_report(
 
 
 def brier(task: Task, targets: np.ndarray, scores: np.ndarray, groups: Groups, seed: int = 0) -> Measured:
-    """The squared distance of probabilities from the truth, 0 to 2 (Brier 1950); multi-label: mean of the labels."""
+    """Return the squared distance of probabilities from the truth, 0 to 2 (Brier 1950); multi-label: mean of the labels."""
     if task.exclusive:
         loss = MeanLoss(((scores - np.eye(task.head_size)[targets]) ** 2).sum(1), worst=2.0)
     else:
@@ -175,7 +175,7 @@ class _Bins:
 
 
 def _bins(task: Task, targets: np.ndarray, scores: np.ndarray) -> _Bins:
-    """The top label's probability of each row, or each label's for multi-label; 20 or more in a bin, 15 bins at most.
+    """Return the top label's probability of each row, or each label's for multi-label; 20 or more in a bin, 15 bins at most.
 
     Bins of equal size, not width (Nguyen & O'Connor 2015): a confident model leaves most bins of equal width empty.
     """
@@ -211,7 +211,7 @@ def reliability(task: Task, targets: np.ndarray, scores: np.ndarray, groups: Gro
 def expected_calibration_error(
     task: Task, targets: np.ndarray, scores: np.ndarray, groups: Groups, seed: int = 0
 ) -> Measured:
-    """The mean distance between confidence and frequency over the bins, with an interval; NaN below ten groups.
+    """Return the mean distance between confidence and frequency over the bins, with an interval; NaN below ten groups.
 
     An absolute value is never below 0, so small sets show a calibration error where there is none: a perfect model
     reads 5 % on 100 rows. The interval therefore inverts a test: it has every multiple of the observed gaps that shows as
@@ -230,7 +230,7 @@ def expected_calibration_error(
         return Measured(value, np.nan, np.nan, len(scores))
 
     def multiple(share: float) -> float:
-        """The multiple of the gaps that shows no more than was observed in this share of test sets."""
+        """Return the multiple of the gaps that shows no more than was observed in this share of test sets."""
 
         def excess(factor: float) -> float:
             return float((np.abs(factor * gaps + noise).sum(1) <= observed).mean() - share)

@@ -65,7 +65,7 @@ class Pair:
     lost: list[str]
 
     def seen_from(self, name: str) -> "Pair":
-        """The same pair with the run `name` in second place."""
+        """Return the same pair with the run `name` in second place."""
         if self.second == name:
             return self
         return replace(
@@ -157,7 +157,7 @@ def _entry(run: RecordedRun, name: str, metrics: dict[str, Measured]) -> Entry:
 
 
 def _as_patched(runs: list[RecordedRun], names: list[str]) -> tuple[list[Part], list[str]]:
-    """The test parts, without rows that the patch of a run took out or labelled anew; and what was patched, in words."""
+    """Return the test parts, without rows that the patch of a run took out or labelled anew; and what was patched, in words."""
     parts, patches = [run.part("test") for run in runs], [run.record.data.patch for run in runs]
     trained = "{} was trained with the patch {}: {}.".format
     notes = [
@@ -177,7 +177,7 @@ def _as_patched(runs: list[RecordedRun], names: list[str]) -> tuple[list[Part], 
 
 
 def _differences(first: str, part: Part, second: str, other: Part) -> list[str]:
-    """What two test parts do not share, in words."""
+    """Return what two test parts do not share, in words."""
     labels = dict(zip(part.ids, map(str, part.frame["label"]), strict=True))
     relabelled = [
         row
@@ -191,7 +191,7 @@ def _differences(first: str, part: Part, second: str, other: Part) -> list[str]:
 
 
 def _aligned(runs: list[RecordedRun], parts: list[Part]) -> list[Part]:
-    """The test parts, all in the order of the first run's. Raises `UserError` when rows or labels differ."""
+    """Return the test parts, all in the order of the first run's. Raises `UserError` when rows or labels differ."""
     order, labels = parts[0].ids, dict(zip(parts[0].ids, parts[0].frame["label"], strict=True))
     aligned = []
     for run, part in zip(runs, parts, strict=True):
@@ -237,7 +237,7 @@ def paired_shares(gained: int, lost: int, rows: int) -> tuple[float, float]:
 
 
 def mid_p(gained: int, lost: int) -> float:
-    """The two-sided mid-p value of McNemar's test from the two counts of disagreement.
+    """Return the two-sided mid-p value of McNemar's test from the two counts of disagreement.
 
     The exact test counts the observed table whole and rejects far less often than its level says; half of it is counted
     here (Fagerland, Lydersen & Laake 2013, BMC Med. Res. Methodol. 13:91).
@@ -288,7 +288,7 @@ class _Pairs:
         return difference, error, difference, float(p_value)
 
     def _mcnemar(self, gained: int, lost: int) -> tuple[float, float, float, float]:
-        """The mid-p test (Fagerland et al. 2013, sec. 2.3), and the interval of `paired_shares`."""
+        """Return the mid-p test (Fagerland et al. 2013, sec. 2.3), and the interval of `paired_shares`."""
         p_value = mid_p(gained, lost)
         middle, error = paired_shares(gained, lost, len(self.targets))
         return (gained - lost) / len(self.targets), error, middle, p_value
@@ -340,7 +340,7 @@ def equal_pairs(runs: int) -> frozenset[int]:
 
 
 def as_table(comparison: Comparison) -> "Group":
-    """The comparison for a terminal: runs, the pairs with the best run, and the verdict."""
+    """Return the comparison for a terminal: runs, the pairs with the best run, and the verdict."""
     from rich.console import Group
     from rich.text import Text
 

@@ -19,7 +19,7 @@ _ENOUGH = 20  # calibration rows that a class needs for a threshold of its own
 
 
 def fit_thresholds(task: Task, scores: np.ndarray, targets: np.ndarray, level: float) -> np.ndarray:
-    """The lowest probability at which a class enters the set, (C,); for regression the half-width per target, (K,).
+    """Return the lowest probability at which a class enters the set, (C,); for regression the half-width per target, (K,).
 
     A class with 20 calibration rows has its own threshold, so that a rare class is not left out to please the frequent
     ones (Vovk 2012, "Conditional validity of inductive conformal predictors"). The others share one that is fitted on
@@ -76,7 +76,7 @@ def _rank(examples: np.ndarray, level: float) -> np.ndarray:
 
 
 def _quantile(ood_score: np.ndarray, level: float) -> np.ndarray:
-    """The ceil((n + 1) level)-th smallest along the first axis; infinite when n is too small to promise the level."""
+    """Return the ceil((n + 1) level)-th smallest along the first axis; infinite when n is too small to promise the level."""
     n = len(ood_score)
     rank = _rank(n, level)
     return np.sort(ood_score, axis=0)[rank - 1] if rank <= n else np.full(ood_score.shape[1:], np.inf)
@@ -127,6 +127,6 @@ def describe_sets(task: Task, found: dict) -> str:
 
 
 def _coverage(held: np.ndarray, true: np.ndarray, groups: Groups) -> Measured:
-    """The share of all truths that are held, from how many of its own (N,) each example has."""
+    """Return the share of all truths that are held, from how many of its own (N,) each example has."""
     ends = Draws(len(held), groups).share_interval(held, true)
     return Measured(float(held.sum() / true.sum()), *ends, int((true > 0).sum()))

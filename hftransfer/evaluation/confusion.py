@@ -57,7 +57,7 @@ def _rows_drawn(adjusted: np.ndarray, classes: int, seed: int) -> np.ndarray:
 
 
 def _metrics(matrix: np.ndarray, columns: np.ndarray) -> dict[str, np.ndarray]:
-    """The metrics of weighted matrices (…, P, K), whose row i is of the true class `columns[i]`."""
+    """Return the metrics of weighted matrices (…, P, K), whose row i is of the true class `columns[i]`."""
     actual, guessed = matrix.sum(-1), matrix.sum(-2)
     hit = np.take_along_axis(matrix, np.broadcast_to(columns[:, None], (*matrix.shape[:-1], 1)), -1)[..., 0]
     total = actual.sum(-1)

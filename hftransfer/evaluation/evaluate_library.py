@@ -23,7 +23,7 @@ _RESAMPLES = 200  # a metric of the library is called once per resample, some mi
 
 
 def load_metric(name: str) -> evaluate.EvaluationModule:
-    """A metric of the evaluate library by name (fetched from the Hub) or from a local script.
+    """Return a metric of the evaluate library by name (fetched from the Hub) or from a local script.
 
     Raises `UserError` when it cannot be had, above all offline.
     """
@@ -38,7 +38,7 @@ def load_metric(name: str) -> evaluate.EvaluationModule:
 
 
 def load_further(names: Sequence[str]) -> dict[str, evaluate.EvaluationModule]:
-    """The metrics that are not ours, by name; ours are measured anyway. Raises `UserError` as `load_metric`."""
+    """Return the metrics that are not ours, by name; ours are measured anyway. Raises `UserError` as `load_metric`."""
     return {name: load_metric(name) for name in names if name not in METRICS}
 
 
@@ -62,7 +62,7 @@ def _measure_one(name, metric, targets, predictions, groups) -> dict[str, Measur
 
 
 def _with_ends(draws: Draws, value: float, drawn: list[float]) -> Measured:
-    """A metric with what its resamples say: two standard errors, as its scale is not known (no percentiles: too narrow)."""
+    """Return a metric with two standard errors of its resamples: its scale is not known, and percentiles are too narrow."""
     rows = len(draws.units)
     if draws.count < 2 or not np.isfinite(value):
         return Measured(value, np.nan, np.nan, rows)

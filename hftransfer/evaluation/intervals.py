@@ -54,7 +54,7 @@ def measure(
     seed: int = 0,
     resamples: int = 2000,
 ) -> dict[str, Measured]:
-    """The task's metrics with intervals; a metric that these rows leave undefined is left out.
+    """Return the task's metrics with intervals; a metric that these rows leave undefined is left out.
 
     Args:
         targets, scores: as in `compute_metrics`.
@@ -97,7 +97,7 @@ def _direct(draws: "Draws", task: Task, targets: np.ndarray, scores: np.ndarray)
 
 
 def _around(value: float, ends: tuple[float, float]) -> tuple[float, float]:
-    """The ends, with `value` between them."""
+    """Return the ends, with `value` between them."""
     return float(np.minimum(ends[0], value)), float(np.maximum(ends[1], value))
 
 
@@ -137,7 +137,7 @@ def per_class(
 
 
 def _measure_share(draws: "Draws", hit: np.ndarray, trials: np.ndarray, onto: Callable = float) -> Measured | None:
-    """The share of `trials` (bool, (N,)) that are `hit`, or what `onto` makes of it; None without trials."""
+    """Return the share of `trials` (bool, (N,)) that are `hit`, or what `onto` makes of it; None without trials."""
     count = int(trials.sum())
     if not count:
         return None
@@ -191,14 +191,14 @@ class Draws:
         self.seed, self.resamples = seed, resamples
 
     def resample(self, compute: bootstrap.Statistics) -> dict[str, np.ndarray]:
-        """The statistics of weights in every resample, one along the first axis."""
+        """Return the statistics of weights in every resample, one along the first axis."""
         chunks = [
             compute(weights) for weights in bootstrap.draw_weights(self.units, self.strata, self.resamples, self.seed)
         ]
         return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
     def standard_errors(self, compute: bootstrap.Statistics) -> dict[str, np.ndarray]:
-        """The spread of the statistics over those resamples that define them."""
+        """Return the spread of the statistics over those resamples that define them."""
         values = self.resample(compute)
         return {name: np.ma.filled(np.ma.masked_invalid(value).std(0), 0.0) for name, value in values.items()}
 
@@ -207,11 +207,11 @@ class Draws:
         return len(np.unique(self.units[rows]))
 
     def fewest(self, memberships: np.ndarray) -> int:
-        """The least number of units that any column (N, C) with a row has."""
+        """Return the least number of units that any column (N, C) with a row has."""
         return min((self.units_of(column > 0) for column in memberships.T if (column > 0).any()), default=0)
 
     def interval(self, name: str, value: float, error: float, units: float) -> tuple[float, float]:
-        """The ends around `value`, which stands on so many `units` and has the standard error `error`.
+        """Return the ends around `value`, which stands on so many `units` and has the standard error `error`.
 
         NaN where they are not known: of a single group, or of a macro average whose smallest class is too small.
         """
@@ -282,7 +282,7 @@ class Draws:
 
 
 def group_units(groups: Sequence[str | None] | None, rows: int) -> np.ndarray:
-    """A number (N,) for every row's group, its own for a row without one."""
+    """Return a number (N,) for every row's group, its own for a row without one."""
     alone = np.arange(rows)
     if groups is None:
         return alone

@@ -122,6 +122,6 @@ def area_under_roc(positive: np.ndarray, score: np.ndarray) -> float:
 
 
 def mean_defined(values: Iterable[float]) -> float:
-    """The mean over the values that are not NaN; NaN when there is none."""
+    """Return the mean over the values that are not NaN; NaN when there is none."""
     values = np.array([value for value in values if not np.isnan(value)])
     return values.mean() if len(values) else np.nan

@@ -39,7 +39,7 @@ def knn_distance(
 
 
 def _kth_largest(values: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """The k-th largest of each row (N,), with a k (N,) for each; NaN where it is 0."""
+    """Return the k-th largest of each row (N,), with a k (N,) for each; NaN where it is 0."""
     ordered = -np.sort(-values, axis=1)
     return np.where(k > 0, ordered[np.arange(len(values)), np.maximum(k, 1) - 1], np.nan)
 
@@ -62,7 +62,9 @@ def enough_for(keep: float) -> int:
 
 
 def unknown_threshold(held_out: np.ndarray, keep: float = 0.95) -> float:
-    """The out-of-distribution score above which the answer is "none of these", so that a share `keep` of known rows is answered.
+    """Return the out-of-distribution score above which the prediction is "none of these".
+
+    A share `keep` of known rows lies below it.
 
     Args:
         held_out: out-of-distribution scores (N,) of known rows outside of the training rows, which are their own neighbours.

@@ -56,7 +56,7 @@ class FrozenPass:
         return {name: np.asarray(features[name]) for name in features.names}
 
     def split_point(self, items: Sequence[Any], keys: Sequence[str], split_point: SplitPoint) -> Features:
-        """The hidden state at a split point for every row, under the name `split point`; texts without their padding."""
+        """Yield the hidden state at a split point for every row, under the name `split point`; texts without their padding."""
 
         def compute(positions: Sequence[int]) -> Iterator[tuple[list[int], dict[str, Any]]]:
             self.model.eval()

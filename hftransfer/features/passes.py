@@ -126,7 +126,7 @@ def _in_parts(
     compute_config: ComputeConfig,
     forward: Callable[[dict[str, Tensor]], Any],
 ) -> list[tuple[list[int], Any]]:
-    """A batch at once, or in halves where memory runs out: batches come longest first, so that later ones may fit."""
+    """Run a batch at once, or in halves where memory runs out: batches come longest first, so that later ones may fit."""
     try:
         with compute_config.context():
             return [(positions, forward(compute_config.place(batch)))]

@@ -101,7 +101,7 @@ class Writer:
         return waiting >= self.shard_bytes or time.monotonic() - self._since > FLUSH_SECONDS
 
     def _write(self) -> Shard:
-        """Writes what waits as one shard, whole or not at all."""
+        """Write what waits as one shard, whole or not at all."""
         from safetensors.torch import save
 
         metadata = {"keys": json.dumps(self._keys), "about": self.about}
@@ -160,7 +160,7 @@ def _checksum(data: Any) -> str:
 
 
 def read_header(path: Path) -> dict[str, Any] | None:
-    """The `keys` of a shard's rows and what it is `about`, or None for a file that is not whole."""
+    """Return the `keys` of a shard's rows and what it is `about`, or None for a file that is not whole."""
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata()
@@ -170,7 +170,7 @@ def read_header(path: Path) -> dict[str, Any] | None:
 
 
 def open_checked(path: Path) -> Shard | None:
-    """The shard, or None when it is gone or its bytes are not those that were written; a damaged file is removed."""
+    """Return the shard, or None when it is gone or its bytes are not those that were written; a damaged file is removed."""
     try:
         with path.open("rb") as file:
             whole = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest() == path.stem

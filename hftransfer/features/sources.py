@@ -70,7 +70,7 @@ def _fresh_square_layers(model: nn.Module, fresh: frozenset[str]) -> list[nn.Lin
 
 
 def read_features(model: nn.Module, batch: Batch) -> Tensor:
-    """The input of the last linear layer at the place whose logits count, (B, D); shifts by GPT-2's last token included."""
+    """Return the input (B, D) of the last linear layer at the place whose logits count: the last token of GPT-2."""
     return read_answers(model, batch)[1]
 
 
@@ -135,7 +135,7 @@ class Reader:
             return {feature_source.name: read_features(self.model, skeleton_of(batch) | {"split_point": hidden})}
 
     def _tail(self, batch: Batch) -> SplitPoint:
-        """What stands above the blocks, tried on the first batch."""
+        """Return what stands above the blocks, tried on the first batch."""
         if self.split_point is None:
             self.split_point = SplitPoint(self.model, self.layer_groups, self.layer_groups.head_depth)
             self.split_point.activations({name: value[:2] for name, value in batch.items()})
@@ -192,7 +192,7 @@ def cut_above(model: nn.Module, layer_groups: LayerGroups, block: int) -> None:
 
 
 def mean_layer(model: nn.Module, layer_groups: LayerGroups) -> nn.Module | None:
-    """An encoder layer that replaces the first token by the normalised mean of all, made from a copy of the last block.
+    """Return an encoder layer that replaces the first token by the normalised mean of all, made from a copy of the last block.
 
     Query = key = 0 makes attention uniform over the unmasked tokens; value = identity and a loud output carry the mean past
     the residual; the feed-forward part is silent and both norms are plain. None where the block has other parts.
@@ -226,7 +226,7 @@ def _set_linear(path: str, linear: nn.Linear) -> None:
 
 
 def normalised_mean(mean: Tensor, first: Tensor, epsilon: float) -> Tensor:
-    """What the mean layer gives at the first token, computed directly, (B, D)."""
+    """Return what the mean layer gives at the first token, computed directly, (B, D)."""
     width = mean.shape[-1:]
     once = nn.functional.layer_norm(LOUD * mean + first, width, eps=epsilon)
     return nn.functional.layer_norm(once, width, eps=epsilon)

@@ -34,7 +34,7 @@ STALE_SECONDS = 3600  # a temporary file older than this was left by a process t
 
 
 def space_key(**ingredients: Any) -> str:
-    """A hash of what determines the features except the input: weights, transform, split point, precision, versions.
+    """Return a hash of what determines the features except the input: weights, transform, split point, precision, versions.
 
     Raises `TypeError` or `ValueError` for an ingredient that JSON cannot hold: its `repr` may change between runs.
     """
@@ -80,7 +80,7 @@ class FeatureStore:
         share: tuple[int, int] = (0, 1),
         barrier: Callable[[], None] = lambda: None,
     ) -> "Features":
-        """The features of `keys`, in their order; only rows that the store lacks are computed, equal keys once.
+        """Return the features of `keys`, in their order; only rows that the store lacks are computed, equal keys once.
 
         `compute(positions)` yields batches in any order: positions into `keys`, and named arrays with one row for each;
         a list of arrays stands for rows of different lengths. All batches carry the same names. `about` is shown by
@@ -112,14 +112,14 @@ class FeatureStore:
         return features
 
     def summary(self) -> list[SpaceSummary]:
-        """What is stored, the most recently used space first."""
+        """Return what is stored, the most recently used space first."""
         spaces: dict[str, list[tuple[float, int, Path]]] = {}
         for file in self._files():
             spaces.setdefault(file[2].parent.name, []).append(file)
         return sorted((_summarise(*item) for item in spaces.items()), key=lambda space: -space.last_used)
 
     def clear(self, space: str | None = None) -> int:
-        """Removes the shards of one space, or all; returns the bytes freed. Other files are left alone."""
+        """Remove the shards of one space, or all; return the bytes freed. Other files are left alone."""
         return sum(size for _, size, path in self._files(space or "*") if remove(path))
 
     def _space_folder(self, space: str) -> Path:
@@ -159,7 +159,7 @@ class FeatureStore:
         return [position for key, position in first.items() if key not in places]
 
     def _fill(self, writer: Writer, keys: Sequence[str], positions: Sequence[int], compute: Compute, places: dict):
-        """Computes `positions`, writes them as they come and enters them in `places`."""
+        """Compute `positions`, write them as they come and enter them in `places`."""
         for shard in writer.stream(keys, positions, compute) if positions else ():
             self._open[shard.path] = shard
             places |= {key: (shard, row) for row, key in enumerate(shard.keys)}
@@ -199,7 +199,7 @@ class Features:
         return [name for name in self._shards[0].tensors if not name.endswith(OFFSETS)] if self._shards else []
 
     def __getitem__(self, name: str) -> "Column":
-        """The array-like (N, …) of a name whose rows have one shape. Raises `KeyError`, `ValueError` (ragged rows)."""
+        """Return the array-like (N, …) of a name whose rows have one shape. Raises `KeyError`, `ValueError` (ragged rows)."""
         return Column(self, name)
 
     def rows(self, name: str, positions: Sequence[int]) -> list[np.ndarray]:
@@ -211,7 +211,7 @@ class Features:
         return [self._shards[self._shard_of[position]].row(name, self._row_of[position]) for position in positions]
 
     def gather(self, name: str, positions: np.ndarray) -> np.ndarray:
-        """The rows at `positions` (n,) of a name of fixed shape, as one array (n, …) in memory."""
+        """Return the rows at `positions` (n,) of a name of fixed shape, as one array (n, …) in memory."""
         shard_of, row_of = self._shard_of[positions], self._row_of[positions]
         column = self[name]
         gathered = np.empty((len(positions), *column.shape[1:]), column.dtype)

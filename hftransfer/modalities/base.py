@@ -109,7 +109,7 @@ class ModalityKind:
     # --- one look at each input
 
     def inspect(self, frame: pd.DataFrame) -> list[Inspection]:
-        """A `Inspection` at every example of `frame` (columns `input`, for pairs `input_pair`)."""
+        """Return an `Inspection` of every example of `frame` (columns `input`, for pairs `input_pair`)."""
         columns = [frame[name] for name in INPUTS if name in frame]
         return [self.inspection(*values) for values in zip(*columns, strict=True)]
 
@@ -119,7 +119,7 @@ class ModalityKind:
         return Inspection("", fault) if fault else Inspection(digest(*values))
 
     def fault(self, value: Any) -> str | None:
-        """What is wrong with one input; None where nothing is."""
+        """Return what is wrong with one input; None where nothing is."""
         if not value.strip():
             return f"the {self.noun} is empty"
         if _SURROGATE.search(value):
@@ -159,7 +159,7 @@ class ModalityKind:
         return {"top_k": outputs}
 
     def usage(self, pair: bool) -> str:
-        """An input as Python code, for the call that the model card shows."""
+        """Return an input as Python code, for the call that the model card shows."""
         return f'"{self.noun}"'
 
 
@@ -175,11 +175,11 @@ class Modality(Protocol):
         ...
 
     def lengths(self, items: Sequence[Any]) -> list[int]:
-        """The cost of each item in tokens (1 where all items cost the same): batches are made of like lengths."""
+        """Return the cost of each item in tokens (1 where all items cost the same): batches are made of like lengths."""
         ...
 
     def collate(self, items: Sequence[Any], training: bool = False) -> dict[str, "torch.Tensor"]:
-        """The model's inputs for a batch; `training` applies the augmentation, otherwise the transform that is saved."""
+        """Return the model's inputs for a batch; `training` applies the augmentation, otherwise the transform that is saved."""
         ...
 
     def plain_batch(self, processor: Any, frame: pd.DataFrame) -> dict[str, "torch.Tensor"]:
@@ -195,7 +195,7 @@ class Modality(Protocol):
         ...
 
     def skeleton(self, items: Sequence[Any]) -> dict[str, "torch.Tensor"]:
-        """A batch without what only the stem reads: enough to run a model from stored activations."""
+        """Return a batch without what only the stem reads: enough to run a model from stored activations."""
         ...
 
 

@@ -168,7 +168,7 @@ def _products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _shingles(text: str) -> np.ndarray:
-    """The set of 5-character pieces as sorted 32-bit hashes; a shorter text is one piece."""
+    """Return the set of 5-character pieces as sorted 32-bit hashes; a shorter text is one piece."""
     codes = np.frombuffer(text.ljust(SHINGLE).encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
     pieces = sum(
         codes[offset : len(codes) - SHINGLE + 1 + offset] * np.uint64(0x9E3779B1 ** (offset + 1) & 0xFFFFFFFFFFFFFFFF)

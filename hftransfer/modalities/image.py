@@ -76,7 +76,7 @@ class ImageKind(ModalityKind):
     fault_finding = "image-broken"
 
     def recognises(self, sample: Sequence[Any]) -> bool:
-        """Encoded images as `datasets` keeps them, or file names with an image suffix."""
+        """Return encoded images as `datasets` keeps them, or file names with an image suffix."""
         return all(
             isinstance(value, bytes)
             or (isinstance(value, dict) and {"bytes", "path"} <= set(value))
@@ -138,7 +138,7 @@ class ImageKind(ModalityKind):
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    """The image in grey at 32 x 32 pixels, uint8, every pixel the mean of its area."""
+    """Return the image in grey at 32 x 32 pixels, uint8, every pixel the mean of its area."""
     return np.asarray(image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
 
 
@@ -148,7 +148,7 @@ def _taken(exif: Image.Exif) -> tuple[str, str] | None:
 
 
 def _each(function: Callable, items: list, what: str) -> list:
-    """`function` of every item, in order, by one thread per core; a progress bar is shown when there are many."""
+    """Return `function` of every item, in order, by one thread per core; a progress bar is shown when there are many."""
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     hidden = len(items) < _MANY or None  # None: hidden where nobody watches, as in a log file
     with ThreadPoolExecutor(workers) as pool:

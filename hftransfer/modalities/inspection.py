@@ -26,7 +26,7 @@ class Inspection:
 
 
 def digest(*parts: str | bytes) -> str:
-    """A content hash (16 hex digits) of texts or bytes, each set off from the next."""
+    """Return a content hash (16 hex digits) of texts or bytes, each set off from the next."""
     total = hashlib.blake2b(digest_size=8)
     for part in parts:
         part = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part

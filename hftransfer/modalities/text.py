@@ -125,7 +125,7 @@ class TextKind(ModalityKind):
 
 
 def pair_texts(frame: pd.DataFrame) -> list[str]:
-    """The text of each row, both halves of a pair in one."""
+    """Return the text of each row, both halves of a pair in one."""
     return list(frame["input"] + "\n" + frame["input_pair"] if "input_pair" in frame else frame["input"])
 
 

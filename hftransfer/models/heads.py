@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def base_model_of(model: "PreTrainedModel") -> nn.Module:
-    """The backbone: the module that transformers or timm names as such, without the head where they keep it apart.
+    """Return the backbone: the module that transformers or timm names as such, without the head where they keep it apart.
 
     In a timm model the head lies inside this module (see `head_of`).
     """
@@ -139,6 +139,6 @@ def reorder_head(model: "PreTrainedModel", rows: list[int]) -> None:
 
 
 def describe_head(model: "PreTrainedModel") -> str:
-    """The head in one line, such as `768 -> 5 (classifier)`."""
+    """Return the head in one line, such as `768 -> 5 (classifier)`."""
     linear = final_linear(model)
     return f"{linear.in_features} -> {linear.out_features} ({', '.join(head_of(model))})"

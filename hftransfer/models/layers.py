@@ -33,7 +33,7 @@ class LayerGroups:
 
     @classmethod
     def of(cls, model: nn.Module, constant: tuple[str, ...] = ()) -> "LayerGroups":
-        """The layer groups of a classification model of transformers (timm models through their wrapper).
+        """Return the layer groups of a classification model of transformers (timm models through their wrapper).
 
         Modules at the paths `constant` (see `feature source.put_mean_layer`) are no blocks: they stand above the last one.
         Raises `UserError` when the model has no repeated blocks.
@@ -49,7 +49,7 @@ class LayerGroups:
         return replace(depths, depth={name: depths.depth_of(name) for name, _ in tensors})
 
     def depth_of(self, path: str) -> int:
-        """The layer group of a module, parameter or buffer by its path."""
+        """Return the layer group of a module, parameter or buffer by its path."""
         if _inside(path, self.head):
             return self.head_depth
         if inside := [depth for depth, block in enumerate(self.blocks, start=1) if _inside(path, (block,))]:
@@ -69,7 +69,7 @@ class LayerGroups:
         return "head" if depth == self.head_depth else self.blocks[depth - 1]
 
     def first_trainable_depth(self, top: int | float) -> int:
-        """The lowest layer group to train for the `top` blocks: a count, or (a float) a fraction of the depth, rounded up.
+        """Return the lowest layer group to train for the `top` blocks: a count, or (a float) a fraction of the depth, rounded up.
 
         0 trains the head alone. Raises `UserError` for a negative count or more blocks than there are.
         """
@@ -90,7 +90,7 @@ def _has_tensors(module: nn.Module) -> bool:
 
 
 def _find_blocks(backbone: nn.Module) -> list[nn.Module]:
-    """The list of sibling modules that holds most parameters (of equals, the longer list)."""
+    """Return the list of sibling modules that holds most parameters (of equals, the longer list)."""
     candidates = [group for module in backbone.modules() for group in _sibling_groups(module)]
     return max(candidates, key=lambda group: (_size(group), len(group)), default=[])
 

@@ -15,7 +15,7 @@ LAYERS = ("layers", "layer", "depth", "depths")
 
 
 def check_sizes(config: Mapping[str, Any], name: str) -> None:
-    """Raises `UserError` where a model's config would allocate, or build, beyond all bounds."""
+    """Raise `UserError` where a model's config would allocate, or build, beyond all bounds."""
     for key, value in config.items():
         kind = key.rpartition("_")[2]
         most = MOST_LAYERS if kind in LAYERS else MOST if kind in SIZES else None
@@ -27,7 +27,7 @@ def check_sizes(config: Mapping[str, Any], name: str) -> None:
 
 
 def check_pixels(processor: Any, name: str) -> None:
-    """Raises `UserError` where an image processor would enlarge every image beyond all bounds."""
+    """Raise `UserError` where an image processor would enlarge every image beyond all bounds."""
     for size in (getattr(processor, "size", None), getattr(processor, "crop_size", None)):
         for side in _numbers(list(dict(size or {}).values())):
             if side > MOST_PIXELS:
@@ -37,7 +37,7 @@ def check_pixels(processor: Any, name: str) -> None:
 
 
 def check_shards(folder: str | None, name: str) -> None:
-    """Raises `UserError` where an index of weights names files outside of the checkpoint's folder."""
+    """Raise `UserError` where an index of weights names files outside of the checkpoint's folder."""
     for index in Path(folder).glob("*.index.json") if folder and Path(folder).is_dir() else ():
         for file in set(read_json(index)["weight_map"].values()):
             if Path(file).name != file:

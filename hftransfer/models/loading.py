@@ -78,7 +78,7 @@ def _refuse_foreign_settings(kind: InputKind, config: ModelConfig) -> None:
 def _read_config(
     reference: Reference, config: ModelConfig, kind: InputKind, task: Task
 ) -> tuple[PreTrainedConfig, list[str]]:
-    """The model's config with the labels of `task`, and the labels it had before."""
+    """Return the model's config with the labels of `task`, and the labels it had before."""
     stored = _stored_config(reference)
     if "architecture" in stored:
         model_config, old_labels = _timm_config(stored, task)
@@ -164,7 +164,7 @@ def _check_class(model_config: PreTrainedConfig, reference: Reference, kind: Inp
 
 
 def _replace_head(model: PreTrainedModel, new: frozenset[str], model_config: PreTrainedConfig) -> frozenset[str]:
-    """A fresh head in place of the old one; the names of its tensors.
+    """Put a fresh head in place of the old one; return the names of its tensors.
 
     What a checkpoint that was no classifier has beside its backbone (ModernBERT's dense layer) is pretrained: it stays.
     """
@@ -215,7 +215,7 @@ def _read_processor(reference: Reference, config: ModelConfig, kind: InputKind, 
 
 
 def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
-    """Writes a folder that plain `transformers.pipeline(task, folder)` loads: safetensors, config, processor."""
+    """Write a folder that plain `transformers.pipeline(task, folder)` loads: safetensors, config, processor."""
     with quiet_transformers():
         model.save_pretrained(folder)
         save_processor(processor, model, Path(folder))
@@ -241,7 +241,7 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def _readable(reference: Reference) -> Iterator[None]:
-    """Turns what reading a broken or foreign checkpoint raises into one sentence."""
+    """Turn what reading a broken or foreign checkpoint raises into one sentence."""
     try:
         yield
     except UnpicklingError:

@@ -23,7 +23,7 @@ MASK = "attention_mask"  # transformers' name of the mask (B, T) over tokens, wh
 
 
 def skeleton_of(batch: Batch) -> Batch:
-    """The batch without its floating-point inputs (pixels, samples of sound): the stem alone reads them."""
+    """Return the batch without its floating-point inputs (pixels, samples of sound): the stem alone reads them."""
     return {name: value for name, value in batch.items() if not value.is_floating_point()}
 
 
@@ -42,7 +42,7 @@ class SplitPoint:
         self._stem_inputs: dict[str, torch.Size] = {}
 
     def activations(self, batch: Batch) -> Tensor:
-        """The hidden state at the split point, (B, tokens, width) or (B, channels, height, width); stops there."""
+        """Return the hidden state at the split point, (B, tokens, width) or (B, channels, height, width); stops there."""
         self._stem_inputs = {name: value.shape[1:] for name, value in batch.items() if value.is_floating_point()}
         with self._recording(stop=True), torch.no_grad():
             try:
@@ -128,7 +128,7 @@ class SplitPoint:
             yield
 
     def _stem_leaves(self) -> list[str]:
-        """The convolutions at the bottom of an image network: expensive, and read by nobody during a replay."""
+        """Return the convolutions at the bottom of an image network: expensive, and read by nobody during a replay."""
         return [
             path
             for path, module in self.model.named_modules()
@@ -142,7 +142,7 @@ def _form(output: Any) -> tuple[list[Any], Any]:
 
 
 def _blank(like: Tensor, shape: torch.Size) -> Tensor:
-    """What a skipped convolution returns: zeros of its shape for the batch at hand."""
+    """Return what a skipped convolution returns: zeros of its shape for the batch at hand."""
     return like.new_zeros((len(like), *shape[1:]))
 
 

@@ -118,7 +118,7 @@ def resize(model: "PreTrainedModel", processor: Any, size: int) -> tuple["PreTra
 
 
 def _resized_processor(processor: Any, size: int, old: int) -> Any:
-    """The same steps for another size; the margin that is cut off stays the same share of the image."""
+    """Return the same steps for another size; the margin that is cut off stays the same share of the image."""
     if _is_timm(processor):
         settings = processor.data_config | {"input_size": (3, size, size)}
         return type(processor)(settings, architecture=processor.architecture)
@@ -144,7 +144,7 @@ def _scaled(size: Any, factor: float) -> dict[str, int]:
 
 @torch.no_grad()
 def _refusal(model: "PreTrainedModel", size: int) -> str:
-    """What the model says to an image of that size, or nothing when it takes it."""
+    """Return what the model says to an image of that size, or nothing when it takes it."""
     training = model.training
     try:
         model.eval()(torch.zeros(1, 3, size, size, device=model.device))
@@ -156,7 +156,7 @@ def _refusal(model: "PreTrainedModel", size: int) -> str:
 
 
 def _interpolated(model: "PreTrainedModel", size: int) -> "PreTrainedModel":
-    """A model for that size where one can be made, else the model as it is."""
+    """Return a model for that size where one can be made, else the model as it is."""
     try:
         return _interpolated_timm(model, size) if is_timm_config(model.config) else _rebuilt(model, size)
     except (ValueError, RuntimeError, AssertionError):
@@ -184,7 +184,7 @@ def _rebuilt(model: "PreTrainedModel", size: int) -> "PreTrainedModel":
 
 @torch.no_grad()
 def _positions(module: nn.Module, size: int) -> torch.Tensor:
-    """The position embeddings (1, tokens, width) for images of that size, by the module's own interpolation."""
+    """Return the position embeddings (1, tokens, width) for images of that size, by the module's own interpolation."""
     patch = module.patch_size if isinstance(module.patch_size, int) else module.patch_size[0]
     positions, width = module.position_embeddings.shape[1:]
     extra = positions - module.patch_embeddings.num_patches  # the class token, in DeiT another
@@ -196,7 +196,7 @@ def _positions(module: nn.Module, size: int) -> torch.Tensor:
 
 
 def save_processor(processor: Any, model: "PreTrainedModel", folder: Path) -> None:
-    """Writes the processor beside the saved `model`, where `transformers.pipeline` looks for it.
+    """Write the processor beside the saved `model`, where `transformers.pipeline` looks for it.
 
     A timm model has no file for it: its settings are the entry `pretrained_cfg` of config.json, which transformers'
     own `save_pretrained` leaves as it was when the model was loaded.

@@ -88,7 +88,7 @@ def _starter_reference(name: str) -> Reference:
 
 
 def _model_folder(folder: Path) -> Path:
-    """The folder itself, or `model/` in a run folder."""
+    """Return the folder itself, or `model/` in a run folder."""
     inner = _transformer_module(folder)
     if inner and "model_type" not in _json(folder / "config.json"):  # as sentence-transformers wrote it before 2.0
         return inner
@@ -147,7 +147,7 @@ def _siblings(path: Path) -> str:
 
 
 def _hub_reference(name: str, revision: str | None) -> Reference:
-    """A Hub id pinned to the commit that its `revision` stands for now."""
+    """Return a Hub id pinned to the commit that its `revision` stands for now."""
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"There is no folder {name}.{_siblings(Path(name).expanduser())}")
     try:

@@ -67,7 +67,7 @@ def ensure_padding(model: "PreTrainedModel", tokenizer: Any, name: str) -> None:
 
 
 def limit_length(model: "PreTrainedModel", tokenizer: Any, max_length: int | None = None) -> None:
-    """Sets `tokenizer.model_max_length`, in tokens, to what is wanted or else to the most the model can take.
+    """Set `tokenizer.model_max_length`, in tokens, to what is wanted or else to the most the model can take.
 
     Many tokenizers on the Hub state no limit at all, and a text beyond the last position embedding stops the model.
     """

@@ -47,7 +47,7 @@ class InputKind(Protocol):
 def pretrained_model(
     reference: Reference, model_config: PreTrainedConfig, kind: InputKind, config: ModelConfig
 ) -> tuple[PreTrainedModel, frozenset[str]]:
-    """The model with the checkpoint's tensors, and the names of those that the checkpoint did not fill.
+    """Return the model with the checkpoint's tensors, and the names of those that the checkpoint did not fill.
 
     Raises `UserError` when the backbone's tensors and those of the checkpoint are not the same ones.
     """
@@ -82,7 +82,7 @@ def _as_saved_plainly(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _check_tensors(model: PreTrainedModel, missing: frozenset[str], unexpected: set[str], reference: Reference) -> None:
-    """A backbone with holes would train from random weights without a word; one with left-overs is another one."""
+    """Refuse a backbone with holes, which would train from random weights, and one with left-overs, which is another one."""
     head = head_parameters(model)
     holes = [name for name in missing if name not in head and not _optional(name)]
     prefix = f"{model.base_model_prefix}."
@@ -115,7 +115,7 @@ def _from_weights_file(reference: Reference, model_config: PreTrainedConfig) -> 
 
 
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a weights file, without the wrappers that training scripts put around them.
+    """Return the tensors of a weights file, without the wrappers that training scripts put around them.
 
     A pickle is read with `weights_only`, which refuses everything but tensors and plain containers.
     """
@@ -141,7 +141,7 @@ def _without_prefixes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 def _matched_by_order(
     own: dict[str, torch.Tensor], stored: dict[str, torch.Tensor], reference: Reference
 ) -> dict[str, torch.Tensor]:
-    """The stored tensors under the model's names, when both come in the same order with the same shapes.
+    """Return the stored tensors under the model's names, when both come in the same order with the same shapes.
 
     The counters of batch norm are left out on both sides (older files lack them), and so is what follows the backbone
     in the file, the old head. A safetensors file is sorted by name, so that its order says nothing.
@@ -161,7 +161,7 @@ def _matched_by_order(
 
 
 def random_model(model_config: PreTrainedConfig, kind: InputKind, config: ModelConfig) -> PreTrainedModel:
-    """The architecture alone, started as its library would start it for training."""
+    """Return the architecture alone, started as its library would start it for training."""
     if is_timm_config(model_config):
         return _random_timm(model_config)
     model = kind.auto_class.from_config(model_config, trust_remote_code=config.trust_remote_code, dtype=torch.float32)
@@ -183,7 +183,7 @@ def _random_timm(model_config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def check_finite(model: PreTrainedModel, reference: Reference) -> None:
-    """Raises `UserError` with the names of tensors that hold NaN or infinity."""
+    """Raise `UserError` with the names of tensors that hold NaN or infinity."""
     # The sum of finite numbers is finite but for overflow, and takes a fraction of the time of looking at each.
     bad = [n for n, tensor in model.named_parameters() if not (tensor.sum().isfinite() or tensor.isfinite().all())]
     if bad:
@@ -228,7 +228,7 @@ def library_versions() -> dict[str, str]:
 
 
 def weights_hash(model: torch.nn.Module, leave_out: frozenset[str] = frozenset()) -> str:
-    """A hash of the names and raw bytes of all tensors but those named in `leave_out`; equal on every machine."""
+    """Return a hash of the names and raw bytes of all tensors but those named in `leave_out`; equal on every machine."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         if name not in leave_out:

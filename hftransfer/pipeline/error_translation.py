@@ -23,7 +23,7 @@ WORDS_OF_A_FULL_DISK = (
 
 @contextmanager
 def explained(output: Path) -> Iterator[None]:
-    """Raises what the machine refuses while `output` is being made as `UserError`; everything else passes."""
+    """Raise what the machine refuses while `output` is being made as `UserError`; everything else passes."""
     try:
         yield
     except UserError:
@@ -37,7 +37,7 @@ def explained(output: Path) -> Iterator[None]:
 
 
 def describe(error: Exception) -> str | None:
-    """What happened and what to do about it; None for what is no fault of the machine."""
+    """Return what happened and what to do about it; None for what is no fault of the machine."""
     place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
     code = error.errno if isinstance(error, OSError) else None
     if code in FULL or any(word in str(error) for word in WORDS_OF_A_FULL_DISK):

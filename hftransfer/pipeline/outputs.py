@@ -59,7 +59,7 @@ def labelled_table(data: LabelledData, predictions: Predictions) -> pd.DataFrame
 
 
 def split_table(data: LabelledData, modality: Modality) -> pd.DataFrame:
-    """What `splits.parquet` holds: id, split, group, label, digest of the content, input (empty for images as bytes)."""
+    """Return what `splits.parquet` holds: id, split, group, label, digest of the content, input (empty for images as bytes)."""
     frame = data.frame
     inputs = [modality.recorded(value) for value in frame["input"]]
     table = frame[["id", "split", "group", "label", "digest"]].assign(input=inputs)
@@ -93,13 +93,13 @@ def measured(
 
 
 def groups_of(data: LabelledData, positions: np.ndarray) -> list[str | None] | None:
-    """The groups of some rows; None where none of them has one."""
+    """Return the groups of some rows; None where none of them has one."""
     groups = data.frame["group"].to_numpy()[positions]
     return None if pd.isna(groups).all() else list(groups)
 
 
 def _note_patch(notes: dict[str, str], patch: dict[str, Any] | None) -> None:
-    """What the patch did to each split, beside what else is to be known of its numbers."""
+    """Note what the patch did to each split, beside what else is to be known of its numbers."""
     for split in SPLITS if patch else ():
         if done := describe(patch, split):
             notes[split] = "; ".join([*([notes[split]] if split in notes else []), f"by the patch {done}"])

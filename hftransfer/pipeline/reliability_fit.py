@@ -29,7 +29,7 @@ def fit_reliability(
     probe: Probe | None,
     steps: Sequence[np.ndarray] = (),
 ) -> Reliability | None:
-    """The limits of a finished `model`, whose `predictions` are settled; None with nothing to fit on.
+    """Return the limits of a finished `model`, whose `predictions` are settled; None with nothing to fit on.
 
     A head alone leaves the features as they were: all rows it was fitted on are the reference, and each is measured
     against the others. A network that trained draws its own training rows together: validation rows are measured.
@@ -120,7 +120,7 @@ def _some(context: RunContext, rows: np.ndarray) -> np.ndarray:
 def reliability_metrics(
     task: Task, reliability: Reliability | None, part: Predictions, targets: np.ndarray, groups: Groups
 ) -> dict[str, Any]:
-    """What `metrics.json` says of the test part: `calibration` before and after the temperature, `conformal` sets.
+    """Return what `metrics.json` says of the test part: `calibration` before and after the temperature, `conformal` sets.
 
     `conformal` also has the coverage that is `achievable` with the calibration examples (`achievable_coverage`), of each
     class or target. `targets` and `groups` belong to the rows of `part`. Empty where the part is; regression has no

@@ -31,7 +31,7 @@ VALIDATION_FOLDS = 7  # one of seven parts of the training rows chooses, about t
 
 
 def check_repeats(config: RunConfig) -> None:
-    """Raises `UserError` for a cross-validation that a further setting makes impossible."""
+    """Raise `UserError` for a cross-validation that a further setting makes impossible."""
     if config.evaluation.folds and (config.data.train_examples or config.data.test):
         named = "data.train_examples" if config.data.train_examples else "data.test"
         raise UserError(f"evaluation.folds divides all rows anew: leave {named} out, or evaluation.folds.")
@@ -227,7 +227,7 @@ def _cross_validated(config: RunConfig, once: Once) -> dict[str, Any]:
 
 
 def _held_out_scores(config: RunConfig, once: Once, rows: pd.DataFrame, task: Task) -> np.ndarray:
-    """The scores (n, C) of the test rows of `rows`, in their order, by one more run whose folder is not kept."""
+    """Return the scores (n, C) of the test rows of `rows`, in their order, by one more run whose folder is not kept."""
     with tempfile.TemporaryDirectory() as place:
         rows.to_parquet(Path(place) / "splits.parquet", index=False)
         split = config.data.split.model_copy(update={"file": str(Path(place) / "splits.parquet")})
@@ -239,13 +239,13 @@ def _held_out_scores(config: RunConfig, once: Once, rows: pd.DataFrame, task: Ta
 
 
 def _again(config: RunConfig, once: Once, split: str, seed: int) -> dict[str, Any]:
-    """The metrics of `split` of one more run, whose folder is not kept."""
+    """Return the metrics of `split` of one more run, whose folder is not kept."""
     with tempfile.TemporaryDirectory() as place:
         return once(_single(config).model_copy(update={"output": str(Path(place) / "run"), "seed": seed}))[split]
 
 
 def _single(config: RunConfig) -> RunConfig:
-    """The same run without its repetitions."""
+    """Return the same run without its repetitions."""
     return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"folds": 0, "seeds": 1})})
 
 

@@ -170,7 +170,7 @@ def probed(config: RunConfig, data: LabelledData) -> tuple[RunContext, Probe]:
 
 
 def _centred_only_with_bias(task: Task, model: nn.Module) -> Task:
-    """A head without bias (GPT-2) cannot express the mean of the targets: then they are scaled, not centred."""
+    """Return the task without centring for a head without bias (GPT-2), which cannot express the mean."""
     return task if final_linear(model).bias is not None else replace(task, mean=(0.0,) * len(task.mean))
 
 
@@ -227,7 +227,7 @@ def _machine(
 
 
 def solve_head(context: RunContext) -> Probe | None:
-    """The linear probe, where the strategy begins with it. A strategy that ends with it uses the validation rows too."""
+    """Return the linear probe, where the strategy begins with it. A strategy that ends with it uses the validation rows too."""
     if context.config.strategy.head_init != "probe":
         return None
     fitted = context.fitted
@@ -238,7 +238,7 @@ def solve_head(context: RunContext) -> Probe | None:
 
 
 def stored_activations(context: RunContext, plan: Plan) -> tuple[SplitPoint | None, Features | None]:
-    """What lies below the lowest layer group that trains, computed once for all rows; None where that cannot be done exactly."""
+    """Return split point and activations below the layers that train; None where they cannot be stored exactly."""
     augmentation = context.modality.augmentation
     if plan.split_point is None or (augmentation and augmentation.level != "none"):
         return None, None

@@ -52,7 +52,7 @@ class Explanation:
     gap: float = 0.0
 
     def overlay(self) -> Image.Image:
-        """The picture in grey with the heat laid over it in colour."""
+        """Return the picture in grey with the heat laid over it in colour."""
         from matplotlib import colormaps
 
         heat = Image.fromarray(self.heat.astype(np.float32)).resize(self.picture.size, Image.Resampling.BICUBIC)
@@ -62,7 +62,7 @@ class Explanation:
         return Image.fromarray((grey + 0.75 * share * (colour - grey)).round().astype(np.uint8))
 
     def write(self, path: Path) -> Path:
-        """Writes `path` with the suffix `.png` (the overlay) or `.json` (the tokens); returns what it wrote."""
+        """Write `path` with the suffix `.png` (the overlay) or `.json` (the tokens); return what it wrote."""
         if self.heat is not None:
             self.overlay().save(target := path.with_name(f"{path.name}.png"))
             return target
@@ -95,7 +95,7 @@ def explain(predictor: Predictor, frame: pd.DataFrame, outputs: Sequence[int] | 
 
 
 def explain_run(folder: Path, use_cpu: bool = False) -> None:
-    """Writes the explanations of the rows that a run's report shows, where `RecordedRun.explanation` looks for them.
+    """Write the explanations of the rows that a run's report shows, where `RecordedRun.explanation` looks for them.
 
     A run without such rows, and a model that cannot be explained, gets a line in the log and no folder.
     """
@@ -117,7 +117,7 @@ def explain_run(folder: Path, use_cpu: bool = False) -> None:
 
 
 def write_explanations(found: Sequence[Explanation], ids: Sequence[str], folder: Path) -> None:
-    """A file for each row, named by its id, in a new folder. Raises `UserError` when the folder exists or cannot be made."""
+    """Write a file for each row, named by its id, into a new folder. Raises `UserError` when that cannot be made."""
     try:
         with replacing(folder) as begun:
             begun.mkdir()
@@ -129,7 +129,7 @@ def write_explanations(found: Sequence[Explanation], ids: Sequence[str], folder:
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode while it lasts; every module's own flag afterwards (frozen blocks may differ from the rest)."""
+    """Run in evaluation mode, and restore every module's own flag (frozen blocks may differ from the rest)."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -170,7 +170,7 @@ def _heat_map(predictor: Predictor, row: pd.DataFrame, item: Any, output: int | 
 
 @contextmanager
 def _noting(model: nn.Module) -> Iterator[Activations]:
-    """Notes, while it lasts, what every module returns (the first tensor of it)."""
+    """Note, while it lasts, what every module returns (the first tensor of it)."""
     found: Activations = []
 
     def note(module: nn.Module, args: tuple, output: Any) -> None:
@@ -200,8 +200,10 @@ def _relevance(model: nn.Module, activations: Activations, evidence: Tensor, rat
 
 
 def _of_grid(candidates: list[Tensor], evidence: Tensor, ratio: float) -> Tensor:
-    """At the last activation with more than one place. Channels come first or (Swin in timm) last: the grid is the pair of
-    axes that has the shape of the picture."""
+    """Return the map at the last activation with more than one place.
+
+    Channels come first or (Swin in timm) last: the grid is the pair of axes that has the shape of the picture.
+    """
     for hidden in reversed(candidates):
         layouts = {1: hidden.shape[2:], 3: hidden.shape[1:3]}
         channels = min(layouts, key=lambda axis: abs(math.log(layouts[axis][0] / layouts[axis][1] / ratio)))
@@ -245,7 +247,7 @@ def _token_grid(tokens: int, patches: list[tuple[int, int]], ratio: float) -> tu
 
 
 def _as_seen(pixels: Tensor, settings: Any) -> Image.Image:
-    """The picture that the model saw: cut and scaled, its normalisation undone."""
+    """Return the picture that the model saw: cut and scaled, its normalisation undone."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (settings.mean, settings.std))
     values = (pixels.cpu() * std + mean).clamp(0, 1) * 255
     return Image.fromarray(values.round().byte().permute(1, 2, 0).numpy())
@@ -335,7 +337,7 @@ def _word_spans(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[_
 
 
 def _pieces(texts: Sequence[str], spans: Sequence[_Span | None], weights: np.ndarray) -> list[tuple[str, float]]:
-    """The texts cut into words with their weight and what lies between them; joined they are the texts again."""
+    """Return the texts cut into words with their weight and what lies between them; joined they are the texts again."""
     words: dict[tuple[int, int], tuple[int, int, float]] = {}
     for span, weight in zip(spans, weights, strict=True):
         if span is not None:

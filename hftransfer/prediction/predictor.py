@@ -73,7 +73,7 @@ class Predictor:
         return self.table(self.frame(inputs, columns), views)
 
     def frame(self, inputs: str | Sequence[str], columns: list[str] | None = None) -> pd.DataFrame:
-        """The rows (`id`, `input`, and for pairs `input_pair`) that `inputs` stand for.
+        """Return the rows (`id`, `input`, and for pairs `input_pair`) that `inputs` stand for.
 
         Raises `UserError`, also for one text where the run reads pairs, or two where it reads one.
         """
@@ -89,7 +89,7 @@ class Predictor:
         return frame
 
     def table(self, frame: pd.DataFrame, views: int = 0) -> pd.DataFrame:
-        """The answers to the rows of `frame`, as `predict` gives them.
+        """Return the answers to the rows of `frame`, as `predict` gives them.
 
         An input that cannot be read has no answer: its reason stands in the column `error`, which is there only then.
         Raises `UserError` where no input can be read.
@@ -260,7 +260,7 @@ def _usable(frame: pd.DataFrame, modality: str, data: str, run: RecordedRun) -> 
 
 
 def _as_known(label: Any, task: Task) -> Any:
-    """A label as the run calls it: of numbered classes, 1.0 is the class 1."""
+    """Return a label as the run calls it: of numbered classes, 1.0 is the class 1."""
     if not task.exclusive or str(label) in task.names:
         return label
     whole = without_point(str(label))
@@ -268,7 +268,7 @@ def _as_known(label: Any, task: Task) -> Any:
 
 
 def _columns_of_the_run(folder: Path, data: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The columns that are `given`, and what the run knows of its own where `data` has them; nothing of a model folder.
+    """Return the columns that are `given`, and what the run knows of its own where `data` has them; nothing of a model folder.
 
     Raises `UserError` for data without labels.
     """

@@ -83,7 +83,7 @@ class Reliability:
         return cls(level, thresholds, np.inf, np.inf, examples=examples)
 
     def ood_score(self, features: np.ndarray) -> np.ndarray:
-        """The distance (N,) to the reference."""
+        """Return the distance (N,) to the reference."""
         return distance(features, self.reference, self.neighbours)
 
     def columns(self, task: Task, logits: np.ndarray, features: np.ndarray) -> dict[str, Sequence[Any]]:
@@ -134,7 +134,7 @@ class Reliability:
 
     @classmethod
     def read(cls, folder: Path, task: Task) -> "Reliability | None":
-        """What `write` left in the folder; None where there is nothing (models made elsewhere)."""
+        """Return what `write` left in the folder; None where there is nothing (models made elsewhere)."""
         if not (folder / THRESHOLDS).is_file():
             return None
         found = read_json(folder / THRESHOLDS)

@@ -72,7 +72,7 @@ class Probe:
 
 
 def candidates(model: nn.Module, layer_groups: LayerGroups, config: HeadConfig, batch: Batch) -> list[FeatureSource]:
-    """The feature sources to compare. Raises `UserError` when the family cannot express the one that was asked for."""
+    """Return the feature sources to compare. Raises `UserError` when the family cannot express the one that was asked for."""
     blocks = _blocks(model, layer_groups, config, batch)
     if config.pooling == "head" or MASK not in batch:
         poolings = ["head"]
@@ -181,14 +181,14 @@ class _Problem:
 
 
 def sample(frozen: FrozenPass, rows: Rows) -> Batch:
-    """A few rows, to try things on."""
+    """Return a few rows, to try things on."""
     return frozen.compute_config.place(frozen.modality.collate(list(rows.items[:4])))
 
 
 def _comparable(
     read: dict[str, np.ndarray], feature_source: FeatureSource, model: nn.Module, layer_groups: LayerGroups
 ) -> np.ndarray:
-    """The features of a feature source; the mean ones as the appended layer will give them."""
+    """Return the features of a feature source; the mean ones as the appended layer will give them."""
     if feature_source.pooling == "head":
         return read[feature_source.name]
     mean, first = (torch.from_numpy(read[f"{name}@{feature_source.block}"]) for name in ("mean", "first"))
@@ -204,7 +204,7 @@ def express(model: nn.Module, layer_groups: LayerGroups, feature_source: Feature
 
 
 def _deployed_features(frozen: FrozenPass, pooled: np.ndarray) -> np.ndarray:
-    """What the last linear layer of the changed model reads: its tail run on sequences of one token."""
+    """Return what the last linear layer of the changed model reads: its tail run on sequences of one token."""
     model, compute_config = frozen.model, frozen.compute_config
     layer_groups = LayerGroups.of(model)
     ids = torch.zeros((len(pooled), 1), dtype=torch.long)
@@ -256,7 +256,7 @@ def _share_of_logits(model: nn.Module, linear: nn.Linear, batch: Batch) -> float
 
 @torch.no_grad()
 def fold_scale(model: nn.Module, task: Task) -> None:
-    """The scale of the targets, so that the plain model answers in the user's units (regression; see `Task.mean`)."""
+    """Fold the scale of the targets in, so that the plain model answers in the user's units (regression; see `Task.mean`)."""
     if task.has_classes or not task.std:
         return
     for linear in output_layers(model):  # a mean of scaled outputs is the scaled mean
@@ -268,7 +268,7 @@ def fold_scale(model: nn.Module, task: Task) -> None:
 
 @torch.no_grad()
 def fold_temperature(model: nn.Module, temperature: float) -> None:
-    """The temperature, so that every way to run the model gives calibrated probabilities (Guo et al. 2017)."""
+    """Fold the temperature in, so that every way to run the model gives calibrated probabilities (Guo et al. 2017)."""
     for linear in output_layers(model):
         linear.weight.div_(temperature)
         if linear.bias is not None:

@@ -61,7 +61,7 @@ def solve_head(
     folds: list[tuple[np.ndarray, np.ndarray]],
     intercept: bool = True,
 ) -> LinearProbe:
-    """The linear probe of the penalty that is best in cross-validation over `folds` (train and validation row numbers).
+    """Return the linear probe of the penalty that is best in cross-validation over `folds` (train and validation row numbers).
 
     It is logistic regression, or ridge for numbers. `intercept` False is for heads that have no bias (GPT-2).
     Regression targets are expected standardised (`task.standardised`).
@@ -91,7 +91,7 @@ def _threads(*sizes: int) -> int:
 
 
 def refit(features: np.ndarray, targets: np.ndarray, task: Task, like: LinearProbe) -> Fit:
-    """A head on other rows with the solver and penalty of one that was chosen before: no folds, a search's precision.
+    """Return a head on other rows with the solver and penalty of one that was chosen before: no folds, a search's precision.
 
     For the many fits of a learning curve. Regression targets are expected standardised.
     """
@@ -107,7 +107,7 @@ def refit(features: np.ndarray, targets: np.ndarray, task: Task, like: LinearPro
 
 
 def _on_raw(fit: Fit, mean: np.ndarray, scale: np.ndarray, rotation: np.ndarray) -> Fit:
-    """A fit on rotated, standardised features as one on the features themselves."""
+    """Return a fit on rotated, standardised features as one on the features themselves."""
     weight = fit.weight @ rotation.T / scale
     return Fit(weight, fit.bias - weight @ mean)
 
@@ -163,8 +163,9 @@ def _group_folds(
 
 
 def _standardiser(features: np.ndarray, intercept: bool) -> tuple[np.ndarray, np.ndarray]:
-    """What is taken off each feature (D,), and what it is divided by: its spread, but no less than the median one of those
-    that vary.
+    """Return what is taken off each feature (D,), and what it is divided by.
+
+    The divisor is its spread, but no less than the median one of those that vary.
 
     Behind a ReLU most features are 0 on most rows. Where rows are few, one that was not 0 once gets a spread near 0, and
     divided by that it is a giant on the first new row that has it: digits with five labels a class lost 11 points.

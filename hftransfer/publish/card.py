@@ -38,14 +38,14 @@ MOST_CLASSES = 12  # a confusion matrix with more columns cannot be read on a pa
 
 
 def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
-    """Writes `README.md` into the run folder and returns its path; `repo_id` is what the example code then names."""
+    """Write `README.md` into the run folder and return its path; `repo_id` is what the example code then names."""
     target = Path(folder) / "README.md"
     write_text(target, render_card(RecordedRun.open(folder), repo_id))
     return target
 
 
 def render_card(run: RecordedRun, repo_id: str | None = None, adapter: bool = False) -> str:
-    """The card as Markdown, with the Hub's metadata in front. Raises `UserError` where the folder is no run."""
+    """Return the card as Markdown, with the Hub's metadata in front. Raises `UserError` where the folder is no run."""
     facts = card_facts(run) | {"repo": repo_id or "MODEL_FOLDER", "adapter": adapter}
     metadata = yaml.safe_dump(card_metadata(run, facts, adapter), sort_keys=False, allow_unicode=True)
     page = filled_in(_template().render(facts), run.folder / "README.md")
@@ -71,7 +71,7 @@ def filled_in(card: str, earlier: Path) -> str:
 
 
 def blanks(card: str) -> list[str]:
-    """What is left for a person to fill in: the words before each mark."""
+    """Return what is left for a person to fill in: the words before each mark."""
     return re.findall(rf"^- (.+): {re.escape(BLANK)}$", card, flags=re.MULTILINE)
 
 
@@ -122,30 +122,30 @@ def card_facts(run: RecordedRun) -> dict[str, Any]:
 
 
 def _headline(run: RecordedRun) -> dict[str, Any] | None:
-    """The cross-validated metrics, where they are the headline."""
+    """Return the cross-validated metrics, where they are the headline."""
     if run.headline != "cross_validation":
         return None
     return {"title": run.metrics.describe_part(run.headline), "metrics": run.metrics.cross_validation}
 
 
 def held_out_split(run: RecordedRun) -> str:
-    """The part that the card reports: test, or validation where there is no test part."""
+    """Return the part that the card reports: test, or validation where there is no test part."""
     return "test" if run.metrics.test else "validation"
 
 
 def _call(kind: ModalityKind, pairs: bool, outputs: int) -> str:
-    """The arguments of a call of the pipeline, as Python code."""
+    """Return the arguments of a call of the pipeline, as Python code."""
     options = (f"{name}={value!r}" for name, value in kind.pipeline_options(outputs).items())
     return ", ".join((kind.usage(pairs), *options))
 
 
 def shown_source(source: str) -> str:
-    """A checkpoint as it may be published: one that is not from the Hub gives the last part of its path alone."""
+    """Return a checkpoint as it may be published: one that is not from the Hub gives the last part of its path alone."""
     return source if hub_source(source) else _last_part(source)
 
 
 def public_config(folder: Path) -> dict[str, Any]:
-    """The run's configuration without what was left open, the folders of the machine it was made on, and its own push."""
+    """Return the run's configuration without what was left open, the folders of the machine it was made on, and its own push."""
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     public = _without_folders({name: value for name, value in config.items() if name != "push_to_hub"})
     if hub_source(RunRecord.read(folder).checkpoint.source):
@@ -224,7 +224,7 @@ def _confusion(run: RecordedRun, part: Part) -> list[list[int]] | None:
 
 
 def _mistakes(run: RecordedRun, part: Part) -> list[tuple[str, str, int]]:
-    """The most frequent confusions as (true, predicted, rows)."""
+    """Return the most frequent confusions as (true, predicted, rows)."""
     if not run.task.exclusive:
         return []
     pairs = zip(part.targets.tolist(), run.task.decide(part.scores).tolist(), strict=True)
@@ -252,7 +252,7 @@ def _calibration(run: RecordedRun, part: Part) -> dict[str, Any] | None:
 
 
 def card_metadata(run: RecordedRun, facts: dict[str, Any], adapter: bool = False) -> dict[str, Any]:
-    """The front matter that the Hub reads: tags, base model, and the results as a model index."""
+    """Return the front matter that the Hub reads: tags, base model, and the results as a model index."""
     metadata: dict[str, Any] = {
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": facts["pipeline_task"],

@@ -64,7 +64,7 @@ def export(run: str | Path, format: Format, output: str | Path | None = None) ->
 
 
 def as_table(exported: Path) -> "Table":
-    """The two sides of `export.json`: size, milliseconds an input, and the task's main metric with its interval."""
+    """Return the two sides of `export.json`: size, milliseconds an input, and the task's main metric with its interval."""
     from rich.table import Table
 
     found = read_json(Path(exported) / "export.json")
@@ -146,7 +146,7 @@ class _Logits(nn.Module):
 
 
 def _traced(model: nn.Module, batch: dict[str, Tensor]) -> Any:
-    """The graph with the number of rows open, and for tokens their number too."""
+    """Return the graph with the number of rows open, and for tokens their number too."""
     names = list(batch)
     pair = [torch.cat([value, value])[:2] for value in batch.values()]  # a size of 1 would be taken for a constant
     open_axes = tuple({axis: torch.export.Dim.DYNAMIC for axis in range(2 if v.ndim == 2 else 1)} for v in pair)
@@ -159,7 +159,7 @@ def _traced(model: nn.Module, batch: dict[str, Tensor]) -> Any:
 
 
 def _metadata(run: RecordedRun) -> dict[str, str]:
-    """What a program needs that has nothing but the graph: strings, most of them JSON."""
+    """Return what a program needs that has nothing but the graph: strings, most of them JSON."""
     limits = run.folder / "trust.json"
     values = {
         "labels": json.dumps(run.task.names, ensure_ascii=False),
@@ -171,7 +171,7 @@ def _metadata(run: RecordedRun) -> dict[str, str]:
 
 
 def _averaging_layer(run: RecordedRun, model: nn.Module) -> str | None:
-    """The path of the layer that takes the mean over tokens, where the head reads that (see `feature source.put_mean_layer`)."""
+    """Return the path of the layer that takes the mean over tokens, where the head reads that (`sources.put_mean_layer`)."""
     feature_source = run.record.feature_source
     return LayerGroups.of(model).blocks[-1] if feature_source and feature_source.chosen.startswith("mean") else None
 
@@ -214,7 +214,7 @@ def compare(task: Task, original: np.ndarray, exported: np.ndarray) -> dict[str,
 
 
 def check(comparison: dict[str, Any]) -> None:
-    """Raises `UserError` where the exported model is not the original: float32 by its logits, int8 by its decisions.
+    """Raise `UserError` where the exported model is not the original: float32 by its logits, int8 by its decisions.
 
     Of int8 a test of non-inferiority is asked: the lower end of the interval of agreement lies above `EIGHT_BITS`.
     """

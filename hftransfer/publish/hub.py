@@ -99,7 +99,7 @@ def _push_space(
     dry_run: str | Path | None,
     model_url: str,
 ) -> str:
-    """The demo as the Space `space`; its address, or `space/` in the folder of a dry run.
+    """Return the demo as the Space `space`; its address, or `space/` in the folder of a dry run.
 
     The Space holds the model and this package as it is here, so that it needs nothing else of ours.
     """
@@ -114,7 +114,7 @@ def _push_space(
 
 
 def push_as_configured(folder: Path, goal: HubConfig) -> None:
-    """What `push_to_hub` asks for at the end of a run. The run stays whole whatever happens; raises `UserError`."""
+    """Push what `push_to_hub` asks for. The run stays complete whatever happens; raises `UserError`."""
     try:
         push(folder, goal.repo_id, goal.private, goal.update, space=goal.space)
     except BaseException:
@@ -127,7 +127,7 @@ def push_as_configured(folder: Path, goal: HubConfig) -> None:
 
 
 def check_ready(repo_id: str, space: str | None = None, update: bool = False) -> None:
-    """What can be known before anything is made: the names, the token, and whether the repositories are free.
+    """Check what can be known before the run: names, token, and whether the repositories are free.
 
     Raises `UserError`. Only the first process of a launch asks.
     """
@@ -150,7 +150,7 @@ def _is_first_process() -> bool:
 
 
 def write_repository(run: RecordedRun, target: Path, repo_id: str, adapter: bool = False) -> None:
-    """The files of the repository. Data, predictions and paths of this machine stay at home."""
+    """Write the files of the repository, without data, predictions and paths of this machine."""
     if adapter:
         _copy_adapter(run, target)
     else:
@@ -175,7 +175,7 @@ def _without_ids(round_trip: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_space(run: RecordedRun, target: Path, repo_id: str) -> None:
-    """The app, the package, and the model, pushed as `repo_id`, with what the demo says about it.
+    """Write the app, the package and the model, pushed as `repo_id`, with what the demo says about it.
 
     No training data: no report, no features.
     """
@@ -308,7 +308,7 @@ def _check_names(*names: str | None) -> None:
 
 
 def _check_token(api: HfApi) -> set[str]:
-    """The names that the token's owner may write under."""
+    """Return the names that the token's owner may write under."""
     if constants.HF_HUB_OFFLINE:
         raise UserError("HF_HUB_OFFLINE=1 keeps the Hub out of reach: unset it to push.")
     if not get_token():
@@ -348,7 +348,7 @@ def _refuse_taken(api: HfApi, repo_id: str, repo_type: RepoType, update: bool) -
 
 
 def _create(api: HfApi, repo_id: str, repo_type: RepoType, private: bool) -> str:
-    """The address of the repository, made where there is none."""
+    """Return the address of the repository, made where there is none."""
     sdk = "gradio" if repo_type == "space" else None
     try:
         return str(api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk))
@@ -359,7 +359,7 @@ def _create(api: HfApi, repo_id: str, repo_type: RepoType, private: bool) -> str
 
 
 def _commit(call: Callable[[], object], repo_id: str) -> None:
-    """Uploads and commits, once more when the Hub is busy; the client itself repeats uploads that break."""
+    """Upload and commit, once more when the Hub is busy; the client itself repeats uploads that break."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             call()

@@ -81,7 +81,7 @@ def certify(folder: str | Path, rows: int = ROWS) -> dict[str, Any]:
 
 
 def certified(folder: str | Path) -> dict[str, Any]:
-    """The run's certificate: the stored one while every form and package is the same, else a new one (see `certify`)."""
+    """Return the run's certificate: the stored one while every form and package is the same, else a new one (see `certify`)."""
     file = RecordedRun.open(folder).folder / "certificate.json"
     stored = read_json(file) if file.is_file() else {}
     return stored if stored.get("forms") == forms_digest(folder) else certify(folder)
@@ -114,7 +114,7 @@ def _version(package: str) -> str | None:
 
 
 def check(round_trip: dict[str, Any]) -> None:
-    """Raises `UserError` naming the form and the rows when any form gives another label than was measured.
+    """Raise `UserError` naming the form and the rows when any form gives another label than was measured.
 
     Of an 8-bit form so much is asked as its export promised (`EIGHT_BITS`).
     """
@@ -137,7 +137,7 @@ def _too_few_agree(stage: dict[str, Any], rows: int) -> bool:
 
 
 def forms_of(run: RecordedRun) -> list[Form]:
-    """What the run folder holds, and the demo where Gradio is there to serve it."""
+    """Return what the run folder holds, and the demo where Gradio is there to serve it."""
     forms = [Form("pipeline", "pipeline", run.folder / "model", run.model_bytes)]
     if (run.folder / "adapter").is_dir():
         forms.append(Form("adapter on its base", "adapter", run.folder, _bytes(run.folder / "adapter")))
@@ -150,7 +150,7 @@ def forms_of(run: RecordedRun) -> list[Form]:
 
 
 def _exported(folder: Path, comparison: dict[str, Any]) -> Form:
-    """Raises `UserError` for an 8-bit form whose comparison with the original does not show that it decides alike."""
+    """Raise `UserError` for an 8-bit form whose comparison with the original does not show that it decides alike."""
     format = comparison["format"]
     eight_bits = format.endswith("int8")
     if eight_bits and comparison["agreement"]["low"] < EIGHT_BITS:

@@ -1,4 +1,6 @@
-"""The forms that a run's model takes, each asked raw inputs in a process of its own; `round_trip` starts it:
+"""The forms that a run's model takes, each asked raw inputs in a process of its own.
+
+`round_trip` starts it:
 
     python -P hftransfer/publish/targets.py job.json answers.json
 
@@ -65,7 +67,7 @@ def _scores(problem_type: str, logits: Any) -> Any:
 
 
 def through_adapter(job: dict[str, Any]) -> Ask:
-    """The published checkpoint with a LoRA run's adapter put on by peft: never merged."""
+    """Return the published checkpoint with a LoRA run's adapter put on by peft: never merged."""
     import pandas as pd
     import torch
     from peft import PeftModel
@@ -93,7 +95,7 @@ def through_adapter(job: dict[str, Any]) -> Ask:
 
 
 def through_demo(job: dict[str, Any]) -> Ask:
-    """The demo, served on loopback and asked by Gradio's own client. It shows the best scores alone where there are many."""
+    """Return the demo, served on loopback and asked by Gradio's own client; of many scores it shows the best."""
     from gradio_client import Client, handle_file
 
     from hftransfer.apps.demo import launch

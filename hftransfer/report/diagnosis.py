@@ -52,22 +52,22 @@ class Evidence:
     learning_rate: float | None = None
 
     def curve(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values of one entry of the log."""
+        """Return steps and values of one entry of the log."""
         points = [(entry["step"], entry[key]) for entry in self.history if key in entry]
         steps, values = zip(*points, strict=True) if points else ((), ())
         return np.array(steps, dtype=float), np.array(values, dtype=float)
 
     def again(self, change: str) -> str:
-        """The command that trains once more, beside the first run, with one change."""
+        """Return the command that trains once more, beside the first run, with one change."""
         return f"hftransfer train {shlex.quote(f'{self.run}/config.yaml')} --output {shlex.quote(f'{self.run}-2')} {change}"
 
     def weighed_up(self, otherwise: str) -> str:
-        """The command that makes rare classes count as much as common ones; `otherwise` where they did."""
+        """Return the command that makes rare classes count as much as common ones; `otherwise` where they did."""
         return otherwise if self.balanced else self.again("training.imbalance=balanced")
 
 
 def gather(run: RecordedRun) -> Evidence:
-    """The evidence of a finished run."""
+    """Return the evidence of a finished run."""
     task, part = run.task, run.part(run.evaluated)
     actual, predicted = {}, {}
     if task.exclusive:
@@ -100,7 +100,7 @@ def _shares(task: Task, targets: np.ndarray) -> dict[str, float]:
 
 
 def diagnose(evidence: Evidence) -> list[Finding]:
-    """Findings, gravest first; one about the learning at the most, for one cause shows in several ways."""
+    """Return findings, gravest first; one about the learning at the most, for one cause shows in several ways."""
     learning = (
         _diverged, _never_learned, _by_heart, _rate_too_low, _collapsed, _gained_nothing, _overfit, _underfit, _transform_gap,
     )  # fmt: skip
@@ -111,7 +111,7 @@ def diagnose(evidence: Evidence) -> list[Finding]:
 
 
 def _diverged(evidence: Evidence) -> Finding | None:
-    """The rate is too high: the training loss shoots far above guessing, ends above its start, or is no number.
+    """Find a rate that is too high: the training loss shoots far above guessing, ends above its start, or is no number.
 
     A hump from which the loss came down to well below its start is none: warm-up of a random head looks so.
     """
@@ -132,7 +132,7 @@ def _diverged(evidence: Evidence) -> Finding | None:
 
 
 def _never_learned(evidence: Evidence) -> Finding | None:
-    """The test score cannot be told from chance, and the training loss, if there is one, stayed near that of guessing.
+    """Find a test score at chance, while the training loss, if there is one, stayed near that of guessing.
 
     Not so where validation rows are answered: then the test rows are others (see `_rows_differ`).
     """
@@ -169,7 +169,7 @@ def _by_heart(evidence: Evidence) -> Finding | None:
 
 
 def _rate_too_low(evidence: Evidence) -> Finding | None:
-    """The training loss fell little, and as fast in its middle half as in its first."""
+    """Find a training loss that fell little, and as fast in its middle half as in its first."""
     _, loss = evidence.curve("loss")
     if len(loss) < 10:
         return None
@@ -200,13 +200,13 @@ def _collapsed(evidence: Evidence) -> Finding | None:
 
 
 def _chosen_by(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and the validation loss that chose among them."""
+    """Return steps, and the validation loss that chose among them."""
     calibrated = evidence.curve("eval_calibrated_log_loss")
     return calibrated if len(calibrated[0]) else evidence.curve("eval_loss")
 
 
 def _gained_nothing(evidence: Evidence) -> Finding | None:
-    """The validation loss was lowest before the first step, so that the start was kept."""
+    """Find a validation loss that was lowest before the first step, so that the start was kept."""
     steps, validation = _chosen_by(evidence)
     if len(validation) < 2 or steps[0] > 0 or validation[0] > np.nanmin(validation):
         return None
@@ -220,7 +220,7 @@ def _gained_nothing(evidence: Evidence) -> Finding | None:
 
 
 def _overfit(evidence: Evidence) -> Finding | None:
-    """The validation loss turned upwards while the training loss went on down: the one that chose the best step."""
+    """Find a validation loss, the one that chose the step, that rose while the training loss went on down."""
     steps, validation = _chosen_by(evidence)
     _, loss = evidence.curve("loss")
     if len(validation) < 3 or len(loss) < 5:
@@ -274,7 +274,7 @@ def _transform_gap(evidence: Evidence) -> Finding | None:
 
 
 def _rows_differ(evidence: Evidence) -> Finding | None:
-    """Validation rows, which no weight saw, go far better than test rows: those come from elsewhere."""
+    """Find test rows that go far worse than validation rows, which no weight saw: they come from elsewhere."""
     name = evidence.headline
     test, validation = evidence.test.get(name), evidence.validation.get(name)
     if not test or not validation or not validation["low"] - test["high"] >= 0.05:  # NaN: not known
@@ -315,7 +315,7 @@ def _silent(evidence: Evidence) -> Finding | None:
 
 
 def _starving(evidence: Evidence) -> Finding | None:
-    """A class with few training rows that the model hardly ever finds."""
+    """Return a class with few training rows that the model hardly ever finds."""
     typical = np.median(list(evidence.train_rows.values())) if evidence.train_rows else 0
     hungry = [
         entry for entry in evidence.per_class
@@ -335,7 +335,7 @@ def _starving(evidence: Evidence) -> Finding | None:
 
 
 def _too_few_test_rows(evidence: Evidence) -> Finding | None:
-    """An interval so wide that most differences drown in it."""
+    """Return an interval so wide that most differences drown in it."""
     found = evidence.test.get(evidence.headline)
     if found is None or not found["high"] - found["low"] >= 0.1:
         return None
@@ -350,7 +350,7 @@ def _too_few_test_rows(evidence: Evidence) -> Finding | None:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Running means over a tenth of the curve: single batches are noisy."""
+    """Return running means over a tenth of the curve: single batches are noisy."""
     width = max(1, len(values) // 10)
     return np.convolve(values, np.ones(width) / width, mode="valid")
 

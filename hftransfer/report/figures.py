@@ -37,14 +37,14 @@ _STYLE = {
 
 
 def check_figure_name(path: Path) -> None:
-    """Raises `UserError` for another ending than .png and .svg: before the work, not after it."""
+    """Raise `UserError` for another ending than .png and .svg: before the work, not after it."""
     if path.suffix.lower() not in (".png", ".svg"):
         raise UserError(f"Cannot draw {path}: expected a name ending in .png or .svg.")
 
 
 @contextmanager
 def drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of so many inches to draw on, written to `path` as a whole when the block ends. Raises `UserError`."""
+    """Yield a figure of so many inches to draw on, written to `path` as a whole when the block ends. Raises `UserError`."""
     check_figure_name(path)
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -58,7 +58,7 @@ def drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
 
 
 def log_x(axes: Axes) -> None:
-    """A logarithmic x axis labelled 1, 2, 5, 10: matplotlib's own labels are formulas, which are not parsed here."""
+    """Draw a logarithmic x axis labelled 1, 2, 5, 10: matplotlib's own labels are formulas, which are not parsed here."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:,.10g}")

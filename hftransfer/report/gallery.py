@@ -56,7 +56,7 @@ class Picked:
 
 
 def confident_errors(run: RecordedRun, count: int = SHOWN) -> Picked:
-    """The judged rows where the model was surest of a wrong answer; for regression those with the largest error."""
+    """Return the judged rows where the model was surest of a wrong answer; for regression those with the largest error."""
     task, part = run.task, run.part(run.evaluated)
     decided = task.decide(part.scores)
     if not task.has_classes:
@@ -71,7 +71,7 @@ def confident_errors(run: RecordedRun, count: int = SHOWN) -> Picked:
 
 
 def _confidence_of_error(task: Task, part: Part, decided: np.ndarray) -> np.ndarray:
-    """The probability of the wrong answer: of the class, or of that label's side that was most surely wrong."""
+    """Return the probability of the wrong answer: of the class, or of that label's side that was most surely wrong."""
     if task.exclusive:
         return part.scores.max(1)
     side = np.where(decided > 0.5, part.scores, 1 - part.scores)
@@ -146,7 +146,7 @@ def joined(parts: Sequence[Part]) -> Part:
 
 
 def shown_outputs(run: RecordedRun) -> dict[str, int]:
-    """The first rows of each list by their id, each with the output that is shown as the answer: what is explained."""
+    """Return the first rows of each list by their id, each with the output that is shown as the answer: what is explained."""
     picked = [choice for choice in (confident_errors(run), label_errors(run)) if choice]
     return {
         choice.part.ids[row]: int(choice.part.scores[row].argmax())
@@ -156,7 +156,7 @@ def shown_outputs(run: RecordedRun) -> dict[str, int]:
 
 
 def cards(run: RecordedRun, picked: Picked) -> list[Card]:
-    """The chosen rows with their pictures or words."""
+    """Return the chosen rows with their pictures or words."""
     return [
         _card(run, picked.part.frame.iloc[row].to_dict(), answer, note)
         for row, answer, note in zip(picked.rows, picked.answers, picked.notes, strict=True)
@@ -175,14 +175,14 @@ def _card(run: RecordedRun, row: dict[str, Any], answer: str, note: str) -> Card
 
 
 def words(label: Any) -> str:
-    """A label as the page shows it."""
+    """Return a label as the page shows it."""
     if isinstance(label, list | tuple):
         return ", ".join(map(words, label)) or "(none)"
     return f"{label:.4g}" if isinstance(label, float) else str(label)
 
 
 def thumbnail(path: str, side: int = _SIDE) -> str | None:
-    """A small JPEG as a data URI; None when the file is not there any more or cannot be read."""
+    """Return a small JPEG as a data URI; None when the file is not there any more or cannot be read."""
     if not path:
         return None
     try:
@@ -197,7 +197,7 @@ def thumbnail(path: str, side: int = _SIDE) -> str | None:
 
 
 def _highlighted(run: RecordedRun, row: dict[str, Any]) -> list[tuple[str, float]]:
-    """The explained tokens where there are some, else the beginning of the text."""
+    """Return the explained tokens where there are some, else the beginning of the text."""
     path = run.explanation(row["id"], ".json")
     if path.is_file():
         return [(token["text"], float(np.clip(token["weight"], -1, 1))) for token in read_json(path)["tokens"]]

@@ -171,7 +171,7 @@ def _legend_above(axes, columns: int) -> None:
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """The figure as an element to stand in HTML: no prologue, no style or names of its own, colours by variable."""
+    """Return the figure as an element to stand in HTML: no prologue, no style or names of its own, colours by variable."""
     buffer = io.StringIO()
     nothing_about = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing_about)

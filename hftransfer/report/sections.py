@@ -28,7 +28,7 @@ def number(value: float) -> str:
 
 
 def interval(found: dict) -> str:
-    """The ends of an interval, or that it is not known (docs/coverage.md)."""
+    """Return the ends of an interval, or that it is not known (docs/coverage.md)."""
     return f"{number(found['low'])} – {number(found['high'])}" if np.isfinite(found["low"]) else "not known"
 
 
@@ -39,7 +39,7 @@ def size(count: float) -> str:
 
 
 def overview(run: RecordedRun) -> dict[str, Any]:
-    """The tiles at the top, and one sentence about what was trained on what."""
+    """Return the tiles at the top, and one sentence about what was trained on what."""
     about, counts, task = run.record, run.record.data.counts, run.task
     inputs = kind_of(about.modality).plural
     training, validation, test = (f"{counts.get(part, 0):,}" for part in ("train", "validation", "test"))
@@ -58,7 +58,7 @@ def overview(run: RecordedRun) -> dict[str, Any]:
 
 
 def metrics(run: RecordedRun) -> dict[str, Any]:
-    """The measured splits: a figure of what is a share, a table of everything, and what to keep in mind."""
+    """Return the measured splits: a figure of what is a share, a table of everything, and what to keep in mind."""
     splits = {split: found for split, found in run.metrics.parts.items() if split in ("test", "validation")}
     names = list(dict.fromkeys(name for found in splits.values() for name in found))
     drawn = any(name in BOUNDED for name in names)
@@ -73,7 +73,7 @@ def metrics(run: RecordedRun) -> dict[str, Any]:
 
 
 def _repeated(metrics: MetricsRecord) -> list[tuple[str, list]]:
-    """What was measured more than once: a title, and metrics with their `Measured`."""
+    """Return what was measured more than once: a title, and metrics with their `Measured`."""
     parts = {part: found for part, found in metrics.parts.items() if part in ("cross_validation", "seeds")}
     titles = {part: metrics.describe_part(part) for part in parts}
     if metrics.seeds:
@@ -109,7 +109,7 @@ def _curve(run: RecordedRun, key: str) -> tuple[list[float], list[float]]:
 
 
 def confusion(run: RecordedRun) -> dict[str, Any] | None:
-    """The matrix with classes that are confused standing together, and the pairs confused most; single-label only."""
+    """Return the matrix with classes that are confused standing together, and the pairs confused most; single-label only."""
     if not run.task.exclusive:
         return None
     part, classes = run.part(run.evaluated), run.task.head_size
@@ -124,7 +124,7 @@ def confusion(run: RecordedRun) -> dict[str, Any] | None:
 
 
 def _confused_together(counts: np.ndarray) -> np.ndarray:
-    """An order of the classes by average linkage, near where they are confused."""
+    """Return an order of the classes by average linkage, near where they are confused."""
     if len(counts) < 3:
         return np.arange(len(counts))
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
@@ -179,7 +179,7 @@ def sets(run: RecordedRun) -> str:
 
 
 def classes(run: RecordedRun) -> dict[str, Any]:
-    """The per-class table, weakest first, or the per-target table of a regression."""
+    """Return the per-class table, weakest first, or the per-target table of a regression."""
     found = run.metrics.per_class[run.evaluated]
     if not run.task.has_classes:
         columns = [name for name in ("mae", "rmse", "r2", "pearson") if any(name in entry for entry in found)]

@@ -39,7 +39,7 @@ def scratch(output: Path) -> Path:
 
 @contextmanager
 def making(output: Path, resume: bool, is_main: bool = True) -> Iterator[Path]:
-    """A folder to fill. It takes its final name when the block ends without an error; only the main process moves it.
+    """Yield a folder to fill. It takes its final name when the block ends without an error; only the main process moves it.
 
     Raises `UserError` when the output exists, when an interrupted run is in the way and `resume` was not asked for, when
     another process is writing there, or when the place is not writable.
@@ -150,7 +150,7 @@ def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def open_run(path: str | Path) -> Path:
-    """The folder of a finished run. Raises `UserError` for one that is missing, interrupted, or no run at all."""
+    """Return the folder of a finished run. Raises `UserError` for one that is missing, interrupted, or no run at all."""
     folder = Path(path)
     if (folder / COMPLETE).is_file() and (folder / "model").is_dir():
         return folder

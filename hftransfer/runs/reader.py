@@ -40,7 +40,7 @@ class Part:
         return found if any(group is not None for group in found) else None
 
     def rows(self, chosen: np.ndarray) -> "Part":
-        """Some of the rows, by number or by truth value."""
+        """Return some of the rows, by number or by truth value."""
         frame = self.frame.iloc[np.arange(len(self))[chosen]].reset_index(drop=True)
         return Part(frame, self.targets[chosen], self.scores[chosen])
 
@@ -56,7 +56,7 @@ class RecordedRun:
 
     @classmethod
     def open(cls, folder: str | Path) -> "RecordedRun":
-        """Raises `UserError` for a folder that is missing, interrupted, or no run."""
+        """Open a run folder. Raises `UserError` for one that is missing, interrupted, or no run."""
         return cls(open_run(folder))
 
     @property
@@ -179,7 +179,7 @@ class RecordedRun:
         return table.merge(self.splits[columns], on="id", how="left")
 
     def part(self, split: str) -> Part:
-        """The predicted rows of a split. Raises `UserError` when the run has none."""
+        """Return the predicted rows of a split. Raises `UserError` when the run has none."""
         table = self._predictions
         rows = table[table["split"] == split].reset_index(drop=True)
         if rows.empty:
@@ -201,18 +201,18 @@ class RecordedRun:
 
 
 def file_name(row: str) -> str:
-    """A name for a file about one row: its id where that makes a name, shortened and with a hash where it is too long."""
+    """Return a name for a file about one row: its id where that makes a name, shortened and with a hash where it is too long."""
     name = quote(row, safe="")
     return name if len(name) <= LONGEST_NAME else f"{name[:100]}-{hashlib.sha256(row.encode()).hexdigest()[:16]}"
 
 
 def plain_label(label: Any) -> Any:
-    """A label as the task takes it: parquet gives lists back as arrays."""
+    """Return a label as the task takes it: parquet gives lists back as arrays."""
     return label.tolist() if isinstance(label, np.ndarray) else label
 
 
 def open_all(folders: Sequence[str | Path]) -> list[RecordedRun]:
-    """Runs with the same task. Raises `UserError` for fewer than two, and for tasks that differ."""
+    """Return runs with the same task. Raises `UserError` for fewer than two, and for tasks that differ."""
     if len(folders) < 2:
         raise UserError(f"A comparison needs at least 2 runs; found {len(folders)}.")
     runs = [RecordedRun.open(folder) for folder in folders]

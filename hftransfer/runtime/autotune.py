@@ -94,7 +94,7 @@ def _forward_and_back(model: Any, batch: Mapping[str, Any], device: Any, precisi
 
 @contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while, and afterwards everything as it was: modes, statistics of norms, random numbers."""
+    """Keep everything as it was after a trial: modes, statistics of norms, random numbers."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     model.eval()
@@ -109,7 +109,7 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
 
 
 def best_seconds(steps: Sequence[Callable[[], Any]], device: torch.device) -> list[float]:
-    """The least time of each step among as many as fit into `TRIAL_SECONDS` a step: what disturbs, as at first, only adds.
+    """Return the least time of each step among as many as fit into `TRIAL_SECONDS` a step: what disturbs, as at first, only adds.
 
     Several steps take turns, so that a disturbance of a second meets all of them and not one alone.
     """
@@ -176,7 +176,7 @@ def _seconds_or_none(model: Any, make_batch: Any, size: int, device: Any, precis
 
 
 def remembered(key: str, trial: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a trial found, run once for each `key` and kept in the cache.
+    """Return what a trial found, run once for each `key` and kept in the cache.
 
     Timings differ from run to run: taken anew, two equal runs could choose differently and give unequal weights.
     """

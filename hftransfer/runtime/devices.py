@@ -56,7 +56,7 @@ def wait_briefly() -> bool:
 
 
 def collect_seldom() -> None:
-    """Looks for garbage in cycles a hundred times less often, and not once more at the end; call it before torch is imported.
+    """Look for garbage in cycles a hundred times less often, and not once more at the end; call it before torch is imported.
 
     The half million objects of torch and transformers live as long as the process. To go through them again and again
     while they are made, and once more when everything ends, took 2 s of a command (`scripts/measure_startup.py`).
@@ -66,7 +66,7 @@ def collect_seldom() -> None:
 
 
 def choose_device(world: World = World(), use_cpu: bool = False) -> "torch.device":
-    """The accelerator of this process, or the CPU.
+    """Return the accelerator of this process, or the CPU.
 
     A single process uses a single GPU (see `training.arguments`).
     """
@@ -101,7 +101,7 @@ class ThreadPlan:
 
 
 def thread_plan(device: "torch.device", world: World = World(), batch_bytes: int = 40 * 2**20) -> ThreadPlan:
-    """Sets the number of threads so that processes x threads never exceeds the cores; OMP_NUM_THREADS can lower it.
+    """Set the number of threads so that processes x threads never exceeds the cores; OMP_NUM_THREADS can lower it.
 
     No data loading workers on a CPU, whose cores the network needs. On a GPU up to eight: as many as there are cores for
     and as shared memory has room for, with batches of `batch_bytes` (two prefetched, one in hand).
@@ -186,7 +186,7 @@ def peak_memory(device: "torch.device | None" = None) -> int:
 
 
 def device_name(device: "torch.device") -> str:
-    """What the device calls itself, such as "NVIDIA H100" or the CPU's model name."""
+    """Return what the device calls itself, such as "NVIDIA H100" or the CPU's model name."""
     if device.type == "cuda":
         import torch
 
@@ -202,7 +202,7 @@ def _cpu_name() -> str:
 
 
 def hardware(device: "torch.device") -> dict[str, Any]:
-    """What a run's figures depend on, for `run.json`."""
+    """Return what a run's figures depend on, for `run.json`."""
     import psutil
     import torch
 

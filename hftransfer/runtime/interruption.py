@@ -93,7 +93,7 @@ class Stop:
             self.gentle = False
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """The handler. Data loading workers inherit it: they leave Ctrl-C to the process that reads from them."""
+        """Handle a signal. Data loading workers inherit it: they leave Ctrl-C to the process that reads from them."""
         if os.getpid() != self.process:
             if number == signal.SIGTERM:
                 os._exit(128 + number)
@@ -109,7 +109,7 @@ class Stop:
 
 @contextmanager
 def listening() -> Iterator[Stop]:
-    """Handles `SIGNALS` by a `Stop`; afterwards they are handled as before. Only a main thread may do so."""
+    """Handle `SIGNALS` by a `Stop`; afterwards they are handled as before. Only a main thread may do so."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

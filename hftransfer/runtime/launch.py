@@ -29,7 +29,7 @@ class OtherProcessFailed(UserError):
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of the launch: `rank` of `size` in all, `local_rank` of `local_size` on this machine."""
+    """One process among those of the launch: `rank` of `size` in all, `local_rank` of `local_size` on this machine."""
 
     rank: int = 0
     size: int = 1
@@ -86,7 +86,7 @@ class World:
 
 
 def launched_world() -> World:
-    """The processes that were started, read from the environment that `torchrun`, `accelerate launch` or MPI set.
+    """Return the processes that were started, read from the environment that `torchrun`, `accelerate launch` or MPI set.
 
     Raises `UserError` when `accelerate launch` was asked for several and started one, as it does without GPU and MPI, and
     when it was told to divide the network among the processes.

@@ -30,7 +30,7 @@ def release() -> None:
 
 
 def smaller(size: int) -> int:
-    """The next smaller number of rows that divides `size`: the half of an even number."""
+    """Return the next smaller number of rows that divides `size`: the half of an even number."""
     return next(size // part for part in range(2, size + 1) if size % part == 0)
 
 

@@ -33,7 +33,9 @@ def _checked(budget: str | int | float) -> str | int | float:
 
 
 class AutoStrategy(Settings):
-    """`budget`: time for measuring and for the final training. `prefer`: the simplest of those that the held-out rows
+    """Measure candidates and keep one.
+
+    `budget`: time for measuring and for the final training. `prefer`: the simplest of those that the held-out rows
     cannot separate, or the one with the best score whether it is separated or not.
     """
 

@@ -62,7 +62,7 @@ class Plan:
     save_adapter: Callable[[nn.Module, Path], None] | None = None
 
     def depth_of(self, name: str) -> int:
-        """The layer group of a parameter or module, by its path; wrappers' additions to the path are looked through."""
+        """Return the layer group of a parameter or module, by its path; wrappers' additions to the path are looked through."""
         return self.layer_groups.depth_of(plain_name(name))
 
     @property
@@ -110,7 +110,7 @@ class Strategy(Settings):
     without_batchnorm: ClassVar[float] = 0.1  # factor on rates that need it, see `defaults_for`
 
     def resolved(self, modality: str, keep_head: bool = False) -> "Strategy":
-        """This strategy with `head_init: auto` made definite. A head that is kept is not solved anew."""
+        """Return this strategy with `head_init: auto` made definite. A head that is kept is not solved anew."""
         if self.head_init != "auto":
             return self
         chosen = "random" if keep_head or self.type in kind_of(modality).random_first else "probe"
@@ -128,7 +128,7 @@ class Strategy(Settings):
         """Training values for the modality; None where nothing is left to train once the head is made."""
 
     def rate_for(self, modality: str) -> float:
-        """The learning rate that was measured for the modality, else `rate`."""
+        """Return the learning rate that was measured for the modality, else `rate`."""
         return kind_of(modality).learning_rates.get(self.type, self.rate)
 
     def defaults_for(self, modality: str, model: nn.Module) -> Defaults | None:
@@ -148,7 +148,7 @@ class Strategy(Settings):
         return replace(found, learning_rate=rate)
 
     def readable(self, head: HeadConfig) -> HeadConfig:
-        """The options of the linear probe that this strategy can begin from."""
+        """Return the options of the linear probe that this strategy can begin from."""
         return head
 
     @property
@@ -175,7 +175,7 @@ def factors(
 
 
 def rates_by_depth(plan: Plan, learning_rate: float) -> dict[int, float]:
-    """The highest rate of each layer group: what the freeze check shows."""
+    """Return the highest rate of each layer group: what the freeze check shows."""
     rates: dict[int, float] = {}
     for name, factor in plan.rate_factors.items():
         depth = plan.depth_of(name)

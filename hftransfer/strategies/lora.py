@@ -53,7 +53,7 @@ class LoraStrategy(Strategy):
         return 1.0 if "lora_" in name else self.head_factor
 
     def readable(self, head: HeadConfig) -> HeadConfig:
-        """The adapter must fit the checkpoint as it was published: no block may be taken off or put on."""
+        """Return the options without other blocks: the adapter must fit the checkpoint as it was published."""
         if head.layer != "last" or head.pooling == "mean":
             raise UserError(
                 "strategy lora reads head.layer=last and head.pooling=head or auto: its adapter would fit no other."

@@ -22,7 +22,7 @@ CHECKPOINTING = next(name for name in NAMES if name in TrainingArguments.__datac
 
 
 def check_arguments(config: TrainingConfig) -> None:
-    """Raises `UserError` for arguments, schedules and trackers that transformers does not have, or not here."""
+    """Raise `UserError` for arguments, schedules and trackers that transformers does not have, or not here."""
     known = TrainingArguments.__dataclass_fields__
     for name in config.extra:
         if name not in known:
@@ -47,7 +47,7 @@ def _check_schedule(name: str, settings: dict | None) -> None:
 
 
 def _selection_metric(config: TrainingConfig, task: Task) -> str:
-    """What chooses the step that is kept. Raises `UserError` for a metric that the task does not have."""
+    """Return what chooses the step that is kept. Raises `UserError` for a metric that the task does not have."""
     chosen = config.metric_for_best_model or task.selection_metric
     known = {*metric_names(task), task.selection_metric, "loss"}
     if chosen not in known:
@@ -59,7 +59,7 @@ def _selection_metric(config: TrainingConfig, task: Task) -> str:
 
 @contextmanager
 def refused_as(setting: str) -> Iterator[None]:
-    """What transformers or torch refuse inside is the user's mistake in `setting`."""
+    """Raise what transformers or torch refuse inside as the user's mistake in `setting`."""
     try:
         yield
     except (ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
@@ -75,7 +75,7 @@ def training_arguments(
     seed: int,
     rows: dict[str, int],
 ) -> TrainingArguments:
-    """The Trainer's arguments: what the user named, else the strategy's defaults. Raises `UserError`.
+    """Return the Trainer's arguments: what the user named, else the strategy's defaults. Raises `UserError`.
 
     `rows` are counted for `train` and `validation`; without any of the latter nothing is evaluated.
     """

@@ -132,7 +132,7 @@ class StopCallback(TrainerCallback):
             control.should_evaluate = control.should_save and args.eval_strategy != "no"
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """The newest checkpoint and the best are enough."""
+        """Keep the newest checkpoint and the best."""
         if state.is_world_process_zero:
             best = [state.best_model_checkpoint] if state.best_model_checkpoint else []
             keep_only(Path(args.output_dir), Path(f"checkpoint-{state.global_step}"), *map(Path, best))

@@ -15,7 +15,7 @@ STATE = "trainer_state.json"  # what the Trainer writes last
 
 
 def last_complete(folder: Path, processes: int = 1) -> Path | None:
-    """The newest checkpoint in `folder` that every process has written to its end; None where there is none."""
+    """Return the newest checkpoint in `folder` that every process has written to its end; None where there is none."""
     return max((path for path in _checkpoints(folder) if _is_complete(path, processes)), key=_step, default=None)
 
 

@@ -20,7 +20,7 @@ class FrozenMoved(UserError):
 
 
 def tensor_hashes(model: nn.Module, layer_groups: LayerGroups) -> dict[str, str]:
-    """A hash of every parameter and buffer of the network, by its plain name, also from under peft's wrapper."""
+    """Return a hash of every parameter and buffer of the network, by its plain name, also from under peft's wrapper."""
     return {name: _hash(tensor) for name, tensor in _tensors(model) if name in layer_groups.depth}
 
 

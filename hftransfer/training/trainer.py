@@ -79,7 +79,7 @@ WINDOW = 16  # batches of random rows that are sorted by length before they are 
 
 
 def training_order(lengths: np.ndarray, batch: int, steps: int, seed: int) -> np.ndarray:
-    """The rows (numbers into `lengths`) of all batches of a training, (steps * batch,): texts of like length together.
+    """Return the rows (numbers into `lengths`) of all batches of a training, (steps * batch,): texts of like length together.
 
     Every row comes once an epoch, give or take the rows that an epoch leaves to the next one's first batches. Drawn at
     once from `seed`, so that a resumed run, and any number of processes, see the same batches.
@@ -298,7 +298,7 @@ def _same_global_batch(config: TrainingConfig, size: int) -> dict[str, int]:
 
 
 def _check_evaluated(config: TrainingConfig, rows: int, model: nn.Module) -> None:
-    """Raises `UserError` for settings that need validation rows where there are none, or another network."""
+    """Raise `UserError` for settings that need validation rows where there are none, or another network."""
     if config.gradient_checkpointing and not getattr(model, "supports_gradient_checkpointing", True):
         raise UserError(f"training.gradient_checkpointing: {type(model).__name__} does not have it. Leave it out.")
     if rows:

@@ -25,7 +25,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def read(path: str) -> tuple[list[str], list[str]]:
-    """Inputs and labels."""
+    """Return inputs and labels."""
     csv.field_size_limit(2**24)
     with open(path, newline="", encoding="utf-8") as table:
         rows = list(csv.DictReader(table))
@@ -37,7 +37,7 @@ def classes(labels: list[str]) -> list[str]:
 
 
 def answer(predicted: list[str], labels: list[str], **seconds: float) -> None:
-    """Prints the result; `seconds` are parts of the time that are of interest."""
+    """Print the result; `seconds` are parts of the time that are of interest."""
     accuracy = sum(one == other for one, other in zip(predicted, labels, strict=True)) / len(labels)
     total = time.perf_counter() - START
     print(json.dumps({"accuracy": accuracy, "seconds_inside": total, "phases": seconds}), flush=True)

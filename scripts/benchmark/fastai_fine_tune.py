@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def load_body(body: torch.nn.Module, path: Path) -> None:
-    """The same pretrained weights as everybody, into the body that fastai made."""
+    """Load the same pretrained weights as everybody into the body that fastai made."""
     weights = {name.removeprefix("timm_model."): value for name, value in load_file(path).items()}
     inner = getattr(body, "model", body)
     missing = inner.load_state_dict(weights, strict=False).missing_keys

@@ -13,7 +13,7 @@ OURS, PEERS = "#1f6feb", "#8a8f98"
 
 
 def write_report(results: list[dict], titles: dict[str, str], path: Path, note: str) -> None:
-    """Writes the page at `path`, and beside it the plot as SVG with the tables' numbers in its points."""
+    """Write the page at `path`, and beside it the plot as SVG with the tables' numbers in its points."""
     sets = {name: _rows(results, titles, name) for name in dict.fromkeys(result["set"] for result in results)}
     plot = path.with_suffix(".svg")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -86,7 +86,7 @@ class Item:
 
 
 def percent(share: float) -> str:
-    """A probability, without claiming certainty."""
+    """Return a probability, without claiming certainty."""
     return "<1%" if share < 0.01 else ">99%" if share > 0.99 else f"{share:.0%}"
 
 
@@ -168,7 +168,7 @@ class Queue:
         return tuple((name, share) for name, share in ranked if name != given)[:CHOICES]
 
     def _copies(self) -> Iterator[Item]:
-        """Groups of equal, and small ones of nearly equal, inputs that bear different labels."""
+        """Yield groups of equal, and small ones of nearly equal, inputs that bear different labels."""
         frame = self._frame[self._frame["id"].isin(list(self._rows))].reset_index(drop=True)
         pairs = links(frame, list(self._inspections[frame["id"]]), self.run.record.modality)
         equal = components(len(frame), pairs["equal"])
@@ -192,7 +192,7 @@ class Queue:
                 )
 
     def _choices_of(self, rows: Sequence[Row]) -> tuple[tuple[Any, float | None], ...]:
-        """The labels that the rows bear; the one that a model which saw none of them finds likeliest first."""
+        """Return the labels that the rows bear; the one that a model which saw none of them finds likeliest first."""
         labels = {words(row.label): row.label for row in rows}
         scores = [self._scores[row.id] for row in rows if row.id in self._scores]
         if not self.run.task.exclusive or not scores:
@@ -224,7 +224,7 @@ class Queue:
                     yield Item("confused", (row,), why, choices)
 
     def _corrections(self) -> Iterator[Item]:
-        """What users of the demo sent: new inputs, with the answer they were given and the label they say is right."""
+        """Yield what users of the demo sent: new inputs, with the answer they were given and the label they say is right."""
         lines = numbered_lines(self.corrections) if self.corrections.is_file() else []
         for number, line in lines[-MOST_ITEMS:]:
             try:

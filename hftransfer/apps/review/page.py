@@ -30,7 +30,7 @@ DONE = {"relabel": "relabelled", "keep": "kept as it is", "drop": "dropped", "gr
 
 
 def patch_of(run: RecordedRun) -> Path:
-    """The patch that a run was trained with, which is continued; else `NAME.patch.jsonl` beside the run."""
+    """Return the patch that a run was trained with, which is continued; else `NAME.patch.jsonl` beside the run."""
     used = run.config["data"].get("patch")
     continued = used and Path(used).name.endswith(".patch.jsonl") and Path(used).is_file()
     return Path(used).resolve() if continued else beside(run.folder, "patch")
@@ -48,11 +48,11 @@ class Review:
         log.info("To review: %s. Decisions go to %s", ", ".join(f"{n} {k}" for k, n in counts.items()), self.patch)
 
     def places(self, kind: str) -> list[int]:
-        """The numbers of the items of a kind, or of all."""
+        """Return the numbers of the items of a kind, or of all."""
         return [place for place, item in enumerate(self.items) if kind in (ALL, item.kind)]
 
     def decisions(self) -> dict[str, list[Decision]]:
-        """What stands in the patch, row by row."""
+        """Return what stands in the patch, row by row."""
         found: dict[str, list[Decision]] = {}
         for decision in standing(read_patch(self.patch)) if self.patch.is_file() else []:
             found.setdefault(decision.id, []).append(decision)
@@ -70,7 +70,7 @@ class Review:
         return True
 
     def next(self, place: int, kind: str) -> int:
-        """The next item of the kind without a decision, from the beginning again behind the last; else the same one."""
+        """Return the next item of the kind without a decision, from the beginning again behind the last; else the same one."""
         decided, places = self.decisions(), self.places(kind)
         behind = [each for each in places if each > place] + [each for each in places if each <= place]
         return next((each for each in behind if self.items[each].rows[0].id not in decided), place)
@@ -130,12 +130,12 @@ def _cut(text: str) -> str:
 
 
 def _end(name: str, characters: int = 40) -> str:
-    """The end of a path tells more than its beginning."""
+    """Return the end of a path, which tells more than its beginning."""
     return name if len(name) <= characters else f"…{name[1 - characters :]}"
 
 
 def end_html(review: Review) -> str:
-    """What to do with the patch, once there is one."""
+    """Return what to do with the patch, once there is one."""
     run, patch = review.run.folder, review.patch
     again = f"{run}-2"
     train = shlex.join(["hftransfer", "train", f"{run}/config.yaml", "--patch", str(patch), "--output", again])
@@ -148,7 +148,7 @@ def end_html(review: Review) -> str:
 
 
 def build_review(path: str | Path) -> gr.Blocks:
-    """The app for one run. Raises `UserError` for a folder that is no run, and where nothing is worth a look."""
+    """Return the app for one run. Raises `UserError` for a folder that is no run, and where nothing is worth a look."""
     review = Review(path)
     if not review.items:
         raise UserError(f"Nothing in {path} needs a second look: no likely label errors, no contradicting copies, no "
@@ -262,7 +262,7 @@ class _Page:
         return self.review.next(place, kind), [*history, place]
 
     def _undo(self, place: int, kind: str, history: list[int]) -> tuple[int, list[int]]:
-        """The last answer of this sitting, else that of the item shown."""
+        """Take back the last answer of this sitting, else that of the item shown."""
         last, history = (history[-1], history[:-1]) if history else (place, history)
         if self.review.items[last].rows[0].id in self.review.decisions():
             self.review.decide(last, "undo")

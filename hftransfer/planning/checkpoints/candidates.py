@@ -46,5 +46,5 @@ CANDIDATES = (
 
 
 def described(name: str) -> Candidate | None:
-    """What is known here of the checkpoint `name`."""
+    """Return what is known here of the checkpoint `name`."""
     return next((candidate for candidate in CANDIDATES if candidate.name == name), None)

@@ -46,7 +46,7 @@ def rank(
 
 
 def as_table(ranking: Ranking) -> "Group":
-    """The ranking for a terminal, best first, and the verdict."""
+    """Return the ranking for a terminal, best first, and the verdict."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

@@ -132,7 +132,7 @@ def sample(data: LabelledData, rows: int, seed: int) -> LabelledData:
 
 
 def _candidates(config: RunConfig, names: list[str], data: LabelledData) -> list[Reachable]:
-    """What to try. A name that the user gave has to be found, before anything is computed."""
+    """Return what to try. A name that the user gave has to be found, before anything is computed."""
     if names == ["auto"]:
         return reachable([known.name for known in CANDIDATES if known.modality == data.modality])
     for name in names:

@@ -45,7 +45,7 @@ def _installed(name: str) -> tuple[str | None, str]:
 
 
 def _cached(name: str) -> tuple[str | None, str]:
-    """The folder of a whole snapshot: a configuration alone, as a failed download leaves it, is none."""
+    """Return the folder of a whole snapshot: a configuration alone, as a failed download leaves it, is none."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(name, "config.json")

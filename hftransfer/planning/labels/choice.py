@@ -72,7 +72,7 @@ def directions(features: np.ndarray) -> np.ndarray:
 
 
 def _clusters(rows: np.ndarray, weights: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The cluster of each row, and its distance to the centre."""
+    """Return the cluster of each row, and its distance to the centre."""
     import warnings
 
     from sklearn.cluster import KMeans

@@ -52,7 +52,7 @@ def measured(config: "RunConfig", more: int | None, classes: int) -> Forecast:
 
 
 def as_table(found: Forecast) -> "Group":
-    """The curve for a terminal: sizes with what was measured and the law, then the sentences."""
+    """Return the curve for a terminal: sizes with what was measured and the law, then the sentences."""
     from rich.console import Group
     from rich.table import Table
 
@@ -73,7 +73,7 @@ def _span(found) -> str:
 
 
 def draw(found: Forecast, path: Path) -> None:
-    """The curve with its forecast, and beside it what more examples of each class are worth."""
+    """Draw the curve with its forecast, and beside it what more examples of each class are worth."""
     shown = found.classes[:15]
     with drawn(path, 9.0 if shown else 5.2, max(3.4, 1.2 + 0.24 * len(shown))) as figure:
         left, *right = figure.subplots(1, 2, width_ratios=(5, 4)) if shown else [figure.add_subplot()]

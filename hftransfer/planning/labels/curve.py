@@ -56,7 +56,7 @@ class Scorer:
         return bootstrap.statistics(self.task, self.targets, self._scores(head))(self.weights)[metric]
 
     def of_class(self, head: Fit | LinearProbe, number: int) -> np.ndarray:
-        """The same, of recall (F1 for several labels) of one class."""
+        """Return the same, of recall (F1 for several labels) of one class."""
         found = bootstrap.by_class(self.task, self.targets, self._scores(head))(self.weights)
         return found[self.task.class_metric][:, number]
 
@@ -95,7 +95,7 @@ class Curve:
         return fit(self.sizes, means, self.sizes.astype(float))
 
     def at(self, size: float, laws: PowerLaws) -> Measured:
-        """The value that the law has at `size` rows."""
+        """Return the value that the law has at `size` rows."""
         sign = -1 if higher_is_better(self.metric) else 1
         start = 1 if higher_is_better(self.metric) else 0
         return _interval(start + sign * laws.at(size), len(self.sizes))
@@ -132,7 +132,7 @@ def _interval(values: np.ndarray, n: int) -> Measured:
 
 
 def measure_curve(problem: Problem, orders: int = ORDERS, sizes: Sequence[int] | None = None, seed: int = 0) -> Curve:
-    """The overall curve: sizes on a log grid up to all rows of the pool, the penalty chosen anew at each size."""
+    """Return the overall curve: sizes on a log grid up to all rows of the pool, the penalty chosen anew at each size."""
     scorer, metric = Scorer(problem, seed), problem.task.learning_metric
     grid = np.asarray(sizes if sizes is not None else size_grid(problem))
     arranged = [arrange(problem, seed + number) for number in range(orders)]
@@ -158,7 +158,7 @@ def size_grid(problem: Problem) -> np.ndarray:
 
 
 def arrange(problem: Problem, seed: int) -> np.ndarray:
-    """The rows of the pool in a random order whose every beginning is stratified."""
+    """Return the rows of the pool in a random order whose every beginning is stratified."""
     rng = np.random.default_rng(seed)
     rows = rng.permutation(problem.pool)
     strata = np.unique(problem.task.strata(problem.targets[rows]), return_inverse=True)[1]

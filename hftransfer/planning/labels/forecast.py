@@ -106,7 +106,7 @@ def round_number(value: float) -> int:
 
 
 def _floor(metric: str, laws: PowerLaws) -> Measured:
-    """The error that no number of rows like these would go below, as the laws have it."""
+    """Return the error that no number of rows like these would go below, as the laws have it."""
     low, high = np.percentile(laws.floor[1:], [2.5, 97.5])
     return Measured(float(np.clip(laws.floor[0], low, high)), float(low), float(high), len(laws.floor) - 1)
 
@@ -152,7 +152,7 @@ def _class_gain(
 
 
 def worth(gain: Measured, metric: str, nothing: float) -> str:
-    """A gain in words: about nothing, not to be told, or so many points."""
+    """Return a gain in words: about nothing, not to be told, or so many points."""
     name = metric.replace("_", " ")
     if metric in ("rmse", "mae"):
         return f"{name} lower by {gain.value:.3g} ({gain.low:.3g} to {gain.high:.3g})"

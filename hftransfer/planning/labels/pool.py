@@ -51,7 +51,7 @@ class Seen:
 def next_to_label(
     pool: str, count: int, run: str | None, model: str | None, columns: list[str] | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """The `count` rows of `pool` whose labels should tell most: rank, id, reason, and what was predicted.
+    """Return the `count` rows of `pool` whose labels should tell most: rank, id, reason, and what was predicted.
 
     With a finished `run` those are in doubt and unlike each other; a checkpoint `model` alone, without labels, can only
     spread them out. Rows that the run has labels for, copies and unreadable inputs are left out. Raises `UserError`.
@@ -120,7 +120,7 @@ def _new_rows(pool: str, modality: str, columns: list[str] | None, labelled: set
 
 
 def _features(model: str, modality: str, frame: pd.DataFrame, seed: int) -> np.ndarray:
-    """What the checkpoint alone makes of the rows. Its new head, which these do not reach, stands for two classes."""
+    """Return what the checkpoint alone makes of the rows. Its new head, which these do not reach, stands for two classes."""
     task = SingleLabel(("0", "1"))
     config = checked({"data": {}, "model": model, "seed": seed})
     rows = frame.assign(split="train", group=None, label="0")
@@ -163,7 +163,7 @@ def _reason(seen: Seen, row: int, size: int) -> str:
 
 
 def as_table(found: pd.DataFrame) -> "Table":
-    """The first rows, for a terminal."""
+    """Return the first rows, for a terminal."""
     from rich.table import Table
 
     title, more = f"{len(found)} to label next", len(found) - SHOWN

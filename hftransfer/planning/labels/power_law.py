@@ -21,7 +21,7 @@ class PowerLaws:
     exponent: np.ndarray
 
     def at(self, size: float) -> np.ndarray:
-        """The error (R,) at `size` rows."""
+        """Return the error (R,) at `size` rows."""
         return self.floor + self.scale * float(size) ** -self.exponent
 
 

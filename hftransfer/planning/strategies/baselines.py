@@ -27,7 +27,7 @@ class Fitted(Protocol):
 
 
 def majority(task: Task, targets: np.ndarray, train: np.ndarray) -> Fitted:
-    """The class frequencies, the label frequencies, or the mean of the training rows, whatever the input."""
+    """Return the class frequencies, the label frequencies, or the mean of the training rows, whatever the input."""
     found = task.one_hot(targets[train])
     return lambda rows: np.repeat(found.mean(0, dtype=np.float64)[None], len(rows), axis=0)
 

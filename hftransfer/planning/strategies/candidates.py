@@ -127,7 +127,7 @@ class Search:
             self._best_layer()
 
     def _best_layer(self) -> None:
-        """A head on every block, where the network can be cut above them and the budget holds it."""
+        """Measure a head on every block, where the network can be cut above them and the budget holds it."""
         wanted = self.experiments.feature_sources(self.experiments.config.head.model_copy(update={"layer": "best"}))
         if len(wanted) == len(self.curve.losses):
             return
@@ -191,7 +191,7 @@ class Search:
         return self._too_dear(least) if least > self.clock.left else None
 
     def _timed(self, name: str) -> Trained:
-        """A few steps, for what a step takes; the prediction for a fold follows from it."""
+        """Time a few steps; the prediction for a fold follows from it."""
         begin = time.perf_counter()
         config = self._config({"strategy.type": name})
         fold, training = self.experiments.folds[0], config.training
@@ -271,7 +271,7 @@ class Search:
             self._add_fold(candidate)
 
     def _open_candidate(self) -> Trained | None:
-        """The candidate that gets the next fold; none where no candidate with folds left may change the choice."""
+        """Return the candidate that gets the next fold; none where no candidate with folds left may change the choice."""
         chosen, folds = self.chosen, {name: len(candidate.trials) for name, candidate in self._trained.items()}
         others = [name for name in folds if name != chosen.name and folds[name] < len(self.experiments.folds)]
         gains = {
@@ -291,7 +291,7 @@ class Search:
         return self.overhead + candidate.fold_seconds * self.experiments.labels / len(self.experiments.folds[0].train)
 
     def _finish_open(self) -> None:
-        """The choice becomes the run folder, where there is time for it."""
+        """Make the run folder of the choice, where there is time for it."""
         chosen = self.chosen
         if self.keep is None or chosen.name == self.kept:
             return
@@ -304,7 +304,7 @@ class Search:
         self.kept = chosen.name
 
     def _stays(self, reason: str) -> None:
-        """The search ended, and where a folder is kept, it may hold less than the choice."""
+        """End the search, which may leave less than the choice in a folder that is kept."""
         self.ended, chosen = reason, self.chosen
         if self.keep is not None and chosen.name != self.kept:
             self.ended = f"{TITLES[chosen.name]} could not be trained on all rows ({reason})"
@@ -329,7 +329,7 @@ class Search:
         return found.corrected(len(self.deployable) - 1, len(fold.held_out) / len(fold.train))
 
     def by_folds(self, predictions: HeldOutPredictions) -> Difference | None:
-        """The gain over the probe from fold to fold."""
+        """Return the gain over the probe from fold to fold."""
         folds = self.experiments.folds[: predictions.folds]
         held_out = [np.intersect1d(fold.held_out, predictions.rows) for fold in folds]
         trained_on = len(folds[0].train)
@@ -353,7 +353,7 @@ class Search:
 
 
 def next_to_measure(chosen: str, gains: dict[str, float], folds: dict[str, int], most: int) -> str | None:
-    """The rival of the highest gain over the chosen candidate, or this candidate itself where it has no more folds than that.
+    """Return the rival of the highest gain over the chosen candidate, or this one where it has no more folds than that.
 
     `gains` holds the candidates that may still change the choice, `folds` how many each has been trained on, `most` at most. In
     made-up searches this lost less than folds shared out evenly (`scripts/simulate_advice.py`).
@@ -364,7 +364,7 @@ def next_to_measure(chosen: str, gains: dict[str, float], folds: dict[str, int],
 
 
 def halve(rates: Sequence[float], steps: int, loss: Callable[[float, int], float]) -> float:
-    """The better half of `rates` goes on with twice the steps until one is left."""
+    """Keep the better half of `rates` with twice the steps until one is left."""
     rates = list(rates)
     while len(rates) > 1:
         losses = {rate: loss(rate, steps) for rate in rates}

@@ -26,7 +26,7 @@ def advise(config: RunConfig, dataset: Any = None) -> Search:
 
 
 def keep_the_best(config: RunConfig, dataset: Any, once: Once) -> tuple[Kept, bool]:
-    """The same with a run folder: the probe's as soon as it can be, later that of the choice; `advice.json` in it.
+    """Search with a run folder: the probe's as soon as it can be, later that of the choice; `advice.json` in it.
 
     `once` makes one run folder of a configuration. Returns what lies there now, and whether Ctrl-C ended the search. Raises
     `UserError`, also in a launch of several processes.

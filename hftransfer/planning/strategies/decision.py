@@ -83,13 +83,13 @@ class Evaluator:
         return self.task.headline
 
     def score(self, predictions: HeldOutPredictions) -> Measured:
-        """The metric that decides, with its 95 % interval."""
+        """Return the metric that decides, with its 95 % interval."""
         groups = None if self.groups is None else [self.groups[row] for row in predictions.rows]
         targets = self.targets[predictions.rows]
         return measure(self.task, targets, predictions.scores, groups, resamples=self.resamples)[self.metric]
 
     def value(self, predictions: HeldOutPredictions, rows: np.ndarray | None = None) -> float:
-        """The metric alone, on some of the rows that were answered."""
+        """Return the metric alone, on some of the rows that were answered."""
         return value_of(self.task, self._part(predictions, predictions.rows if rows is None else rows), self.metric)
 
     def difference(self, new: HeldOutPredictions, old: HeldOutPredictions) -> Difference:
@@ -107,7 +107,7 @@ class Evaluator:
     def by_folds(
         self, new: HeldOutPredictions, old: HeldOutPredictions, folds: Sequence[np.ndarray], trained_on: int
     ) -> Difference | None:
-        """The mean of the differences in each fold's held-out `rows`, with the corrected resampled t interval.
+        """Return the mean of the differences in each fold's held-out `rows`, with the corrected resampled t interval.
 
         Every fold was trained on other rows, so it holds what `difference` does not (Nadeau & Bengio 2003, sec. 4). None
         for fewer than three folds. `trained_on` are the training rows of one fold.
@@ -124,11 +124,11 @@ class Evaluator:
         return Part(frame, self.targets[rows], predictions.scores[[place[row] for row in rows.tolist()]])
 
     def best(self, candidates: Sequence[HeldOutPredictions]) -> HeldOutPredictions:
-        """The highest estimate: each candidate seen from the first, on the rows that it shares with it."""
+        """Return the highest estimate: each candidate seen from the first, on the rows that it shares with it."""
         return max(candidates, key=lambda candidate: self.gain(candidate, candidates[0]))
 
     def gain(self, new: HeldOutPredictions, old: HeldOutPredictions, rows: np.ndarray | None = None) -> float:
-        """The difference without its interval, on the rows that both have answered or on some of them."""
+        """Return the difference without its interval, on the rows that both have answered or on some of them."""
         rows = np.intersect1d(new.rows, old.rows) if rows is None else rows
         change = self.value(new, rows) - self.value(old, rows)
         return change if higher_is_better(self.metric) else -change

@@ -78,7 +78,7 @@ class Experiments:
 
     @classmethod
     def open(cls, config: RunConfig, dataset: Any, scratch: Path) -> "Experiments":
-        """Raises `UserError` for every mistake in the input, as a run does."""
+        """Load data and network. Raises `UserError` for every mistake in the input, as a run does."""
         config = config.model_copy(update={"strategy": ProbeStrategy()})
         data = _without_test(load_data(config.data, dataset))
         context = _context(config, data, scratch)
@@ -152,7 +152,7 @@ class Experiments:
         return candidates(self.context.model, frozen.layer_groups, head, sample(frozen, self._rows(self.context)))
 
     def probes(self, wanted: list[FeatureSource]) -> "Curve":
-        """A head on each of these feature sources, from one pass over the rows."""
+        """Return a head on each of these feature sources, from one pass over the rows."""
         return self._solved(self.context, wanted)
 
     @property
@@ -161,7 +161,7 @@ class Experiments:
         return self.row_seconds * len(self.data.frame)
 
     def random_features(self) -> "Curve":
-        """The same head on the features of the same network with random weights."""
+        """Return the same head on the features of the same network with random weights."""
         config = self.config.model_copy(update={"strategy": ScratchStrategy()})
         with _quiet():
             context = replace(_context(config, self.data, self.scratch), config=self.config)
@@ -197,7 +197,7 @@ class Experiments:
     # --- trainings ----------------------------------------------------------------------------------------------------
 
     def steps(self, config: RunConfig) -> int:
-        """Steps of a training on a fold."""
+        """Return the steps of a training on a fold."""
         from hftransfer.training.arguments import planned_steps
 
         batch = config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
@@ -226,7 +226,7 @@ class Experiments:
         )  # fmt: skip
 
     def _divided(self, fold: Fold) -> LabelledData:
-        """The held-out rows as the test part, one of seven parts of the others as the validation part."""
+        """Return the held-out rows as the test part, one of seven parts of the others as the validation part."""
         targets, groups = self.context.targets[fold.train], self.context.groups
         groups = None if groups is None else groups[fold.train]
         inner = make_folds(self.data.task, targets, groups, VALIDATION_FOLDS, self.config.seed)[0][1]
@@ -254,7 +254,7 @@ class Curve:
     def predictions(
         self, name: str, allowed: Sequence[FeatureSource], changes: dict[str, Any] | None
     ) -> HeldOutPredictions:
-        """The best of the `allowed` feature sources, chosen for each fold by the others: the choice is cross-validated too."""
+        """Return the best of the `allowed` feature sources; each fold's is chosen by the other folds."""
         task, rows = self.experiments.data.task, np.concatenate([fold.held_out for fold in self.experiments.folds])
         if len(self.experiments.folds) == 1:
             best = min(allowed, key=self.losses.__getitem__)
@@ -284,7 +284,7 @@ class Curve:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """A trial says nothing of its own: what matters of it is said by the candidate."""
+    """Silence a trial: the search logs what matters of it."""
     logger = logging.getLogger("hftransfer")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -310,7 +310,7 @@ def _without_test(data: LabelledData) -> LabelledData:
 
 
 def _folds(context: RunContext) -> list[Fold]:
-    """The folds of the probe itself, or the validation part that it is not fitted on."""
+    """Return the folds of the probe itself, or the validation part that it is not fitted on."""
     fitted = context.fitted
     others = np.setdiff1d(context.positions("validation"), fitted)
     if len(others):

@@ -28,7 +28,7 @@ class Kept:
         self.config, self.metrics, self.seconds = config, {}, 0.0
 
     def __call__(self, changes: dict[str, Any]) -> None:
-        """The run with these changes to what was asked for, at the output."""
+        """Make the run with these changes to what was asked for, at the output."""
         begin = time.perf_counter()
         values = self.asked.model_dump(mode="json") | {"output": str(self.output)}
         config = with_overrides(values, changes)

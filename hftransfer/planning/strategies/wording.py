@@ -80,7 +80,7 @@ def _are(candidates: list[HeldOutPredictions]) -> str:
 
 
 def _gain_of(search: Search, chosen: HeldOutPredictions) -> tuple[list[str], HeldOutPredictions]:
-    """What is gained over the probe, and the candidate that shows it: the best one, where the chosen one alone does not."""
+    """Return what is gained over the probe, and the candidate that shows it: the best, where the chosen one does not."""
     best = search.evaluator.best(search.deployable)
     if search.against(chosen.name, "probe").is_better or best is chosen:
         return [_over_probe(search, chosen)], chosen
@@ -113,7 +113,7 @@ def points(search: Search, found: Difference) -> str:
 
 
 def evidence(search: Search) -> list[str]:
-    """What the advice rests on, a sentence each."""
+    """Return what the advice rests on, a sentence each."""
     return [
         sentence
         for sentence in (
@@ -171,7 +171,7 @@ def _raw(search: Search) -> str:
 
 
 def layers(search: Search) -> list[dict[str, Any]]:
-    """The cross-validated loss of the better pooling of each block: the layer-wise curve."""
+    """Return the cross-validated loss of the better pooling of each block: the layer-wise curve."""
     if search.curve is None:
         return []
     losses: dict[int, float] = {}
@@ -216,7 +216,7 @@ def _folds(search: Search) -> str:
 
 
 def _left_out(search: Search) -> list[str]:
-    """A sentence for each reason, with all that it kept from being tried."""
+    """Return a sentence for each reason, with all that it kept from being tried."""
     names: dict[str, list[str]] = {}
     for name, reason in search.skipped.items():
         names.setdefault(reason, []).append(TITLES.get(name, name))
