@@ -57,7 +57,7 @@ class Served:
         return pd.DataFrame([("", *inputs)], columns=["id", "input", "input_pair"][: len(inputs) + 1]), remark
 
     def nearest(self, frame: pd.DataFrame, count: int = 3) -> list[dict[str, Any]]:
-        """Return the training rows (id, label, input, input_pair) nearest to one row of inputs; none where they are not at hand."""
+        """Return the training rows (id, label, input, input_pair) nearest to one row; none where they are not at hand."""
         if not self.examples:
             return []
         with self.lock:

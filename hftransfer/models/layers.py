@@ -35,7 +35,7 @@ class LayerGroups:
     def of(cls, model: nn.Module, constant: tuple[str, ...] = ()) -> "LayerGroups":
         """Return the layer groups of a classification model of transformers (timm models through their wrapper).
 
-        Modules at the paths `constant` (see `feature source.put_mean_layer`) are no blocks: they stand above the last one.
+        Modules at the paths `constant` (see `sources.put_mean_layer`) are no blocks: they stand above the last one.
         Raises `UserError` when the model has no repeated blocks.
         """
         fixed = {id(model.get_submodule(path)) for path in constant}
