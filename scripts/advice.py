@@ -49,7 +49,7 @@ SETS = {
 ROWS = {"stsb": 5, "goemotions": 28}
 # What is looked at on the test part: the metric of the advice; of scores, their rank correlation, as is usual for STS.
 METRIC = {"accuracy": "accuracy", "micro_f1": "micro_f1", "rmse": "spearman"}
-RUNGS = {
+CANDIDATES = {
     "probe": {"strategy.type": "probe"},
     "best-layer": {"strategy.type": "probe", "head.layer": "best"},
     "frozen": {"strategy.type": "frozen"},
@@ -58,13 +58,13 @@ RUNGS = {
     "scratch": {"strategy.type": "scratch"},
 }
 
-# On request by `--rungs`: where the head begins, a table of docs/results.md.
+# On request by `--candidates`: where the head begins, a table of docs/results.md.
 BEGINNINGS = {
     f"{strategy}, {head} head": {"strategy.type": strategy, "strategy.head_init": head}
     for strategy in ("frozen", "lora", "full")
     for head in ("random", "probe")
 }
-ALL = RUNGS | BEGINNINGS
+ALL = CANDIDATES | BEGINNINGS
 
 
 def main() -> None:
@@ -74,7 +74,9 @@ def main() -> None:
     parser.add_argument("--cells", nargs="*", default=[f"{name}:20:0" for name in SETS])
     parser.add_argument("--budget", default="120s")
     parser.add_argument("--steps", type=int, help="length of every training; default: the strategy's own")
-    parser.add_argument("--rungs", nargs="*", default=list(RUNGS), choices=ALL, help="trained beside the chosen one")
+    parser.add_argument(
+        "--candidates", nargs="*", default=list(CANDIDATES), choices=ALL, help="trained beside the chosen one"
+    )
     parser.add_argument("--render", type=Path)
     parser.add_argument("--plot", type=Path)
     asked = parser.parse_args()
@@ -275,11 +277,11 @@ def render(lines: Lines) -> str:
 
 def _reached_table(lines: Lines) -> str:
     rows = [
-        f"| set | a class | seeds | {' | '.join(RUNGS)} | all trained, s |",
-        "|---|---|---|" + "---|" * (len(RUNGS) + 1),
+        f"| set | a class | seeds | {' | '.join(CANDIDATES)} | all trained, s |",
+        "|---|---|---|" + "---|" * (len(CANDIDATES) + 1),
     ]
     for (title, labels), seeds in by_kind(lines).items():
-        found = [[reached(line)[candidate] for line in seeds if candidate in reached(line)] for candidate in RUNGS]
+        found = [[reached(line)[candidate] for line in seeds if candidate in reached(line)] for candidate in CANDIDATES]
         means = " | ".join(f"{mean(values):.3f}" if values else "" for values in found)
         seconds = mean(sum(run.get("seconds", 0) for run in line["runs"].values()) for line in seeds)
         rows.append(f"| {title} | {labels} | {len(seeds)} | {means} | {seconds:.0f} |")

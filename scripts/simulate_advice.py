@@ -1,6 +1,6 @@
 """Where should the folds that a budget still allows go? Made-up searches, in which the truth is known.
 
-    python scripts/simulate_advice.py [--climbs 200]
+    python scripts/simulate_advice.py [--searches 200]
     python scripts/simulate_advice.py --rules        # how sure a choice must be: false departures, and regret
 
 Every row has a difficulty that all candidates share, and each candidate is right on its own share of the rows. After one fold of
@@ -170,7 +170,7 @@ def compare_rules(searches: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--climbs", type=int, default=200)
+    parser.add_argument("--searches", type=int, default=200)
     parser.add_argument("--rules", action="store_true")
     asked = parser.parse_args()
     if asked.rules:

@@ -363,7 +363,7 @@ def next_to_label(
 
 @app.command()
 def explain(finding: Annotated[str, typer.Argument(help="the id of a finding of the doctor")]) -> None:
-    """Say what a finding of the doctor means and what cures it."""
+    """Say what a finding of the doctor means and how to fix it."""
     from hftransfer.doctor.findings import explain as explained
 
     print(explained(finding))

@@ -32,7 +32,7 @@ from hftransfer.tasks import Task
 
 log = logging.getLogger(__name__)
 
-# Of the members of a group those stand that are furthest right; copies of a judged row leave the part before it.
+# Of the members of a group those stand that are furthest right; copies of an evaluated row leave the part before it.
 _RANK = {"train": 0, "validation": 1, "test": 2}
 
 

@@ -1,4 +1,4 @@
-"""From a configuration to rows with inputs and labels, nothing judged or divided yet."""
+"""From a configuration to rows with inputs and labels, nothing inspected or divided yet."""
 
 import logging
 from dataclasses import dataclass, replace

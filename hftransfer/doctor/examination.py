@@ -31,7 +31,7 @@ def examine(
 ) -> Iterator[Finding]:
     """Yield findings about the data that `config` names, as they turn up.
 
-    With `run` its model and the machine are examined too, and sizes and lengths are judged by what the model reads, else
+    With `run` its model and the machine are examined too, and sizes and lengths are compared with what the model reads, else
     by 224 pixels and an estimate of 512 tokens. With `measure` its probe says how much a random split would flatter (one
     pass over the data). What the user got wrong is a finding, not an exception.
     """

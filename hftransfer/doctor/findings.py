@@ -10,7 +10,7 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of finding: how severe it is, what it means and why it matters, and what cures it."""
+    """A kind of finding: how severe it is, what it means and why it matters, and how to fix it."""
 
     severity: Severity
     meaning: str
@@ -263,7 +263,7 @@ class Finding:
 
 
 def explain(id_: str) -> str:
-    """Return what a kind of finding means and what cures it. Raises `UserError` with the nearest id."""
+    """Return what a kind of finding means and how to fix it. Raises `UserError` with the nearest id."""
     if id_ not in KINDS:
         raise UserError(f"There is no finding {id_!r}.{did_you_mean(id_, KINDS)}")
     kind = KINDS[id_]

@@ -1,9 +1,9 @@
 """Three operations that a CPU trains faster than torch does it: dropout, and attention and depthwise convolution in bfloat16.
 
 torch draws the numbers of a dropout mask one after the other on a single thread, which takes a third of a training step of
-a BERT on two cores; here a mask is drawn sixteen bits at a time. The way back of its fused attention in bfloat16 takes
-longer than that of the same steps one by one, as long as the scores are few. The way back of a depthwise convolution of 5x5
-in bfloat16 takes fifty times as long as the way there, of stride 2 up to two hundred times: three quarters of a step of an
+a BERT on two cores; here a mask is drawn sixteen bits at a time. The backward pass of its fused attention in bfloat16 takes
+longer than that of the same steps one by one, as long as the scores are few. The backward pass of a depthwise convolution of 5x5
+in bfloat16 takes fifty times as long as the forward pass, of stride 2 up to two hundred times: three quarters of a step of an
 EfficientNet; see `_Depthwise`. On a GPU nothing of this is used.
 """
 
@@ -130,7 +130,7 @@ def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution in bfloat16 whose way back avoids what oneDNN has no quick kernel for.
+    """A depthwise convolution in bfloat16 whose backward pass avoids what oneDNN has no quick kernel for.
 
     The gradient of the input at a stride of 2 is taken in float32. That of weights beyond 3x3 is put together from tiles
     of 3x3, each the gradient of a convolution of 3x3 over the input moved by the tile's place.

@@ -116,7 +116,7 @@ class ProgressBarCallback(TrainerCallback):
 class StopCallback(TrainerCallback):
     """Ends training early when any process was asked to; then, and only then, with an evaluation of these weights.
 
-    After a loss that is no number the weights are lost: they are neither judged nor kept.
+    After a loss that is no number the weights are lost: they are neither evaluated nor kept.
     """
 
     def __init__(self, stop: Stop, compute_config: ComputeConfig):

@@ -173,7 +173,7 @@ def test_the_features_of_a_trained_network_are_those_of_the_saved_model(tiny_run
 def test_thresholds_are_fitted_on_the_logits_of_every_evaluated_step(kind, tmp_path, monkeypatch):
     """The step that is kept is one of them, in the order of the validation part."""
     caught = []
-    monkeypatch.setattr(outputs, "fit_trust", lambda *args: caught.append(args) or fit_reliability(*args))
+    monkeypatch.setattr(outputs, "fit_reliability", lambda *args: caught.append(args) or fit_reliability(*args))
     run(configuration("frozen", kind, tmp_path))
     (context, _, predictions, _, steps), task = caught[0], caught[0][0].data.task
     kept = predictions.logits[np.isin(predictions.positions, context.positions("validation"))] * predictions.temperature

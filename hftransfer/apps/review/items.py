@@ -103,7 +103,7 @@ class Queue:
         if gone:
             log.warning("%d rows are not shown: their input is not at hand any more", gone)
         if run.out_of_fold is None:
-            log.warning("The run has no answers of models that did not see the training rows: only its %s rows are judged. "
+            log.warning("The run has no answers of models that did not see the training rows: only its %s rows are shown. "
                         "A run with strategy.head_init=probe, such as a probe, has them", run.evaluated)  # fmt: skip
         found: dict[tuple[str, ...], Item] = {}
         seen: set[str] = set()

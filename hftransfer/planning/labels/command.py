@@ -36,7 +36,7 @@ def measured(config: "RunConfig", more: int | None, classes: int) -> Forecast:
     data = load_data(config.data)
     if not (data.frame["split"] == "test").any():
         raise UserError(
-            "A curve is judged on test rows, and there are none: set data.test, or data.split.test above 0."
+            "A curve is measured on test rows, and there are none: set data.test, or data.split.test above 0."
         )
     context, probe = probed(config, data)
     problem = Problem(

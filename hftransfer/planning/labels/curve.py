@@ -1,6 +1,6 @@
 """The learning curve of a probe, from features that were computed once: how good with fewer rows, so how good with more.
 
-Heads are fitted on stratified subsamples of the training rows and judged on the same held-out rows. A subsample is the
+Heads are fitted on stratified subsamples of the training rows and scored on the same held-out rows. A subsample is the
 beginning of a random order, so that one order gives a whole curve. The intervals come from a bootstrap over orders and
 held-out rows together; a forecast is the power law of each resample read off beyond the data.
 """

@@ -71,8 +71,8 @@ def advice(search: Search) -> str:
     untried = [TITLES[name] for name in TRAINED if search.skipped.get(name, "").startswith("it needs about")]
     parts += [f"there was no time for {_joined(untried)}"] if untried else []
     best = search.evaluator.best(search.deployable)
-    dearer = f" (--prefer accuracy takes {TITLES[best.name]})" if best is not chosen else ""
-    return f"{_capital('; '.join(parts) or 'nothing that trains more was tried')}: take {title}{dearer}."
+    instead = f" (--prefer accuracy takes {TITLES[best.name]})" if best is not chosen else ""
+    return f"{_capital('; '.join(parts) or 'nothing that trains more was tried')}: take {title}{instead}."
 
 
 def _are(candidates: list[HeldOutPredictions]) -> str:
