@@ -267,7 +267,7 @@ def explain(id_: str) -> str:
     if id_ not in KINDS:
         raise UserError(f"There is no finding {id_!r}.{did_you_mean(id_, KINDS)}")
     kind = KINDS[id_]
-    return f"{id_} ({kind.severity})\n\n{kind.meaning}\n\nCure: {kind.fix}"
+    return f"{id_} ({kind.severity})\n\n{kind.meaning}\n\nFix: {kind.fix}"
 
 
 def exit_code(findings: list[Finding], strict: bool = False) -> int:

@@ -182,7 +182,7 @@ def test_what_cannot_be_judged_is_said(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         review = Review(run)
     assert "rows are not shown: their input is not at hand any more" in caplog.text
-    assert "only its test rows are judged" in caplog.text
+    assert "only its test rows are shown" in caplog.text
     assert {row.split for item in of_kind(review, "label errors") for row in item.rows} <= {"test"}
 
 

@@ -132,5 +132,5 @@ def test_curve_on_the_command_line(monkeypatch, capsys, tmp_path):
     code, _, err = call(monkeypatch, capsys, "curve", table, "--model", model, "data.split.test=0")
     assert (
         code == 2
-        and "A curve is judged on test rows, and there are none: set data.test, or data.split.test above 0." in err
+        and "A curve is measured on test rows, and there are none: set data.test, or data.split.test above 0." in err
     )
