@@ -81,7 +81,7 @@ def _confidence_of_error(task: Task, part: Part, decided: np.ndarray) -> np.ndar
 def label_errors(run: RecordedRun, count: int = SHOWN) -> Picked | None:
     """Rows whose label is likely wrong, by confident learning (Northcutt et al. 2021) on out-of-sample probabilities.
 
-    Training rows are predicted by folds that did not see them, where the run has such predictions, and the evaluated rows by the model.
+    Training rows are predicted by folds that did not see them, where the run has them, and evaluated rows by the model.
     On benchmarks about half of what is flagged is truly wrong: for review, never for deletion. None where the method is not
     at hand: for regression, or without cleanlab.
     """
