@@ -70,13 +70,12 @@ def solve_head(
 
     features = np.asarray(features, dtype=np.float64)
     threads = _threads(len(features), features.shape[1], task.head_size)
-    with threadpool_limits(threads, user_api="blas"):
+    name: Solver = "logistic" if task.has_classes else "ridge"
+    # Threads take one fold each. Those of BLAS wait for each other at every product: on busy cores ten times the seconds.
+    with threadpool_limits(1, user_api="blas"):
         mean, scale = _standardiser(features, intercept)
         rows, rotation = _rotated((features - mean) / scale)
-    name: Solver = "logistic" if task.has_classes else "ridge"
-    with threadpool_limits(1, user_api="blas"):  # the threads take one fold each
         best = _cross_validated(name, rows, targets, task, folds, intercept, threads)
-    with threadpool_limits(threads, user_api="blas"):
         fit = _solve(name, rows, targets, task, best.penalty, intercept, FINAL_TOLERANCE, best.fit)
     log.info("Linear probe: %s, penalty %.3g, cross-validated loss %.4f", name, best.penalty, best.loss)
     fit = _on_raw(fit, mean, scale, rotation)
