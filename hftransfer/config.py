@@ -14,8 +14,8 @@ from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.core.settings import Count, Seed, Settings
 from hftransfer.data import DataConfig
 from hftransfer.evaluation import EvaluationConfig
-from hftransfer.modalities import AugmentationConfig
-from hftransfer.models.references import ModelConfig
+from hftransfer.modalities import AugmentationConfig, kind_of
+from hftransfer.models.references import ModelConfig, resolved
 from hftransfer.strategies import CHOICES, AnyStrategy, ProbeStrategy
 from hftransfer.strategies.head import HeadConfig
 
@@ -93,7 +93,7 @@ class RunConfig(Settings):
     """Everything that decides a run. `output` None: `runs/<data>-<strategy>`."""
 
     data: DataConfig
-    model: ModelConfig
+    model: ModelConfig = ModelConfig()
     strategy: AnyStrategy = ProbeStrategy()
     head: HeadConfig = HeadConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -112,8 +112,9 @@ class RunConfig(Settings):
         return Path(self.output or f"runs/{name}-{self.strategy.type}")
 
     def resolved(self, modality: str) -> "RunConfig":
-        """Return this configuration with what the strategy leaves to the kind of input made definite."""
-        return self.model_copy(update={"strategy": self.strategy.resolved(modality, self.model.keep_head)})
+        """Return this configuration with checkpoint and strategy made definite for the kind of input."""
+        strategy = self.strategy.resolved(modality, self.model.keep_head)
+        return self.model_copy(update={"strategy": strategy, "model": resolved(self.model, kind_of(modality))})
 
     def to_yaml(self) -> str:
         """Return the resolved configuration; `RunConfig.from_yaml` reads it back equal."""

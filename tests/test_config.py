@@ -109,11 +109,11 @@ def test_arguments_that_are_set_by_the_run_are_those_of_transformers():
     assert NOT_FURTHER.keys() <= TrainingArguments.__dataclass_fields__.keys()
 
 
-def test_missing_model():
+def test_missing_data():
     with pytest.raises(
-        UserError, match="^model is missing: set it in the configuration or as model=… on the command line."
+        UserError, match="^data is missing: set it in the configuration or as data=… on the command line."
     ):
-        checked({"data": "x"})
+        checked({"model": "x"})
 
 
 @pytest.mark.parametrize(("text", "message"), [

@@ -19,12 +19,12 @@ from hftransfer.cli.tables import (
 )
 from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.core.terminal import PlainFormatter, display, printable, show
+from hftransfer.core.version import __version__
 
 app = typer.Typer(
     name="hftransfer",
     help="Transfer learning for small labelled sets of images and texts.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -36,6 +36,21 @@ DataOrConfig = Annotated[
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as training.learning_rate=1e-3")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 RunFolder = Annotated[str, typer.Argument(help="a run folder, such as runs/pets-probe")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"hftransfer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Transfer learning for small labelled sets of images and texts."""
 
 
 def main() -> None:

@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 MIN_ROWS_FOR_TEMPERATURE = 30
 _ROWS_PER_BIN = 20
 _MOST_BINS = 15
-LEAST_GROUPS = 10  # behind the interval of the calibration error; 93 % are not reached with fewer
 _COLDEST, _HOTTEST = 0.05, 20.0
 LEAST_GROUPS = 10  # behind the interval of the calibration error: fewer do not reach 93 % coverage
 

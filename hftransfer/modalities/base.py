@@ -45,6 +45,7 @@ class ModalityKind:
     processor_class: str  # the class of transformers that loads the saved processor
     pipeline_task: str  # the task name of `transformers.pipeline`
     example_checkpoints: str  # for error messages
+    default_checkpoints: tuple[str, ...] = ()  # of `model.name: auto`, in order of preference
     model_settings: tuple[str, ...] = ()  # fields of `ModelConfig` that this kind alone knows
     tower: str | None = None  # the entry of a two-tower config (CLIP) that describes the network for this kind
 

@@ -62,6 +62,7 @@ class ImageKind(ModalityKind):
     processor_class = "AutoImageProcessor"
     pipeline_task = "image-classification"
     example_checkpoints = "google/vit-base-patch16-224 or timm/resnet50.a1_in1k"
+    default_checkpoints = ("starter/efficientnet-lite0", "timm/tf_efficientnet_lite0.in1k")  # the same weights
     model_settings = ("image_size",)
     tower = "vision_config"
     # gradual: 1e-3 did not learn the tiles (docs/results.md)

@@ -71,6 +71,7 @@ class TextKind(ModalityKind):
     processor_class = "AutoTokenizer"
     pipeline_task = "text-classification"
     example_checkpoints = "bert-base-uncased"
+    default_checkpoints = ("starter/minilm", "sentence-transformers/all-MiniLM-L6-v2")  # the same weights
     model_settings = ("max_length", "split_special_tokens")
     content = "words"
     api_names = ("text", "second_text")

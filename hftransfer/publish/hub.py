@@ -20,15 +20,11 @@ from huggingface_hub.utils import validate_repo_id
 from hftransfer.config import HubConfig
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import write_json
+from hftransfer.models.reach import TransportError
 from hftransfer.publish.card import blanks, hub_source, public_config, render_card, round_trip_of, shown_source
 from hftransfer.publish.round_trip import certified, check
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.runtime import launch
-
-try:
-    from httpx2 import TransportError
-except ImportError:  # huggingface_hub 1.x
-    from httpx import TransportError
 
 log = logging.getLogger(__name__)
 

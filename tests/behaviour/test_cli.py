@@ -398,3 +398,12 @@ def test_the_command_is_quiet_about_libraries(runs, tmp_path):
 def test_a_share_is_written_in_one_way():
     """In the log, the report, the card, the comparison and the advice alike."""
     assert [percent(share) for share in (0, 0.00378, 0.125, 1)] == ["0 %", "0.378 %", "12.5 %", "100 %"]
+
+
+def test_the_version_and_no_command(monkeypatch, capsys):
+    from hftransfer.core.version import __version__
+
+    code, out, _ = call(monkeypatch, capsys, "--version")
+    assert code == 0 and out == f"hftransfer {__version__}\n"
+    code, out, err = call(monkeypatch, capsys)
+    assert "train" in out + err and "evaluate" in out + err and "Traceback" not in out + err

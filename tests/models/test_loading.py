@@ -16,13 +16,18 @@ import timm
 import torch
 import transformers
 
+from hftransfer.config import RunConfig, checked
 from hftransfer.core.errors import UserError
-from hftransfer.modalities import kind_of
+from hftransfer.modalities import MODALITIES, kind_of
+from hftransfer.models import reach, references
 from hftransfer.models.heads import final_linear, head_of, head_parameters
 from hftransfer.models.loading import ModelConfig, load_checkpoint, save_model
 from hftransfer.models.processors import image_settings
+from hftransfer.models.references import resolved
 from hftransfer.models.weights import read_weights, weights_hash
+from hftransfer.runs.record import RunRecord
 from hftransfer.tasks import SingleLabel, Task, make_task
+from hftransfer.train import run
 from tests.support import tiny
 
 TASK = SingleLabel(("red", "green", "blue"))
@@ -548,3 +553,29 @@ def test_gpt2_gets_a_padding_token_and_ignores_it(folders, tmp_path):
     assert np.allclose(together[2], alone[0], atol=1e-5)
     save_model(checkpoint.model, checkpoint.processor, tmp_path)
     assert transformers.AutoTokenizer.from_pretrained(tmp_path).pad_token == "<|endoftext|>"
+
+
+@pytest.mark.parametrize("kind", list(MODALITIES.values()), ids=lambda kind: kind.name)
+def test_the_default_is_the_starter_where_it_is_installed_else_the_same_weights_on_the_hub(kind, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    starter, on_the_hub = kind.default_checkpoints
+    monkeypatch.setattr(reach, "_installed", lambda name: (name, ""))
+    assert resolved(ModelConfig(), kind).name == starter
+    assert f"Checkpoint: {starter} (the default for {kind.plural}; --model names another)" in caplog.text
+    monkeypatch.setattr(reach, "_installed", lambda name: (None, "not installed"))
+    monkeypatch.setattr(reach, "hub_answers", lambda: True)
+    assert resolved(ModelConfig(), kind).name == on_the_hub
+    monkeypatch.setattr(reach, "hub_answers", lambda: False)
+    with pytest.raises(UserError, match=f"No default checkpoint for {kind.plural} can be loaded: pip install"):
+        resolved(ModelConfig(), kind)
+    assert resolved(ModelConfig(name="mine"), kind).name == "mine"
+
+
+def test_a_run_without_a_checkpoint_takes_the_default_and_records_it(tmp_path, monkeypatch):
+    place = str(tiny.TEXT_FAMILIES["bert"](tmp_path / "m"))
+    monkeypatch.setattr(type(kind_of("text")), "default_checkpoints", (place,))
+    monkeypatch.setattr(references, "reachable", lambda names: [reach.Reachable("the default", name) for name in names])
+    table = tiny.text_table(tmp_path / "t.csv", rows=60)
+    made = run(checked({"data": str(table), "output": str(tmp_path / "run"), "store": False}))
+    assert RunConfig.from_yaml(made.folder / "config.yaml").model.name == place
+    assert RunRecord.read(made.folder).checkpoint.source == place

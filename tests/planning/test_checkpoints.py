@@ -13,7 +13,7 @@ from hftransfer.config import checked
 from hftransfer.core.errors import UserError
 from hftransfer.evaluation.comparison import compare_parts
 from hftransfer.evaluation.intervals import Measured
-from hftransfer.planning.checkpoints import reach
+from hftransfer.models import reach
 from hftransfer.planning.checkpoints.candidates import CANDIDATES, described
 from hftransfer.planning.checkpoints.command import as_table
 from hftransfer.planning.checkpoints.ranking import Ranked, Ranking, rank

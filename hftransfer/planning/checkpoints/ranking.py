@@ -17,10 +17,10 @@ from hftransfer.evaluation.comparison import Pair, compare_parts
 from hftransfer.evaluation.intervals import Measured, measure
 from hftransfer.evaluation.kinds import higher_is_better
 from hftransfer.evaluation.metrics import metric_names
+from hftransfer.models.reach import Reachable, reachable
 from hftransfer.models.references import find
 from hftransfer.pipeline.run_context import RunContext, probed
 from hftransfer.planning.checkpoints.candidates import CANDIDATES, described
-from hftransfer.planning.checkpoints.reach import Reachable, reachable
 from hftransfer.runs.reader import Part
 from hftransfer.runtime import autotune
 

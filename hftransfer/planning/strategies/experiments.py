@@ -23,6 +23,7 @@ from hftransfer.features.sources import FeatureSource
 from hftransfer.models.layers import LayerGroups
 from hftransfer.models.loading import load_checkpoint
 from hftransfer.models.partial import SplitPoint
+from hftransfer.models.references import resolved
 from hftransfer.pipeline.fit import Seconds, fit
 from hftransfer.pipeline.repeats import VALIDATION_FOLDS
 from hftransfer.pipeline.run_context import RunContext, prepare
@@ -79,8 +80,9 @@ class Experiments:
     @classmethod
     def open(cls, config: RunConfig, dataset: Any, scratch: Path) -> "Experiments":
         """Load data and network. Raises `UserError` for every mistake in the input, as a run does."""
-        config = config.model_copy(update={"strategy": ProbeStrategy()})
         data = _without_test(load_data(config.data, dataset))
+        model = resolved(config.model, data.kind)
+        config = config.model_copy(update={"strategy": ProbeStrategy(), "model": model})
         context = _context(config, data, scratch)
         experiments = cls(config, data, context, _folds(context), scratch)
         experiments.row_seconds = experiments._time(lambda batch: context.model(**batch).logits)

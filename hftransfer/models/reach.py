@@ -7,6 +7,11 @@ from pathlib import Path
 from hftransfer.core import starter
 from hftransfer.core.errors import UserError
 
+try:
+    from httpx2 import TransportError
+except ImportError:  # huggingface_hub 1.x
+    from httpx import TransportError
+
 log = logging.getLogger(__name__)
 
 SECONDS = 3  # for the one question whether the Hub answers: each checkpoint by itself would wait longer
@@ -59,8 +64,6 @@ def hub_answers() -> bool:
     """Whether the Hub may be asked (HF_HUB_OFFLINE) and answers within a few seconds."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
-
-    from hftransfer.publish.hub import TransportError
 
     if constants.HF_HUB_OFFLINE:
         return False
