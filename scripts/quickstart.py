@@ -7,6 +7,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -40,10 +41,20 @@ def main() -> None:
         shown = f"{accuracy['value']:.3f} ({accuracy['low']:.3f} to {accuracy['high']:.3f}, n = {accuracy['n']})"
         table.add_row(f"{kind}: {data} + {model}", "probe", shown, f"{time.perf_counter() - begin:.0f}")
     Console().print(table)
+    command = _command()
     print(f"""Next:
-  hftransfer predict {folder}/quickstart-text "The striker scored twice in the final minutes."
-  hftransfer train starter/bbc --model starter/minilm --strategy full data.train_examples=200 model.max_length=128
-  hftransfer train path/to/your/images --model starter/efficientnet-lite0""")
+  {command} predict {folder}/quickstart-text "The striker scored twice in the final minutes."
+  {command} train starter/bbc --strategy full data.train_examples=200 model.max_length=128
+  {command} train path/to/your/images""")
+
+
+def _command() -> str:
+    """Return how this shell calls hftransfer: by its name where that is on the PATH, else by its path."""
+    beside = Path(sys.executable).with_name("hftransfer")
+    found = shutil.which("hftransfer")
+    if found and Path(found).resolve() == beside.resolve():
+        return "hftransfer"
+    return os.path.relpath(beside) if beside.exists() else f"{sys.executable} -m hftransfer"
 
 
 if __name__ == "__main__":
