@@ -13,6 +13,7 @@ from hftransfer.core.files import strict_json
 from hftransfer.core.terminal import show
 from hftransfer.doctor.repair import _write_table
 from hftransfer.prediction.explain import Explanation
+from hftransfer.runs.record import MetricsRecord
 from hftransfer.tasks import Regression
 
 
@@ -34,7 +35,7 @@ def test_numbers_of_numpy_are_numbers(number):
 def test_what_is_printed_is_strict(capsys, tmp_path):
     show([{"score": np.float32("nan"), "rank": np.int64(1)}], None, as_json=True)
     assert strict(capsys.readouterr().out) == [{"score": None, "rank": 1}]
-    show_metrics({"test": {"auroc": {"value": float("nan")}}}, tmp_path, as_json=True)
+    show_metrics(MetricsRecord(test={"auroc": {"value": float("nan")}}), tmp_path, as_json=True)
     assert strict(capsys.readouterr().out)["test"]["auroc"] == {"value": None}
 
 
