@@ -12,9 +12,9 @@ from pydantic_core import PydanticCustomError
 
 from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.core.settings import Count, Seed, Settings
-from hftransfer.data import DataConfig
+from hftransfer.data import DataConfig, LabelledData
 from hftransfer.evaluation import EvaluationConfig
-from hftransfer.modalities import AugmentationConfig, kind_of
+from hftransfer.modalities import AugmentationConfig
 from hftransfer.models.references import ModelConfig, resolved
 from hftransfer.strategies import CHOICES, AnyStrategy, ProbeStrategy
 from hftransfer.strategies.head import HeadConfig
@@ -111,10 +111,11 @@ class RunConfig(Settings):
         name = name.split(":")[0].split(".")[0] or "data"
         return Path(self.output or f"runs/{name}-{self.strategy.type}")
 
-    def resolved(self, modality: str) -> "RunConfig":
-        """Return this configuration with checkpoint and strategy made definite for the kind of input."""
-        strategy = self.strategy.resolved(modality, self.model.keep_head)
-        return self.model_copy(update={"strategy": strategy, "model": resolved(self.model, kind_of(modality))})
+    def resolved(self, data: LabelledData) -> "RunConfig":
+        """Return this configuration with checkpoint and strategy made definite for the inputs."""
+        strategy = self.strategy.resolved(data.modality, self.model.keep_head)
+        model = data.fitted(resolved(self.model, data.kind))
+        return self.model_copy(update={"strategy": strategy, "model": model})
 
     def to_yaml(self) -> str:
         """Return the resolved configuration; `RunConfig.from_yaml` reads it back equal."""

@@ -144,8 +144,8 @@ def _finished(config: RunConfig, dataset: Any) -> Run | None:
         "config": _described(RunConfig.from_yaml(folder / "config.yaml")),
         "data": record.data.fingerprint,
     }
-    run_folder.refuse_differences(folder, stored, stored | {"config": _described(config.resolved(record.modality))})
     data = load_data(config.data, dataset)
+    run_folder.refuse_differences(folder, stored, stored | {"config": _described(config.resolved(data))})
     run_folder.refuse_differences(folder, stored, stored | {"data": data.fingerprint})
     log.info("Nothing to resume: %s is whole", folder)
     world = launched_world()
@@ -194,7 +194,7 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
                     log.warning(finding.as_text(3))
             check_parts(config, data.frame["split"])
             offer_folds(config, len(data.frame), data.given, data.modality)
-        config = config.resolved(data.modality)
+        config = config.resolved(data)
         with seconds("checkpoint"):
             _seed(config.seed)
             random_weights = config.strategy.from_random_weights

@@ -67,7 +67,7 @@ def evaluations(
         base = {"data": {"train": str(table)}, "model": SETS[name][1], "output": str(Path(place) / "run")}
         config = with_overrides(base, parse_overrides(further))
         data = load_data(config.data, None)
-        config = config.resolved(data.modality)
+        config = config.resolved(data)
         set_seed(seed)
         checkpoint = load_checkpoint(config.model, data.kind, data.task)
         context = prepare(config, data, checkpoint, torch.device("cpu"), World(), Path(place) / "features")

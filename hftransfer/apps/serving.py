@@ -12,9 +12,8 @@ import pandas as pd
 import yaml
 
 from hftransfer.apps import uploads
-from hftransfer.core.errors import UserError
+from hftransfer.core.errors import UnreadableInput, UserError
 from hftransfer.core.files import read_json
-from hftransfer.core.image_files import UnreadableImage
 from hftransfer.modalities import ModalityKind
 from hftransfer.prediction.explain import Explanation, explain
 from hftransfer.prediction.predictor import Predictor, load
@@ -155,4 +154,4 @@ def _inputs(model: Served, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _reason(error: UserError) -> str:
-    return error.reason if isinstance(error, UnreadableImage) else str(error)
+    return error.reason if isinstance(error, UnreadableInput) else str(error)

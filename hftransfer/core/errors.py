@@ -15,6 +15,22 @@ class UserError(Exception):
     """
 
 
+class UnreadableInput(UserError):
+    """An input that cannot be decoded; the message names the file and the `reason`. Subclasses set the `noun`."""
+
+    noun = "input"
+
+    def __init__(self, name: str, reason: str | None = None):
+        """`name` alone is a whole message: so a loader's worker hands the error on (torch makes it again from its text)."""
+        self.name, self.reason = name, reason
+        super().__init__(
+            name
+            if reason is None
+            else f"Cannot read the {self.noun} {name}: {reason}. Replace or remove it, or leave such files out with "
+            "data.on_error=skip."
+        )
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Return a hint to append to an error: the nearest of `options`, or all of them when none is near."""
     options = list(options)

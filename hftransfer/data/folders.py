@@ -1,4 +1,4 @@
-"""The image folder: one sub-folder per class, under `train/`, `validation/` and `test/` or not."""
+"""The class folder: one sub-folder of files per class, under `train/`, `validation/` and `test/` or not."""
 
 import logging
 import os
@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from hftransfer.core.errors import UserError
-from hftransfer.core.image_files import describe_passed_over, is_image_name
-from hftransfer.data.sources import SPLIT_WORDS, Source, describe_counts
+from hftransfer.data.sources import CLASS_FOLDER, SPLIT_WORDS, Source, describe_counts
+from hftransfer.modalities import ModalityKind, by_preference
 from hftransfer.runs.folder import holds_run
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -19,28 +19,31 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 log = logging.getLogger(__name__)
 
 
-def read_image_folder(root: Path, allow_outside: bool) -> Source:
-    """Images of `root` with the name of their class folder as label; folders named after splits are honoured.
+def read_class_folder(root: Path, allow_outside: bool) -> Source:
+    """Files of `root` with the name of their class folder as label; folders named after splits are honoured.
 
-    Nothing is ever read out of a file name. Raises `UserError` for a folder without images, without class folders, or
-    whose class level is unclear.
+    They are of the kind (image, recording) that most files of the folder have. Nothing is ever read out of a file name.
+    Raises `UserError` for a folder without such files, without class folders, or whose class level is unclear.
     """
     tree = _Tree(root, allow_outside)
     tree.walk(root)
-    passed_over = describe_passed_over(tree.others)
-    if not tree.images:
+    tree.choose_kind()
+    kind, passed_over = tree.kind, tree.describe_others()
+    if not tree.inputs:
+        nouns = " and no ".join(each.noun for each in reversed(_kinds()))
         raise UserError(
-            f"The folder {root} holds no image: expected one sub-folder per class.{tables_hint(root)}"
+            f"The folder {root} holds no {nouns}: expected one sub-folder per class.{tables_hint(root)}"
             f"{' ' + passed_over if passed_over else ''}"
         )
-    parts = _by_split(root, sorted(tree.images))
-    empty = tree.without_images({under for under, _ in parts.values()})
-    _log_left_out(root, tree.others, empty)
-    frames = {split: _rows(root, under, relative) for split, (under, relative) in parts.items()}
+    parts = _by_split(root, sorted(tree.inputs), kind)
+    empty = tree.without_inputs({under for under, _ in parts.values()})
+    _log_left_out(root, tree.others, empty, kind)
+    frames = {split: _rows(root, under, relative, kind) for split, (under, relative) in parts.items()}
     classes = sorted({label for frame in frames.values() for label in frame["label"]})
-    log.info("Image folder %s: %d classes (%s); %s.", root, len(classes), _few(classes), describe_counts(frames))
+    counted = describe_counts(frames)
+    log.info("%s folder %s: %d classes (%s); %s.", kind.noun.capitalize(), root, len(classes), _few(classes), counted)
     return Source(
-        str(root), "image folder", frames, root, declared={"path": "Image"},
+        str(root), CLASS_FOLDER, frames, root, declared={"path": kind.feature},
         passed_over=tuple(sorted(tree.others)) if passed_over else (), empty=tuple(empty),
     )  # fmt: skip
 
@@ -51,11 +54,13 @@ class _Tree:
 
     root: Path
     allow_outside: bool
-    images: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
+    kind: ModalityKind = field(default_factory=lambda: _kinds()[-1])
 
     def walk(self, folder: Path) -> None:
         """Add what stands below `folder`. Raises `UserError` for links that lead outside and undecodable names."""
@@ -64,7 +69,7 @@ class _Tree:
             return
         self.seen.add(real)
         if folder != self.root and holds_run(folder):
-            log.info("%s is a run: its images are passed over.", folder)
+            log.info("%s is a run: its files are passed over.", folder)
             self.runs.append(self._relative(folder))
             return
         for entry in os.scandir(folder):
@@ -81,31 +86,52 @@ class _Tree:
             self.folders.append(path)
             self.walk(Path(entry.path))
         else:
-            (self.images if is_image_name(entry.name) else self.others).append(path)
+            self.files.append(path)
+
+    def choose_kind(self) -> None:
+        """Divide the files into those of the kind that most of them have, and others."""
+        found = {kind.name: [path for path in self.files if kind.is_file_name(path)] for kind in _kinds()}
+        self.kind = max(reversed(_kinds()), key=lambda kind: len(found[kind.name]))
+        self.inputs = found[self.kind.name]
+        self.others = sorted(set(self.files) - set(self.inputs))
+        for kind in _kinds():
+            if kind is not self.kind and found[kind.name]:
+                log.warning("%s: %d %s are passed over; most files are %s.", self.root, len(found[kind.name]), kind.plural,
+                            self.kind.plural)  # fmt: skip
+
+    def describe_others(self) -> str | None:
+        """Return a warning about files that look like inputs and are none that can be read; None without any."""
+        kinds = [self.kind] if self.inputs else _kinds()
+        return next(filter(None, (kind.describe_passed_over(self.others) for kind in kinds)), None)
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
-    def without_images(self, splits: set[str]) -> list[str]:
-        """Folders of the first level, or of a class of `splits`, that hold no image, and no run or notes either."""
+    def without_inputs(self, splits: set[str]) -> list[str]:
+        """Folders of the first level, or of a class of `splits`, that hold no input, and no run or notes either."""
         level = [path for path in self.folders if "/" not in path or path.rpartition("/")[0] in splits]
-        filled = {str(folder) for path in [*self.images, *self.runs] for folder in PurePosixPath(path).parents}
+        filled = {str(folder) for path in [*self.inputs, *self.runs] for folder in PurePosixPath(path).parents}
         return sorted(path for path in level if path not in filled and not self._holds_notes(path))
 
     def _holds_notes(self, folder: str) -> bool:
         files = [path for path in self.others if path.startswith(f"{folder}/")]
-        return bool(files) and not describe_passed_over(files)
+        return bool(files) and not self.kind.describe_passed_over(files)
 
 
-def _log_left_out(root: Path, others: list[str], empty: list[str]) -> None:
-    """Say which files are no images, and which folders hold none."""
-    if passed_over := describe_passed_over(others):
-        classes = Counter(path.split("/")[-2] for path in others if "/" in path and describe_passed_over([path]))
+def _kinds() -> list[ModalityKind]:
+    """Return the kinds whose inputs are files, in the order in which they are asked."""
+    return [kind for kind in by_preference() if kind.files]
+
+
+def _log_left_out(root: Path, others: list[str], empty: list[str], kind: ModalityKind) -> None:
+    """Say which files are no inputs, and which folders hold none."""
+    if passed_over := kind.describe_passed_over(others):
+        classes = Counter(path.split("/")[-2] for path in others if "/" in path and kind.describe_passed_over([path]))
         log.warning(
             "%s: %s Most in: %s.", root, passed_over, _few([f"{name} {n}" for name, n in classes.most_common()])
         )
     if empty:
-        log.warning("%s: folders without an image are no classes: %s.", root, _few(empty))
+        log.warning("%s: folders without %s are no classes: %s.", root, kind.describe_input(), _few(empty))
 
 
 def _refuse_outside(link: Path, root: Path, allow_outside: bool) -> None:
@@ -116,18 +142,18 @@ def _refuse_outside(link: Path, root: Path, allow_outside: bool) -> None:
         )
 
 
-def _by_split(root: Path, files: list[str]) -> dict[str, tuple[str, list[str]]]:
+def _by_split(root: Path, files: list[str], kind: ModalityKind) -> dict[str, tuple[str, list[str]]]:
     """Per split the folder it stands in ("" for the root) and its files; "all" where the folder is not divided."""
     tops = {path.split("/")[0] for path in files if "/" in path}
     split_tops = {top for top in tops if top.lower() in SPLIT_WORDS and _depth(files, top) >= 3}
     if not split_tops:
-        _refuse_only_splits(root, tops)
+        _refuse_only_splits(root, tops, kind)
         return {"all": ("", files)}
     strangers = sorted({path.split("/")[0] for path in files} - split_tops)
     if strangers:
         raise UserError(
-            f"{root} holds the splits {', '.join(sorted(split_tops))} and beside them images in {_few(strangers)}. "
-            "Inside a split, images stand in one sub-folder per class; images without a label do not belong here "
+            f"{root} holds the splits {', '.join(sorted(split_tops))} and beside them {kind.plural} in {_few(strangers)}. "
+            f"Inside a split, {kind.plural} stand in one sub-folder per class; {kind.plural} without a label do not belong here "
             "(`hftransfer predict` takes them)."
         )
     if len({SPLIT_WORDS[top.lower()] for top in split_tops}) < len(split_tops):
@@ -140,12 +166,12 @@ def _by_split(root: Path, files: list[str]) -> dict[str, tuple[str, list[str]]]:
     }
 
 
-def _refuse_only_splits(root: Path, tops: set[str]) -> None:
+def _refuse_only_splits(root: Path, tops: set[str], kind: ModalityKind) -> None:
     """Raise `UserError` where all folders are called like splits: they are no classes."""
     if tops and all(top.lower() in SPLIT_WORDS for top in tops):
         hints = "".join(filter(None, (tables_hint(root / top) for top in sorted(tops))))
         raise UserError(
-            f"The folders of {root} are splits ({', '.join(sorted(tops))}) without class folders inside, so that no image "
+            f"The folders of {root} are splits ({', '.join(sorted(tops))}) without class folders inside, so that no {kind.noun} "
             "has a label. Expected one sub-folder per class in each, or a table with the columns path and label; nothing "
             f"is read out of file names.{hints}"
         )
@@ -156,17 +182,17 @@ def _depth(files: list[str], top: str) -> int:
     return min(path.count("/") + 1 for path in files if path.startswith(f"{top}/"))
 
 
-def _rows(root: Path, under: str, files: list[str]) -> pd.DataFrame:
+def _rows(root: Path, under: str, files: list[str], kind: ModalityKind) -> pd.DataFrame:
     inside = [path[len(under) + 1 :] if under else path for path in files]
-    _check_levels(root / under, inside)
+    _check_levels(root / under, inside, kind)
     return pd.DataFrame({"path": files, "label": [path.split("/")[0] for path in inside]}, dtype=object)
 
 
-def _check_levels(folder: Path, files: list[str]) -> None:
+def _check_levels(folder: Path, files: list[str], kind: ModalityKind) -> None:
     loose = [path for path in files if "/" not in path]
     if loose:
         raise UserError(
-            f"{len(loose)} of {len(files)} images stand in {folder} itself, such as {loose[0]!r}: "
+            f"{len(loose)} of {len(files)} {kind.plural} stand in {folder} itself, such as {loose[0]!r}: "
             f"expected one sub-folder per class.{tables_hint(folder)}"
         )
     if all(path.count("/") > 1 for path in files):
@@ -178,7 +204,7 @@ def _check_levels(folder: Path, files: list[str]) -> None:
         )
     deep = Counter(path.split("/")[0] for path in files if path.count("/") > 1)
     if deep:
-        log.info("Images deeper than their class folder count for that class: %s.", dict(deep))
+        log.info("%s deeper than their class folder count for that class: %s.", kind.plural.capitalize(), dict(deep))
 
 
 def tables_hint(folder: Path) -> str:

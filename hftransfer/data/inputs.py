@@ -136,7 +136,7 @@ def _table(path: Path, kind: ModalityKind, columns: list[str] | None, own: tuple
     if kind.files:
         # What the user points at for prediction is opened wherever it lies: nothing of it leaves in a model.
         values = as_files(frame[names[0]], source, kind)
-        return _frame(ids, [file_input(value, source.root, allow_outside=True) for value in values])
+        return _frame(ids, [file_input(kind.encoded(value), source.root, allow_outside=True) for value in values])
     refuse_foreign(kind, frame, names, source.name)
     texts = [["" if is_missing(value) else str(value) for value in frame[name]] for name in names]
     return _frame(ids, *texts)

@@ -15,7 +15,7 @@ from hftransfer.data.config import AUTOMATIC, DataConfig, SplitConfig
 from hftransfer.data.groups import join_copies, leak_groups, links
 from hftransfer.data.patch import Patch, without_known
 from hftransfer.data.read import read_rows
-from hftransfer.data.sources import SPLITS
+from hftransfer.data.sources import CLASS_FOLDER, SPLITS
 from hftransfer.data.splits import assign_splits, read_split_file, single_examples, take_examples
 from hftransfer.data.values import is_missing
 from hftransfer.modalities import ModalityKind, kind_of
@@ -56,6 +56,11 @@ class LabelledData:
     def kind(self) -> ModalityKind:
         return kind_of(self.modality)
 
+    def fitted(self, model: Any) -> Any:
+        """Return the `ModelConfig` with what it leaves to the training inputs made definite."""
+        train = self.frame["split"].to_numpy() == "train"
+        return self.kind.fitted(model, [each for each, used in zip(self.inspections, train, strict=False) if used])
+
     def part(self, split: str) -> pd.DataFrame:
         """Return the rows of one split (maybe none), numbered from 0."""
         if split not in SPLITS:
@@ -92,7 +97,7 @@ def load_data(
     rows, about = _patched(rows, patch, task, read.modality, config, skipped) if patch else (rows, None)
     rows = _leave_out(rows, _labels_unknown_to_train(rows, task), config, skipped)
     roles = {"input": list(read.columns[0].input), "label": list(read.columns[0].label)}
-    columns = {} if read.sources[0].kind == "image folder" else roles
+    columns = {} if read.sources[0].kind == CLASS_FOLDER else roles
     found = found if list(rows["place"]) == places else None  # examples went or came since
     return replace(_labelled(rows, read.modality, task, skipped, about), given=given, columns=columns, links=found)
 

@@ -12,7 +12,7 @@ from hftransfer.data.config import DataConfig
 from hftransfer.data.labels import natural_order, read_labels
 from hftransfer.data.readers import from_python, read_source
 from hftransfer.data.rows import by_split_column, gather
-from hftransfer.data.sources import SPLITS, Source
+from hftransfer.data.sources import CLASS_FOLDER, SPLITS, Source
 from hftransfer.data.values import is_missing
 from hftransfer.modalities import kind_of
 from hftransfer.tasks import Task, task_kind
@@ -53,7 +53,7 @@ def read_rows(config: DataConfig, dataset: Union["datasets.Dataset", "datasets.D
     values = _label_values(sources, columns)
     wanted = None if config.task is None else task_kind(config.task)
     declared = sources[0].class_names.get(columns[0].label[0])
-    if sources[0].kind == "image folder" and (wanted is None or wanted.exclusive):
+    if sources[0].kind == CLASS_FOLDER and (wanted is None or wanted.exclusive):
         values = values.map(str.strip)
         declared = natural_order(values.iloc[:, 0])  # folders are classes whatever they are called, "nan" too
     task, frame["label"] = read_labels(values, wanted, config.separator, declared, frame["split"])

@@ -1,4 +1,4 @@
-"""The one place that decides what a reference to data is: image folder, table, `datasets` folder or Hub id."""
+"""The one place that decides what a reference to data is: class folder, table, `datasets` folder or Hub id."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
@@ -23,7 +23,7 @@ def read_source(reference: str, allow_outside: bool = False) -> Source:
         if path.is_dir():
             if hub.is_saved_dataset(path):
                 return hub.read_saved(path)
-            return tables.read_split_tables(path) or folders.read_image_folder(path, allow_outside)
+            return tables.read_split_tables(path) or folders.read_class_folder(path, allow_outside)
         if path.exists() or path.suffix.lower() in tables.READERS:
             return tables.read_table_source(path)
     except PermissionError as error:

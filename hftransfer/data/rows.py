@@ -11,7 +11,7 @@ import pandas as pd
 from hftransfer.core.errors import UserError
 from hftransfer.data.columns import Columns, files_below, require_column, split_column
 from hftransfer.data.config import AUTOMATIC, DataConfig
-from hftransfer.data.sources import SPLIT_WORDS, SPLITS, Source, describe_counts
+from hftransfer.data.sources import CLASS_FOLDER, SPLIT_WORDS, SPLITS, Source, describe_counts
 from hftransfer.data.values import is_missing
 from hftransfer.modalities import ModalityKind, kind_of
 from hftransfer.modalities.inspection import digest
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 def by_split_column(source: Source, labels: str | list[str] | None = None) -> Source:
     """Return an undivided source divided by its column of splits, if it has one that `labels` does not name."""
-    if set(source.parts) != {"all"} or source.kind == "image folder":
+    if set(source.parts) != {"all"} or source.kind == CLASS_FOLDER:
         return source
     frame = source.parts["all"]
     column = split_column(frame, labels)
@@ -42,7 +42,7 @@ def gather(sources: list[Source], columns: list[Columns], config: DataConfig) ->
             rows["where"] = _where(source, part, frame, rows, kind_of(found.modality))
             rows["split"] = None if part == "all" else part
             rows["group"] = _groups(source, frame, config.split.group, number > 0)
-            if source.kind == "image folder" and number > 0:  # its own root: the same path may stand in two of them
+            if source.kind == CLASS_FOLDER and number > 0:  # its own root: the same path may stand in two of them
                 rows["written"] = f"{part}/" + rows["written"]
             frames.append(rows)
     rows = pd.concat(frames, ignore_index=True).astype(object)
@@ -56,7 +56,7 @@ def as_files(values: pd.Series, source: Source, kind: ModalityKind) -> list[Any]
 
     A table may name files without suffix or folder, or with backslashes.
     """
-    if source.root is None or source.kind == "image folder":
+    if source.root is None or source.kind == CLASS_FOLDER:
         return list(values)
     lost = [isinstance(v, str) and bool(v.strip()) and not (source.root / v.strip()).exists() for v in values]
     if not any(lost):
@@ -106,7 +106,7 @@ def _inputs(source: Source, found: Columns, frame: pd.DataFrame, allow_outside: 
     kind = kind_of(found.modality)
     if kind.files:
         values = as_files(frame[found.input[0]], source, kind)
-        inputs = [file_input(value, source.root, allow_outside) for value in values]
+        inputs = [file_input(kind.encoded(value), source.root, allow_outside) for value in values]
         written = [digest(value) if isinstance(value, bytes) else _relative(value, source.root) for value in inputs]
         return pd.DataFrame({"input": inputs, "written": written}, dtype=object)
     texts = {
@@ -122,8 +122,8 @@ def _relative(path: str, root: Path | None) -> str:
 
 
 def _where(source: Source, part: str, frame: pd.DataFrame, rows: pd.DataFrame, kind: ModalityKind) -> list[str]:
-    """How messages call each row: by its path in an image folder, else by table and row number, counted from 1."""
-    if source.kind == "image folder":
+    """How messages call each row: by its path in a class folder, else by table and row number, counted from 1."""
+    if source.kind == CLASS_FOLDER:
         return list(rows["input"])
     of = source.name if len(source.parts) == 1 else f"{source.name} ({part})"
     places = [f"{of}, row {index + 1}" for index in frame.index]

@@ -11,6 +11,7 @@ from hftransfer.modalities import MODALITIES
 
 log = logging.getLogger(__name__)
 
+CLASS_FOLDER = "class folder"  # the kind of a source: one sub-folder of files per class
 SPLITS = ("train", "validation", "test")
 SPLIT_WORDS = {
     "train": "train", "training": "train",
@@ -29,7 +30,7 @@ class Source:
     `parts` maps a split, or "all" where the data is not divided, to its rows. `root` is the folder that relative
     paths of files stand against, None where there is none. `class_names` holds the names a `datasets` feature declares
     for the integers of a column; `declared` the feature type ("Image") of columns that declare their kind of input. Of
-    an image folder, `passed_over` are the files that are no images and `empty` the folders without any.
+    a class folder, `passed_over` are the files that are no inputs and `empty` the folders without any.
     """
 
     name: str

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hftransfer.data.sources import CLASS_FOLDER
 from hftransfer.data.splits import single_examples
 from hftransfer.data.values import number
 from hftransfer.doctor.facts import Facts
@@ -129,7 +130,7 @@ def _differ(labels: pd.Series, pair: np.ndarray, spread: float) -> bool:
 
 def _numbers(facts: Facts) -> Iterator[Finding]:
     """Numbers taken for classes, and whole numbers with few values taken for quantities."""
-    if facts.config.task is not None or (facts.read and facts.read.sources[0].kind == "image folder"):
+    if facts.config.task is not None or (facts.read and facts.read.sources[0].kind == CLASS_FOLDER):
         return
     if facts.task.exclusive and all(number(name) is not None for name in facts.task.names):
         names = ", ".join(facts.task.names[:8]) + (", …" if len(facts.task.names) > 8 else "")

@@ -15,7 +15,7 @@ from PIL import Image
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import replacing, strict_json
 from hftransfer.data import DataConfig
-from hftransfer.data.sources import Source
+from hftransfer.data.sources import CLASS_FOLDER, Source
 from hftransfer.doctor.copies import rows_with_partner
 from hftransfer.doctor.examination import gather_facts
 from hftransfer.doctor.facts import Facts
@@ -60,7 +60,7 @@ def fix(config: DataConfig) -> list[Path]:
         count = sum(map(len, source.parts.values()))
         rows = range(start, start + count)
         start += count
-        if source.kind == "image folder":
+        if source.kind == CLASS_FOLDER:
             written.append(_write_folder(source, facts, repair, rows))
         else:
             written += _write_tables(source, columns.input, columns.label, facts, repair, rows)

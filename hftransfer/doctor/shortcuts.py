@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hftransfer.data.sources import CLASS_FOLDER
 from hftransfer.data.values import is_missing, number
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
@@ -106,7 +107,7 @@ def _file_names(facts: Facts, rows: np.ndarray, target: np.ndarray) -> Iterator[
     if all(isinstance(path, str) for path in paths):
         names = [Path(path).stem for path in paths]
         yield from _told_by("label-in-metadata", "The file name (without its folder)", names, target)
-        if facts.read is None or facts.read.sources[0].kind != "image folder":  # where the folder is the label itself
+        if facts.read is None or facts.read.sources[0].kind != CLASS_FOLDER:  # where the folder is the label itself
             folders = [Path(path).parent.name for path in paths]
             yield from _told_by("label-in-metadata", "The folder of the file", folders, target)
 

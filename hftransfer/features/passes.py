@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -85,10 +86,16 @@ class Collate:
             return self.modality.collate([item], training=True)
 
 
-def batches_of_like_length(lengths: Sequence[int], positions: Sequence[int], size: int) -> list[list[int]]:
-    """Positions sorted by length, longest first (memory runs out at once or not at all), cut into batches."""
+def batches_of_like_length(
+    lengths: Sequence[int], positions: Sequence[int], size: int, mixed: bool = True
+) -> list[list[int]]:
+    """Positions sorted by length, longest first (memory runs out at once or not at all), cut into batches.
+
+    Unless `mixed`, a batch holds one length.
+    """
     ordered = sorted(positions, key=lambda position: -lengths[position])
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    runs = [ordered] if mixed else [list(run) for _, run in groupby(ordered, key=lambda position: lengths[position])]
+    return [run[start : start + size] for run in runs for start in range(0, len(run), size)]
 
 
 def passes(
@@ -105,7 +112,9 @@ def passes(
     The stream of random numbers stays as it is, so that a pass that the feature store spares changes nothing after it.
     With `seeds`, one for each of `items`, images come augmented.
     """
-    batches = batches_of_like_length(modality.lengths(items), positions, compute_config.batch_size)
+    batches = batches_of_like_length(
+        modality.lengths(items), positions, compute_config.batch_size, modality.mixes_lengths
+    )
     loader = DataLoader(
         Items(items), batch_sampler=batches, collate_fn=Collate(modality, seeds), num_workers=compute_config.workers,
         pin_memory=compute_config.device.type == "cuda", generator=torch.Generator(),

@@ -20,6 +20,7 @@ from hftransfer.models.partial import MASK, Batch, SplitPoint, skeleton_of
 log = logging.getLogger(__name__)
 
 LOUD = 1000.0  # the mean must drown the residual of its own token; float16 still holds it
+LIFT = 20.0  # far above zero, where ReLU and GELU hand their input on
 QUIET = 0.01  # keeps tanh in its linear part
 
 
@@ -46,17 +47,34 @@ def open_head(model: nn.Module, fresh: frozenset[str], batch: Batch) -> None:
     layers = _fresh_square_layers(model, fresh)
     if not layers:
         return
-    for layer in layers:
-        _pass_on(layer, lifted=layer.bias is not None)
-    if read_features(model, batch).float().std(1).max() < 1e-4:  # tanh saturates where ReLU and GELU are open
+    _lift(layers)
+    features = read_features(model, batch).float()
+    if features.std(1).max() < 1e-4:  # tanh saturates where ReLU and GELU are open
         for layer in layers:
-            _pass_on(layer, lifted=False)
+            _pass_on(layer, QUIET)
+    elif not _are_linear(model, layers, features, batch):
+        _lift(layers)
 
 
-def _pass_on(layer: nn.Linear, lifted: bool) -> None:
-    layer.weight.copy_((1.0 if lifted else QUIET) * torch.eye(layer.in_features))
+def _lift(layers: list[nn.Linear]) -> None:
+    for layer in layers:
+        _pass_on(layer, QUIET if layer.bias is None else 1.0, LIFT)
+
+
+def _are_linear(model: nn.Module, layers: list[nn.Linear], lifted: Tensor, batch: Batch) -> bool:
+    """Take the lift away, and return whether the features stay the same but for it: then no activation follows."""
+    if any(layer.bias is None for layer in layers):
+        return False
+    for layer in layers:
+        _pass_on(layer)
+    moved = lifted - read_features(model, batch).float()
+    return torch.allclose(moved, moved.mean().expand_as(moved), atol=1e-4) and bool(moved.mean() > 1)
+
+
+def _pass_on(layer: nn.Linear, scale: float = 1.0, lift: float = 0.0) -> None:
+    layer.weight.copy_(scale * torch.eye(layer.in_features))
     if layer.bias is not None:
-        layer.bias.fill_(20.0 if lifted else 0.0)
+        layer.bias.fill_(lift)
 
 
 def _fresh_square_layers(model: nn.Module, fresh: frozenset[str]) -> list[nn.Linear]:

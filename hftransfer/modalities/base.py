@@ -17,6 +17,7 @@ from hftransfer.modalities.inspection import Inspection, digest
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
 INPUTS = ("input", "input_pair")  # the columns of a frame that hold inputs
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -35,6 +36,7 @@ class ModalityKind:
 
     # --- where inputs come from
     files = False  # an input is a file (its path or its encoded bytes); else it is the value in the table, as text
+    arrays = False  # `transformers.pipeline` takes them as arrays: see `pipeline_input`
     pairs = False  # an example may be a pair of inputs
     suffixes: frozenset[str] = frozenset()  # of files that hold one input each, in lower case
     column_names: frozenset[str] = frozenset()  # usual names of a column of them, in lower case
@@ -103,6 +105,14 @@ class ModalityKind:
     def is_file_name(self, name: str) -> bool:
         return Path(name).suffix.lower() in self.suffixes
 
+    def encoded(self, value: Any) -> Any:
+        """Return an input of a table or a data set as a path or as encoded bytes, where it is an array in memory."""
+        return value
+
+    def suffix_of(self, content: bytes) -> str:
+        """Return the suffix, without point, of a file that holds these encoded bytes."""
+        raise NotImplementedError
+
     def describe_passed_over(self, names: list[str]) -> str | None:
         """Return a warning about files of a folder that are none of this kind; None where there is none to give."""
         return None
@@ -131,6 +141,20 @@ class ModalityKind:
         """Pairs (P, 2) of example numbers whose inputs are nearly equal."""
         return NO_PAIRS
 
+    def traits(self, inspection: Inspection) -> dict[str, Any]:
+        """Return what of a file a network can notice although it is not its matter, by name."""
+        return {}
+
+    # --- pages
+
+    def picture(self, source: str | bytes, side: int) -> "Image.Image":
+        """Return a picture of one input, about `side` pixels wide. Raises `UnreadableInput`."""
+        raise NotImplementedError
+
+    def sound(self, source: str | bytes) -> bytes | None:
+        """Return the MP3 that a page plays for one input; None for what cannot be heard. Raises `UnreadableInput`."""
+        return None
+
     # --- the processor
 
     def foreign_settings(self) -> dict[str, str]:
@@ -141,6 +165,13 @@ class ModalityKind:
             for field in other.model_settings
             if field not in self.model_settings
         }
+
+    def fitted(self, model: Any, inspections: Sequence[Inspection]) -> Any:
+        """Return the `ModelConfig` with what it leaves to the inputs (`inspections` of the training part) made definite."""
+        return model
+
+    def prepare_config(self, model_config: Any, keep_head: bool) -> None:
+        """Change a checkpoint's config before its network is made, in place."""
 
     def check_processor(self, processor: Any, model: Any, name: str) -> None:
         """Raise `UserError` where the processor of the checkpoint `name` cannot be used with `model`."""
@@ -159,6 +190,10 @@ class ModalityKind:
         """Options of a `transformers.pipeline` call that returns a score for each of so many outputs."""
         return {"top_k": outputs}
 
+    def pipeline_input(self, source: str, processor: Any) -> Any:
+        """Return a file as `transformers.pipeline` and the processor take it."""
+        return source
+
     def usage(self, pair: bool) -> str:
         """Return an input as Python code, for the call that the model card shows."""
         return f'"{self.noun}"'
@@ -169,6 +204,7 @@ class Modality(Protocol):
 
     kind: ModalityKind
     truncated_share: float  # of the rows last encoded, how many lost their end
+    mixes_lengths: bool  # examples of different lengths may share a batch; else only those of equal length do
     augmentation: Any  # the `AugmentationConfig` of training batches; None where examples are never changed
 
     def encode(self, frame: pd.DataFrame) -> list[Any]:

@@ -37,8 +37,10 @@ def equal_pairs(digests: list[str]) -> np.ndarray:
     return np.array(pairs, dtype=int).reshape(-1, 2)
 
 
-def similar_images(thumbnails: list[np.ndarray | None], short_sides: list[int] | None = None) -> np.ndarray:
-    """Pairs (P, 2), i < j, of images that show the same, also mirrored, of another size, exposure or compression.
+def similar_images(
+    thumbnails: list[np.ndarray | None], short_sides: list[int] | None = None, mirrored: bool = True
+) -> np.ndarray:
+    """Pairs (P, 2), i < j, of images that show the same, with `mirrored` also those, of another size, exposure or compression.
 
     A difference hash proposes (the signs of the 240 horizontal differences of a 16 x 16 thumbnail, at most 32 of them
     different; N. Krawetz 2013, "Kind of like that"), the correlation of the differences decides: before a plain
@@ -50,7 +52,7 @@ def similar_images(thumbnails: list[np.ndarray | None], short_sides: list[int] |
         return NO_PAIRS
     greys = np.stack([thumbnails[index] for index in known])
     sides = np.array(short_sides)[known] if short_sides else np.full(len(known), SMALL_PICTURE)
-    found = [_close_pairs(greys, other, sides < SMALL_PICTURE) for other in (greys, greys[:, :, ::-1])]
+    found = [_close_pairs(greys, other, sides < SMALL_PICTURE) for other in (greys, greys[:, :, ::-1])[: 1 + mirrored]]
     return known[np.unique(np.concatenate(found), axis=0)].reshape(-1, 2)
 
 

@@ -1,8 +1,6 @@
 """Images: evaluation uses exactly the processor that is saved; training may augment."""
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +9,6 @@ import numpy as np
 import pandas as pd
 import psutil
 from PIL import Image
-from tqdm import tqdm
 
 from hftransfer.core.image_files import (
     SUFFIXES,
@@ -27,14 +24,13 @@ from hftransfer.core.image_files import (
 from hftransfer.core.settings import Settings
 from hftransfer.modalities.base import ModalityKind
 from hftransfer.modalities.duplicates import similar_images
-from hftransfer.modalities.inspection import Inspection, digest
+from hftransfer.modalities.inspection import Inspection, digest, each_in_threads
 
 if TYPE_CHECKING:
     import torch
 
     from hftransfer.models.processors import ImageSettings
 
-_MANY = 500
 _ORIENTATION, _CAMERA, _EXIF, _TAKEN = 0x0112, 0x0110, 0x8769, 0x9003
 THUMBNAIL = 32
 
@@ -90,7 +86,7 @@ class ImageKind(ModalityKind):
 
     def inspect(self, frame: pd.DataFrame) -> list[Inspection]:
         """Decode every image once, in a thread pool: Pillow decodes without the interpreter lock."""
-        return _each(self.inspection, list(frame["input"]), "checking images")
+        return each_in_threads(self.inspection, list(frame["input"]), "checking images")
 
     def inspection(self, *values: str | bytes) -> Inspection:
         """Decode an image from its path or bytes; a broken one comes back with its fault.
@@ -137,6 +133,21 @@ class ImageKind(ModalityKind):
     def usage(self, pair: bool) -> str:
         return '"photo.jpg"'
 
+    def suffix_of(self, content: bytes) -> str:
+        with opened(content) as image:
+            return image.format.lower()
+
+    def picture(self, source: str | bytes, side: int) -> Image.Image:
+        return open_image(source, at_least=side)
+
+    def traits(self, inspection: Inspection) -> dict[str, Any]:
+        width, height = inspection.size
+        return {
+            "width": width, "height": height, "shape (width by height)": round(width / max(height, 1), 2),
+            "format and mode": f"{inspection.format} {inspection.mode}", 
+            "camera": inspection.taken[0] if inspection.taken else "",
+        }  # fmt: skip
+
 
 def thumbnail(image: Image.Image) -> np.ndarray:
     """Return the image in grey at 32 x 32 pixels, uint8, every pixel the mean of its area."""
@@ -148,18 +159,11 @@ def _taken(exif: Image.Exif) -> tuple[str, str] | None:
     return (str(exif.get(_CAMERA, "")), str(time)) if time else None
 
 
-def _each(function: Callable, items: list, what: str) -> list:
-    """Return `function` of every item, in order, by one thread per core; a progress bar is shown when there are many."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    hidden = len(items) < _MANY or None  # None: hidden where nobody watches, as in a log file
-    with ThreadPoolExecutor(workers) as pool:
-        return list(tqdm(pool.map(function, items), total=len(items), desc=what, leave=False, disable=hidden))
-
-
 class Vision:
     """An image processor at work (see `Modality`)."""
 
     truncated_share = 0.0
+    mixes_lengths = True
 
     def __init__(self, processor: Any, augmentation: AugmentationConfig, kind: ModalityKind):
         self.processor, self.augmentation, self.kind = processor, augmentation, kind

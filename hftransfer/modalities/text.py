@@ -134,6 +134,7 @@ class Text:
     """A tokenizer at work (see `Modality`)."""
 
     augmentation = None
+    mixes_lengths = True
 
     def __init__(self, tokenizer: Any, kind: ModalityKind):
         self.tokenizer, self.kind = tokenizer, kind

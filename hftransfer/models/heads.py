@@ -24,7 +24,8 @@ def head_of(model: "PreTrainedModel") -> tuple[str, ...]:
     """Dotted paths of the modules that make up the head.
 
     For timm it is the classifier; for transformers all that stands beside the backbone (in RoBERTa a hidden layer too);
-    for a model whose backbone is not kept apart, the part that holds the last linear layer.
+    for a model whose backbone is not kept apart, the part that holds the last linear layer, and the linear layers
+    directly before it (Whisper projects before it takes the mean).
     """
     backbone = base_model_of(model)
     if callable(getattr(backbone, "get_classifier", None)):
@@ -32,12 +33,22 @@ def head_of(model: "PreTrainedModel") -> tuple[str, ...]:
         parts = classifier if isinstance(classifier, tuple | list) else (classifier,)
         return tuple(name for name, module in model.named_modules() if any(module is part for part in parts))
     if backbone is model:
-        return (_last_linear(model)[0].split(".")[0],)
+        return _trailing_linears(model) or (_last_linear(model)[0].split(".")[0],)
     return tuple(
         name
         for name, module in model.named_children()
         if module is not backbone and any(True for _ in module.parameters())
     )
+
+
+def _trailing_linears(model: "PreTrainedModel") -> tuple[str, ...]:
+    """Names of the linear layers that a model ends in, without what they follow."""
+    names: list[str] = []
+    for name, module in reversed(list(model.named_children())):
+        if not isinstance(module, nn.Linear):
+            break
+        names.insert(0, name)
+    return tuple(names)
 
 
 def head_parameters(model: "PreTrainedModel") -> tuple[str, ...]:

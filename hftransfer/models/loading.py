@@ -90,6 +90,7 @@ def _read_config(
             reference.path, revision=reference.revision, trust_remote_code=config.trust_remote_code
         )
         model_config = _as_classifier(model_config)
+        kind.prepare_config(model_config, config.keep_head)
         old_labels = [model_config.id2label[key] for key in sorted(model_config.id2label)]
     _check_class(model_config, reference, kind, config)
     check_sizes(model_config.to_dict(), reference.name)

@@ -128,11 +128,11 @@ class SplitPoint:
             yield
 
     def _stem_leaves(self) -> list[str]:
-        """Return the convolutions at the bottom of an image network: expensive, and read by nobody during a replay."""
+        """Return the convolutions at the bottom of a network: expensive, and read by nobody during a replay."""
         return [
             path
             for path, module in self.model.named_modules()
-            if isinstance(module, nn.Conv2d) and self.layer_groups.depth.get(f"{path}.weight") == 0
+            if isinstance(module, nn.Conv1d | nn.Conv2d) and self.layer_groups.depth.get(f"{path}.weight") == 0
         ]
 
 

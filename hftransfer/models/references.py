@@ -25,14 +25,16 @@ class ModelConfig(Settings):
 
     `name: auto` is the first default checkpoint of the modality that can be loaded.
     `weights` is a file for a timm architecture; `image_size` (pixels) and `max_length` (tokens) replace the
-    checkpoint's own; `trust_remote_code` runs Python from the checkpoint's repository. `split_special_tokens` reads the
-    names of special tokens inside of texts ("</s>", "[SEP]") as plain text; false reads them as those tokens.
+    checkpoint's own, and `max_seconds` cuts the window of one that pads recordings to it; `trust_remote_code` runs
+    Python from the checkpoint's repository. `split_special_tokens` reads the names of special tokens inside of texts
+    ("</s>", "[SEP]") as plain text; false reads them as those tokens.
     """
 
     name: str = AUTO
     keep_head: bool = False
     weights: str | None = None
     image_size: Count | None = None
+    max_seconds: Count | None = None
     max_length: Count | None = None
     split_special_tokens: bool = True
     trust_remote_code: bool = False
@@ -194,7 +196,7 @@ def _hub_reference(name: str, revision: str | None) -> Reference:
 
 
 def _hint(name: str) -> str:
-    near = [*starter.CHECKPOINTS, *_architectures(), *_folders_nearby(name)]
+    near = [*starter.names(), *_architectures(), *_folders_nearby(name)]
     hint = did_you_mean(name, near)
     return hint if "Did you mean" in hint else " Give a Hub id, a folder, a timm architecture or starter/…."
 
@@ -209,5 +211,5 @@ def _unreachable(name: str, error: Exception) -> str:
         f"The checkpoint {name!r} is no folder here, is not in the Hub's cache "
         f"({constants.HF_HUB_CACHE}), and the Hub cannot be reached ({type(error).__name__})."
         f"{_hint(name)} Without the Hub: a local folder, a timm architecture with model.weights=FILE, or "
-        f"{' / '.join(starter.CHECKPOINTS)}."
+        f"{' / '.join(starter.names())}."
     )

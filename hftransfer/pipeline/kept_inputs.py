@@ -1,6 +1,6 @@
-"""Encoded images that have no file of their own: the run folder keeps some of them, for the commands after training.
+"""Encoded inputs that have no file of their own: the run folder keeps some of them, for the commands after training.
 
-Data in memory and tables with embedded images leave no path to read them from again. The kept images are the user's data:
+Data in memory and tables with embedded files leave no path to read them from again. The kept files are the user's data:
 `push` takes none of them.
 """
 
@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hftransfer.core.image_files import opened
+from hftransfer.modalities import ModalityKind
 from hftransfer.runs.reader import KEPT_INPUTS, file_name
 
 EXAMPLES = 64  # of each split: enough for exports, explanations and the round-trip check
 BYTES = 32 * 2**20  # of each split, at most
 
 
-def keep_inputs(folder: Path, frame: pd.DataFrame) -> None:
+def keep_inputs(folder: Path, frame: pd.DataFrame, kind: ModalityKind) -> None:
     """Write some inputs of each split that were given as bytes into `inputs/` of the run folder.
 
     `frame` has the columns `id`, `split` and `input`. Nothing is written where all inputs are texts or paths.
@@ -24,9 +24,7 @@ def keep_inputs(folder: Path, frame: pd.DataFrame) -> None:
     given = frame[[isinstance(value, bytes) for value in frame["input"]]]
     for _, part in given.groupby("split"):
         for row in _some(part).itertuples():
-            with opened(row.input) as image:
-                suffix = image.format.lower()
-            file = folder / KEPT_INPUTS / f"{file_name(row.id)}.{suffix}"
+            file = folder / KEPT_INPUTS / f"{file_name(row.id)}.{kind.suffix_of(row.input)}"
             file.parent.mkdir(exist_ok=True)
             file.write_bytes(row.input)
 

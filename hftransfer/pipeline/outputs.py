@@ -144,7 +144,7 @@ def write_run(
     config, data, probe, trained = context.config, context.data, record.fitted.probe, record.fitted.trained
     (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     split_table(data, context.modality).to_parquet(folder / "splits.parquet", index=False)
-    keep_inputs(folder, data.frame)
+    keep_inputs(folder, data.frame, data.kind)
     labelled_table(data, predictions).to_parquet(folder / "predictions.parquet", index=False)
     if probe is not None:
         _out_of_fold_table(context, probe, predictions.temperature).to_parquet(folder / "oof.parquet", index=False)

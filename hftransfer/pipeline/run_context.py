@@ -141,7 +141,7 @@ def _refuse_dependence_on_padding(model: nn.Module, modality: Modality, items: l
     """
     lengths = modality.lengths(items)
     short, long = items[int(np.argmin(lengths))], items[int(np.argmax(lengths))]
-    if min(lengths) == max(lengths):
+    if min(lengths) == max(lengths) or not modality.mixes_lengths:
         return
     batches = [modality.collate([short]), modality.collate([short, long])]
     alone, both = (
@@ -150,9 +150,9 @@ def _refuse_dependence_on_padding(model: nn.Module, modality: Modality, items: l
     moved, apart = (both[0] - alone[0]).norm(), (both[0] - both[1]).norm()
     if moved > MOST_MOVED * apart + 1e-3 * alone[0].norm():
         raise UserError(
-            f"{type(model).__name__} cannot be used here: what it predicts depends on the other texts of a batch. Padding "
-            f"moves a text by {100 * float(moved / apart):.0f} % of its distance to another one. Take a checkpoint that "
-            "leaves padding out, such as google/byt5-small where single characters count."
+            f"{type(model).__name__} cannot be used here: what it predicts depends on the other {modality.kind.plural} of a "
+            f"batch. Padding moves one by {100 * float(moved / apart):.0f} % of its distance to another one. Take a "
+            "checkpoint that leaves padding out, such as google/byt5-small where single characters count."
         )
 
 
@@ -161,7 +161,7 @@ def probed(config: RunConfig, data: LabelledData) -> tuple[RunContext, Probe]:
     from accelerate.utils import set_seed
 
     set_seed(config.seed)
-    config = config.model_copy(update={"strategy": ProbeStrategy()})
+    config = config.model_copy(update={"strategy": ProbeStrategy(), "model": data.fitted(config.model)})
     device = devices.choose_device(use_cpu=config.use_cpu)
     checkpoint = load_checkpoint(config.model, data.kind, data.task)
     with tempfile.TemporaryDirectory() as scratch:
@@ -247,11 +247,11 @@ def stored_activations(context: RunContext, plan: Plan) -> tuple[SplitPoint | No
     if split_point.is_exact(
         context.compute_config.place(context.modality.collate([context.items[row] for row in few]))
     ):
-        log.info("Activations below %s are computed once", plan.layer_groups.name_of(plan.split_point))
         keys = context.data.frame["digest"].tolist()
         with suppress(NotStored):
             stored = context.frozen(plan.layer_groups).split_point(context.items, keys, split_point)
             if _replays(context, split_point, stored, few):
+                log.info("Activations below %s are computed once", plan.layer_groups.name_of(plan.split_point))
                 return split_point, stored
     log.info("Activations are not stored: %s cannot be run from a split point", type(context.model).__name__)
     return None, None
@@ -307,6 +307,10 @@ class Replayed:
 
     modality: Modality
     stored: Features
+
+    @property
+    def mixes_lengths(self) -> bool:
+        return self.modality.mixes_lengths
 
     def lengths(self, items: list[Any]) -> list[int]:
         return self.modality.lengths([item for _, item in items])

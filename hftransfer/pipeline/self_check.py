@@ -93,7 +93,7 @@ class Saved:
         """
         sizes, begin = _sizes(context, rows), time.perf_counter()
         asked, found, done = [], [], 0.0
-        for batch in _batches(len(rows)):
+        for batch in _batches(len(rows), context.modality.mixes_lengths):
             cost, taken = len(batch) * sizes[batch].max(), time.perf_counter() - begin
             if found and taken + taken / done * cost > seconds:
                 break
@@ -142,8 +142,13 @@ def _sizes(context: RunContext, rows: np.ndarray) -> np.ndarray:
     return lengths * pixels
 
 
-def _batches(count: int) -> list[np.ndarray]:
-    """Return positions of examples in order of size: the smallest beside the largest, the others by fours of like sizes."""
+def _batches(count: int, mixed: bool = True) -> list[np.ndarray]:
+    """Return positions of examples in order of size: the smallest beside the largest, the others by fours of like sizes.
+
+    Unless `mixed`, each is asked alone.
+    """
+    if not mixed:
+        return [np.array([place]) for place in (0, *range(count - 1, 0, -1))]
     others = np.arange(1, count - 1)
     return [np.unique([0, count - 1]), *np.split(others, range(4, len(others), 4))][: 1 + len(others)]
 

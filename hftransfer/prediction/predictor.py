@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hftransfer.core.errors import UserError
-from hftransfer.core.image_files import UnreadableImage
+from hftransfer.core.errors import UnreadableInput, UserError
 from hftransfer.data import load_inputs
 from hftransfer.data.columns import as_written, is_called_label
 from hftransfer.data.values import is_missing, without_point
@@ -98,7 +97,7 @@ class Predictor:
             return self._table(frame, self.errors(frame), views)
         try:  # most inputs can be read: they are decoded once
             return self._table(frame, pd.Series(None, index=frame.index, dtype=object), views)
-        except UnreadableImage:
+        except UnreadableInput:
             errors = self.errors(frame)
             if errors.isna().all():  # it was lost in between
                 raise

@@ -168,7 +168,7 @@ def _bytes(folder: Path) -> int:
 
 def ask_form(run: RecordedRun, part: Part, form: Form) -> Stage:
     """One form asked in a fresh process, beside what was recorded. Raises `UserError` where it does not answer."""
-    found = _in_process(_job(run, part, form), form)
+    found = _in_process(run, _job(run, part, form), form)
     scores = np.array([[row.get(name, np.nan) for name in run.task.names] for row in found["answers"]])
     stage = compare(form, run.task, part, scores, found["seconds"] / len(part))
     log.info("Round trip: %s, %d of %d labels agree, scores differ by %.1e at most", form.name,
@@ -196,12 +196,24 @@ def _job(run: RecordedRun, part: Part, form: Form) -> dict[str, Any]:
     }
 
 
-def _in_process(job: dict[str, Any], form: Form) -> dict[str, Any]:
+def _write_arrays(job: dict[str, Any], run: RecordedRun, place: Path) -> None:
+    """Write each file of `job` as its pipeline takes it, where that is an array: a recording, at the model's rate."""
+    kind = kind_of(run.record.modality)
+    if not kind.arrays:
+        return
+    processor = kind.auto_processor.from_pretrained(run.folder / "model", trust_remote_code=run.runs_own_code)
+    for number, row in enumerate(job["rows"]):
+        row["array"] = str(place / f"{number}.npy")
+        np.save(row["array"], kind.pipeline_input(row["input"], processor))
+
+
+def _in_process(run: RecordedRun, job: dict[str, Any], form: Form) -> dict[str, Any]:
     program = Path(__file__).with_name("targets.py")
     ours = os.pathsep.join(filter(None, [str(program.parents[2]), os.environ.get("PYTHONPATH")]))
     settings = os.environ | {"PYTHONPATH": ours, "TRANSFORMERS_VERBOSITY": "error", "GRADIO_ANALYTICS_ENABLED": "False"}
     with tempfile.TemporaryDirectory() as place:
         asked, answered = Path(place) / "job.json", Path(place) / "answers.json"
+        _write_arrays(job, run, Path(place))
         asked.write_text(json.dumps(job), encoding="utf-8")
         command = [
             sys.executable,

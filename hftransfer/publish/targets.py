@@ -14,12 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, str]  # `input`: a text or the path of an image; `input_pair`: the second text of a pair
+# `input`: a text or the path of a file; `array`: a file with what the pipeline takes instead; `input_pair`: the second
+# text of a pair.
+Row = dict[str, str]
 Ask = Callable[[Row], dict[str, float]]  # a score for each name
 
 
 def through_pipeline(job: dict[str, Any]) -> Ask:
     """Plain `transformers.pipeline` on a model folder."""
+    import numpy as np
     import transformers
 
     task, own_code, options = job["pipeline_task"], job["trust_remote_code"], job["pipeline_options"]
@@ -27,7 +30,8 @@ def through_pipeline(job: dict[str, Any]) -> Ask:
 
     def ask(row: Row) -> dict[str, float]:
         pair = {"text": row["input"], "text_pair": row.get("input_pair")}
-        answer = pipe(pair if "input_pair" in row else row["input"], **options)
+        one = np.load(row["array"]) if "array" in row else row["input"]
+        answer = pipe(pair if "input_pair" in row else one, **options)
         return {entry["label"]: entry["score"] for entry in answer}
 
     return ask
@@ -47,7 +51,9 @@ def through_onnx(job: dict[str, Any]) -> Ask:
     )
 
     def ask(row: Row) -> dict[str, float]:
-        if job["files"]:
+        if "array" in row:
+            read = processor(np.load(row["array"]), sampling_rate=processor.sampling_rate, return_tensors="np")
+        elif job["files"]:
             read = processor(transformers.image_utils.load_image(row["input"]), return_tensors="pt")
         else:
             read = processor(row["input"], row.get("input_pair"), truncation=True, return_tensors="np")

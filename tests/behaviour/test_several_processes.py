@@ -44,7 +44,7 @@ def own_measurement(world, config):
     autotune.measure_precision = lambda *a, **k: "bf16" if world.rank == 0 else "fp32"
     autotune.batch_size_for_inference = lambda *a, **k: 8 if world.rank == 0 else 16
     data = load_data(config.data, None)
-    config = config.resolved(data.modality)
+    config = config.resolved(data)
     checkpoint = load_checkpoint(config.model, data.kind, data.task)
     compute_config = prepare(config, data, checkpoint, torch.device("cpu"), world, Path(config.output)).compute_config
     return str(compute_config.autocast), compute_config.train_in_bf16, compute_config.batch_size

@@ -151,7 +151,7 @@ def test_two_folders_for_one_split(tmp_path):
 
 def test_empty_folder(tmp_path):
     assert fails("holds no image", train=str(tmp_path)) == (
-        f"The folder {tmp_path} holds no image: expected one sub-folder per class."
+        f"The folder {tmp_path} holds no image and no recording: expected one sub-folder per class."
     )
 
 

@@ -69,7 +69,7 @@ class SeriesKind(ModalityKind):
 class Series:
     """The processor at work."""
 
-    truncated_share, augmentation = 0.0, None
+    truncated_share, augmentation, mixes_lengths = 0.0, None, True
 
     def __init__(self, processor, kind):
         self.processor, self.kind = processor, kind

@@ -326,7 +326,9 @@ def test_long_inputs_are_asked_only_as_long_as_time_permits(monkeypatch, tokens_
 
     monkeypatch.setattr(self_check, "_logits", answer)
     monkeypatch.setattr(self_check.time, "perf_counter", lambda: clock[0])
-    modality = SimpleNamespace(lengths=lambda items: items, plain_batch=lambda processor, frame: frame)
+    modality = SimpleNamespace(
+        mixes_lengths=True, lengths=lambda items: items, plain_batch=lambda processor, frame: frame
+    )
     context = SimpleNamespace(
         modality=modality,
         items=lengths,
@@ -341,7 +343,7 @@ def test_long_inputs_are_asked_only_as_long_as_time_permits(monkeypatch, tokens_
 def test_the_self_check_asks_the_smallest_and_the_largest(count, examples):
     sizes = np.random.default_rng(0).permutation(count) + 1
     inspections = [SimpleNamespace(size=(0, 0))] * count
-    modality = SimpleNamespace(lengths=lambda items: items)
+    modality = SimpleNamespace(mixes_lengths=True, lengths=lambda items: items)
     context = SimpleNamespace(modality=modality, items=sizes, data=SimpleNamespace(inspections=inspections))
     chosen = sizes[self_check._extremes(context, np.arange(count))]
     assert len(chosen) == examples and list(chosen) == sorted(chosen)

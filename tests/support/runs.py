@@ -14,6 +14,9 @@ KINDS = {
     "image": ("timm-resnet", None),
     "image-multi": ("vit", "multi_label"),
     "image-regression": ("convnext", "regression"),
+    "audio": ("whisper", None),
+    "audio-multi": ("wav2vec2", "multi_label"),
+    "audio-regression": ("ast", "regression"),
     "text": ("bert", "single_label"),
     "text-multi": ("distilbert", "multi_label"),
     "text-regression": ("roberta", "regression"),
@@ -36,12 +39,33 @@ def image_table(folder: Path, task: str) -> Path:
     return table
 
 
+def audio_table(folder: Path, task: str) -> Path:
+    """Paths of recordings with several labels, or a number, that their pitch tells."""
+    table = folder / f"{task}.csv"
+    if table.exists():
+        return table
+    tiny.audio_folder(folder / "sounds")
+    rows = []
+    for index, label in enumerate(tiny.PITCHES):
+        for file in sorted((folder / "sounds" / label).glob("*.wav")):
+            value = f"{label}|deep" if label == "low" else label
+            rows.append({"path": f"sounds/{label}/{file.name}", "label": value if task == "multi_label" else index / 2})
+    pd.DataFrame(rows).to_csv(table, index=False)
+    return table
+
+
 def data_of(kind: str, folder: Path) -> dict:
     """The `data` part of a configuration for a kind of the matrix. What is there already is not written again."""
     _, task = KINDS[kind]
     if kind == "image":
         shapes = folder / "shapes"
         return {"train": str(shapes if shapes.exists() else tiny.image_folder(shapes, per_class=16))}
+    if kind == "audio":
+        sounds = folder / "sounds"
+        return {"train": str(sounds if sounds.exists() else tiny.audio_folder(sounds))}
+    if kind.startswith("audio"):
+        columns = {"input": "path", "label": "label", "task": task}
+        return {"train": str(audio_table(folder, task))} | columns | _separator(task)
     if kind.startswith("image"):
         columns = {"input": "path", "label": "label", "task": task}
         return {"train": str(image_table(folder, task))} | columns | _separator(task)
@@ -58,7 +82,7 @@ def _separator(task: str | None) -> dict:
 
 def configuration(strategy: str, kind: str, folder: Path, **training: object) -> RunConfig:
     family, _ = KINDS[kind]
-    makers = tiny.VISION_FAMILIES | tiny.TEXT_FAMILIES
+    makers = tiny.VISION_FAMILIES | tiny.TEXT_FAMILIES | tiny.AUDIO_FAMILIES
     model = folder / family
     if not model.exists():
         makers[family](model)

@@ -290,6 +290,58 @@ TEXT_FAMILIES: dict[str, Callable[[Path], Path]] = {
 }
 
 
+# --- audio checkpoints -----------------------------------------------------------------------------------------------
+
+_SPEECH = {
+    "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64, "conv_dim": (8, 8, 8),
+    "conv_kernel": (10, 8, 8), "conv_stride": (10, 8, 4), "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2,
+    "classifier_proj_size": 16, "hidden_dropout": 0.0, "layerdrop": 0.1, "num_feat_extract_layers": 3,
+}  # fmt: skip
+_WHISPER = {
+    "d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_layers": 0,
+    "num_mel_bins": 20, "classifier_proj_size": 16, "vocab_size": 8, "pad_token_id": 0, "bos_token_id": 0,
+    "eos_token_id": 0, "decoder_start_token_id": 0, "begin_suppress_tokens": None, "init_std": 0.1,
+}  # fmt: skip
+_AST = {
+    "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64, "patch_size": 8,
+    "num_mel_bins": 16, "max_length": 400, "time_stride": 8, "frequency_stride": 8, "initializer_range": 0.1,
+}  # fmt: skip
+
+
+def _audio(
+    name: str, settings: dict, processor: Callable, suffix: str = "ForSequenceClassification"
+) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{name}Config")(num_labels=OLD_LABELS, **settings)
+        getattr(transformers, f"{name}{suffix}")(config).save_pretrained(folder)
+        processor().save_pretrained(folder)
+        return Path(folder)
+
+    return make
+
+
+def _waves(mask: bool) -> Callable:
+    return lambda: transformers.Wav2Vec2FeatureExtractor(return_attention_mask=mask)
+
+
+AUDIO_FAMILIES: dict[str, Callable[[Path], Path]] = {
+    "whisper": _audio(
+        "Whisper", _WHISPER, lambda: transformers.WhisperFeatureExtractor(feature_size=20), "ForAudioClassification"
+    ),
+    "ast": _audio(
+        "AST", _AST, lambda: transformers.ASTFeatureExtractor(num_mel_bins=16, max_length=400), "ForAudioClassification"
+    ),
+    "wav2vec2": _audio(
+        "Wav2Vec2", _SPEECH | {"feat_extract_norm": "layer", "do_stable_layer_norm": True}, _waves(True)
+    ),
+    "wav2vec2-group": _audio("Wav2Vec2", _SPEECH, _waves(False)),
+    "hubert": _audio("Hubert", _SPEECH, _waves(True)),
+    "wavlm": _audio("WavLM", _SPEECH | {"feat_extract_norm": "layer"}, _waves(True)),
+    "sew": _audio("SEW", _SPEECH, _waves(False)),
+}
+
+
 # --- data ------------------------------------------------------------------------------------------------------------
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 70, 220), "yellow": (230, 210, 40)}
@@ -315,6 +367,29 @@ def image_folder(
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(per_class):
             image(label, size, seed=1000 * index + number).save(folder / f"{number:03d}.png")
+    return Path(path)
+
+
+PITCHES = {"low": 300, "middle": 900, "high": 2500}
+
+
+def tone(label: str, seed: int = 0, rate: int = 16000) -> np.ndarray:
+    """A tone in noise, (samples,) float32, of 0.2 to 0.6 s: its pitch tells the class, length and loudness do not."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(int(rate * rng.uniform(0.2, 0.6))) / rate
+    wave = np.sin(2 * np.pi * PITCHES[label] * rng.uniform(0.9, 1.1) * time + rng.uniform(0, 6))
+    return (rng.uniform(0.2, 0.7) * wave + rng.normal(0, 0.02, len(time))).astype(np.float32)
+
+
+def audio_folder(path: Path, per_class: int = 16, rate: int = 16000) -> Path:
+    """Writes `path/<class>/<number>.wav` and returns `path`."""
+    import soundfile
+
+    for index, label in enumerate(PITCHES):
+        folder = Path(path) / label
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(per_class):
+            soundfile.write(folder / f"{number:03d}.wav", tone(label, 1000 * index + number, rate), rate)
     return Path(path)
 
 

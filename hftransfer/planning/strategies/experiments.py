@@ -215,7 +215,7 @@ class Experiments:
         """Train as a run with this configuration would, choosing the checkpoint on a part of `fold.train`."""
         begin = time.perf_counter()
         with _quiet(), tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            data, config = self._divided(fold), config.resolved(self.data.modality)
+            data, config = self._divided(fold), config.resolved(self.data)
             context, seconds = _context(config, data, self.scratch), Seconds(launched_world())
             fitted = fit(context, Path(folder), Stop(), seconds)
         trained, found = fitted.trained, fitted.predictions.of_split(data.frame, "test")
@@ -301,6 +301,7 @@ def _context(config: RunConfig, data: LabelledData, scratch: Path) -> RunContext
 
     world = launched_world()
     set_seed(config.seed)
+    config = config.model_copy(update={"model": data.fitted(config.model)})
     checkpoint = load_checkpoint(config.model, data.kind, data.task, config.strategy.from_random_weights)
     return prepare(config, data, checkpoint, devices.choose_device(world, config.use_cpu), world, scratch / "features")
 
