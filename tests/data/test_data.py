@@ -744,7 +744,7 @@ def test_runs_inside_the_data_are_no_class(tmp_path, written, caplog):
     write(root / "runs" / "pictures-probe" / written, "{}")
     caplog.clear()
     assert load(train=str(root)).task.names == ("cat", "dog")
-    assert caplog.text.count(f"{root / 'runs' / 'pictures-probe'} is a run: its images are passed over") == 1
+    assert caplog.text.count(f"{root / 'runs' / 'pictures-probe'} is a run: its files are passed over") == 1
 
 
 def test_folders_without_an_image_are_named_in_one_line(tmp_path, caplog):
