@@ -125,6 +125,10 @@ def _inputs(model: Served) -> list[gr.components.Component]:
         picture = gr.Image(type="filepath", sources=["upload", "clipboard"], label=name, height=320)
         picture.preprocess = _undecoded  # a subclass would have Gradio write a .pyi beside this file
         return [picture]
+    if model.kind.shows == "sound":
+        sound = gr.Audio(type="filepath", sources=["upload", "microphone"], label=name)
+        sound.preprocess = _undecoded
+        return [sound]
     labels = [name] if len(model.columns) == 1 else [name.replace("_", " ") for name in model.columns]
     return [
         gr.Textbox(label=label, lines=8 // len(labels), max_lines=16, placeholder="Write or paste here",
@@ -152,16 +156,23 @@ def _shown(task: Task, scores: np.ndarray) -> Any:
     return dict(zip(task.names, map(float, scores), strict=True))
 
 
+def _events(given: Any) -> list[Any]:
+    """Return what asks the model beside the button: a new picture, a recording, or Shift + Enter in a text."""
+    if isinstance(given, gr.Audio):
+        return [given.upload, given.stop_recording]
+    return [given.upload if isinstance(given, gr.Image) else given.submit]
+
+
 def _asking(
     model: Served, inputs: Sequence[Any], button: gr.Button, ask: Callable, outputs: list[Any], api_name: str
 ) -> None:
     """Connect the button, and what each input has for it: a new picture, or Shift + Enter in a text."""
-    own = [each.upload if isinstance(each, gr.Image) else each.submit for each in inputs]
+    own = [event for each in inputs for event in _events(each)]
     asking = _said(ask, *_names(model))
     gr.on([button.click, *own], asking, list(inputs), outputs, api_name=api_name, concurrency_id="ask",
           show_progress_on=outputs[:1])  # fmt: skip
     for each in inputs:
-        if isinstance(each, gr.Image):
+        if isinstance(each, gr.Image | gr.Audio):
             each.clear(lambda: [None] * len(outputs), None, outputs, api_visibility="private", queue=False)
 
 

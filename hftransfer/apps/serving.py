@@ -51,6 +51,8 @@ class Served:
         """One row of the inputs, and a remark on them. Raises `UserError`."""
         if self.kind.shows == "picture":
             remark = uploads.check_image(inputs[0])
+        elif self.kind.files:
+            remark = uploads.check_file(inputs[0], self.kind)
         else:
             inputs, remark = tuple(uploads.check_text(text) for text in inputs), ""
         return pd.DataFrame([("", *inputs)], columns=["id", "input", "input_pair"][: len(inputs) + 1]), remark

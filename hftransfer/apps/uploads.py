@@ -50,6 +50,15 @@ def check_image(path: str | Path | None) -> str:
     return f"Of {frames} frames only the first was looked at." if frames > 1 else ""
 
 
+def check_file(path: str | None, kind: ModalityKind) -> str:
+    """Return a remark on a file that was sent (""). Raises `UserError` where there is none, or it cannot be read."""
+    if path is None:
+        raise UserError(f"Choose {kind.describe_input()} first.")
+    if fault := kind.inspection(path).fault:
+        raise UserError(f"Cannot read the {kind.noun} {Path(path).name}: {fault}.")
+    return ""
+
+
 def pixels(path: str | Path) -> int:
     """Return width times height from the header of a picture; 0 where it cannot be read."""
     with warnings.catch_warnings():

@@ -10,7 +10,7 @@ from PIL import Image
 
 from hftransfer.apps.serving import Served
 from hftransfer.prediction.explain import Explanation, NoExplanation
-from hftransfer.report.gallery import thumbnail, words
+from hftransfer.report.gallery import player, thumbnail, words
 from hftransfer.runs.reader import PAIR_MARK
 
 NEAREST = 3
@@ -58,11 +58,12 @@ def _marked(text: str, weight: float) -> str:
 
 def _example(model: Served, row: dict[str, Any]) -> str:
     """One training row; nothing for a picture that is not there any more."""
-    if model.kind.shows == "picture":
-        picture = thumbnail(row["input"])
+    if model.kind.shows != "words":
+        picture, sound = thumbnail(row["input"], kind=model.kind), player(row["input"], model.kind)
         if picture is None:
             return ""
         shown = f'<img alt="" src="{picture}">'
+        shown += f'<audio controls preload="none" src="{sound}"></audio>' if sound else ""
     else:
         text = PAIR_MARK.join(row[name] for name in ("input", "input_pair") if row.get(name))
         shown = f"<p>{html.escape(text if len(text) <= CHARACTERS else text[:CHARACTERS] + '…')}</p>"

@@ -217,7 +217,7 @@ class AudioKind(ModalityKind):
     example_checkpoints = "facebook/wav2vec2-base or starter/whisper-base"
     model_settings = ("max_seconds",)
     augments = True
-    shows = "picture"
+    shows = "sound"
     default_checkpoints = ("starter/whisper-base", "openai/whisper-base")
     api_names = ("audio",)
 

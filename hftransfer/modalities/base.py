@@ -61,7 +61,7 @@ class ModalityKind:
 
     # --- what the content is to checks, baselines and explanations; None: they are left out
     content: Literal["picture", "words"] | None = None
-    shows: Literal["picture", "words"] = "words"  # how pages show one, and ask for one
+    shows: Literal["picture", "sound", "words"] = "words"  # how pages show one, and ask for one
     api_names: tuple[str, ...] = ("input", "second_input")  # of the demo's arguments
     fault_finding = "data-unreadable"  # the doctor's finding about inputs that cannot be read
 

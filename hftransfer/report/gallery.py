@@ -12,12 +12,13 @@ import numpy as np
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json
-from hftransfer.core.image_files import open_image
-from hftransfer.modalities import kind_of
+from hftransfer.modalities import ModalityKind, first_kind, kind_of
 from hftransfer.runs.reader import PAIR_MARK, Part, RecordedRun
 from hftransfer.tasks import Task
 
 logger = logging.getLogger(__name__)
+
+PICTURES = first_kind(lambda kind: kind.shows == "picture")  # explanations are pictures, whatever they explain
 
 SHOWN = 12
 EXPLAINED = 6  # of each list, the first: a text costs half a second on two cores
@@ -39,6 +40,7 @@ class Card:
     image: str | None
     explained_image: str | None
     words: list[tuple[str, float]]
+    sound: str | None = None
 
     @property
     def explained(self) -> bool:
@@ -164,13 +166,14 @@ def cards(run: RecordedRun, picked: Picked) -> list[Card]:
 
 
 def _card(run: RecordedRun, row: dict[str, Any], answer: str, note: str) -> Card:
-    pictured = kind_of(run.record.modality).shows == "picture"
-    image = thumbnail(row["input"]) if pictured else None
+    kind = kind_of(run.record.modality)
+    pictured = kind.shows != "words"
+    image = thumbnail(row["input"], kind=kind) if pictured else None
     explained = run.explanation(row["id"], ".png")
     return Card(
         row["id"], note, words(row["label"]), answer, image,
         thumbnail(str(explained)) if explained.is_file() else None,
-        [] if pictured else _highlighted(run, row),
+        [] if pictured else _highlighted(run, row), player(row["input"], kind) if pictured else None,
     )  # fmt: skip
 
 
@@ -181,12 +184,22 @@ def words(label: Any) -> str:
     return f"{label:.4g}" if isinstance(label, float) else str(label)
 
 
-def thumbnail(path: str, side: int = _SIDE) -> str | None:
+def player(path: str, kind: ModalityKind) -> str | None:
+    """Return what a page plays as a data URI; None where the input cannot be heard, or not be read any more."""
+    try:
+        sound = kind.sound(path) if path else None
+    except UserError as error:
+        logger.info("No sound: %s", error)
+        return None
+    return sound and "data:audio/mpeg;base64," + base64.b64encode(sound).decode()
+
+
+def thumbnail(path: str, side: int = _SIDE, kind: ModalityKind = PICTURES) -> str | None:
     """Return a small JPEG as a data URI; None when the file is not there any more or cannot be read."""
     if not path:
         return None
     try:
-        image = open_image(path, at_least=side)
+        image = kind.picture(path, side)
     except UserError as error:
         logger.info("No thumbnail: %s", error)
         return None

@@ -16,7 +16,7 @@ from hftransfer.apps.web import start
 from hftransfer.core.errors import UserError
 from hftransfer.data.patch import Decision, append, read_patch, standing
 from hftransfer.modalities import kind_of
-from hftransfer.report.gallery import thumbnail, words
+from hftransfer.report.gallery import player, thumbnail, words
 from hftransfer.runs.folder import beside
 from hftransfer.runs.reader import RecordedRun
 
@@ -113,9 +113,12 @@ def _decided(item: Item, decisions: list[Decision]) -> str:
 
 
 def _row_html(review: Review, row: Row) -> str:
-    if kind_of(review.run.record.modality).shows == "picture":
-        picture = thumbnail(review.queue.picture(row), SIDE)
+    kind = kind_of(review.run.record.modality)
+    if kind.shows != "words":
+        file = review.queue.picture(row)
+        picture, sound = thumbnail(file, SIDE, kind), player(file, kind)
         shown = f'<img alt="the picture {html.escape(row.id, quote=True)}" src="{picture}">' if picture else "(gone)"
+        shown += f'<audio controls preload="none" src="{sound}"></audio>' if sound else ""
     else:
         texts = [row.input] if row.input_pair is None else [row.input, row.input_pair]
         shown = "".join(f"<blockquote>{html.escape(_cut(text))}</blockquote>" for text in texts)
