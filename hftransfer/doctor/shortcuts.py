@@ -1,7 +1,7 @@
 """Checks whether something beside the content tells the label: a small classifier on each such thing alone."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,8 @@ def check_hints(facts: Facts) -> Iterator[Finding]:
         return
     rows = rows[:: -(-len(rows) // MOST_ROWS)]
     target = facts.task.encode_all(list(facts.frame["label"].iloc[rows]))
-    if facts.kind.content == "picture":
-        for name, values in _image_traits(facts, rows).items():
-            yield from _told_by("label-in-input", f"The {name} of the images", values, target)
+    for name, values in _traits(facts, rows).items():
+        yield from _told_by("label-in-input", f"The {name} of the {facts.kind.plural}", values, target)
     if facts.kind.content == "words":
         yield from _label_in_text(facts)
     if facts.kind.files:
@@ -89,17 +88,10 @@ def _tokens(text: str) -> list[str]:
     return [*re.findall(r"[^\W\d_]+|\d+", text.casefold()), f"whole:{text}", f"pattern:{pattern}"]
 
 
-def _image_traits(facts: Facts, rows: np.ndarray) -> dict[str, list[Any]]:
+def _traits(facts: Facts, rows: np.ndarray) -> dict[str, list[Any]]:
     """Return what of a file a network can notice although it is not its matter."""
-    inspections = [facts.inspections[row] for row in rows]
-    traits: dict[str, Callable[[Any], Any]] = {
-        "width": lambda inspection: inspection.size[0],
-        "height": lambda inspection: inspection.size[1],
-        "shape (width by height)": lambda inspection: round(inspection.size[0] / max(inspection.size[1], 1), 2),
-        "format and mode": lambda inspection: f"{inspection.format} {inspection.mode}",
-        "camera": lambda inspection: inspection.taken[0] if inspection.taken else "",
-    }
-    return {name: [trait(inspection) for inspection in inspections] for name, trait in traits.items()}
+    found = [facts.kind.traits(facts.inspections[row]) for row in rows]
+    return {name: [traits[name] for traits in found] for name in found[0]}
 
 
 def _file_names(facts: Facts, rows: np.ndarray, target: np.ndarray) -> Iterator[Finding]:
