@@ -7,6 +7,9 @@ import numpy as np
 
 from hftransfer.tasks.base import Task
 
+# Of the size of predictions: where they differ by less, a share of their spread is no more than rounding (6e-8 of the size).
+LEAST_SPREAD = 1e-4
+
 
 @dataclass(frozen=True)
 class Regression(Task):
@@ -64,4 +67,5 @@ class Regression(Task):
         return scores
 
     def decides_otherwise(self, recorded: np.ndarray, found: np.ndarray, tie: float, share: float = 0.05) -> np.ndarray:
-        return (np.abs(recorded - found) > share * np.maximum(recorded.std(0), 1e-6)).any(1)
+        least = np.maximum(LEAST_SPREAD * np.abs(recorded).max(0, initial=0), 1e-6)
+        return (np.abs(recorded - found) > share * np.maximum(recorded.std(0), least)).any(1)

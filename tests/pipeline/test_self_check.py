@@ -348,3 +348,15 @@ def test_the_self_check_asks_the_smallest_and_the_largest(count, examples):
     chosen = sizes[self_check._extremes(context, np.arange(count))]
     assert len(chosen) == examples and list(chosen) == sorted(chosen)
     assert not count or (chosen[0] == 1 and chosen[-1] == count)
+
+
+@pytest.mark.parametrize("level", [0.0, 1000.0])
+def test_texts_that_a_network_cannot_tell_apart_have_equal_predictions_up_to_rounding(tmp_path, level):
+    """All words are unknown: predictions are one number, and its rounding is larger than any share of their spread."""
+    model, random = tiny.TEXT_FAMILIES["bert"](tmp_path / "m"), np.random.default_rng(0)
+    greek = [chr(ord("α") + number) for number in range(24)]
+    rows = [f"{greek[i % 24]}{greek[i // 24]}{greek[i * 7 % 24]} {greek[(i + 5) % 24]}" for i in range(40)]
+    data = tmp_path / "t.csv"
+    pd.DataFrame({"text": rows, "score": level + random.normal(size=40)}).to_csv(data, index=False)
+    made = run(configuration(model, {"train": str(data), "task": "regression"}, tmp_path / "run"))
+    assert json.loads((made.folder / "run.json").read_text())["self_check"]["max_difference"] < 1e-4

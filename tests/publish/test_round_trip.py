@@ -257,3 +257,9 @@ def test_what_counts_as_another_label(kind, recorded, found, differs, tmp_path):
     stage = compare(form, make_task(kind, ("a", "b")), part, answers, 0.0)
     assert stage.disagreements == (("x",) if differs else ())
     assert stage.max_difference == pytest.approx(np.abs(np.array(found) - recorded).max())
+
+
+@pytest.mark.parametrize(("found", "differs"), [(1000 + 6e-5, False), (1000.1, True), (999.0, True)])
+def test_equal_predictions_differ_by_more_than_their_rounding(found, differs):
+    recorded, task = np.full((4, 1), 1000.0), make_task("regression", ("a",))
+    assert task.decides_otherwise(recorded, np.full((4, 1), found), 0.01).all() == differs
