@@ -117,10 +117,12 @@ class Logistic:
         self, gradient: np.ndarray, probabilities: np.ndarray, penalties: np.ndarray, tolerance: float
     ) -> tuple[np.ndarray, float]:
         """Return the step to the minimum of the quadratic model, and what it gains at the slope of the objective."""
-        size = np.abs(gradient).max(initial=0) or 1.0  # single precision does not hold the squares of small gradients
+        size = (
+            float(np.abs(gradient).max(initial=0)) or 1.0
+        )  # single precision does not hold squares of small gradients
         hessian = _Hessian.of(self, probabilities, penalties)
         target = (-gradient / size).astype(np.float32)
-        step = size * _conjugate_gradients(hessian.times, hessian.diagonal, target, 0.1 * tolerance / size**2)
+        step = size * _conjugate_gradients(hessian.times, hessian.diagonal, target, 0.1 * tolerance / size / size)
         return step, -float((step * gradient).sum())
 
     def _search(

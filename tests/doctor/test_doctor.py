@@ -491,6 +491,14 @@ def test_what_a_random_split_would_have_reported():
     assert independent.grouped == independent.random and independent.spread == 0
 
 
+def test_groups_that_leave_no_test_part_compare_nothing(tmp_path, caplog):
+    frame_ = pd.DataFrame({"text": sentences(40), "label": ["good", "bad"] * 20})
+    data = save(tmp_path / "t.csv", frame_.assign(site=frame_["label"].map({"good": "north", "bad": "south"})))
+    run = text_run(tmp_path, data={"train": str(data), "label": "label", "split": {"group": "site"}})
+    assert "leak-measured" not in {finding.id for finding in examine(run.data, run, measure=True)}
+    assert "Every class stands in one group: no test part can be cut by groups" in caplog.text
+
+
 def test_pairs_that_lie_much_closer_than_neighbours_do():
     from hftransfer.doctor.split_bias import nearest_pairs
 

@@ -275,3 +275,18 @@ def test_an_overlay_is_coloured_where_the_heat_is():
     pixels = np.asarray(Explanation("a", 1.0, heat, Image.new("RGB", (64, 64), "gray")).overlay()).astype(int)
     spread = np.ptp(pixels, axis=2)
     assert spread[4, 4] > 60 and spread[48:, 48:].max() <= 3
+
+
+def test_only_the_cpu_is_asked_for_double_precision(predictors, monkeypatch):
+    """Apple's GPUs have none: what is made double has been moved to the CPU before."""
+    moved, cpu, double = [], torch.Tensor.cpu, torch.Tensor.double
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: moved.append(cpu(tensor)) or moved[-1])
+    asked = []
+
+    def recorded(tensor):
+        asked.append(any(tensor is other for other in moved))
+        return double(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "double", recorded)
+    explain(predictors["bert"], pd.DataFrame({"input": [TEXT]}))
+    assert asked and all(asked)

@@ -72,6 +72,18 @@ def test_a_far_start_ends_at_the_same_solution():
     assert np.abs(logistic.fit(1e-3, EXACT, far).weight - expected).max() < 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1.0])
+def test_gradients_whose_squares_single_precision_does_not_hold_end_the_search(size):
+    """A fold whose training rows are of one class is solved to a loss of nearly 0."""
+    features = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    task = make_task("single_label", ("a", "b"))
+    problem = linear.Logistic.of(features, np.zeros(20, int), task, intercept=True)
+    probabilities = np.stack([np.ones(20), np.zeros(20)]).astype(np.float32)
+    gradient = np.full((2, 9), size, np.float32)
+    step, gain = problem._newton_step(gradient, probabilities, np.append(np.full(8, 1e-5), 0), 0.0)
+    assert np.isfinite(step).all() and np.isfinite(gain)
+
+
 def test_classes_that_no_row_has_are_never_given():
     features, targets, _ = problem(3, 90, 10)
     task = make_task("single_label", tuple("abcde"))
