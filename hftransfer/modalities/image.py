@@ -88,6 +88,9 @@ class ImageKind(ModalityKind):
         """Decode every image once, in a thread pool: Pillow decodes without the interpreter lock."""
         return each_in_threads(self.inspection, list(frame["input"]), "checking images")
 
+    def digests(self, frame: pd.DataFrame) -> list[str]:
+        return _each(_digest, list(frame["input"]), "reading images")
+
     def inspection(self, *values: str | bytes) -> Inspection:
         """Decode an image from its path or bytes; a broken one comes back with its fault.
 
@@ -95,7 +98,7 @@ class ImageKind(ModalityKind):
         """
         (source,) = values
         try:
-            content = source if isinstance(source, bytes) else read_file(source)
+            content = _content(source)
             with opened(content) as image:
                 # Taken now: draft mode, used to decode faster, changes size and mode.
                 stored = {"format": image.format or "", "mode": image.mode, "size": image.size}
@@ -147,6 +150,17 @@ class ImageKind(ModalityKind):
             "format and mode": f"{inspection.format} {inspection.mode}", 
             "camera": inspection.taken[0] if inspection.taken else "",
         }  # fmt: skip
+
+
+def _content(source: str | bytes) -> bytes:
+    return source if isinstance(source, bytes) else read_file(source)
+
+
+def _digest(source: str | bytes) -> str:
+    try:
+        return digest(_content(source))
+    except UnreadableImage:
+        return ""
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:

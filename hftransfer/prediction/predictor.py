@@ -17,7 +17,7 @@ from hftransfer.data import load_inputs
 from hftransfer.data.columns import as_written, is_called_label
 from hftransfer.data.values import is_missing, without_point
 from hftransfer.features.passes import ComputeConfig, predict_logits
-from hftransfer.modalities import AugmentationConfig, Modality, first_kind, kind_of
+from hftransfer.modalities import AugmentationConfig, Modality, ModalityKind, first_kind
 from hftransfer.prediction.reliability import Reliability, answers
 from hftransfer.runs import folder as run_folder
 from hftransfer.runs.predictions import prediction_table
@@ -226,36 +226,46 @@ def evaluate(path: str | Path, data: str, columns: dict[str, Any], config: Any) 
     predictor = load(path)
     task, columns = predictor.task, _columns_of_the_run(Path(path), data, columns)
     read = read_rows(DataConfig(train=data, task=task.type, modality=predictor.modality.kind.name, **columns))
-    frame = _usable(read.frame, read.modality, data, RecordedRun(Path(path)))
+    frame = _usable(read.frame, predictor.modality.kind, data, RecordedRun(Path(path)))
+    frame, logits = _answered(predictor, frame, data)
     targets = task.encode_all([_as_known(label, task) for label in frame["label"]])
-    scores = task.probabilities(predictor.logits(frame))
+    scores = task.probabilities(logits)
     groups = None if frame["group"].isna().all() else list(frame["group"])
     return evaluate_predictions(task, targets, scores, groups, config)
 
 
-def _usable(frame: pd.DataFrame, modality: str, data: str, run: RecordedRun) -> pd.DataFrame:
+def _usable(frame: pd.DataFrame, kind: ModalityKind, data: str, run: RecordedRun) -> pd.DataFrame:
     """Return the rows of `data` that can be evaluated fairly; what is left out is logged with its number and reason."""
     if {"test"} < set(frame["split"].dropna()):
         log.info(
             "Of %s the test part is evaluated: %d of %d examples.", data, (frame["split"] == "test").sum(), len(frame)
         )
         frame = frame[frame["split"] == "test"]
-    inspections = kind_of(modality).inspect(frame)
-    digests = pd.Series([inspection.digest for inspection in inspections], index=frame.index)
-    reasons = [
-        ("no label", frame["label"].map(is_missing)),
-        ("no usable input", pd.Series([inspection.fault is not None for inspection in inspections], index=frame.index)),
-        ("been trained on by this run", digests.isin(run.trained_on)),
-    ]
-    for reason, wrong in reasons:
-        wrong = wrong.reindex(frame.index).astype(bool)
-        if wrong.any():
-            log.warning("%d of %d examples have %s, and are left out: %s%s", wrong.sum(), len(frame), reason,
-                        ", ".join(frame["where"][wrong].head(3)), ", …" if wrong.sum() > 3 else ".")  # fmt: skip
-        if wrong.all():
-            raise UserError(f"Nothing is left of {data} to evaluate: the last {len(frame)} examples have {reason}.")
-        frame = frame[~wrong]
-    return frame.reset_index(drop=True)
+    frame = _without(frame, frame["label"].map(is_missing), "no label", data)
+    digests = pd.Series(kind.digests(frame), index=frame.index)
+    return _without(frame, digests.isin(run.trained_on), "been trained on by this run", data)
+
+
+def _answered(predictor: Predictor, frame: pd.DataFrame, data: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the rows whose input can be read, and their logits. Images are decoded once unless one is broken."""
+    if predictor.modality.kind.files:
+        try:
+            return frame, predictor.logits(frame)
+        except UnreadableImage:
+            pass
+    frame = _without(frame, predictor.errors(frame).notna(), "no usable input", data)
+    return frame, predictor.logits(frame)
+
+
+def _without(frame: pd.DataFrame, wrong: pd.Series, reason: str, data: str) -> pd.DataFrame:
+    """Return the rows that are not `wrong`. Logs how many are; raises `UserError` where all are."""
+    wrong = wrong.astype(bool)
+    if wrong.any():
+        log.warning("%d of %d examples have %s, and are left out: %s%s", wrong.sum(), len(frame), reason,
+                    ", ".join(frame["where"][wrong].head(3)), ", …" if wrong.sum() > 3 else ".")  # fmt: skip
+    if wrong.all():
+        raise UserError(f"Nothing is left of {data} to evaluate: the last {len(frame)} examples have {reason}.")
+    return frame[~wrong].reset_index(drop=True)
 
 
 def _as_known(label: Any, task: Task) -> Any:

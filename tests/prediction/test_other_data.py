@@ -16,6 +16,8 @@ from hftransfer.core import image_files
 from hftransfer.core.errors import UserError
 from hftransfer.core.image_files import UnreadableImage
 from hftransfer.evaluation import EvaluationConfig
+from hftransfer.modalities import image
+from hftransfer.prediction import predictor as predicting
 from hftransfer.prediction.predictor import evaluate, load
 from hftransfer.train import run
 from tests.support import tiny
@@ -211,6 +213,20 @@ def test_unreadable_pictures_are_left_out(pictures, tmp_path, caplog):
     (data / "red" / "001.png").write_bytes(b"no picture")
     assert measured(pictures / "run", data)["metrics"]["accuracy"]["n"] == 8
     assert "1 of 9 examples have no usable input, and are left out: " in caplog.text
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_pictures_to_evaluate_are_decoded_once_unless_one_is_broken(pictures, tmp_path, monkeypatch, broken):
+    data = tiny.image_folder(tmp_path / "new", per_class=3, size=40)
+    for file in sorted(data.rglob("*.png"))[:broken]:
+        file.write_bytes(b"no picture")
+    decoded, plain, loaded = [], image_files.decode, load(pictures / "run", use_cpu=True)
+    for module in (image_files, image):
+        monkeypatch.setattr(module, "decode", lambda *given, **named: decoded.append(1) or plain(*given, **named))
+    here = dataclasses.replace(loaded, compute_config=dataclasses.replace(loaded.compute_config, workers=0))
+    monkeypatch.setattr(predicting, "load", lambda path: here)
+    assert measured(pictures / "run", data)["metrics"]["accuracy"]["n"] == 9 - broken
+    assert broken or len(decoded) == 9
 
 
 def test_a_numbered_class_may_be_written_with_a_point(tmp_path):
