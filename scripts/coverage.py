@@ -1,20 +1,20 @@
 """Measure how often the 95 % intervals of `metrics.json` cover the truth, and write the tables of docs/coverage.md.
 
     python scripts/coverage.py --save now.json                          # all cells; cells in the file are not run again
-    python scripts/coverage.py --save now.json --only regression        # the cells whose title or name has the words
+    python scripts/coverage.py --save now.json --only regression: 18     # the cells whose "title: name" holds one of the words
     python scripts/coverage.py --save now.json --before before.json --out docs/coverage.md
 
 Each cell is a kind of test set: number of examples, classes, the size of the smallest class, groups. For each of
 `--populations` random populations (difficulty, classes of unequal difficulty, noise) the truth of every metric comes from
 a sample of 20,000 to 100,000 examples with the class frequencies of the cell; then test sets are drawn and measured. Reported
-is the share of intervals that cover the truth, and the share of test sets for which the interval is not known.
+is the share of intervals that cover the truth with its standard error, and how often an interval is known.
 The calibration error of a population is that of its sample in as many bins as the test set has.
 """
 
 import argparse
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from zlib import crc32
@@ -28,6 +28,9 @@ from hftransfer.evaluation.metrics import compute_metrics
 from hftransfer.tasks import Regression, Task, make_task
 
 RESAMPLES = 300
+# Metrics whose interval takes no resampling; the latter where there are no groups.
+DIRECT = {"accuracy", "subset_accuracy", "micro_f1", "log_loss", "brier", "ece", "mae", "rmse"}
+DIRECT_ALONE = DIRECT | {"balanced_accuracy", "macro_f1", "mcc", "auroc", "mean_average_precision"}
 SINGLE = {
     "20 examples, 2 x 10": [10, 10],
     "20 examples, 15 + 5": [15, 5],
@@ -67,39 +70,70 @@ class Count:
     known: int = 0
     covered: int = 0
     flat: int = 0
+    by_population: dict[int, list[int]] = field(default_factory=dict)  # known and covered
 
-    def __str__(self) -> str:
+    def add(self, found, truth, population):
+        self.asked += 1
+        if found is None or not np.isfinite(truth) or not np.isfinite(found.low):
+            return
+        inside = int(found.low - 1e-9 <= truth <= found.high + 1e-9)
+        self.known += 1
+        self.covered += inside
+        self.flat += int(found.high - found.low <= 1e-6 * abs(found.value))
+        own = self.by_population.setdefault(population, [0, 0])
+        own[0] += 1
+        own[1] += inside
+
+    def error(self) -> float:
+        """Return the standard error of the share: between populations, and at least that of independent intervals.
+
+        The latter has two covered and two missed intervals added (Agresti and Coull 1998), so that 100 % has an error too.
+        """
+        added = (self.covered + 2) / (self.known + 4)
+        least = added * (1 - added) / (self.known + 4)
+        known, covered = np.array(list(self.by_population.values())).T
+        away = covered - self.covered / self.known * known
+        between = (away**2).sum() / self.known**2 * len(known) / max(len(known) - 1, 1)
+        return float(np.sqrt(max(least, between)))
+
+    def saved(self) -> dict:
+        """Return what the table needs; no share where fewer than one in twenty is known."""
+        found = {"asked": self.asked, "known": self.known}
         if self.known < 0.05 * self.asked or not self.asked:
-            return "not known"
-        share, known = f"{100 * self.covered / self.known:.1f}", self.known / self.asked
-        flat = f", {self.flat} without width" if self.flat else ""
-        return (share if known > 0.995 else f"{share} (known {known:.0%})") + flat
+            return found
+        return found | {"share": self.covered / self.known, "error": self.error(), "flat": self.flat}
 
 
 class Tally(defaultdict):
     """How often the intervals of each metric cover, and how often they are not known."""
 
-    def __init__(self):
+    def __init__(self, metrics):
         super().__init__(Count)
+        self.metrics, self.population, self.number = metrics, None, 0
+
+    def wants(self, name):
+        return not self.metrics or name in self.metrics
 
     def add(self, name, found, truth):
-        count = self[name]
-        count.asked += 1
-        if found is None or not np.isfinite(truth) or not np.isfinite(found.low):
-            return
-        count.known += 1
-        count.covered += found.low - 1e-9 <= truth <= found.high + 1e-9
-        count.flat += found.high - found.low <= 1e-6 * abs(found.value)
+        if self.wants(name):
+            self[name].add(found, truth, self.number)
 
     def add_all(self, population, truth, sample, groups):
         """Count every interval that `metrics.json` has for a test set, those of calibration and of classes too."""
+        if population is not self.population:
+            self.population, self.number = population, self.number + 1
         task, values, classes = population.task, *truth
-        for name, found in measure(task, *sample, groups, resamples=RESAMPLES).items():
+        direct = DIRECT_ALONE if groups is None else DIRECT
+        resampled = not self.metrics or not direct.issuperset(self.metrics)
+        for name, found in measure(task, *sample, groups, resamples=RESAMPLES if resampled else 2).items():
             self.add(name, found, values[name])
         if not task.has_classes:
             return
-        self.add("brier", brier(task, *sample, groups), values["brier"])
-        self.add("ece", expected_calibration_error(task, *sample, groups), values["ece"])
+        for name, measured in (("brier", brier), ("ece", expected_calibration_error)):
+            if self.wants(name):
+                self.add(name, measured(task, *sample, groups), values[name])
+        if self.metrics:
+            return
         for number, entry in enumerate(per_class(task, *sample, groups, resamples=100)):
             for name in ("precision", "recall", "f1"):
                 self.add(f"class {name}", entry[name], classes[name][number])
@@ -157,7 +191,7 @@ def proportional(sizes, rows):
 
 
 def single_label(sizes, asked, random):
-    tally = Tally()
+    tally = Tally(asked.metrics)
     for _ in range(asked.populations):
         population = Classes(random, len(sizes))
         truth = population.truth(*population.draw(random, proportional(sizes, 40_000)), sum(sizes))
@@ -171,7 +205,7 @@ def grouped(sizes, groups, asked, random, rare=None):
 
     The last class lies in `rare` groups only, where it is given.
     """
-    tally = Tally()
+    tally = Tally(asked.metrics)
     for _ in range(asked.populations):
         population, spread = Classes(random, len(sizes)), random.uniform(0.3, 1.2)
         large = proportional(sizes, 40_000)
@@ -188,7 +222,7 @@ def grouped(sizes, groups, asked, random, rare=None):
 
 def multi_label(cell, asked, random, groups=0):
     rows, labels, fewest, most = cell
-    tally = Tally()
+    tally = Tally(asked.metrics)
     for _ in range(asked.populations):
         population, spread = Classes(random, labels, multi=True), random.uniform(0.3, 1.2) if groups else 0.0
         shares = random.uniform(fewest, most, size=labels)
@@ -217,7 +251,7 @@ class Values:
 
 def regression(rows, asked, random, groups=0):
     """With groups, each has an offset of its own."""
-    tally = Tally()
+    tally = Tally(asked.metrics)
     for _ in range(asked.populations):
         population = Values(random.uniform(0.2, 1.5), random.uniform(0.5, 1.1))
         spread = random.uniform(0.3, 1.2) * population.noise if groups else 0.0
@@ -257,27 +291,48 @@ def run(asked, cells):
     """Add the cells that are asked for and not there, {title: {cell: {metric: coverage}}}, and save after each."""
     for title, row in CELLS.items():
         for name, measured in row.items():
-            if asked.only not in f"{title} {name}".lower() or name in cells.get(title, {}):
+            wanted = any(words in f"{title}: {name}".lower() for words in asked.only)
+            there = cells.setdefault(title, {}).setdefault(name, {})
+            if not wanted or any(metric in there for metric in asked.metrics or there):
                 continue
             tally = measured(asked, np.random.default_rng([asked.seed, crc32(f"{title} {name}".encode())]))
-            cells.setdefault(title, {})[name] = {metric: str(count) for metric, count in tally.items()}
-            print(title, name, cells[title][name], flush=True)
+            there |= {metric: count.saved() for metric, count in tally.items()}
+            print(title, name, {metric: shown(there[metric]) for metric in tally}, flush=True)
             if asked.save:
                 asked.save.write_text(json.dumps(cells, indent=1), encoding="utf-8")
 
 
+def shown(found, usual=None):
+    """Return the text of a cell: the share in percent with its standard error, and how often the interval is known.
+
+    The number of intervals asked for stands there where it is not the `usual` one of the row.
+    """
+    asked = f" of {found['asked']:,}" if usual and found["asked"] != usual else ""
+    if "share" not in found:
+        return f"not known{asked}"
+    known = found["known"] / found["asked"]
+    flat = f", {found['flat']} without width" if found["flat"] else ""
+    rarely = "" if known > 0.995 else f" (known {known:.0%})"
+    return f"{100 * found['share']:.1f} ± {100 * found['error']:.1f}{asked}{rarely}{flat}"
+
+
 def table(title, cells, before):
-    """Markdown of {cell: {metric: coverage}}; with `before`, the coverage then and now."""
+    """Markdown of {cell: {metric: found}}; with `before`, the coverage then (its share alone) and now."""
     names = list(dict.fromkeys(name for row in cells.values() for name in row))
-    lines = [f"### {title}", "", f"| test set | {' | '.join(name.replace('_', ' ') for name in names)} |"]
-    lines += ["|---|" + "---:|" * len(names)]
+    lines = [f"### {title}", "", f"| test set | sets | {' | '.join(name.replace('_', ' ') for name in names)} |"]
+    lines += ["|---|---:|" + "---:|" * len(names)]
     for cell, row in cells.items():
-        shown = [
-            f"{before[cell].get(name, '')} → {row.get(name, '')}" if cell in before else row.get(name, "")
-            for name in names
-        ]
-        lines.append(f"| {cell} | {' | '.join(shown)} |")
+        past, asked = before.get(cell, {}), [found["asked"] for name, found in row.items() if not of_class(name)]
+        usual = max(set(asked), key=asked.count)
+        then = [f"{100 * past[name]['share']:.1f} → " if "share" in past.get(name, {}) else "" for name in names]
+        now = [shown(row[name], None if of_class(name) else usual) if name in row else "" for name in names]
+        lines.append(f"| {cell} | {usual} | {' | '.join(map(''.join, zip(then, now, strict=True)))} |")
     return "\n".join(lines) + "\n"
+
+
+def of_class(name):
+    """Return whether a metric is counted once per class and test set."""
+    return name.startswith("class ")
 
 
 def summary(cells, before):
@@ -298,8 +353,8 @@ def summary(cells, before):
 
 
 def known_shares(rows, name):
-    found = [row.get(name, "not known") for row in rows.values()]
-    return [float(share.split()[0].rstrip(",")) for share in found if share != "not known"]
+    """Return the shares of a metric in percent, of the cells where it is known."""
+    return [100 * row[name]["share"] for row in rows.values() if "share" in row.get(name, {})]
 
 
 def read(path):
@@ -311,14 +366,17 @@ def main():
     parser.add_argument("--populations", type=int, default=60, help="random populations of each cell")
     parser.add_argument("--sets", type=int, default=10, help="test sets drawn from each population")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="words in the title or the name of the cells to measure")
+    parser.add_argument("--only", nargs="+", default=[""], help="words in `title: name` of the cells to measure")
+    parser.add_argument(
+        "--metrics", nargs="+", default=[], help="count these alone, such as rmse (not those of classes)"
+    )
     parser.add_argument("--save", type=Path, help="keep the cells in this file; those already there are not run again")
     parser.add_argument("--before", type=Path, help="cells of another version, shown beside these")
     parser.add_argument("--out", type=Path, help="write the tables into this file, between the marks")
     asked = parser.parse_args()
     cells, before = read(asked.save), read(asked.before)
     run(asked, cells)
-    cells = {title: cells[title] for title in CELLS if title in cells}
+    cells = {title: {name: row for name, row in cells[title].items() if row} for title in CELLS if title in cells}
     text = "\n".join(
         [summary(cells, before), *(table(title, rows, before.get(title, {})) for title, rows in cells.items())]
     )

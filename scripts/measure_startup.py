@@ -24,7 +24,7 @@ SETS = {
 
 
 PROGRAM = "from hftransfer import cli; cli.main()"
-COLLECTING = "from hftransfer import cli, compute; compute.collect_seldom = lambda: None; cli.main()"
+COLLECTING = f"from hftransfer.runtime import devices; devices.collect_seldom = lambda: None; {PROGRAM}"
 
 
 def measure(kind: str, output: Path, program: str) -> tuple[float | None, float]:
