@@ -14,6 +14,7 @@ import numpy as np
 
 from hftransfer.tasks import Task
 
+CERTAIN = 1e-6  # an objective that ends the search: rows of one class have no solution, as biases have no penalty
 MOST_STEPS, MOST_PRODUCTS = 100, 500  # of Newton's method, and of conjugate gradients in one step
 
 
@@ -99,6 +100,8 @@ class Logistic:
     def _minimise(self, coefficients: np.ndarray, penalties: np.ndarray, tolerance: float) -> np.ndarray:
         value, probabilities = self._evaluate(coefficients, penalties)
         for _ in range(MOST_STEPS):
+            if value <= CERTAIN:
+                return coefficients
             gradient = (self.importance * (probabilities - self.wanted)) @ self.features + penalties * coefficients
             step, gain = self._newton_step(gradient, probabilities, penalties, tolerance * value)
             if gain <= tolerance * value:

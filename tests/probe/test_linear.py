@@ -84,6 +84,13 @@ def test_gradients_whose_squares_single_precision_does_not_hold_end_the_search(s
     assert np.isfinite(step).all() and np.isfinite(gain)
 
 
+def test_folds_of_one_class_end_in_finite_heads():
+    """Two groups of one class each: every fold is solved on the other class, and starts the fit of all rows."""
+    features, targets, task = problem(2, 40, 8)
+    head = solve_head(features, targets, task, make_folds(task, targets, targets.astype(str), 5, 0))
+    assert np.isfinite(head.out_of_fold).all() and np.abs(head.bias).max() < 50
+
+
 def test_classes_that_no_row_has_are_never_given():
     features, targets, _ = problem(3, 90, 10)
     task = make_task("single_label", tuple("abcde"))
