@@ -89,7 +89,7 @@ class ImageKind(ModalityKind):
         return each_in_threads(self.inspection, list(frame["input"]), "checking images")
 
     def digests(self, frame: pd.DataFrame) -> list[str]:
-        return _each(_digest, list(frame["input"]), "reading images")
+        return each_in_threads(_digest, list(frame["input"]), "reading images")
 
     def inspection(self, *values: str | bytes) -> Inspection:
         """Decode an image from its path or bytes; a broken one comes back with its fault.

@@ -251,7 +251,7 @@ def _answered(predictor: Predictor, frame: pd.DataFrame, data: str) -> tuple[pd.
     if predictor.modality.kind.files:
         try:
             return frame, predictor.logits(frame)
-        except UnreadableImage:
+        except UnreadableInput:
             pass
     frame = _without(frame, predictor.errors(frame).notna(), "no usable input", data)
     return frame, predictor.logits(frame)
