@@ -348,8 +348,8 @@ class AudioKind(ModalityKind):
         return read_sound(source, processor.sampling_rate)
 
     def usage(self, pair: bool) -> str:
-        """Arrays: a file name would need ffmpeg, and a dictionary with another rate torchaudio."""
-        return "samples  # one channel, float32, at the rate of classifier.feature_extractor.sampling_rate\n"
+        """Return the name of an array: a file name would need ffmpeg, and another rate torchaudio."""
+        return "samples"
 
 
 def _is_dict_of_samples(value: Any) -> bool:
