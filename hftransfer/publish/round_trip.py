@@ -64,7 +64,7 @@ class Stage:
 
 
 def certify(folder: str | Path, rows: int = ROWS) -> dict[str, Any]:
-    """Asks every form of the run's model, writes `round_trip.json` into the run folder and returns what it holds.
+    """Asks every form of the run's model, writes `certificate.json` into the run folder and returns what it holds.
 
     Raises `UserError` when the run's inputs are no longer there to be checked, and for a form that does not answer.
     """

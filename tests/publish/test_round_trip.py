@@ -62,7 +62,7 @@ def runs(tmp_path_factory, tiny_run):
 def here(monkeypatch):
     """Forms are asked in this process: seconds less each."""
 
-    def answers(job, form):
+    def answers(run, job, form):
         ask = forms.FORMS[job["form"]](job)
         return {"answers": [ask(row) for row in job["rows"]], "seconds": 1.0}
 
@@ -119,7 +119,7 @@ def test_fresh_process(name, runs):
     recorded = RecordedRun.open(runs("lora"))
     part = readable_rows(recorded, 4)
     (form,) = [each for each in forms_of(recorded) if each.name == name]
-    found = _in_process(_job(recorded, part, form), form)
+    found = _in_process(recorded, _job(recorded, part, form), form)
     assert found["alone"] == (name not in ("adapter on its base", "demo")) and found["seconds"] > 0
     scores = [[row[label] for label in recorded.task.names] for row in found["answers"]]
     assert np.allclose(scores, part.scores, atol=5e-3 if name == "onnx-int8" else 1e-5)
