@@ -228,12 +228,12 @@ class HistoryRecord(_File):
     def _restore(cls, entries: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
         return tuple({key: math.nan if value is None else value for key, value in entry.items()} for entry in entries)
 
+    def write(self, folder: Path) -> None:
+        write_json(folder / self.NAME, finite(self.entries))
+
 
 def _first_problem(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     problem = error.errors(include_input=False)[0]
     return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}."
-
-    def write(self, folder: Path) -> None:
-        write_json(folder / self.NAME, finite(self.entries))

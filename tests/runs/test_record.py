@@ -1,6 +1,7 @@
 """The record of a run: one schema, written and read in one place; runs of earlier versions are read too."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from hftransfer.prediction.predictor import load
 from hftransfer.publish.card import write_card
 from hftransfer.report import write_report
 from hftransfer.runs.reader import RecordedRun
-from hftransfer.runs.record import SCHEMA_VERSION, RunRecord
+from hftransfer.runs.record import SCHEMA_VERSION, HistoryRecord, RunRecord
 from tests.support.run_folders import make_run
 
 EARLIER = Path(__file__).parents[1] / "support" / "run_of_version_0"
@@ -26,6 +27,12 @@ def test_what_is_written_is_read_again(tmp_path):
     record.write(tmp_path)
     assert RunRecord.read(tmp_path) == record
     assert read_json(tmp_path / "run.json")["schema_version"] == SCHEMA_VERSION
+
+
+def test_the_history_is_a_list_of_entries(tmp_path):
+    HistoryRecord(entries=[{"step": 1, "loss": float("nan")}]).write(tmp_path)
+    assert read_json(tmp_path / "history.json") == [{"step": 1, "loss": None}]
+    assert math.isnan(HistoryRecord.read(tmp_path).entries[0]["loss"])
 
 
 def test_a_run_of_an_earlier_version_is_used_by_everything(tmp_path):
