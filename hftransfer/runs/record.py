@@ -182,8 +182,11 @@ class MetricsRecord(_File):
         return part.replace("_", " ")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, without what was not measured."""
-        return self.model_dump(exclude_defaults=True)
+        """Return plain values, without the parts that were not measured."""
+        return {"per_class": self.per_class, "notes": self.notes} | self.model_dump(exclude_defaults=True)
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / self.NAME, finite(self.as_dict()))
 
 
 class LayerGroupRecord(_Record):

@@ -15,6 +15,7 @@ from hftransfer.cli.commands import main
 from hftransfer.cli.tables import show_metrics, show_predictions
 from hftransfer.core.terminal import PlainFormatter
 from hftransfer.core.wording import percent
+from hftransfer.runs.record import MetricsRecord
 from hftransfer.train import run
 from tests.support import tiny
 from tests.support.runs import configuration
@@ -149,7 +150,8 @@ MARKUP = ("closing [/b] nothing", "a [red]word[/red]", "a :smile: too")
 def test_what_stands_in_tables_is_no_markup(capsys):
     rows = [{"id": text, "prediction": f"{text}!", "score:x": 0.5} for text in MARKUP]
     show_predictions(pd.DataFrame(rows))
-    show_metrics({"test": {}, "notes": {"test": MARKUP[0]}}, Path("[bold]run"), False)
+    measured = {"accuracy": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}}
+    show_metrics(MetricsRecord(test=measured, notes={"test": MARKUP[0]}), Path("[bold]run"), False)
     shown = capsys.readouterr().out
     assert all(f" {text} " in shown and f" {text}! " in shown for text in MARKUP) and "[bold]run" in shown
 

@@ -84,17 +84,17 @@ def test_kept_images_have_an_end(tmp_path, monkeypatch):
     image = embedded(1).cast_column("image", datasets.Image(decode=False))[0]["image"]["bytes"]
     frame = pd.DataFrame({"id": [f"a/b.{row}" for row in range(300)], "split": np.repeat(["train", "test"], 150)})
     frame["input"] = [image] * 300
-    keep_inputs(tmp_path, frame)
+    keep_inputs(tmp_path, frame, kind_of("image"))
     kept = sorted(path.stem for path in (tmp_path / "inputs").iterdir())
     assert len(kept) == 2 * kept_inputs.EXAMPLES and file_name("a/b.0") in kept and file_name("a/b.299") in kept
     monkeypatch.setattr(kept_inputs, "BYTES", 10 * len(image))
     (tmp_path / "small").mkdir()
-    keep_inputs(tmp_path / "small", frame)
+    keep_inputs(tmp_path / "small", frame, kind_of("image"))
     assert len(list((tmp_path / "small" / "inputs").iterdir())) == 20
 
 
 def test_texts_and_paths_are_not_copied(tmp_path):
-    keep_inputs(tmp_path, pd.DataFrame({"id": ["a"], "split": ["train"], "input": ["a text"]}))
+    keep_inputs(tmp_path, pd.DataFrame({"id": ["a"], "split": ["train"], "input": ["a text"]}), kind_of("text"))
     assert not list(tmp_path.iterdir())
 
 
