@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _LEVEL = 0.95
 _NORMAL = float(stats.norm.ppf((1 + _LEVEL) / 2))
 _ROUNDING = 1e-5  # of float32 weights: a smaller step is none
+_MOST_STEP = 50.0  # of the logarithm of 1 - R2: with fewer than two effective examples the ends say nothing
 LEAST_UNITS = 5  # rows (or 2 groups) of the smallest class behind a macro average; fewer are not known
 LEAST_GROUPS = 5  # behind a loss, where there are groups; the intervals of three groups hold 92 % (docs/coverage.md)
 
@@ -221,7 +222,8 @@ class Draws:
         reach = stats.t.ppf((1 + _LEVEL) / 2, units - 1)
         error = float(error) if error > _ROUNDING * abs(value) else 0.0
         if scale_of(name) == "explained":  # 1 - R2 is a ratio of squares
-            factor = np.exp(reach * error / (1 - value)) if value < 1 and error else np.nan
+            step = reach * error / (1 - value) if value < 1 else 0.0
+            factor = np.exp(step) if 0 < step < _MOST_STEP else np.nan
             return float(1 - (1 - value) * factor), float(1 - (1 - value) / factor)
         if scale_of(name) == "correlation":
             low, high = _share_interval((value + 1) / 2, error / 2, units, reach)

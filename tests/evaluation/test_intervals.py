@@ -1,6 +1,7 @@
 """Intervals: they hold the truth as often as they say, and the fast resampling is the plain one."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -351,3 +352,12 @@ def test_losses_of_few_groups_are_not_known(groups):
     classes = SingleLabel(("a", "b"))
     found = measure(classes, np.arange(60) % 2, random.dirichlet([1, 1], 60), names, resamples=100)
     assert np.isfinite(found["log_loss"].low) == (groups >= 5) and np.isfinite(found["accuracy"].low)
+
+
+def test_an_interval_beyond_all_numbers_is_not_known():
+    """Found by the property test of tables: the end of R2 overflowed where one example is nearly all of the loss."""
+    draws = SimpleNamespace(grouped=False)
+    ends = Draws.interval(draws, "r2", -3.0, 1e6, 2)
+    assert np.isnan(ends).all()
+    low, high = Draws.interval(draws, "r2", 0.5, 0.1, 50)
+    assert -1 < low < 0.5 < high < 1
