@@ -1,10 +1,11 @@
 """Single values of a table: missing or not, a number or not."""
 
-import math
 import re
 from typing import Any
 
 import pandas as pd
+
+LARGEST = 1e100  # of a number: the sum of squares of many stays finite
 
 
 def is_missing(value: Any) -> bool:
@@ -29,11 +30,11 @@ def without_point(text: str) -> str:
 
 
 def number(value: Any) -> float | None:
-    """Return a finite number, also one written as text; None for anything else (truth values and codes too)."""
+    """Return a number below `LARGEST`, also one written as text; None for anything else (truth values and codes too)."""
     if isinstance(value, str) and not _WRITTEN.fullmatch(value):
         return None
     try:
         result = float(value)
     except (TypeError, ValueError):
         return None
-    return result if math.isfinite(result) and not isinstance(value, bool) else None
+    return result if abs(result) < LARGEST and not isinstance(value, bool) else None

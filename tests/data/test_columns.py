@@ -260,3 +260,9 @@ def test_a_part_without_labels_is_one_sentence(tmp_path, suffix, part):
         load_data(DataConfig(train=train, label="label", **{part: other}))
     data = load_data(DataConfig(train=train, **{part: other}))
     assert (data.frame["split"] == part).sum() == 20
+
+
+@pytest.mark.parametrize("value", [1e211, -1e211, "1e300", float("inf"), "inf", float("nan")])
+def test_what_cannot_be_squared_is_no_number(value):
+    """Found by the property test of tables: the spread of such labels overflowed in the doctor."""
+    assert number(value) is None and number(9e99) == 9e99
