@@ -5,10 +5,12 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from hftransfer.cli import planning
+from hftransfer.cli.arguments import DataOrConfig, Json, Overrides, RunFolder, is_yaml, read_config
 from hftransfer.cli.tables import (
     as_store_table,
     check_table_name,
@@ -28,14 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-DataOrConfig = Annotated[
-    str | None,
-    typer.Argument(help="a YAML configuration, an image folder, a table, or starter/…; data.train=… says the same"),
-]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as training.learning_rate=1e-3")]
-Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
-RunFolder = Annotated[str, typer.Argument(help="a run folder, such as runs/pets-probe")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -97,7 +91,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Adapt a checkpoint to labelled images or texts and write a run folder."""
-    config = _config(data_or_config, overrides or [], data, model, strategy, output, patch)
+    config = read_config(data_or_config, overrides or [], data, model, strategy, output, patch)
     from hftransfer.runs.record import MetricsRecord
     from hftransfer.train import run
 
@@ -109,66 +103,7 @@ def train(
             raise typer.Exit(finished.interruption.exit_code)
 
 
-def _config(
-    data_or_config: str | None,
-    overrides: list[str],
-    data: str | None,
-    model: str | None,
-    strategy: str | None,
-    output: str | None,
-    patch: str | None = None,
-) -> Any:
-    from hftransfer.config import parse_overrides, read_yaml, with_overrides
-
-    where, overrides = _where_and_overrides(data_or_config, overrides)
-    values = read_yaml(Path(where)) if _is_yaml(where) else {"data": {"train": where} if where else {}}
-    flags = {"data.train": data, "model.name": model, "strategy.type": strategy, "output": output, "data.patch": patch}
-    named = {key: value for key, value in flags.items() if value is not None}
-    config = with_overrides(values, parse_overrides(overrides) | named)
-    if config.data.train is None:
-        raise UserError("Name the training data: hftransfer COMMAND DATA, or data.train=DATA.")
-    return config
-
-
-def _where_and_overrides(data_or_config: str | None, overrides: list[str]) -> tuple[str | None, list[str]]:
-    """Return the data or configuration and the overrides; the first argument is an override where it is no path."""
-    from hftransfer.config import OVERRIDE
-
-    if data_or_config and OVERRIDE.fullmatch(data_or_config) and not Path(data_or_config).exists():
-        return None, [data_or_config, *overrides]
-    return data_or_config, overrides
-
-
-def _is_yaml(where: str | None) -> bool:
-    return bool(where) and where.endswith((".yaml", ".yml"))
-
-
-@app.command()
-def advise(
-    data_or_config: DataOrConfig = None,
-    overrides: Overrides = None,
-    model: Annotated[str | None, typer.Option(help="Hub id, folder, timm architecture, or starter/…")] = None,
-    budget: Annotated[str | None, typer.Option(help="time to spend: 90s, 10m (the default), 1h")] = None,
-    prefer: Annotated[str | None, typer.Option(help="simplicity where rows cannot tell (default), or accuracy")] = None,
-    output: Annotated[str | None, typer.Option(help="keep what is chosen as this run folder")] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure which strategy these data need, from the probe to full training, within a budget of time."""
-    wishes = {"strategy.type": "auto", "strategy.budget": budget, "strategy.prefer": prefer}
-    named = [f"{key}={value}" for key, value in wishes.items() if value is not None]
-    config = _config(data_or_config, [*named, *(overrides or [])], None, model, None, output)
-    from hftransfer.planning.strategies.wording import FILE, as_dict, as_table
-
-    if output:
-        from hftransfer.core.files import read_json
-        from hftransfer.train import run
-
-        found = read_json(run(config).folder / FILE)
-    else:
-        from hftransfer.planning.strategies.command import advise as measure
-
-        found = as_dict(measure(config))
-    show(found, lambda: as_table(found), as_json)
+app.command()(planning.advise)
 
 
 @app.command()
@@ -306,74 +241,18 @@ def doctor(
     """Find what would spoil a training, before it: broken files, wrong labels, duplicates, leaks."""
     from hftransfer.config import read_yaml
 
-    known = model or (_is_yaml(data_or_config) and "model" in read_yaml(Path(data_or_config)))
+    known = model or (is_yaml(data_or_config) and "model" in read_yaml(Path(data_or_config)))
     if measure and not known:
         raise UserError("--measure trains a probe on both splits: name the checkpoint with --model.")
-    config = _config(data_or_config, overrides or [], None, model or (None if known else "none"), None, None)
+    config = read_config(data_or_config, overrides or [], None, model or (None if known else "none"), None, None)
     from hftransfer.doctor import doctor as examine
 
     sys.exit(examine(config.data, config if known else None, fix, as_json, strict, measure))
 
 
-@app.command()
-def rank(
-    data_or_config: DataOrConfig = None,
-    models: Annotated[list[str] | None, typer.Option(help="a checkpoint to try; give the option once for each")] = None,
-    overrides: Overrides = None,
-    candidates: Annotated[str | None, typer.Option(help="auto: a short list for images or texts")] = None,
-    rows: Annotated[int, typer.Option(min=10, help="training rows to rank on, stratified")] = 1000,
-    metric: Annotated[str | None, typer.Option(help="metric to rank by; default: the task's own")] = None,
-    plot: Annotated[Path | None, typer.Option(help="draw score against latency into this .png or .svg")] = None,
-    as_json: Json = False,
-) -> None:
-    """Rank checkpoints for the data at hand: cross-validated probes on the same rows, and what each costs."""
-    from hftransfer.planning.checkpoints.command import named_models
-    from hftransfer.planning.checkpoints.command import rank as rank_checkpoints
-
-    names, overrides = named_models(models or [], overrides or [], candidates)
-    config = _config(data_or_config, overrides, None, names[0], "probe", None)
-    rank_checkpoints(config, names, rows, metric, plot, as_json)
-
-
-@app.command()
-def curve(
-    data_or_config: DataOrConfig = None,
-    overrides: Overrides = None,
-    model: Annotated[str | None, typer.Option(help="Hub id, folder, timm architecture, or starter/…")] = None,
-    more: Annotated[
-        int | None, typer.Option(min=1, help="so many more labels; default: a quarter to as many again")
-    ] = None,
-    classes: Annotated[int, typer.Option(min=0, help="classes to look at one by one, the worst first")] = 10,
-    output: Annotated[Path | None, typer.Option(help="folder for curve.json and curve.svg")] = None,
-    as_json: Json = False,
-) -> None:
-    """Say how much more labels would bring: the learning curve of a probe, overall and for each class."""
-    config = _config(data_or_config, overrides or [], None, model, "probe", None)
-    from hftransfer.planning.labels.command import curve as show_curve
-
-    show_curve(config, more, classes, output, as_json)
-
-
-@app.command("next")
-def next_to_label(
-    pool: Annotated[str, typer.Argument(help="a folder, glob or table of inputs without labels")],
-    run: Annotated[str | None, typer.Option(help="a run folder: what it is unsure of is chosen")] = None,
-    model: Annotated[str | None, typer.Option(help="a checkpoint, where there is no run yet")] = None,
-    count: Annotated[int, typer.Option("-n", min=1, help="how many to choose")] = 50,
-    output: Annotated[Path | None, typer.Option(help="write a CSV, JSON or Parquet file in place of a table")] = None,
-    column: Annotated[list[str] | None, typer.Option(help="input column(s) of a table")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="of the clusters")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Choose which inputs to label next: where the model is unsure, and unlike each other."""
-    check_table_name(output)
-    from hftransfer.planning.labels.pool import as_table
-    from hftransfer.planning.labels.pool import next_to_label as choose_next
-
-    found = choose_next(pool, count, run, model, column, seed)
-    if output is not None:
-        return write_table(found, output, "rows to label")
-    show(found.to_dict("records"), lambda: as_table(found), as_json)
+app.command()(planning.rank)
+app.command()(planning.curve)
+app.command("next")(planning.next_to_label)
 
 
 @app.command()

@@ -1,0 +1,58 @@
+"""Arguments that several commands share, and the configuration that they make."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hftransfer.core.errors import UserError
+
+if TYPE_CHECKING:
+    from hftransfer.config import RunConfig
+
+DataOrConfig = Annotated[
+    str | None,
+    typer.Argument(help="a YAML configuration, an image folder, a table, or starter/…; data.train=… says the same"),
+]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as training.learning_rate=1e-3")]
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+RunFolder = Annotated[str, typer.Argument(help="a run folder, such as runs/pets-probe")]
+
+
+def read_config(
+    data_or_config: str | None,
+    overrides: list[str],
+    data: str | None,
+    model: str | None,
+    strategy: str | None,
+    output: str | None,
+    patch: str | None = None,
+) -> "RunConfig":
+    """Return the configuration that the arguments make; a flag wins over an override of the same key.
+
+    Raises `UserError` where no training data are named.
+    """
+    from hftransfer.config import parse_overrides, read_yaml, with_overrides
+
+    where, overrides = _where_and_overrides(data_or_config, overrides)
+    values = read_yaml(Path(where)) if is_yaml(where) else {"data": {"train": where} if where else {}}
+    flags = {"data.train": data, "model.name": model, "strategy.type": strategy, "output": output, "data.patch": patch}
+    named = {key: value for key, value in flags.items() if value is not None}
+    config = with_overrides(values, parse_overrides(overrides) | named)
+    if config.data.train is None:
+        raise UserError("Name the training data: hftransfer COMMAND DATA, or data.train=DATA.")
+    return config
+
+
+def _where_and_overrides(data_or_config: str | None, overrides: list[str]) -> tuple[str | None, list[str]]:
+    """Return the data or configuration and the overrides; the first argument is an override where it is no path."""
+    from hftransfer.config import OVERRIDE
+
+    if data_or_config and OVERRIDE.fullmatch(data_or_config) and not Path(data_or_config).exists():
+        return None, [data_or_config, *overrides]
+    return data_or_config, overrides
+
+
+def is_yaml(where: str | None) -> bool:
+    """Return whether the first argument names a configuration."""
+    return bool(where) and where.endswith((".yaml", ".yml"))
