@@ -23,7 +23,7 @@ SETS = {
 }
 
 
-PROGRAM = "from hftransfer import cli; cli.main()"
+PROGRAM = "from hftransfer.cli.commands import main; main()"
 COLLECTING = f"from hftransfer.runtime import devices; devices.collect_seldom = lambda: None; {PROGRAM}"
 
 
