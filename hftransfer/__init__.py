@@ -1,4 +1,4 @@
-"""Transfer learning for small labelled sets of images and texts, on the Hugging Face stack.
+"""Transfer learning for small labelled sets of images, texts and recordings, on the Hugging Face stack.
 
 The public names are `RunConfig`, `run`, `load` and `predict`; they are imported on first use, because torch and
 transformers take seconds to import.

@@ -135,7 +135,7 @@ def _chosen(config: RunConfig, dataset: Any, resume: bool) -> tuple[RunConfig, R
 
 
 def _finished(config: RunConfig, dataset: Any) -> Run | None:
-    """Return the run that is to be resumed, where it is whole already. Raises `UserError` where it was made another way."""
+    """Return the run to resume if it is complete, else None. Raises `UserError` for a run of another configuration."""
     folder = config.output_folder
     if not (folder / run_folder.COMPLETE).is_file():
         return None

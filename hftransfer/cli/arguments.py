@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 DataOrConfig = Annotated[
     str | None,
-    typer.Argument(help="a YAML configuration, an image folder, a table, or starter/…; data.train=… says the same"),
+    typer.Argument(help="a YAML configuration, class folders, a table, or starter/…; data.train=… says the same"),
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as training.learning_rate=1e-3")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]

@@ -25,7 +25,6 @@ from hftransfer.core.version import __version__
 
 app = typer.Typer(
     name="hftransfer",
-    help="Transfer learning for small labelled sets of images and texts.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,7 +43,7 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
     ] = False,
 ) -> None:
-    """Transfer learning for small labelled sets of images and texts."""
+    """Adapt pretrained checkpoints to small labelled sets of images, texts and recordings."""
 
 
 def main() -> None:
@@ -90,7 +89,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted run")] = False,
     as_json: Json = False,
 ) -> None:
-    """Adapt a checkpoint to labelled images or texts and write a run folder."""
+    """Adapt a checkpoint to labelled images, texts or recordings and write a run folder."""
     config = read_config(data_or_config, overrides or [], data, model, strategy, output, patch)
     from hftransfer.runs.record import MetricsRecord
     from hftransfer.train import run

@@ -41,8 +41,13 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     return f" Choose from: {shown}." if options else ""
 
 
+def is_lfs_pointer(path: str | Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
+
+
 def refuse_lfs_pointer(path: str | Path) -> None:
     """Raise `UserError` where a clone of a repository holds the pointer of Git LFS in place of the file."""
-    with suppress(OSError), open(path, "rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+    with suppress(OSError):
+        if is_lfs_pointer(path):
             raise UserError(f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository.")

@@ -1,7 +1,5 @@
 """Opening images: every file a user may have, as an upright RGB picture, or an error that names the file."""
 
-import os
-import stat
 import struct
 import zlib
 from collections import Counter
@@ -15,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from hftransfer.core.errors import LFS_POINTER, UnreadableInput
+from hftransfer.core.errors import UnreadableInput
+from hftransfer.core.input_files import fault_of, require_file, shown_name
 
 HEIF = find_spec("pillow_heif") is not None  # reads the photos of iPhones, where it is installed
 HEIC, READS_HEIC = frozenset({".heic", ".heif"}), "pip install pillow-heif reads HEIC"
@@ -48,34 +47,20 @@ def opened(source: str | Path | bytes) -> Iterator[Image.Image]:
     """Yield a Pillow image that is not decoded yet; whatever fails while it is used is raised as `UnreadableImage`."""
     try:
         if not isinstance(source, bytes):
-            _require_file(source)
+            require_file(source)
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
             yield image
     except _DECODING_ERRORS as error:
-        raise UnreadableImage(_name(source), _reason(error, source)) from error
+        raise UnreadableImage(shown_name(source), _reason(error, source)) from error
 
 
 def read_file(path: str | Path) -> bytes:
     """Return the content of an image's file. Raises `UnreadableImage`."""
     try:
-        _require_file(path)
+        require_file(path)
         return Path(path).read_bytes()
     except _DECODING_ERRORS as error:
-        raise UnreadableImage(_name(path), _reason(error, path)) from error
-
-
-def _require_file(path: str | Path) -> None:
-    """Refuse a pipe or a device, which would never come to its end."""
-    found = os.stat(path)
-    mode = found.st_mode
-    if stat.S_ISREG(mode) and found.st_size < 1000:
-        with open(path, "rb") as file:
-            if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise OSError("it is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository")
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError
-    if not stat.S_ISREG(mode):
-        raise OSError("it is no file but a pipe or a device")
+        raise UnreadableImage(shown_name(path), _reason(error, path)) from error
 
 
 @cache
@@ -198,20 +183,8 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     return np.round(values * (255.0 / fitting[0])).astype(np.uint8)
 
 
-def _name(source: str | Path | bytes) -> str:
-    return f"given as {len(source)} bytes" if isinstance(source, bytes) else repr(str(source))
-
-
 def _reason(error: Exception, source: str | Path | bytes) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    if isinstance(error, PermissionError):
-        return "no permission to read it"
-    if isinstance(error, IsADirectoryError):
-        return "it is a folder"
     if type(error).__name__ == "UnidentifiedImageError":
         is_heic = source[4:10] == b"ftyphe" if isinstance(source, bytes) else Path(source).suffix.lower() in HEIC
         return "its content is no image that Pillow knows" + (f" ({READS_HEIC})" if is_heic and not HEIF else "")
-    if isinstance(error, MemoryError):
-        return "it does not fit into memory"
-    return str(error).strip().rstrip(".") or type(error).__name__
+    return fault_of(error)

@@ -157,7 +157,7 @@ def _entry(run: RecordedRun, name: str, metrics: dict[str, Measured]) -> Entry:
 
 
 def _as_patched(runs: list[RecordedRun], names: list[str]) -> tuple[list[Part], list[str]]:
-    """Return the test parts, without rows that the patch of a run took out or labelled anew; and what was patched, in words."""
+    """Return the test parts, without rows that the patch of a run took out or relabelled, and a description of the patch."""
     parts, patches = [run.part("test") for run in runs], [run.record.data.patch for run in runs]
     trained = "{} was trained with the patch {}: {}.".format
     notes = [

@@ -7,11 +7,9 @@ equal length share a batch, so that no prediction depends on its neighbours.
 
 import logging
 import math
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +17,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hftransfer.core.errors import LFS_POINTER, UnreadableInput, UserError
+from hftransfer.core.errors import UserError
+from hftransfer.core.sound_files import (
+    MAGIC,
+    MEL_RATE,
+    OTHERS,
+    SUFFIXES,
+    UnreadableAudio,
+    encoded,
+    is_cut_off,
+    mfcc_statistics,
+    opened,
+    read_content,
+    read_sound,
+    resampled,
+    spectrogram,
+    thumbnail,
+)
 from hftransfer.modalities.base import ModalityKind
 from hftransfer.modalities.duplicates import similar_images
 from hftransfer.modalities.image import AugmentationConfig
 from hftransfer.modalities.inspection import Inspection, digest, each_in_threads
+from hftransfer.models.windows import set_window, window_of
 
 if TYPE_CHECKING:
     import torch
@@ -31,177 +46,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .caf .w64".split())
-OTHERS = frozenset(".m4a .aac .wma .mp4 .webm .amr .3gp".split())  # sound that libsndfile cannot read
-# RIFF also begins WebP and AVI; the four letters after its size tell.
-MAGIC = re.compile(rb"RIFF....WAVE|fLaC|OggS|ID3|\xff[\xf2\xf3\xfa\xfb]|FORM....AIF|\.snd|caff", re.DOTALL)
 SHORTEST = 0.05  # seconds: two frames of a wav2vec2
 LOOKED_AT = 30.0  # seconds of each recording that checks and pictures look at
-THUMBNAIL = 32
-MEL_RATE, FFT, HOP, MELS = 16000, 512, 160, 64
 PLAYED, PLAYED_RATE = 10.0, 16000  # seconds and Hz of a recording on a page
 SHARE_COVERED = 0.99  # of the training recordings that the window holds whole
 SHIFT, GAIN = 0.1, 6.0  # largest change by augmentation, in seconds and decibels
-
-
-class UnreadableAudio(UnreadableInput):
-    """A recording that cannot be decoded; the message names the file and the reason."""
-
-    noun = "recording"
-
-
-# --- reading -----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def opened(source: str | bytes) -> Iterator[Any]:
-    """Return a `soundfile.SoundFile` of a path or of encoded bytes. Raises `UnreadableAudio`."""
-    import soundfile
-
-    try:
-        _require_sound(source)
-        with soundfile.SoundFile(BytesIO(source) if isinstance(source, bytes) else source) as file:
-            yield file
-    except (OSError, RuntimeError, ValueError, MemoryError) as error:
-        raise UnreadableAudio(_name(source), _reason(error)) from error
-
-
-def _require_sound(source: str | bytes) -> None:
-    if isinstance(source, bytes):
-        if not source:
-            raise OSError("it holds no bytes")
-        return
-    path = Path(source)
-    if path.is_dir():
-        raise OSError("it is a folder")
-    if not path.exists():
-        raise OSError("there is no such file")
-    if not path.is_file():
-        raise OSError("it is no file but a pipe or a device")
-    with path.open("rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise OSError("it is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository")
-
-
-def _name(source: str | bytes) -> str:
-    return f"given as {len(source)} bytes" if isinstance(source, bytes) else repr(source)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, PermissionError):
-        return "no permission to read it"
-    if isinstance(error, MemoryError):
-        return "it does not fit into memory"
-    if type(error).__name__ == "LibsndfileError":
-        return f"its content is no sound that libsndfile knows ({error.error_string.strip().rstrip('.')})"
-    return str(error).strip().rstrip(".") or type(error).__name__
-
-
-def read_sound(source: str | bytes, rate: int | None = None, seconds: float | None = None) -> np.ndarray:
-    """Return the first `seconds` of a recording at `rate` Hz (None: its own), channels averaged, (samples,) float32.
-
-    Raises `UnreadableAudio` where it cannot be decoded, holds no samples, or values that are not finite.
-    """
-    with opened(source) as file:
-        frames = -1 if seconds is None else math.ceil(seconds * file.samplerate)
-        mono = file.read(frames, dtype="float32", always_2d=True).mean(1)
-        if not len(mono):
-            raise OSError("it holds no samples")
-        if not np.isfinite(mono).all():
-            raise OSError("it holds values that are not finite")
-        return resampled(mono, file.samplerate, rate or file.samplerate)
-
-
-def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    """Return samples at another rate, by a polyphase filter with a Kaiser window (the `resample_poly` of SciPy)."""
-    if rate == wanted:
-        return samples
-    from scipy.signal import resample_poly
-
-    divisor = math.gcd(rate, wanted)
-    found = resample_poly(samples, wanted // divisor, rate // divisor, window=("kaiser", 8.0))
-    return found.astype(np.float32)
-
-
-def encoded(samples: Any, rate: int) -> bytes:
-    """Return an array of samples, (n,), (channels, n) or (n, channels), as a WAV file of 32-bit floats.
-
-    Raises `UserError` for another shape. Integers count from -2^(bits - 1) to 2^(bits - 1).
-    """
-    import soundfile
-
-    array = np.asarray(samples)
-    if array.ndim == 2 and array.shape[0] < array.shape[1]:
-        array = array.T
-    if array.ndim not in (1, 2) or array.dtype.kind not in "iuf":
-        raise UserError(f"A recording is an array of (samples,) numbers, found {array.shape} {array.dtype}.")
-    if array.dtype.kind in "iu":
-        array = array / float(2 ** (8 * array.dtype.itemsize - 1))
-    buffer = BytesIO()
-    soundfile.write(buffer, array.astype(np.float32), int(rate), format="WAV", subtype="FLOAT")
-    return buffer.getvalue()
-
-
-def _cut_off(content: bytes) -> bool:
-    """Whether a WAV file is shorter than its header says. Streams that left their size open do not count."""
-    if content[:4] != b"RIFF" or len(content) < 12:
-        return False
-    declared = int.from_bytes(content[4:8], "little")
-    return 0 < declared < 2**32 - 2**16 and declared + 8 > len(content) + 1
-
-
-# --- pictures of sound --------------------------------------------------------------------------------------------------
-
-
-@cache
-def _mel_filters() -> np.ndarray:
-    """Triangular filters (MELS, FFT / 2 + 1), evenly spaced on the mel scale (O'Shaughnessy 1987) from 0 to 8 kHz."""
-    top = 2595 * np.log10(1 + MEL_RATE / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, top, MELS + 2) / 2595) - 1)
-    bins = np.fft.rfftfreq(FFT, 1 / MEL_RATE)
-    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
-    return np.maximum(0, np.minimum(rising, falling))
-
-
-def log_mel(samples: np.ndarray) -> np.ndarray:
-    """Return the log-mel spectrogram (MELS, frames) in decibels of samples at 16 kHz, at most 80 below the loudest value."""
-    padded = np.pad(samples.astype(np.float64), (0, max(0, FFT - len(samples))))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, FFT)[::HOP] * np.hanning(FFT)
-    power = _mel_filters() @ (np.abs(np.fft.rfft(frames)) ** 2).T
-    decibels = 10 * np.log10(np.maximum(power, 1e-10))
-    return np.maximum(decibels, decibels.max() - 80)
-
-
-def _grey(samples: np.ndarray) -> np.ndarray:
-    """Return the spectrogram as uint8 (MELS, frames), low frequencies at the bottom."""
-    decibels = log_mel(samples)[::-1]
-    return np.round(255 * (decibels - decibels.min()) / max(np.ptp(decibels), 1e-6)).astype(np.uint8)
-
-
-def _thumbnail(samples: np.ndarray) -> np.ndarray:
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(_grey(samples)).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
-
-
-def spectrogram(samples: np.ndarray, side: int = 240) -> "Image.Image":
-    """Return a picture of samples at 16 kHz: time from left to right, dark is loud."""
-    from PIL import Image
-
-    return Image.fromarray(255 - _grey(samples)).resize((side, side // 2), Image.Resampling.BILINEAR).convert("RGB")
-
-
-def mfcc_statistics(samples: np.ndarray, coefficients: int = 20) -> np.ndarray:
-    """Mean, deviation and mean change of MFCCs (Davis and Mermelstein 1980) over the time, (3 * coefficients,)."""
-    from scipy.fft import dct
-
-    found = dct(log_mel(samples), axis=0, norm="ortho")[:coefficients]
-    change = np.abs(np.diff(found, axis=1)).mean(1) if found.shape[1] > 1 else np.zeros(len(found))
-    return np.concatenate([found.mean(1), found.std(1), change]).astype(np.float32)
-
-
-# --- the kind -----------------------------------------------------------------------------------------------------------
 
 
 class AudioKind(ModalityKind):
@@ -244,6 +93,9 @@ class AudioKind(ModalityKind):
         with opened(content) as file:
             return {"OGG": "ogg", "FLAC": "flac", "MPEG": "mp3", "AIFF": "aiff"}.get(file.format, "wav")
 
+    def bytes_of(self, source: str | bytes) -> bytes:
+        return read_content(source)
+
     def inspect(self, frame: pd.DataFrame) -> list[Inspection]:
         return each_in_threads(self.inspection, list(frame["input"]), "checking recordings")
 
@@ -251,18 +103,18 @@ class AudioKind(ModalityKind):
         """Rate, channels, length, loudest value and share of clipped samples; a broken file comes back with its fault."""
         (source,) = values
         try:
-            with opened(source) as file:
+            content = self.bytes_of(source)
+            with opened(content) as file:
                 about = {"rate": file.samplerate, "channels": file.channels, "format": file.format}
                 samples = file.read(math.ceil(LOOKED_AT * file.samplerate), dtype="float32", always_2d=True)
                 seconds = file.frames / file.samplerate
-            content = source if isinstance(source, bytes) else Path(source).read_bytes()
             if fault := self._fault(samples, seconds, content):
                 return Inspection("", fault)
             peak = float(np.abs(samples).max())
             clipped = float((np.abs(samples) >= 0.999).mean()) if peak >= 0.999 else 0.0
             mono = resampled(samples.mean(1), about["rate"], MEL_RATE)
             return Inspection(
-                digest(content), **about, seconds=seconds, peak=peak, clipped=clipped, thumbnail=_thumbnail(mono)
+                digest(content), **about, seconds=seconds, peak=peak, clipped=clipped, thumbnail=thumbnail(mono)
             )
         except UnreadableAudio as error:
             return Inspection("", error.reason)
@@ -270,7 +122,7 @@ class AudioKind(ModalityKind):
     def _fault(self, samples: np.ndarray, seconds: float, content: bytes) -> str | None:
         if not len(samples):
             return "it holds no samples"
-        if _cut_off(content):
+        if is_cut_off(content):
             return "it is cut off: its header declares more than there is"
         if seconds < SHORTEST:
             return f"it lasts {seconds:.3f} s, and at least {SHORTEST} s are needed"
@@ -322,7 +174,7 @@ class AudioKind(ModalityKind):
         if getattr(model.config, "feat_extract_norm", None) == "group":
             processor.return_attention_mask = False  # its statistics are over the padding too, masked or not
         if config.max_seconds:
-            _set_window(model, processor, config.max_seconds)
+            set_window(model, processor, config.max_seconds)
         return model, processor
 
     def bind(self, processor: Any, augmentation: AugmentationConfig | None = None) -> "Audio":
@@ -368,67 +220,6 @@ def _is_sound(value: Any) -> bool:
     if isinstance(value, bytes):
         return MAGIC.match(value) is not None
     return isinstance(value, str) and Path(value.strip()).suffix.lower() in SUFFIXES | OTHERS
-
-
-def _set_window(model: Any, processor: Any, seconds: int) -> None:
-    """Read `seconds` where the checkpoint reads a longer, fixed window: positions beyond it are dropped.
-
-    Whisper's positions are fixed sinusoids, of which the first ones remain (arXiv 2212.04356, section 2.2). AST's are
-    learned, one for each patch of frequency and time (arXiv 2104.01778, section 2.2), of which the first times remain.
-    """
-    window = window_of(processor)
-    if window is None or seconds >= window:
-        return
-    log.info("The model reads the first %d s of each recording (its checkpoint reads %.3g s).", seconds, window)
-    if hasattr(processor, "n_samples"):
-        _cut_whisper(model, processor, seconds)
-    else:
-        _cut_ast(model, processor, seconds)
-
-
-def _cut_whisper(model: Any, processor: Any, seconds: int) -> None:
-    from torch import nn
-
-    processor.chunk_length, processor.n_samples = seconds, seconds * processor.sampling_rate
-    processor.nb_max_frames = processor.n_samples // processor.hop_length
-    positions = processor.nb_max_frames // 2
-    model.config.max_source_positions = model.encoder.max_source_positions = positions
-    kept = model.encoder.embed_positions.weight.data[:positions].clone()
-    model.encoder.embed_positions = nn.Embedding.from_pretrained(kept, freeze=True)
-
-
-def _cut_ast(model: Any, processor: Any, seconds: int) -> None:
-    import torch
-    from torch import nn
-
-    config, embeddings = model.config, model.audio_spectrogram_transformer.embeddings
-    old, high = (
-        (size - config.patch_size) // stride + 1
-        for size, stride in ((config.max_length, config.time_stride), (config.num_mel_bins, config.frequency_stride))
-    )
-    config.max_length = processor.max_length = 100 * seconds
-    wide = (config.max_length - config.patch_size) // config.time_stride + 1
-    positions = embeddings.position_embeddings.data
-    special = positions.shape[1] - high * old
-    grid = positions[:, special:].reshape(1, high, old, -1)[:, :, :wide].flatten(1, 2)
-    embeddings.position_embeddings = nn.Parameter(torch.cat([positions[:, :special], grid], 1).contiguous())
-
-
-def window_of(processor: Any) -> float | None:
-    """Return the seconds to which a processor pads every recording; None where it takes any length."""
-    short, long = (
-        np.shape(_processed(processor, [np.zeros(int(seconds * processor.sampling_rate), np.float32)]))
-        for seconds in (0.1, 0.3)
-    )
-    if short != long:
-        return None
-    samples = getattr(processor, "n_samples", None)
-    return samples / processor.sampling_rate if samples else processor.max_length / 100  # a frame each 10 ms
-
-
-def _processed(processor: Any, arrays: list[np.ndarray]) -> Any:
-    found = processor(arrays, sampling_rate=processor.sampling_rate, return_tensors="np")
-    return found[processor.model_input_names[0]]
 
 
 # --- at work ------------------------------------------------------------------------------------------------------------
@@ -488,11 +279,10 @@ class Audio:
         return [1 if self.window else clip.samples for clip in items]
 
     def collate(self, items: Sequence[Clip], training: bool = False) -> dict[str, "torch.Tensor"]:
+        changes = training and self.augmentation.level in ("light", "strong")
         arrays = [self._samples(clip) for clip in items]
-        if training and self.augmentation.level in ("light", "strong"):
-            arrays = [self._changed(array) for array in arrays]
-            return self._masked(_batch(self.processor, arrays, self.window))
-        return _batch(self.processor, arrays, self.window)
+        batch = _batch(self.processor, [self._changed(array) if changes else array for array in arrays], self.window)
+        return self._masked(batch) if changes else batch
 
     def _samples(self, clip: Clip) -> np.ndarray:
         """Return the samples at the model's rate. A sixteenth of the free memory keeps what was read."""
@@ -546,9 +336,6 @@ class Audio:
 
     def recorded(self, value: str | bytes) -> str:
         return str(Path(value).absolute()) if isinstance(value, str) and value else ""
-
-    def mix(self, batch: dict[str, "torch.Tensor"], labels: "torch.Tensor", classes: int) -> "torch.Tensor":
-        return labels
 
     def settings(self) -> dict[str, Any]:
         from importlib.metadata import version

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import pandas as pd
 
-from hftransfer.core.errors import UserError, did_you_mean
+from hftransfer.core.errors import UnreadableInput, UserError, did_you_mean
 from hftransfer.modalities.duplicates import NO_PAIRS
-from hftransfer.modalities.inspection import Inspection, digest
+from hftransfer.modalities.inspection import Inspection, digest, each_in_threads
 
 if TYPE_CHECKING:
     import torch
@@ -109,6 +109,10 @@ class ModalityKind:
         """Return an input of a table or a data set as a path or as encoded bytes, where it is an array in memory."""
         return value
 
+    def bytes_of(self, source: str | bytes) -> bytes:
+        """Return the encoded bytes of one input that is a file. Raises `UnreadableInput`."""
+        raise NotImplementedError
+
     def suffix_of(self, content: bytes) -> str:
         """Return the suffix, without point, of a file that holds these encoded bytes."""
         raise NotImplementedError
@@ -126,7 +130,15 @@ class ModalityKind:
 
     def digests(self, frame: pd.DataFrame) -> list[str]:
         """Return the content hash of every example, as `inspect` has it, without decoding; "" where it cannot be read."""
-        return [inspection.digest for inspection in self.inspect(frame)]
+        if not self.files:
+            return [inspection.digest for inspection in self.inspect(frame)]
+        return each_in_threads(self._digest, list(frame["input"]), f"reading {self.plural}")
+
+    def _digest(self, source: str | bytes) -> str:
+        try:
+            return digest(self.bytes_of(source))
+        except UnreadableInput:
+            return ""
 
     def inspection(self, *values: Any) -> Inspection:
         """Content hash and fault of one example."""

@@ -84,12 +84,12 @@ class ImageKind(ModalityKind):
     def describe_passed_over(self, names: list[str]) -> str | None:
         return describe_passed_over(names)
 
+    def bytes_of(self, source: str | bytes) -> bytes:
+        return source if isinstance(source, bytes) else read_file(source)
+
     def inspect(self, frame: pd.DataFrame) -> list[Inspection]:
         """Decode every image once, in a thread pool: Pillow decodes without the interpreter lock."""
         return each_in_threads(self.inspection, list(frame["input"]), "checking images")
-
-    def digests(self, frame: pd.DataFrame) -> list[str]:
-        return each_in_threads(_digest, list(frame["input"]), "reading images")
 
     def inspection(self, *values: str | bytes) -> Inspection:
         """Decode an image from its path or bytes; a broken one comes back with its fault.
@@ -98,7 +98,7 @@ class ImageKind(ModalityKind):
         """
         (source,) = values
         try:
-            content = _content(source)
+            content = self.bytes_of(source)
             with opened(content) as image:
                 # Taken now: draft mode, used to decode faster, changes size and mode.
                 stored = {"format": image.format or "", "mode": image.mode, "size": image.size}
@@ -147,20 +147,9 @@ class ImageKind(ModalityKind):
         width, height = inspection.size
         return {
             "width": width, "height": height, "shape (width by height)": round(width / max(height, 1), 2),
-            "format and mode": f"{inspection.format} {inspection.mode}", 
+            "format and mode": f"{inspection.format} {inspection.mode}",
             "camera": inspection.taken[0] if inspection.taken else "",
         }  # fmt: skip
-
-
-def _content(source: str | bytes) -> bytes:
-    return source if isinstance(source, bytes) else read_file(source)
-
-
-def _digest(source: str | bytes) -> str:
-    try:
-        return digest(_content(source))
-    except UnreadableImage:
-        return ""
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:

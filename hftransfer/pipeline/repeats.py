@@ -119,7 +119,7 @@ def cross_validate_head(
     task: Task, features: Sequence[tuple[np.ndarray, np.ndarray]], targets: np.ndarray, groups: np.ndarray | None,
     head: HeadConfig, intercept: bool, config: EvaluationConfig, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Repeated cross-validation of a head on frozen features: each fold chooses feature source, penalty and temperature anew.
+    """Repeated cross-validation of a head on frozen features: each fold chooses its own feature source, penalty and temperature.
 
     Args:
         features: (N, D) of all rows by each feature source that a fold may choose.

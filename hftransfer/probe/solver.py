@@ -179,7 +179,7 @@ def _rotated(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Features on their principal axes, (N, R), and the rotation (D, R), with R at most min(N, D).
 
     The penalty does not see a rotation. With fewer rows than features the solution lies in the span of the rows, so R = N
-    is exact; and on principal axes every coordinate can be given its own step (see `_logistic`).
+    is exact; and on principal axes the diagonal of the Hessian is a good preconditioner (`linear.Logistic`).
     """
     wide = features.shape[1] > len(features)
     values, vectors = np.linalg.eigh(features @ features.T if wide else features.T @ features)

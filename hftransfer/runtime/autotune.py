@@ -94,7 +94,7 @@ def _forward_and_back(model: Any, batch: Mapping[str, Any], device: Any, precisi
 
 @contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Keep everything as it was after a trial: modes, statistics of norms, random numbers."""
+    """Restore modes, statistics of norms and random numbers after a trial."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     model.eval()

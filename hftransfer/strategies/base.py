@@ -110,7 +110,7 @@ class Strategy(Settings):
     without_batchnorm: ClassVar[float] = 0.1  # factor on rates that need it, see `defaults_for`
 
     def resolved(self, modality: str, keep_head: bool = False) -> "Strategy":
-        """Return this strategy with `head_init: auto` made definite. A head that is kept is not solved anew."""
+        """Return this strategy with `head_init: auto` made definite. A head that is kept is not solved."""
         if self.head_init != "auto":
             return self
         chosen = "random" if keep_head or self.type in kind_of(modality).random_first else "probe"

@@ -53,7 +53,7 @@ class LoraStrategy(Strategy):
         return 1.0 if "lora_" in name else self.head_factor
 
     def readable(self, head: HeadConfig) -> HeadConfig:
-        """Return the options without other blocks: the adapter must fit the checkpoint as it was published."""
+        """Return the options without other blocks: the adapter must fit the published checkpoint."""
         if head.layer != "last" or head.pooling == "mean":
             raise UserError(
                 "strategy lora reads head.layer=last and head.pooling=head or auto: its adapter would fit no other."

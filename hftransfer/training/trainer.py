@@ -260,7 +260,7 @@ def _attempt(
 def _trainer(
     plan: Plan, examples: Examples, setup: Setup, checkpoints: Path, stop: Stop, validation: np.ndarray
 ) -> PlanTrainer:
-    """Build the Trainer for one batch size; its early stopping counts anew."""
+    """Build the Trainer for one batch size, with callbacks of its own."""
     config, compute_config = setup.config, setup.compute_config
     counts = {"train": len(examples.train), "validation": len(validation)}
     arguments = training_arguments(

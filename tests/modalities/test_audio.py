@@ -8,14 +8,15 @@ import pytest
 import soundfile
 import torch
 
+from hftransfer.core.sound_files import encoded, read_sound, resampled
 from hftransfer.core.whisper import plain_names, read_tensors
 from hftransfer.data import DataConfig, load_data
 from hftransfer.features.passes import batches_of_like_length
 from hftransfer.modalities import kind_of
-from hftransfer.modalities.audio import encoded, read_sound, resampled, window_of
 from hftransfer.models.heads import head_of
 from hftransfer.models.loading import load_checkpoint
 from hftransfer.models.references import ModelConfig
+from hftransfer.models.windows import window_of
 from hftransfer.tasks import SingleLabel
 from tests.support import tiny
 

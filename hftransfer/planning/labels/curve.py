@@ -132,7 +132,7 @@ def _interval(values: np.ndarray, n: int) -> Measured:
 
 
 def measure_curve(problem: Problem, orders: int = ORDERS, sizes: Sequence[int] | None = None, seed: int = 0) -> Curve:
-    """Return the overall curve: sizes on a log grid up to all rows of the pool, the penalty chosen anew at each size."""
+    """Return the overall curve: sizes on a log grid up to all rows of the pool, with a penalty chosen at each size."""
     scorer, metric = Scorer(problem, seed), problem.task.learning_metric
     grid = np.asarray(sizes if sizes is not None else size_grid(problem))
     arranged = [arrange(problem, seed + number) for number in range(orders)]
