@@ -70,6 +70,9 @@ def fit(context: RunContext, folder: Path, stop: Stop, seconds: Seconds) -> Fitt
         probe = solve_head(context)
     plan = _plan(context, probe)
     before, sizes = tensor_hashes(plan.model, plan.layer_groups), Sizes.of(plan)
+    log.info("Strategy: %s, %d of %d parameters train (%s), the lowest in %s", context.config.strategy.type,
+             sum(sizes.trainable.values()), sum(sizes.all.values()), percent(sizes.trainable_share),
+             plan.layer_groups.name_of(plan.lowest_depth))  # fmt: skip
     if context.trains:
         predictions, trained = _train(context, plan, probe, folder, stop, seconds)
     else:
@@ -79,14 +82,9 @@ def fit(context: RunContext, folder: Path, stop: Stop, seconds: Seconds) -> Fitt
 
 
 def _plan(context: RunContext, probe: Probe | None) -> Plan:
-    """Return what trains, on the layer groups of the network as the head left it; log it in one line."""
+    """Return what trains, on the layer groups of the network as the head left it."""
     layer_groups = LayerGroups.of(context.model, probe.constant if probe else ())
-    plan = context.config.strategy.prepare(context.model, layer_groups)
-    sizes = Sizes.of(plan)
-    log.info("Strategy: %s, %d of %d parameters train (%s), the lowest in %s", context.config.strategy.type,
-             sum(sizes.trainable.values()), sum(sizes.all.values()), percent(sizes.trainable_share),
-             layer_groups.name_of(plan.lowest_depth))  # fmt: skip
-    return plan
+    return context.config.strategy.prepare(context.model, layer_groups)
 
 
 def _train(
@@ -94,13 +92,12 @@ def _train(
 ) -> tuple[Predictions, Any]:
     """Train, from stored activations where that is exact; return predictions and the record of the loop."""
     from hftransfer.training import trainer as loop  # six seconds of imports that a probe does not need
+    from hftransfer.training.examples import Examples
 
     with seconds("features"):
         split_point, stored = stored_activations(context, plan)
     train, validation = context.positions("train"), context.positions("validation")
-    examples = loop.Examples(
-        context.items, context.targets, context.modality, context.data.task, train, validation, stored
-    )
+    examples = Examples(context.items, context.targets, context.modality, context.data.task, train, validation, stored)
     config = context.config
     defaults = config.strategy.defaults_for(context.data.modality, context.model)
     setup = loop.Setup(config.training, defaults, context.compute_config, config.seed, context.begins_trained(probe))

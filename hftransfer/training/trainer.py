@@ -1,7 +1,7 @@
 """The training loop: the stock `transformers.Trainer` with parameter groups, callbacks and a collator of ours."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
@@ -18,10 +17,7 @@ from hftransfer.core.errors import UserError
 from hftransfer.core.files import remove
 from hftransfer.evaluation.calibration import calibrated_log_loss
 from hftransfer.evaluation.metrics import compute_metrics
-from hftransfer.features.extract import replayed_batch
 from hftransfer.features.passes import ComputeConfig
-from hftransfer.features.store import Features
-from hftransfer.modalities import Modality
 from hftransfer.models.loading import quiet_transformers
 from hftransfer.runtime.cpu_kernels import quick_operations
 from hftransfer.runtime.interruption import LOSS_DIVERGED, Interruption, Stop
@@ -38,27 +34,12 @@ from hftransfer.training.callbacks import (
     StopCallback,
 )
 from hftransfer.training.checkpointing import STATE, Snapshot, complete_best, keep_tracks, last_complete
+from hftransfer.training.examples import Collator, Examples, Rows, training_order
 
 log = logging.getLogger(__name__)
 
 # Tensors that weight decay must spare besides everything of one dimension (norms, biases, layer scale).
 NOT_DECAYED = ("cls_token", "pos_embed", "position_embedding", "relative_position", "mask_token", "register_tokens")
-
-
-@dataclass(frozen=True)
-class Examples:
-    """All examples of a run, with the positions of those that train and of those that choose the step.
-
-    `items` are encoded inputs, `targets` follow them; `stored` are activations at the split point, where there are any.
-    """
-
-    items: Sequence[Any]
-    targets: np.ndarray
-    modality: Modality
-    task: Task
-    train: np.ndarray
-    validation: np.ndarray
-    stored: Features | None = None
 
 
 @dataclass(frozen=True)
@@ -73,56 +54,6 @@ class Setup:
     compute_config: ComputeConfig
     seed: int
     begins_trained: bool
-
-
-WINDOW = 16  # batches of random rows that are sorted by length before they are cut
-
-
-def training_order(lengths: np.ndarray, batch: int, steps: int, seed: int) -> np.ndarray:
-    """Return the rows (numbers into `lengths`) of all batches of a training, (steps * batch,): texts of like length together.
-
-    Every row comes once an epoch, give or take the rows that an epoch leaves to the next one's first batches. Drawn at
-    once from `seed`, so that a resumed run, and any number of processes, see the same batches.
-    """
-    random, batches, carried = np.random.default_rng(seed), [], np.zeros(0, dtype=int)
-    while len(batches) < steps:
-        epoch = np.concatenate([carried, random.permutation(len(lengths))])
-        whole = len(epoch) // batch * batch
-        carried = epoch[whole:]
-        windows = [epoch[start : min(start + WINDOW * batch, whole)] for start in range(0, whole, WINDOW * batch)]
-        cut = [window[np.argsort(lengths[window], kind="stable")].reshape(-1, batch) for window in windows]
-        batches += list(random.permutation(np.concatenate(cut))) if cut else []
-    return np.concatenate(batches[:steps])
-
-
-class Rows(Dataset):
-    """The rows at `positions`, by number."""
-
-    def __init__(self, examples: Examples, positions: np.ndarray, training: bool):
-        self.examples, self.positions, self.training = examples, positions, training
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"position": int(self.positions[index]), "training": self.training}
-
-
-@dataclass(frozen=True)
-class Collator:
-    """Rows -> the model's inputs and `labels`; from stored activations where there are any."""
-
-    examples: Examples
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        positions = [row["position"] for row in rows]
-        training = rows[0]["training"]
-        items = [self.examples.items[position] for position in positions]
-        modality, task = self.examples.modality, self.examples.task
-        labels = torch.from_numpy(task.standardised(self.examples.targets[positions]))
-        if self.examples.stored is not None:
-            return replayed_batch(self.examples.stored, modality, items, positions) | {"labels": labels}
-        return modality.collate(items, training) | {"labels": labels}
 
 
 @dataclass(frozen=True)
@@ -243,7 +174,7 @@ def _attempt(
 ) -> Trained:
     """Train with one batch size."""
     evaluated_first = setup.begins_trained and len(examples.validation) > 0
-    by_length = np.argsort(np.array(examples.modality.lengths(examples.items))[examples.validation])
+    by_length = np.argsort(examples.lengths[examples.validation])
     trainer = _trainer(plan, examples, setup, checkpoints, stop, examples.validation[by_length])
     with quiet_transformers(), stop.gently(), quick_operations(setup.compute_config.device):
         _train(trainer, last_complete(checkpoints, setup.compute_config.world_size), evaluated_first)
@@ -266,8 +197,8 @@ def _trainer(
     arguments = training_arguments(
         config, setup.defaults, examples.task, compute_config, checkpoints, setup.seed, counts
     )
-    lengths = np.array(examples.modality.lengths(examples.items))[examples.train]
-    order = training_order(lengths, global_batch(config, compute_config), arguments.max_steps, setup.seed)
+    batch = global_batch(config, compute_config)
+    order = training_order(examples.lengths[examples.train], batch, arguments.max_steps, setup.seed)
     seen: list[np.ndarray] = []
     trainer = PlanTrainer(
         model=plan.model,
@@ -284,7 +215,7 @@ def _trainer(
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     log.info("Training: %d steps of %d examples, %d at a time, learning rate %.3g, weight decay %.3g, %s",
-             arguments.max_steps, global_batch(config, compute_config), config.per_device_train_batch_size,
+             arguments.max_steps, batch, config.per_device_train_batch_size,
              arguments.learning_rate, arguments.weight_decay,
              "bf16 autocast" if arguments.bf16 else "float32")  # fmt: skip
     return trainer

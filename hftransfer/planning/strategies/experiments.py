@@ -67,7 +67,7 @@ class Trial:
 
 @dataclass
 class Experiments:
-    """Everything that is loaded once. `work` is the pretrained network with the probe as its strategy."""
+    """Everything that is loaded once. `context` has the pretrained network with the probe as its strategy."""
 
     config: RunConfig
     data: LabelledData

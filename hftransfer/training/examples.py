@@ -1,0 +1,86 @@
+"""What the training loop reads: examples, the order of their batches, and the batches themselves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hftransfer.features.extract import replayed_batch
+from hftransfer.features.store import Features
+from hftransfer.modalities import Modality
+from hftransfer.tasks import Task
+
+WINDOW = 16  # batches of random rows that are sorted by length before they are cut
+
+
+@dataclass(frozen=True)
+class Examples:
+    """All examples of a run, with the positions of those that train and of those that choose the step.
+
+    `items` are encoded inputs, `targets` follow them; `stored` are activations at the split point, where there are any.
+    """
+
+    items: Sequence[Any]
+    targets: np.ndarray
+    modality: Modality
+    task: Task
+    train: np.ndarray
+    validation: np.ndarray
+    stored: Features | None = None
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """The cost of every example, by which batches are made."""
+        return np.array(self.modality.lengths(self.items))
+
+
+def training_order(lengths: np.ndarray, batch: int, steps: int, seed: int) -> np.ndarray:
+    """Return the rows (numbers into `lengths`) of all batches of a training, (steps * batch,): texts of like length together.
+
+    Every row comes once an epoch, give or take the rows that an epoch leaves to the next one's first batches. Drawn at
+    once from `seed`, so that a resumed run, and any number of processes, see the same batches.
+    """
+    random, batches, carried = np.random.default_rng(seed), [], np.zeros(0, dtype=int)
+    while len(batches) < steps:
+        epoch = np.concatenate([carried, random.permutation(len(lengths))])
+        whole = len(epoch) // batch * batch
+        carried = epoch[whole:]
+        windows = [epoch[start : min(start + WINDOW * batch, whole)] for start in range(0, whole, WINDOW * batch)]
+        cut = [window[np.argsort(lengths[window], kind="stable")].reshape(-1, batch) for window in windows]
+        batches += list(random.permutation(np.concatenate(cut))) if cut else []
+    return np.concatenate(batches[:steps])
+
+
+class Rows(Dataset):
+    """The rows at `positions`, by number."""
+
+    def __init__(self, examples: Examples, positions: np.ndarray, training: bool):
+        self.examples, self.positions, self.training = examples, positions, training
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"position": int(self.positions[index]), "training": self.training}
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Rows -> the model's inputs and `labels`; from stored activations where there are any."""
+
+    examples: Examples
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        positions = [row["position"] for row in rows]
+        training = rows[0]["training"]
+        items = [self.examples.items[position] for position in positions]
+        modality, task = self.examples.modality, self.examples.task
+        labels = torch.from_numpy(task.standardised(self.examples.targets[positions]))
+        if self.examples.stored is not None:
+            return replayed_batch(self.examples.stored, modality, items, positions) | {"labels": labels}
+        return modality.collate(items, training) | {"labels": labels}
