@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hftransfer.data.groups import COPIES, join_copies
-from hftransfer.data.splits import assign_splits, single_examples
+from hftransfer.data.groups import COPIES
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
 from hftransfer.modalities.duplicates import components
@@ -90,19 +89,12 @@ def _halves(facts: Facts) -> Iterator[Finding]:
 
 def _ahead(facts: Facts) -> Iterator[Finding]:
     """Yield what a division without groups would tear apart, by trying it."""
-    config = facts.config.split
-    if config.group or config.file or (facts.frame["split"] == "test").any() or not config.test:
+    if facts.divided is None:
         return
-    usable = facts.labelled & single_examples(facts.frame, facts.task, config).isna()
-    divided = facts.frame.assign(split="train")
-    if config.copies == "together":
-        divided["group"] = join_copies(facts.frame, facts.links)
-    undivided = divided[usable].assign(split=facts.frame["split"][usable])
-    divided.loc[usable, "split"] = assign_splits(undivided, facts.task, config)
     pairs = np.concatenate(list(facts.links.values()))
-    tried = replace(facts, frame=divided)
+    tried = replace(facts, frame=facts.divided)
     rows = rows_with_partner(tried, pairs, "test")
-    test = int((divided["split"] == "test").sum())
+    test = int((facts.divided["split"] == "test").sum())
     if len(rows) > LIKELY_LEAK * test:
         reasons = ", ".join(f"{len(np.unique(found))} {kind}" for kind, found in facts.links.items() if len(found))
         message = (

@@ -8,10 +8,13 @@ from hftransfer.data import DataConfig, LabelledData
 from hftransfer.data.read import read_rows
 from hftransfer.doctor.copies import check_copies
 from hftransfer.doctor.facts import Facts
+from hftransfer.doctor.files import check_files, check_readable
 from hftransfer.doctor.findings import Finding
 from hftransfer.doctor.images import check_images
 from hftransfer.doctor.labels import check_labels
+from hftransfer.doctor.recordings import check_recordings
 from hftransfer.doctor.shortcuts import check_hints
+from hftransfer.doctor.sources import check_sources
 from hftransfer.doctor.texts import check_texts
 from hftransfer.modalities import kind_of
 
@@ -80,24 +83,18 @@ def gather_facts(config: DataConfig, dataset: Any = None) -> Facts:
 def check_data(facts: Facts, processor: Any = None) -> Iterator[Finding]:
     """All checks of the data, the cheap ones first."""
     yield from check_labels(facts)
-    if facts.kind.content == "picture":
-        yield from check_images(facts, image_size(processor))
-    elif facts.kind.content == "words":
+    yield from check_files(facts)
+    if facts.kind.content == "words":
         yield from check_texts(facts, processor)
     else:
         yield from check_readable(facts)
+    if facts.kind.content == "picture":
+        yield from check_images(facts, image_size(processor))
+    elif facts.kind.content == "sound":
+        yield from check_recordings(facts, processor)
     yield from check_copies(facts)
+    yield from check_sources(facts)
     yield from check_hints(facts)
-
-
-def check_readable(facts: Facts) -> Iterator[Finding]:
-    """One finding about inputs that cannot be used, for kinds of input without checks of their own."""
-    broken = [index for index, inspection in enumerate(facts.inspections) if inspection.fault]
-    if broken:
-        named = tuple(f"{facts.frame['where'].iloc[index]}: {facts.inspections[index].fault}" for index in broken)
-        yield Finding(
-            facts.kind.fault_finding, f"Cannot be read: {len(broken)} of {len(facts.inspections)} inputs.", named
-        )
 
 
 def image_size(processor: Any) -> int:

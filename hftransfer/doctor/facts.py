@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from hftransfer.data.config import DataConfig
-from hftransfer.data.groups import links
+from hftransfer.data.groups import join_copies, links
 from hftransfer.data.read import Read
+from hftransfer.data.splits import assign_splits, single_examples
 from hftransfer.modalities import ModalityKind, kind_of
 from hftransfer.modalities.inspection import Inspection
 from hftransfer.tasks import Task
@@ -47,6 +48,20 @@ class Facts:
     def raw(self) -> pd.DataFrame:
         """The rows with all columns of the data."""
         return self.read.raw() if self.read else pd.DataFrame(index=self.frame.index)
+
+    @cached_property
+    def divided(self) -> pd.DataFrame | None:
+        """The rows as a run without groups would divide them; None where the division is given or by groups."""
+        config = self.config.split
+        if config.group or config.file or (self.frame["split"] == "test").any() or not config.test:
+            return None
+        usable = self.labelled & single_examples(self.frame, self.task, config).isna()
+        divided = self.frame.assign(split="train")
+        if config.copies == "together":
+            divided["group"] = join_copies(self.frame, self.links)
+        undivided = divided[usable].assign(split=self.frame["split"][usable])
+        divided.loc[usable, "split"] = assign_splits(undivided, self.task, config)
+        return divided
 
     @property
     def labelled(self) -> pd.Series:

@@ -26,12 +26,13 @@ KINDS = {
     ),
     "file-passed-over": Kind(
         "warning",
-        "Files that are no images which this installation can read. They take no part, so their classes are smaller.",
+        "Files that are no images or recordings which this installation can read. They take no part, so their classes are "
+        "smaller.",
         "Convert them, or install what reads them (pip install pillow-heif for HEIC). Move away what does not belong there.",
     ),
     "folder-empty": Kind(
         "warning",
-        "Folders without an image where the class folders stand. They are no classes.",
+        "Folders without an input where the class folders stand. They are no classes.",
         "Fill them, or remove them.",
     ),
     "image-broken": Kind(
@@ -80,6 +81,38 @@ KINDS = {
         "warning",
         "Images with next to no contrast: lens caps, failed exports, empty scans. They teach the model noise.",
         "Look at them and remove those without content.",
+    ),
+    "recording-broken": Kind(
+        "error",
+        "Recordings that cannot be decoded whole: missing, empty, cut off, or no sound at all. Training stops at them.",
+        "Replace them, or leave them out: data.on_error=skip, or hftransfer doctor DATA --fix.",
+    ),
+    "recording-rates": Kind(
+        "note",
+        "Recordings of several sample rates. All are resampled to the model's rate, but what a low rate has cut off does "
+        "not come back: a rate above 8 kHz for one class alone can tell that class.",
+        "Nothing to do, unless only some classes are concerned (see label-in-input).",
+    ),
+    "recording-channels": Kind(
+        "note",
+        "Recordings of several numbers of channels. The channels of each are averaged to one.",
+        "Where the channels hold different sources (the two ends of a call), save the one that is meant.",
+    ),
+    "recording-silent": Kind(
+        "warning",
+        "Recordings with next to no sound: microphones that were off, failed exports, lost uploads. They teach the model "
+        "noise.",
+        "Listen to them and remove those without content.",
+    ),
+    "recording-clipped": Kind(
+        "warning",
+        "Recordings that were louder than their format holds: peaks are cut flat, which adds sounds that were not there.",
+        "Record them again at a lower level. If only some classes are concerned, a model can learn the clipping.",
+    ),
+    "recording-long": Kind(
+        "warning",
+        "Recordings longer than the window of the model: what follows is cut off and cannot count.",
+        "Cut them into pieces that bear the label, or take a model that reads any length (wav2vec2, HuBERT, WavLM).",
     ),
     "text-empty": Kind(
         "error",
@@ -209,6 +242,12 @@ KINDS = {
         "warning",
         "Groups of data.split.group that the given splits tear apart.",
         "Leave the given splits out so that whole groups are divided, or accept that the score is flattered.",
+    ),
+    "source-divided": Kind(
+        "warning",
+        "One speaker, patient or author stands in training and test. The score then holds for sources that the model knows, "
+        "and a new one is often harder.",
+        "data.split.group=COLUMN keeps each source on one side; leave given splits out, or give a test part of new sources.",
     ),
     "model-unreadable": Kind("error", "The checkpoint cannot be used; nothing was tried with it.", "Do what it says."),
     "model": Kind(

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hftransfer.core.image_files import describe_passed_over
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
 
@@ -19,12 +18,7 @@ SAME_FORMAT = {"MPO": "JPEG"}
 
 def check_images(facts: Facts, input_size: int) -> Iterator[Finding]:
     """Yield findings about the files themselves; `input_size` is the side in pixels that the model reads."""
-    yield from _left_out(facts)
     inspections = facts.inspections
-    broken = [index for index, inspection in enumerate(inspections) if inspection.fault]
-    if broken:
-        named = tuple(f"{facts.frame['where'].iloc[index]}: {inspections[index].fault}" for index in broken)
-        yield Finding("image-broken", f"Cannot be decoded: {len(broken)} of {len(inspections)} images.", named)
     good = [index for index, inspection in enumerate(inspections) if not inspection.fault]
     yield from _suffixes(facts, good)
     yield from _counted(
@@ -36,17 +30,6 @@ def check_images(facts: Facts, input_size: int) -> Iterator[Finding]:
     yield from _sizes(facts, good, input_size)
     blank = [index for index in good if inspections[index].thumbnail.std() < BLANK_CONTRAST]
     yield from _counted(facts, "image-blank", blank, "Nearly blank")
-
-
-def _left_out(facts: Facts) -> Iterator[Finding]:
-    """Yield what an image folder holds beside its images."""
-    sources = facts.read.sources if facts.read else []
-    files = [path for source in sources for path in source.passed_over]
-    if passed_over := describe_passed_over(files):
-        yield Finding("file-passed-over", passed_over, tuple(path for path in files if describe_passed_over([path])))
-    empty = tuple(path for source in sources for path in source.empty)
-    if empty:
-        yield Finding("folder-empty", f"Folders without an image: {len(empty)}.", empty)
 
 
 def _counted(facts: Facts, id_: str, rows: list[int], what: str) -> Iterator[Finding]:

@@ -121,7 +121,12 @@ def _label_in_text(facts: Facts) -> Iterator[Finding]:
 
 
 def _other_columns(facts: Facts) -> list[str]:
-    """Columns that are neither input, label, id nor split, with values that repeat or are numbers."""
+    """Return the columns beside the data proper whose values repeat, each twice in the mean."""
+    return [name for name in free_columns(facts) if facts.raw[name].astype(str).nunique() <= len(facts.raw) / 2]
+
+
+def free_columns(facts: Facts) -> list[str]:
+    """Return the columns that are neither input, label, id nor split."""
     given = {
         name
         for key in (facts.config.input, facts.config.label)
@@ -137,6 +142,6 @@ def _other_columns(facts: Facts) -> list[str]:
         texts = values.astype(str)
         is_label = (texts.str.strip() == facts.frame["label"].astype(str)).all()
         is_input = all(given.endswith(text) for given, text in zip(shown.head(50), texts.head(50), strict=True))
-        if not is_label and not is_input and texts.nunique() <= len(texts) / 2:
+        if not is_label and not is_input:
             names.append(name)
     return names

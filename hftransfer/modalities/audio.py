@@ -59,6 +59,7 @@ class AudioKind(ModalityKind):
     files = arrays = True
     suffixes = SUFFIXES
     column_names = frozenset("audio file path filename file_name filepath file_path audio_path wav clip sound".split())
+    source_columns = ModalityKind.source_columns | {"speaker", "speaker_id", "client_id", "singer", "session_id"}
     feature = "Audio"
     auto_class_name = "AutoModelForAudioClassification"
     processor_class = "AutoFeatureExtractor"
@@ -66,9 +67,11 @@ class AudioKind(ModalityKind):
     example_checkpoints = "facebook/wav2vec2-base or starter/whisper-base"
     model_settings = ("max_seconds",)
     augments = True
-    shows = "sound"
+    content = shows = "sound"
+    raw_model = "model on MFCC statistics"
     default_checkpoints = ("starter/whisper-base", "openai/whisper-base")
     api_names = ("audio",)
+    fault_finding = "recording-broken"
 
     def recognises(self, sample: Sequence[Any]) -> bool:
         """Names of sound files, encoded sound, or arrays with their rate."""

@@ -40,6 +40,10 @@ class ModalityKind:
     pairs = False  # an example may be a pair of inputs
     suffixes: frozenset[str] = frozenset()  # of files that hold one input each, in lower case
     column_names: frozenset[str] = frozenset()  # usual names of a column of them, in lower case
+    source_columns: frozenset[str] = frozenset(
+        "patient patient_id subject subject_id participant participant_id person person_id user user_id author author_id "
+        "photographer".split()
+    )  # usual names of a column that tells from whom an input is, in lower case
     feature: str | None = None  # the feature type by which a `datasets` column declares them
 
     # --- the network
@@ -60,7 +64,8 @@ class ModalityKind:
     augments = False  # training examples, and views of them, can be changed at random
 
     # --- what the content is to checks, baselines and explanations; None: they are left out
-    content: Literal["picture", "words"] | None = None
+    content: Literal["picture", "sound", "words"] | None = None
+    raw_model: str | None = None  # what a linear model without a network is on, as in "a linear bag of words"
     shows: Literal["picture", "sound", "words"] = "words"  # how pages show one, and ask for one
     api_names: tuple[str, ...] = ("input", "second_input")  # of the demo's arguments
     fault_finding = "data-unreadable"  # the doctor's finding about inputs that cannot be read
@@ -160,6 +165,10 @@ class ModalityKind:
     def traits(self, inspection: Inspection) -> dict[str, Any]:
         """Return what of a file a network can notice although it is not its matter, by name."""
         return {}
+
+    def raw_features(self, inputs: Sequence[Any]) -> np.ndarray:
+        """Return numbers (N, D) that describe inputs without a network, for the baseline of `advise`."""
+        raise NotImplementedError
 
     # --- pages
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _ORIENTATION, _CAMERA, _EXIF, _TAKEN = 0x0112, 0x0110, 0x8769, 0x9003
 THUMBNAIL = 32
+RAW = 16  # pixels a side of the pictures that a linear model reads
 
 
 class AugmentationConfig(Settings):
@@ -69,6 +70,7 @@ class ImageKind(ModalityKind):
     rates_need_batchnorm = True
     augments = True
     content = shows = "picture"
+    raw_model = f"model on {RAW} x {RAW} pixels"
     api_names = ("image",)
     fault_finding = "image-broken"
 
@@ -142,6 +144,11 @@ class ImageKind(ModalityKind):
 
     def picture(self, source: str | bytes, side: int) -> Image.Image:
         return open_image(source, at_least=side)
+
+    def raw_features(self, inputs: Sequence[Any]) -> np.ndarray:
+        """Return every image as 16 x 16 pixels in a row, (N, 768), from 0 to 1."""
+        small = (open_image(item, at_least=RAW).convert("RGB").resize((RAW, RAW)) for item in inputs)
+        return np.stack([np.asarray(image, dtype=np.float32).ravel() / 255 for image in small])
 
     def traits(self, inspection: Inspection) -> dict[str, Any]:
         width, height = inspection.size

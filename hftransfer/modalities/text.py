@@ -74,6 +74,7 @@ class TextKind(ModalityKind):
     default_checkpoints = ("starter/minilm", "sentence-transformers/all-MiniLM-L6-v2")  # the same weights
     model_settings = ("max_length", "split_special_tokens")
     content = "words"
+    raw_model = "bag of words"
     api_names = ("text", "second_text")
     fault_finding = "text-empty"
 

@@ -123,6 +123,74 @@ def image_blank(path):
     return found(train=str(path))
 
 
+def recordings(root: Path, classes=("low", "high"), count: int = 25, rate: int = 16000) -> Path:
+    for index, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            write_sound(
+                root / name / f"{number:03d}{'qwerty'[number % 6]}.wav", melody(1000 * index + number, rate), rate
+            )
+    return root
+
+
+def melody(seed: int, rate: int = 16000) -> np.ndarray:
+    """Half a second of eight random tones in a row, each of two pitches and a loudness of its own."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(rate // 16) / rate
+    tones = [
+        np.sin(2 * np.pi * np.outer(rng.uniform(200, 3500, 2), time)).sum(0) * rng.uniform(0.05, 0.4) for _ in range(8)
+    ]
+    return np.concatenate(tones)
+
+
+def write_sound(path: Path, samples: np.ndarray, rate: int = 16000) -> None:
+    import soundfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate)
+
+
+def recording_broken(path):
+    file = recordings(path) / "low" / "000q.wav"
+    file.write_bytes(file.read_bytes()[:3000])
+    (path / "high" / "empty.wav").write_bytes(b"")
+    return found(train=str(path))
+
+
+def recording_rates(path):
+    write_sound(recordings(path) / "low" / "telephone.wav", melody(77, 8000), 8000)
+    return found(train=str(path))
+
+
+def recording_channels(path):
+    write_sound(recordings(path) / "low" / "stereo.wav", np.stack([melody(78), melody(79)], 1))
+    return found(train=str(path))
+
+
+def recording_silent(path):
+    write_sound(recordings(path) / "high" / "off.wav", np.random.default_rng(0).normal(0, 0.0005, 8000))
+    return found(train=str(path))
+
+
+def recording_clipped(path):
+    write_sound(recordings(path) / "high" / "loud.wav", (8 * melody(80)).clip(-1, 1))
+    return found(train=str(path))
+
+
+def recording_long(path):
+    write_sound(recordings(path) / "high" / "long.wav", np.tile(melody(81), 62))
+    return found(train=str(path))
+
+
+def source_divided(path):
+    speakers = [f"s{number % 5}" for number in range(50)]
+    files = sorted(str(file) for file in recordings(path / "sounds").rglob("*.wav"))
+    table = pd.DataFrame({"path": files, "label": [file.split("/")[-2] for file in files], "speaker": speakers})
+    return found(
+        train=save(path / "t.csv", table.assign(split=["train"] * 20 + ["test"] * 5 + ["train"] * 20 + ["test"] * 5))
+    )
+
+
 def text_empty(path):
     return found(train=save(path / "t.csv", frame(), pd.DataFrame({"text": [" "], "label": "bad"})))
 
@@ -339,6 +407,18 @@ BROKEN = {
     ),
     "image-shape": (image_shape, "More than 2.5 times as long as wide: 1 of 51 images."),
     "image-blank": (image_blank, "Nearly blank: 1 of 51 images."),
+    "recording-broken": (recording_broken, "Cannot be decoded: 2 of 51 recordings."),
+    "recording-rates": (recording_rates, "Several sample rates: 16000 Hz 50, 8000 Hz 1."),
+    "recording-channels": (recording_channels, "Several numbers of channels: 1 50, 2 1."),
+    "recording-silent": (recording_silent, "Silent (never above -50 dB of full scale): 1 of 51 recordings."),
+    "recording-clipped": (
+        recording_clipped,
+        "Clipped (more than 0.1% of the samples at full scale): 1 of 51 recordings.",
+    ),
+    "recording-long": (
+        recording_long,
+        "Longer than the 30 s that most models read (--model REF tells), the longest 31.0 s: 1 of 51 recordings.",
+    ),
     "text-empty": (text_empty, "No usable text: 1 of 61 rows."),
     "text-encoding": (text_encoding, "Misread: 2 of 62 texts."),
     "text-html": (text_html, "HTML: 2 of 62 texts."),
@@ -373,6 +453,11 @@ BROKEN = {
     "leak-pair": (leak_pair, "Sharing a text with the training part: 10 of 10 test pairs."),
     "leak-ahead": (leak_ahead, "test rows beside a relative in training (240 of a series of files)."),
     "leak-measured": (leak_measured, " accuracy instead of "),
+    "source-divided": (
+        source_divided,
+        "Sources of the column 'speaker' on both sides: 5 of 5. With them 10 of 10 test rows stand beside training rows of "
+        "the same source. Try data.split.group=speaker.",
+    ),
     "group-divided": (group_divided, "Groups that stand in several splits: 6 of 6."),
     "model-unreadable": (model_unreadable, "nothing"),
     "model": (model, "3 blocks, head 32 -> 2 (classifier), LoRA would adapt"),
@@ -398,10 +483,12 @@ def test_broken_data_gives_the_finding(id_, tmp_path):
     assert findings[id_].fix in findings[id_].as_text() and findings[id_].severity.upper() in findings[id_].as_text()
 
 
-@pytest.mark.parametrize("kind", ["images", "texts", "pairs"])
+@pytest.mark.parametrize("kind", ["images", "recordings", "texts", "pairs"])
 def test_sound_data_gives_no_finding(kind, tmp_path):
     if kind == "images":
         findings = found(train=str(photos(tmp_path, count=60)))
+    elif kind == "recordings":
+        findings = found(train=str(recordings(tmp_path, count=60)))
     elif kind == "texts":
         parts = {"train": save(tmp_path / "a.csv", frame(200)), "test": save(tmp_path / "b.csv", frame(40, 7))}
         findings = found(**parts)
@@ -446,6 +533,40 @@ def test_the_models_image_size_is_the_measure(tmp_path):
         "Larger than four times the model's 32 px (short side, median of all: 160 px): 50 of 50 images."
         in findings["image-large"].message
     )
+
+
+def test_the_models_window_is_the_measure(tmp_path):
+    from hftransfer.config import checked
+    from tests.support import tiny
+
+    recordings(tmp_path / "data")
+    write_sound(tmp_path / "data" / "low" / "long.wav", np.tile(melody(81), 3))
+    ast, wave = (
+        checked({"data": "x", "model": {"name": str(tiny.AUDIO_FAMILIES[family](tmp_path / family))}, "use_cpu": True})
+        for family in ("ast", "wav2vec2")
+    )
+    ast = ast.model_copy(update={"model": ast.model.model_copy(update={"max_seconds": 1})})
+    data = str(tmp_path / "data")
+    assert "Longer than the 1 s that the model reads" in found(run=ast, train=data)["recording-long"].message
+    assert "recording-long" not in found(run=wave, train=data)
+
+
+def test_a_source_that_is_a_group_or_the_label_is_no_finding(tmp_path):
+    source_divided(tmp_path)
+    table = pd.read_csv(tmp_path / "t.csv").drop(columns="split")
+    data = {"train": save(tmp_path / "u.csv", table)}
+    assert "10 of 10 test rows would stand beside" in found(**data)["source-divided"].message
+    assert "source-divided" not in found(**data, split=SplitConfig(group="speaker"))
+    assert "source-divided" not in found(**data, label="speaker")
+    one_each = save(tmp_path / "v.csv", table.assign(speaker=range(50)))
+    assert "source-divided" not in found(train=one_each)
+
+
+def test_near_copies_of_recordings_are_found(tmp_path):
+    """Another loudness, rate and format of one recording; other recordings of the same kind are none."""
+    write_sound(recordings(tmp_path) / "low" / "copy.flac", 0.5 * melody(3, 22050), 22050)
+    finding = found(train=str(tmp_path))["duplicate-near"]
+    assert "Rows with a near copy: 2 of 51 (groups: 1)." in finding.message and "copy.flac" in finding.rows[0]
 
 
 def test_saved_bytes_grow_with_the_batch():

@@ -284,7 +284,7 @@ def test_the_penalty_of_the_linear_model_on_pixels_is_chosen_on_whole_groups(gro
     made = baselines.make_folds
     monkeypatch.setattr(baselines, "make_folds", lambda *how: asked.append(how[2]) or made(*how))
     pixels = np.random.default_rng(0).random((40, 12), dtype=np.float32)
-    baselines.raw_image(TASK, pixels, TARGETS[:40], np.arange(30), groups, 0)
+    baselines.raw_numbers(TASK, pixels, TARGETS[:40], np.arange(30), groups, 0)
     assert asked[0] is None if groups is None else asked[0].tolist() == groups[:30].tolist()
 
 

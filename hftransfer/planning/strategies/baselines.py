@@ -3,21 +3,13 @@
 A probe that does not beat them has found nothing in its features.
 """
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from hftransfer.core.image_files import open_image
 from hftransfer.probe.solver import make_folds, solve_head
 from hftransfer.tasks import Task
-
-THUMBNAIL = 16  # pixels a side
-ON_RAW_INPUT = {
-    "words": "bag of words",
-    "picture": f"model on {THUMBNAIL} x {THUMBNAIL} pixels",
-}  # by `ModalityKind.content`
 
 
 class Fitted(Protocol):
@@ -76,16 +68,10 @@ def _spread(scores: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
     return wide
 
 
-def raw_image(
-    task: Task, pixels: np.ndarray, targets: np.ndarray, train: np.ndarray, groups: np.ndarray | None, seed: int
+def raw_numbers(
+    task: Task, features: np.ndarray, targets: np.ndarray, train: np.ndarray, groups: np.ndarray | None, seed: int
 ) -> Fitted:
-    """Fit the linear probe on the `pixels` (N, 3 * 16 * 16) of thumbnails; its penalty is chosen on whole `groups` (N,)."""
+    """Fit the linear probe on `ModalityKind.raw_features` (N, D); its penalty is chosen on whole `groups` (N,)."""
     folds = make_folds(task, targets[train], None if groups is None else groups[train], 3, seed)
-    head = solve_head(pixels[train], task.standardised(targets[train]), task, folds)
-    return lambda rows: task.probabilities(task.in_units(head.logits(pixels[rows])))
-
-
-def thumbnails(inputs: Sequence[Any]) -> np.ndarray:
-    """Every image as 16 x 16 pixels in a row, (N, 768), from 0 to 1."""
-    small = (open_image(item, at_least=THUMBNAIL).convert("RGB").resize((THUMBNAIL, THUMBNAIL)) for item in inputs)
-    return np.stack([np.asarray(image, dtype=np.float32).ravel() / 255 for image in small])
+    head = solve_head(features[train], task.standardised(targets[train]), task, folds)
+    return lambda rows: task.probabilities(task.in_units(head.logits(features[rows])))

@@ -141,7 +141,7 @@ class Search:
 
     def _baselines(self) -> None:
         self._note(self.experiments.majority())
-        steps = {"raw": self.experiments.raw_input} if self.experiments.data.kind.content else {}
+        steps = {"raw": self.experiments.raw_input} if self.experiments.data.kind.raw_model else {}
         steps["random"] = self._random_features
         for name, measure in steps.items():
             cost = self.measured["probe"].seconds  # of the same order: one pass, some heads

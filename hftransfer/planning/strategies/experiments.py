@@ -128,8 +128,8 @@ class Experiments:
         begin = time.perf_counter()
         if self.data.kind.content == "words":
             return self._over_folds("raw", lambda train: baselines.raw_text(task, self.data.frame, targets, train))
-        pixels = baselines.thumbnails(self.context.items)
-        fit = lambda train: baselines.raw_image(task, pixels, targets, train, self.context.groups, seed)  # noqa: E731
+        features = self.data.kind.raw_features(list(self.data.frame["input"]))
+        fit = lambda train: baselines.raw_numbers(task, features, targets, train, self.context.groups, seed)  # noqa: E731
         found = self._over_folds("raw", fit)
         return replace(found, total_seconds=time.perf_counter() - begin)
 

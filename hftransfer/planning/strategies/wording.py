@@ -7,7 +7,6 @@ import numpy as np
 
 from hftransfer.core.wording import percent
 from hftransfer.evaluation.kinds import higher_is_better
-from hftransfer.planning.strategies.baselines import ON_RAW_INPUT
 from hftransfer.planning.strategies.candidates import TITLES, TRAINED, Search
 from hftransfer.planning.strategies.decision import Difference, HeldOutPredictions
 
@@ -164,7 +163,7 @@ def _raw(search: Search) -> str:
     gain = search.against("probe", "raw")
     if gain is None or gain.is_better:
         return ""
-    simple = ON_RAW_INPUT[search.experiments.data.kind.content]
+    simple = search.experiments.data.kind.raw_model
     return (
         f"The probe is {points(search, gain)} over a linear {simple}, which needs no network: its features add little."
     )
