@@ -8,7 +8,7 @@ FAST := tests/core tests/data tests/evaluation tests/probe tests/report tests/te
 	tests/behaviour/test_matrix.py::test_transfer_learns \
 	"tests/behaviour/test_matrix.py::TestEveryCase::test_predictions_have_one_row_an_example_and_match_the_saved_model[full-text]"
 
-.PHONY: quickstart test test-fast slow style clean
+.PHONY: quickstart test test-fast slow style site clean
 
 $(VENV)/installed-%: pyproject.toml
 	test -x $(PYTHON) || python3 -m venv $(VENV)
@@ -31,5 +31,8 @@ style: $(VENV)/installed-test
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
 
+site: $(VENV)/installed-test
+	$(PYTHON) -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info
