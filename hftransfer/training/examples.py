@@ -1,6 +1,6 @@
 """What the training loop reads: examples, the order of their batches, and the batches themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,12 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers.utils import ModelOutput
 
 from hftransfer.features.extract import replayed_batch
+from hftransfer.features.passes import batches_of_like_length
 from hftransfer.features.store import Features
 from hftransfer.modalities import Modality
 from hftransfer.tasks import Task
 
+APART = "apart"  # the name of what is evaluated in batches of equal length
 WINDOW = 16  # batches of random rows that are sorted by length before they are cut
 
 
@@ -66,16 +69,21 @@ class Rows(Dataset):
         return len(self.positions)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"position": int(self.positions[index]), "training": self.training}
+        return {"position": int(self.positions[index]), "training": self.training, "place": index}
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Rows -> the model's inputs and `labels`; from stored activations where there are any."""
+    """Rows -> the model's inputs and `labels`; from stored activations where there are any.
+
+    Augmentation is drawn from `seed` and the place of the batch in the training: a resumed run draws the same.
+    Recordings of several lengths that must not share a batch come `APART` for evaluation.
+    """
 
     examples: Examples
+    seed: int
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         positions = [row["position"] for row in rows]
         training = rows[0]["training"]
         items = [self.examples.items[position] for position in positions]
@@ -83,4 +91,24 @@ class Collator:
         labels = torch.from_numpy(task.standardised(self.examples.targets[positions]))
         if self.examples.stored is not None:
             return replayed_batch(self.examples.stored, modality, items, positions) | {"labels": labels}
-        return modality.collate(items, training) | {"labels": labels}
+        if not training:
+            return {"labels": labels} | _evaluated(modality, items)
+        with torch.random.fork_rng([]):
+            seed = np.random.SeedSequence([self.seed, rows[0]["place"]]).generate_state(1)[0]
+            torch.default_generator.manual_seed(int(seed))  # `torch.manual_seed` would set the GPU's, of dropout, too
+            return modality.collate(items, training) | {"labels": labels}
+
+
+def _evaluated(modality: Modality, items: list[Any]) -> dict[str, Any]:
+    """Return one batch, or under `APART` pairs of places and batch of equal length each."""
+    if modality.mixes_lengths:
+        return modality.collate(items)
+    batches = batches_of_like_length(modality.lengths(items), range(len(items)), len(items), mixed=False)
+    return {APART: [(torch.tensor(places), modality.collate([items[place] for place in places])) for places in batches]}
+
+
+def joined(model: Callable[..., Any], apart: list[tuple[Tensor, dict[str, Tensor]]]) -> ModelOutput:
+    """Return the logits (N, C) of batches that came `APART`, in the order of their rows."""
+    logits = [model(**batch).logits for _, batch in apart]
+    order = torch.cat([places for places, _ in apart]).argsort()
+    return ModelOutput(logits=torch.cat(logits)[order])

@@ -34,7 +34,7 @@ from hftransfer.training.callbacks import (
     StopCallback,
 )
 from hftransfer.training.checkpointing import STATE, Snapshot, complete_best, keep_tracks, last_complete
-from hftransfer.training.examples import Collator, Examples, Rows, training_order
+from hftransfer.training.examples import APART, Collator, Examples, Rows, joined, training_order
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,11 @@ class PlanTrainer(Trainer):
         if not torch.isfinite(loss):
             self.stop.request = LOSS_DIVERGED
         return loss
+
+    def compute_loss(self, model: nn.Module, inputs: dict, *args: Any, **options: Any) -> Any:
+        apart = inputs.pop(APART, None)
+        forward = model if apart is None else lambda: joined(model, apart)
+        return super().compute_loss(forward, inputs, *args, **options)
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict:
         def attempt(size: int) -> dict:
@@ -205,7 +210,7 @@ def _trainer(
         args=arguments,
         train_dataset=Rows(examples, examples.train[order], training=True),
         eval_dataset=Rows(examples, validation, training=False),
-        data_collator=Collator(examples),
+        data_collator=Collator(examples, setup.seed),
         compute_loss_func=Loss(examples.task, config.label_smoothing_factor),
         compute_metrics=_metrics(examples.task, arguments.metric_for_best_model, seen),
         callbacks=[*_callbacks(plan, config), StopCallback(stop, compute_config)],

@@ -29,7 +29,7 @@ from hftransfer.runs.reader import RecordedRun
 
 ROOT = Path(__file__).parents[2]
 CASES = {"image": "probe", "second": "frozen", "text": "probe", "pair": "probe", "text-multi": "probe",
-         "image-regression": "probe"}  # fmt: skip
+         "image-regression": "probe", "audio": "probe"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +72,14 @@ def probabilities(answer: dict) -> dict[str, float]:
     return {entry["label"]: entry["confidence"] for entry in answer["confidences"]}
 
 
-@pytest.mark.parametrize("kind", ["image", "text", "pair", "text-multi"])
+@pytest.mark.parametrize("kind", ["image", "audio", "text", "pair", "text-multi"])
 def test_answers_are_those_of_the_run(runs, clients, kind):
     stored = pd.read_parquet(runs[kind] / "predictions.parquet").set_index("id")
     for row in questions(runs[kind]).to_dict("records"):
         asked = (
-            [handle_file(row["input"])] if kind == "image" else [row[c] for c in ("input", "input_pair") if c in row]
+            [handle_file(row["input"])]
+            if kind in ("image", "audio")
+            else [row[c] for c in ("input", "input_pair") if c in row]
         )
         answer, remarks = clients[kind].predict(*asked, api_name="/predict")
         expected = {n.removeprefix("score:"): stored.loc[row["id"], n] for n in stored if n.startswith("score:")}

@@ -72,8 +72,9 @@ def test_a_checkpoint_in_the_cache_is_read_from_there(tmp_path, monkeypatch):
 
 def test_the_list_names_each_checkpoint_once_with_objective_and_licence():
     names = [candidate.name for candidate in CANDIDATES]
-    assert len(names) == len(set(names)) and {c.modality for c in CANDIDATES} == {"image", "text"}
-    assert all(candidate.objective and candidate.licence for candidate in CANDIDATES)
+    assert len(names) == len(set(names)) and {c.modality for c in CANDIDATES} == {"audio", "image", "text"}
+    assert all(candidate.objective for candidate in CANDIDATES)
+    assert [candidate.name for candidate in CANDIDATES if not candidate.licence] == ["microsoft/wavlm-base-plus"]
     assert described("starter/minilm").licence == "Apache-2.0" and described("my/own") is None
 
 

@@ -631,6 +631,33 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, all_penalties, strat
     assert same(whole, weights(run(config, resume=True).folder))
 
 
+def test_augmentation_follows_the_seed_and_the_place_in_the_training(tmp_path):
+    """A resumed run, whatever was drawn before, and each process see the same views; other places and seeds do not."""
+    from hftransfer.modalities import AugmentationConfig, kind_of
+    from hftransfer.models.loading import ModelConfig, load_checkpoint
+    from hftransfer.tasks import SingleLabel
+    from hftransfer.training.examples import Collator, Examples, Rows
+
+    task, kind = SingleLabel(("blue", "red")), kind_of("image")
+    files = sorted(map(str, tiny.image_folder(tmp_path / "images", task.names, per_class=2).rglob("*.png")))
+    checkpoint = load_checkpoint(ModelConfig(name=str(tiny.VISION_FAMILIES["vit"](tmp_path / "vit"))), kind, task)
+    modality = kind.bind(checkpoint.processor, AugmentationConfig(level="light"))
+    rows = np.array([0, 1, 0, 1])
+    examples = Examples(files, np.array([0, 0, 1, 1]), modality, task, rows, rows)
+    training = Rows(examples, rows, training=True)
+
+    def view(place, seed=0, before=0):
+        torch.manual_seed(before)
+        state = torch.get_rng_state()
+        batch = Collator(examples, seed)([training[place], training[place + 1]])["pixel_values"]
+        assert torch.equal(state, torch.get_rng_state())
+        return batch
+
+    first = view(0)
+    assert torch.equal(first, view(0, before=7))
+    assert not torch.equal(first, view(2)) and not torch.equal(first, view(0, seed=1))
+
+
 def test_a_run_leaves_the_process_as_it_was(tmp_path):
     """Environment, garbage collector, threads, signal handlers and torch's functions belong to the caller."""
     state = lambda: (  # noqa: E731

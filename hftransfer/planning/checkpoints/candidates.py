@@ -42,6 +42,13 @@ CANDIDATES = (
     Candidate("answerdotai/ModernBERT-base", "text", "masked words (MLM), English and code", "Apache-2.0"),
     Candidate("microsoft/deberta-v3-small", "text", "replaced words (RTD), English", "MIT"),
     Candidate("FacebookAI/xlm-roberta-base", "text", "masked words (MLM), 100 languages", "MIT"),
+    Candidate("starter/whisper-base", "audio", "speech to text, supervised, 98 languages (encoder)", "MIT"),
+    Candidate("openai/whisper-base", "audio", "speech to text, supervised, 98 languages", "Apache-2.0"),
+    Candidate("openai/whisper-small", "audio", "speech to text, supervised, 98 languages", "Apache-2.0"),
+    Candidate("facebook/wav2vec2-base", "audio", "contrastive on masked speech (wav2vec 2.0), English", "Apache-2.0"),
+    Candidate("facebook/hubert-base-ls960", "audio", "masked units of speech (HuBERT), English", "Apache-2.0"),
+    Candidate("microsoft/wavlm-base-plus", "audio", "masked units of mixed and noisy speech (WavLM), English", None),
+    Candidate("MIT/ast-finetuned-audioset-10-10-0.4593", "audio", "supervised, AudioSet (any sound)", "BSD-3-Clause"),
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
+import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
@@ -124,11 +125,16 @@ def rank(config: RunConfig, names: list[str], rows: int = 1000, metric: str | No
 
 def sample(data: LabelledData, rows: int, seed: int) -> LabelledData:
     """At most so many of the training and validation rows, in the proportions of the classes."""
-    frame = data.frame[data.frame["split"] != "test"].reset_index(drop=True)
-    if rows < len(frame):
-        frame = frame.loc[take_examples(frame, data.task, rows, seed, "--rows ")].reset_index(drop=True)
-    log.info("Ranking on %d of %d training and validation rows", len(frame), (data.frame["split"] != "test").sum())
-    return replace(data, frame=frame.assign(split="train"), inspections=[], links=None)
+    known = data.frame[data.frame["split"] != "test"]
+    taken = known.index if rows >= len(known) else known.index[_taken(known, data, rows, seed)]
+    log.info("Ranking on %d of %d training and validation rows", len(taken), len(known))
+    frame = data.frame.loc[taken].reset_index(drop=True).assign(split="train")
+    return replace(data, frame=frame, inspections=[data.inspections[row] for row in taken], links=None)
+
+
+def _taken(known: pd.DataFrame, data: LabelledData, rows: int, seed: int) -> list[int]:
+    """Return the places in `known` of so many rows."""
+    return list(take_examples(known.reset_index(drop=True), data.task, rows, seed, "--rows "))
 
 
 def _candidates(config: RunConfig, names: list[str], data: LabelledData) -> list[Reachable]:

@@ -14,7 +14,7 @@ from hftransfer.config import checked
 from hftransfer.core.errors import UserError
 from hftransfer.data import LabelledData, inputs_modality, load_inputs
 from hftransfer.modalities import kind_of
-from hftransfer.modalities.inspection import digest
+from hftransfer.modalities.inspection import Inspection, digest
 from hftransfer.models.layers import LayerGroups
 from hftransfer.models.loading import load_checkpoint
 from hftransfer.pipeline.run_context import prepare
@@ -62,7 +62,7 @@ def next_to_label(
         )
     if run:
         predictor = load(run)
-        frame = _new_rows(pool, predictor.modality.kind.name, columns, _labelled(run, predictor.modality.kind.name))
+        frame, _ = _new_rows(pool, predictor.modality.kind.name, columns, _labelled(run, predictor.modality.kind.name))
         logits, features = predictor.read(frame)
         seen = Seen(features, predictor.task, predictor.task.probabilities(logits))
         if not predictor.task.has_classes:
@@ -71,8 +71,8 @@ def next_to_label(
             )
     else:
         modality = inputs_modality(pool, columns)
-        frame = _new_rows(pool, modality, columns, set())
-        seen = Seen(_features(model, modality, frame, seed))
+        frame, inspections = _new_rows(pool, modality, columns, set())
+        seen = Seen(_features(model, modality, frame, inspections, seed))
         log.info("Without a run there is no doubt: the rows are chosen to be unlike each other, nothing more.")
     if count >= len(frame):
         log.info("%d rows were asked for, the pool has %d: all are taken.", count, len(frame))
@@ -93,8 +93,13 @@ def _labelled(run: str, modality: str) -> set[str]:
     return {digest(*texts) for texts in rows[columns].itertuples(index=False)}
 
 
-def _new_rows(pool: str, modality: str, columns: list[str] | None, labelled: set[str]) -> pd.DataFrame:
-    """Readable rows of the pool, each content once, none with a label already; what is left out is said."""
+def _new_rows(
+    pool: str, modality: str, columns: list[str] | None, labelled: set[str]
+) -> tuple[pd.DataFrame, list[Inspection]]:
+    """Readable rows of the pool, each content once, none with a label already, and what a look at each showed.
+
+    What is left out is logged. Raises `UserError` where nothing is left.
+    """
     frame = load_inputs([pool], modality, columns)
     if (
         frame["input"].tolist() == [pool] and not Path(pool).expanduser().exists()
@@ -116,14 +121,15 @@ def _new_rows(pool: str, modality: str, columns: list[str] | None, labelled: set
         kept &= ~left_out
     if not kept.any():
         raise UserError(f"{pool} holds nothing new to label: {len(frame)} rows, all left out.")
-    return frame[kept].reset_index(drop=True)
+    return frame[kept].reset_index(drop=True), [inspections[row] for row in np.flatnonzero(kept)]
 
 
-def _features(model: str, modality: str, frame: pd.DataFrame, seed: int) -> np.ndarray:
+def _features(model: str, modality: str, frame: pd.DataFrame, inspections: list[Inspection], seed: int) -> np.ndarray:
     """Return what the checkpoint alone makes of the rows. Its new head, which these do not reach, stands for two classes."""
     task = SingleLabel(("0", "1"))
     config = checked({"data": {}, "model": model, "seed": seed})
     rows = frame.assign(split="train", group=None, label="0")
+    config = config.model_copy(update={"model": kind_of(modality).fitted(config.model, inspections)})
     checkpoint = load_checkpoint(config.model, kind_of(modality), task)
     with tempfile.TemporaryDirectory() as scratch:
         data = LabelledData(rows, modality, task, fingerprint="")
