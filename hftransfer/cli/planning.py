@@ -15,7 +15,9 @@ def advise(
     overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="Hub id, folder, timm architecture, or starter/…")] = None,
     budget: Annotated[str | None, typer.Option(help="time to spend: 90s, 10m (the default), 1h")] = None,
-    prefer: Annotated[str | None, typer.Option(help="simplicity where rows cannot tell (default), or accuracy")] = None,
+    prefer: Annotated[
+        str | None, typer.Option(help="accuracy (default), or simplicity where examples cannot tell")
+    ] = None,
     output: Annotated[str | None, typer.Option(help="keep what is chosen as this run folder")] = None,
     as_json: Json = False,
 ) -> None:

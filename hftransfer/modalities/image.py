@@ -66,6 +66,7 @@ class ImageKind(ModalityKind):
     learning_rates = {
         "frozen": 1e-3, "full": 5e-4, "gradual": 5e-4, "lora": 2e-3, "scratch": 3e-3,
     }  # fmt: skip
+    prior_gains = {"frozen": (0.013, 0.044), "lora": (0.020, 0.040), "full": (0.005, 0.060)}
     random_first = ("full", "gradual")
     rates_need_batchnorm = True
     augments = True

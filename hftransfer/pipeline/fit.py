@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,12 @@ def fit(context: RunContext, folder: Path, stop: Stop, seconds: Seconds) -> Fitt
 def _plan(context: RunContext, probe: Probe | None) -> Plan:
     """Return what trains, on the layer groups of the network as the head left it."""
     layer_groups = LayerGroups.of(context.model, probe.constant if probe else ())
-    return context.config.strategy.prepare(context.model, layer_groups)
+    plan = context.config.strategy.prepare(context.model, layer_groups)
+    if plan.save_adapter and probe and not probe.reads_published:
+        log.info("The adapter is not saved on its own: the head reads %s, which the published checkpoint does not have",
+                 probe.feature_source.name)  # fmt: skip
+        plan = replace(plan, save_adapter=None)
+    return plan
 
 
 def _train(

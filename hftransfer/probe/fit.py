@@ -65,6 +65,8 @@ class Probe:
         None  # (F, C): out of fold, the feature source chosen for each fold by the others
     )
 
+    reads_published: bool = True  # the last block, as the checkpoint's own head reads it
+
     @property
     def logits(self) -> np.ndarray:
         """Of all rows (N, C), as the plain model gives them."""
@@ -148,7 +150,9 @@ def solve_probe(frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, 
     tried = [(read, final if feature_source == best else read) for feature_source, read in solved.features.items()]
     fitted, folds = task.standardised(rows.targets[rows.fitted]), solved.problem.folds
     cross_validated = out_of_fold_of_best(task, [heads[feature_source] for feature_source in wanted], fitted, folds)
-    return Probe(head, best, {r.name: heads[r].loss for r in wanted}, final, tried, constant, cross_validated)
+    published = best == FeatureSource(len(layer_groups.blocks))
+    losses = {r.name: heads[r].loss for r in wanted}
+    return Probe(head, best, losses, final, tried, constant, cross_validated, published)
 
 
 def plain_features(frozen: FrozenPass, items: Sequence[Any], keys: Sequence[str]) -> np.ndarray:

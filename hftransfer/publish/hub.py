@@ -209,7 +209,13 @@ def _task_facts(run: RecordedRun) -> dict[str, Any]:
 def _copy_adapter(run: RecordedRun, target: Path) -> None:
     source = run.folder / "adapter"
     if not source.is_dir():
-        raise UserError(f"{run.folder} has no adapter: its strategy is {run.record.strategy}. Push the whole model.")
+        strategy = run.record.strategy
+        other = (
+            "head reads another layer or pooling than the checkpoint's"
+            if strategy == "lora"
+            else f"strategy is {strategy}"
+        )
+        raise UserError(f"{run.folder} has no adapter: its {other}. Push the whole model.")
     base = hub_source(run.record.checkpoint.source)
     if not base:
         raise UserError(

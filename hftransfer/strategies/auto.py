@@ -35,13 +35,13 @@ def _checked(budget: str | int | float) -> str | int | float:
 class AutoStrategy(Settings):
     """Measure candidates and keep one.
 
-    `budget`: time for measuring and for the final training. `prefer`: the simplest of those that the held-out rows
-    cannot separate, or the one with the best score whether it is separated or not.
+    `budget`: time for measuring and for the final training. `prefer`: the highest expected accuracy, from prior results and
+    held-out examples, or the simplest of those that the held-out examples cannot separate.
     """
 
     type: Literal["auto"] = "auto"
     budget: Annotated[str | int | float, AfterValidator(_checked)] = "10m"
-    prefer: Literal["simplicity", "accuracy"] = "simplicity"
+    prefer: Literal["simplicity", "accuracy"] = "accuracy"
 
     @property
     def seconds(self) -> float:

@@ -53,12 +53,9 @@ class LoraStrategy(Strategy):
         return 1.0 if "lora_" in name else self.head_factor
 
     def readable(self, head: HeadConfig) -> HeadConfig:
-        """Return the options without other blocks: the adapter must fit the published checkpoint."""
-        if head.layer != "last" or head.pooling == "mean":
-            raise UserError(
-                "strategy lora reads head.layer=last and head.pooling=head or auto: its adapter would fit no other."
-            )
-        return head.model_copy(update={"pooling": "head"})
+        """Return the options under which the adapter fits the published checkpoint, unless others are asked for."""
+        asked = head.layer != "last" or head.pooling == "mean"
+        return head if asked else head.model_copy(update={"pooling": "head"})
 
     def defaults(self, modality: str) -> Defaults:
         return Defaults(self.rate_for(modality), epochs=10, min_steps=200, weight_decay=0.0, augment=True)

@@ -13,8 +13,10 @@ import torch
 import yaml
 from filelock import FileLock
 
-from hftransfer.config import RunConfig, checked
+from hftransfer.config import RunConfig, checked, with_overrides
+from hftransfer.core.errors import UserError
 from hftransfer.prediction.predictor import load
+from hftransfer.publish.hub import push
 from hftransfer.report import write_report
 from hftransfer.strategies import STRATEGIES
 from hftransfer.train import run
@@ -159,6 +161,21 @@ def test_adapter_on_the_published_checkpoint_gives_the_merged_logits(tiny_run, k
     with torch.no_grad():
         expected = merged.model(**batch).logits
         assert torch.allclose(adapted(**batch).logits, expected, atol=1e-4 * max(1, expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("source", "blocks"), [({"head.layer": 1, "head.pooling": "head"}, 1), ({"head.pooling": "mean"}, 4)], ids=str
+)
+def test_lora_from_another_feature_source_is_a_plain_model_without_an_adapter(tmp_path, source, blocks):
+    """An adapter would not fit the published checkpoint of three blocks; a mean is one block more."""
+    values = configuration("lora", "text", tmp_path).model_dump(mode="json")
+    made = run(with_overrides(values, {"strategy.head_init": "probe"} | source)).folder
+    assert not (made / "adapter").exists()
+    with pytest.raises(
+        UserError, match="has no adapter: its head reads another layer or pooling than the checkpoint's"
+    ):
+        push(made, "me/topics", adapter=True, dry_run=tmp_path / "repo")
+    assert json.loads((made / "model" / "config.json").read_text())["num_hidden_layers"] == blocks
 
 
 @pytest.mark.parametrize("kind", KINDS)

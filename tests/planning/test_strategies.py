@@ -1,6 +1,7 @@
 """Advice: the choice on made-up answers, the search on a made-up experiments, and both ways in on tiny networks."""
 
 import json
+import runpy
 import signal
 import time
 from pathlib import Path
@@ -19,11 +20,12 @@ from hftransfer.evaluation.resampling import corrected_t_interval
 from hftransfer.features.sources import FeatureSource
 from hftransfer.modalities import kind_of
 from hftransfer.planning.strategies import baselines, candidates
-from hftransfer.planning.strategies.candidates import Clock, Search, halve
+from hftransfer.planning.strategies.candidates import Clock, Search
 from hftransfer.planning.strategies.command import advise
 from hftransfer.planning.strategies.decision import Difference, Evaluator, HeldOutPredictions
 from hftransfer.planning.strategies.experiments import Curve, Fold, Trial
 from hftransfer.planning.strategies.kept import Kept, put_in_place
+from hftransfer.planning.strategies.prior import Gain, updated
 from hftransfer.planning.strategies.wording import advice, as_dict, evidence
 from hftransfer.strategies import AutoStrategy
 from hftransfer.strategies.auto import seconds_of
@@ -77,18 +79,9 @@ def test_auto_is_a_choice_of_the_configuration():
 
 def test_the_simplest_of_those_that_cannot_be_separated_is_chosen(evaluator):
     close = [predictions("probe", 170), predictions("lora", 172), predictions("full", 174)]
-    assert evaluator.choose(close).name == "probe"
+    assert evaluator.simplest(close).name == "probe"
     apart = [predictions("probe", 150), predictions("lora", 180), predictions("full", 182)]
-    assert evaluator.choose(apart).name == "lora"
-
-
-def test_accuracy_may_be_preferred(evaluator):
-    assert (
-        evaluator.choose(
-            [predictions("probe", 170), predictions("lora", 172), predictions("full", 171)], "accuracy"
-        ).name
-        == "lora"
-    )
+    assert evaluator.simplest(apart).name == "lora"
 
 
 def test_rungs_are_compared_on_the_rows_that_both_have(evaluator):
@@ -96,7 +89,7 @@ def test_rungs_are_compared_on_the_rows_that_both_have(evaluator):
     probe, few = predictions("probe", 150), predictions("full", 40, rows=40)
     assert evaluator.score(few).value > evaluator.score(probe).value
     assert evaluator.difference(few, probe).value == 0 and evaluator.difference(few, probe).rows == 40
-    assert evaluator.choose([probe, few], "accuracy").name == "probe"
+    assert evaluator.best([probe, few]).name == "probe"
 
 
 def test_the_difference_is_that_of_the_paired_table(evaluator):
@@ -115,7 +108,7 @@ def test_a_smaller_error_is_better_in_regression():
     )
     evaluator = Evaluator(task, targets)
     assert evaluator.difference(near, far).is_better and evaluator.difference(far, near).is_worse
-    assert evaluator.choose([far, near]).name == "full" and evaluator.could_be_beaten(near)
+    assert evaluator.simplest([far, near]).name == "full" and evaluator.could_be_beaten(near)
 
 
 def test_the_difference_from_fold_to_fold_has_the_corrected_interval(evaluator):
@@ -131,12 +124,6 @@ def test_the_difference_from_fold_to_fold_has_the_corrected_interval(evaluator):
 def test_four_errors_in_200_rows_are_too_few_to_show_that_anything_is_better(evaluator):
     assert not evaluator.could_be_beaten(predictions("probe", 196))
     assert evaluator.could_be_beaten(predictions("probe", 195))
-
-
-def test_halving_gives_more_steps_to_fewer_rates():
-    asked = []
-    best = halve([1, 2, 3], 10, lambda rate, steps: asked.append((rate, steps)) or abs(rate - 2))
-    assert best == 2 and asked == [(1, 10), (2, 10), (3, 10), (2, 20), (1, 20)]
 
 
 def test_the_best_readout_is_chosen_by_the_other_folds():
@@ -169,7 +156,6 @@ class FakeBench:
         shuffled = np.random.default_rng(0).permutation(200)
         self.folds = [Fold(np.setdiff1d(shuffled, part), part) for part in np.array_split(shuffled, 5)]
         self.evaluator, self.labels, self.row_seconds = Evaluator(TASK, TARGETS, None, 100), 200, 1e-6
-        self.rate_rows = np.arange(1000, 1040)  # by default none that is scored
         self.context = SimpleNamespace(fitted=np.arange(200), model=torch.nn.Linear(1, 1))
 
     blocks, solving, pass_seconds = 1, 0.0, 0.0
@@ -222,7 +208,7 @@ LORA = {"probe": 140, "frozen": 143, "lora": 180, "full": 181, "scratch": 100}
 
 def test_every_rung_is_tried_and_the_probe_kept_where_nothing_is_better():
     search = climbed(ALIKE)
-    assert search.chosen.name == "probe" and set(search.skipped) == {"scratch"}
+    assert search.chosen == "probe" and set(search.skipped) == {"scratch"}
     assert search.skipped["scratch"] == "pretrained features are better than random ones here"
     assert search.measured["lora"].folds == 5
     assert advice(search).endswith("not distinguishable from the probe (LoRA the best of them, +1.0 (-0.7 to 2.7) points, "
@@ -232,7 +218,7 @@ def test_every_rung_is_tried_and_the_probe_kept_where_nothing_is_better():
 def test_a_rung_that_is_better_takes_its_place_and_is_said_with_its_interval():
     kept = []
     search = climbed(LORA, keep=kept.append)
-    assert search.chosen.name == search.kept == "lora" and [made["strategy.type"] for made in kept] == ["lora"]
+    assert search.chosen == search.kept == "lora" and [made["strategy.type"] for made in kept] == ["lora"]
     said = advice(search)
     assert said.startswith("LoRA is +20.0 (14.") and " points over the probe for " in said
     assert "full is not distinguishable from LoRA" in said and said.endswith(
@@ -245,9 +231,7 @@ def test_a_rung_that_is_better_takes_its_place_and_is_said_with_its_interval():
         said.startswith("Expect about +19.") and "the choice among 3 candidates and other" in said
         for said in evidence(search)
     )
-    assert search.chosen.changes["training.learning_rate"] == pytest.approx(
-        5e-4 * 3
-    )  # nearest to what the experiments likes
+    assert search.changes == {"strategy.type": "lora"}
 
 
 def test_the_gain_of_the_best_of_several_is_shrunk_and_its_interval_wider(evaluator):
@@ -268,16 +252,6 @@ def test_luck_among_equal_candidates_is_rarely_announced_as_certain():
     assert corrected / 2000 <= 0.025 < plain / 2000
 
 
-def test_examples_that_chose_the_learning_rate_do_not_score_it():
-    experiments = FakeBench(LORA)
-    experiments.rate_rows = experiments.folds[1].held_out[:32]
-    search = Search(experiments, AutoStrategy(), Clock(1000))
-    search.run()
-    assert search.measured["lora"].notes["rates"] and search.measured["probe"].rows.size == 200
-    assert sorted(search.measured["lora"].rows) == sorted(np.setdiff1d(np.arange(200), experiments.rate_rows))
-    assert search.by_folds(search.measured["lora"]).rows == 168
-
-
 @pytest.mark.parametrize("groups", [None, np.repeat([str(number) for number in range(8)], 5)])
 def test_the_penalty_of_the_linear_model_on_pixels_is_chosen_on_whole_groups(groups, monkeypatch):
     asked = []
@@ -289,11 +263,11 @@ def test_the_penalty_of_the_linear_model_on_pixels_is_chosen_on_whole_groups(gro
 
 
 def test_the_simpler_of_two_that_are_better_is_taken_though_it_alone_would_not_show_it():
-    search = Search(FakeBench(LORA), AutoStrategy(), Clock(1000))
+    search = Search(FakeBench(LORA), AutoStrategy(prefer="simplicity"), Clock(1000))
     found = [predictions("probe", 56), predictions("frozen", 60, rows=80), predictions("lora", 64, rows=80)]
     search.measured = {candidate.name: candidate for candidate in found}
     said = advice(search)
-    assert search.chosen.name == "frozen" and said.startswith("LoRA is +10.0 (2.8 to 16.7) points over the probe for ")
+    assert search.chosen == "frozen" and said.startswith("LoRA is +10.0 (2.8 to 16.7) points over the probe for ")
     assert said.endswith("frozen (+5.0 (-0.4 to 10.2) points) is simpler and not distinguishable from it: take frozen "
                          "(--prefer accuracy takes LoRA).")  # fmt: skip
 
@@ -303,30 +277,34 @@ def test_of_the_two_heads_the_one_of_the_higher_estimate_is_taken():
     search = climbed(ALIKE)
     search.measured |= {"probe": predictions("probe", 150), "best-layer": predictions("best-layer", 153)}
     assert [candidate.name for candidate in search.deployable[:3]] == ["best-layer", "probe", "frozen"]
-    assert search.chosen.name == "best-layer"
+    assert search.chosen == "best-layer"
     assert advice(search) == (
         "The best-layer probe is +1.5 (-0.5 to 3.4) points over the probe, which these rows cannot tell from nothing, for 0 s more; "
         "frozen, LoRA and full are not distinguishable from the best-layer probe: take the best-layer probe."
     )
     search.measured["best-layer"] = predictions("best-layer", 150)
-    assert search.chosen.name == "probe"
+    assert search.chosen == "probe"
 
 
 def test_accuracy_is_preferred_where_it_is_asked_for():
     search = climbed(ALIKE, prefer="accuracy")
-    assert search.chosen.name == "lora"
-    assert "which these rows cannot tell from nothing" in advice(search) and advice(search).endswith("take LoRA.")
+    assert search.chosen == "lora"
+    assert "which these rows cannot tell from nothing" in advice(search) and advice(search).endswith(
+        "take LoRA (--prefer simplicity takes the probe)."
+    )
 
 
 def test_a_rung_that_does_not_fit_the_budget_is_left_out_with_a_line():
     search = climbed(LORA | {"random": 140}, seconds=500, budget=60)
-    assert search.chosen.name == "probe" and set(search.skipped) == {"frozen", "lora", "full", "scratch"}
+    assert search.chosen == "probe" and set(search.skipped) == {"frozen", "lora", "full", "scratch"}
     assert search.skipped["lora"].startswith("it needs about 500 s, ") and search.skipped["lora"].endswith(
         "budget are left"
     )
     assert [steps for _, steps, _ in search.experiments.asked] == [candidates.TIMED_STEPS] * 4
     assert search.ended == "the budget is spent"
-    assert advice(search) == "There was no time for frozen, LoRA, full and scratch: take the probe."
+    assert advice(search) == (
+        "There was no time for frozen, LoRA, full and scratch: take the probe (--prefer accuracy takes full)."
+    )
 
 
 def test_the_final_training_is_in_the_budget():
@@ -344,11 +322,73 @@ def test_nothing_is_tried_where_the_rows_could_not_show_that_it_is_better():
 def test_where_accuracy_is_preferred_all_is_tried_that_could_be_better():
     """Two errors in 200 rows: nothing can be told from the probe, but one that makes none is taken."""
     search = climbed(LORA | {"probe": 198, "random": 197, "lora": 200}, prefer="accuracy")
-    assert search.chosen.name == "lora" and "full" in search.measured
+    assert search.chosen == "lora" and "full" in search.measured
     search = climbed(LORA | {"probe": 200, "random": 197}, prefer="accuracy")
     assert "even a faultless candidate could not be better than the probe on these 200 rows" in search.skipped["full"]
     assert not search.experiments.asked
     assert any("the task is so easy" in sentence for sentence in evidence(search))
+
+
+def test_the_expected_gain_is_the_mean_of_prior_and_measured_by_their_precision():
+    found = Difference(0.10, 0.10 - 1.96 * 0.04, 0.10 + 1.96 * 0.04, 50)
+    gain = updated(Gain(0.02, 0.03), found, 0.0, 0.0)
+    assert (gain.mean, gain.sd) == pytest.approx(
+        ((0.10 / 16 + 0.02 / 9) / (1 / 16 + 1 / 9), 0.01 / (1 / 16 + 1 / 9) ** 0.5)
+    )
+    assert updated(Gain(0.02, 0.03), found, 0.25, 0.015).mean < gain.mean  # more noise: nearer to the prior
+    assert updated(None, found, 0.0, 0.0).mean == 0.10
+    certain = Difference(0.0, 0.0, 0.0, 5)
+    assert updated(Gain(0.02, 0.03), certain, 0.0, 0.0).mean == 0.0
+
+
+def test_the_prior_gains_are_those_of_the_stored_results():
+    """`scripts/prior.py` computes them from docs/data/strategies.jsonl."""
+    prior = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "prior.py"))
+    lines = [json.loads(line) for line in prior["RESULTS"].read_text().splitlines()]
+    for modality, expected in prior["table"]([line for line in lines if not line["elsewhere"]]).items():
+        assert kind_of(modality).prior_gains == expected
+
+
+def test_prior_results_choose_where_there_is_no_time_to_measure():
+    """50 s a fold, 63 s for the final training: one of the two fits into 100 s."""
+    kept = []
+
+    def keep(changes):
+        kept.append(changes)
+        search.clock.budget -= 63  # what the training takes
+
+    search = Search(FakeBench(LORA, 50), AutoStrategy(), Clock(100), keep)
+    search.run()
+    assert search.kept == search.chosen == "full" and not {*candidates.TRAINED} & search.measured.keys()
+    assert [made["strategy.type"] for made in kept] == ["full"]
+    said = as_dict(search)
+    assert said["advice"].startswith("Full gains +8.1 points over the probe by prior results, not measured here; ")
+    assert said["expected"]["full"] == {"mean": 0.081, "sd": 0.085, "measured": False}
+
+
+def test_what_is_measured_to_be_worse_than_the_probe_is_never_chosen():
+    """Prior results expect 8 points of `full`; here it is 10 worse."""
+    search = climbed({"probe": 180, "frozen": 179, "lora": 170, "full": 160, "scratch": 100}, prefer="accuracy")
+    assert search.expected["frozen"].measured and search.chosen == "probe"
+
+
+def test_a_long_training_is_shortened_to_what_the_budget_holds_but_not_below_half():
+    """100 steps take 100 s and the final training 125 s; 80 s hold 63 of them, 40 s not half."""
+    kept = []
+    climbed(LORA, seconds=100, budget=80, keep=kept.append, prefer="accuracy")
+    assert kept[0]["strategy.type"] == "full" and 50 <= kept[0]["training.max_steps"] <= 64
+    search = climbed(LORA, seconds=100, budget=40, keep=kept.append, prefer="accuracy")
+    assert search.chosen == "probe" and len(kept) == 1
+
+
+def test_trainings_begin_at_the_best_layer_where_that_is_better():
+    experiments = FakeBench(ALIKE | {"best-layer": 170, "frozen": 180, "full": 172})
+    experiments.blocks = 3
+    search = Search(experiments, AutoStrategy(), Clock(1000))
+    search.run()
+    assert search.chosen == "frozen"
+    assert search.changes == {"strategy.type": "frozen", "strategy.head_init": "probe", "head.layer": "best"}
+    assert search.prior("frozen").mean == pytest.approx(0.065 + search.expected["best-layer"].mean)
 
 
 def test_scratch_is_tried_where_pretraining_gives_nothing():
@@ -357,24 +397,13 @@ def test_scratch_is_tried_where_pretraining_gives_nothing():
     assert any(sentence.startswith("Pretraining gives +0.0 (") for sentence in evidence(search))
 
 
-def test_no_rate_is_searched_where_the_user_named_one_or_few_rows_would_choose():
-    for change in (
-        {"rate_rows": np.arange(1000, 1010)},
-        {"config": with_overrides({"data": "d", "model": "m"}, {"training.learning_rate": 1})},
-    ):
-        experiments = FakeBench(ALIKE)
-        vars(experiments).update(change)
-        Search(experiments, AutoStrategy(), Clock(1000)).run()
-        assert {steps for _, steps, _ in experiments.asked} == {candidates.TIMED_STEPS, None}
-
-
 @pytest.mark.parametrize("keep, needed", [(None, 100 + 3 * 10), (lambda changes: None, 2 * (100 + 3 * 10) + 5)])
 def test_the_best_layer_is_left_out_where_its_heads_do_not_fit_into_the_budget(keep, needed):
     measured = {}
     for budget in (needed - 1, needed + 10):
         experiments = FakeBench(ALIKE | {"best-layer": 160})
         experiments.blocks, experiments.solving, experiments.pass_seconds = 3, 10.0, 100.0
-        search = Search(experiments, AutoStrategy(), Clock(budget), keep, 5.0)
+        search = Search(experiments, AutoStrategy(prefer="simplicity"), Clock(budget), keep, 5.0)
         search.run()
         measured[budget - needed] = set(search.measured), search.skipped.get("best-layer"), len(search.curve.losses)
     names, reason, feature_sources = measured[-1]
@@ -385,7 +414,7 @@ def test_the_best_layer_is_left_out_where_its_heads_do_not_fit_into_the_budget(k
 
 def test_ctrl_c_keeps_what_is_there(caplog):
     kept = []
-    search = Search(FakeBench(LORA), AutoStrategy(), Clock(1000), kept.append)
+    search = Search(FakeBench(LORA), AutoStrategy(prefer="simplicity"), Clock(1000), kept.append)
     train, calls = search.experiments.train, []
 
     def interrupted(config, fold):
@@ -402,14 +431,14 @@ def test_ctrl_c_keeps_what_is_there(caplog):
 
 
 def test_ctrl_c_before_anything_is_measured_ends_the_command():
-    search = Search(FakeBench(LORA), AutoStrategy(), Clock(1000))
+    search = Search(FakeBench(LORA), AutoStrategy(prefer="simplicity"), Clock(1000))
     search.experiments.probes = lambda wanted: (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         search.run()
 
 
 def test_ctrl_c_of_advice_alone_says_that_it_was_interrupted():
-    search = Search(FakeBench(LORA), AutoStrategy(), Clock(1000))
+    search = Search(FakeBench(LORA), AutoStrategy(prefer="simplicity"), Clock(1000))
     search.experiments.train = lambda config, fold: (_ for _ in ()).throw(KeyboardInterrupt)
     search.run()
     assert search.ended == "interrupted"
@@ -637,10 +666,10 @@ def test_training_is_chosen_where_frozen_features_do_not_suffice(tmp_path):
         "head.folds=2",
     )
     search = advise(with_overrides(values, parse_overrides(settings)))
-    assert search.chosen.name in ("frozen", "lora", "full", "scratch"), advice(search)
-    assert search.against(search.chosen.name, "probe").is_better
+    assert search.chosen in ("frozen", "lora", "full", "scratch"), advice(search)
+    assert search.against(search.chosen, "probe").is_better
 
 
 def test_a_head_is_chosen_where_frozen_features_suffice(tmp_path):
     search = advise(auto("text", tmp_path))
-    assert search.chosen.name in candidates.HEADS and data_of("text", tmp_path)["task"] == "single_label"
+    assert search.chosen in candidates.HEADS and data_of("text", tmp_path)["task"] == "single_label"

@@ -3,16 +3,17 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from hftransfer.config import RunConfig, with_overrides
 from hftransfer.core.errors import UserError
-from hftransfer.planning.strategies.decision import Difference, HeldOutPredictions
+from hftransfer.planning.strategies.decision import Difference, HeldOutPredictions, Preference
 from hftransfer.planning.strategies.experiments import Curve, Experiments, Trial
+from hftransfer.planning.strategies.prior import PROBE, RETRAINING, Gain, prior_gain, updated
 from hftransfer.strategies import AutoStrategy
 
 log = logging.getLogger(__name__)
@@ -24,9 +25,8 @@ TITLES = {
 }  # fmt: skip
 HEADS = ("probe", "best-layer")
 TRAINED = ("frozen", "lora", "full", "scratch")
-RATES = (1 / 3, 1.0, 3.0)  # of the strategy's own learning rate
-ROWS_TO_CHOOSE_A_RATE = 30  # on fewer rows, which of three rates is better is chance
 TIMED_STEPS = 6
+SHORTEST = 0.5  # of a strategy's own steps: below, prior results say nothing about the training
 SPENT = "the budget is spent"
 UNTRACKED = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 
@@ -51,14 +51,24 @@ class Clock:
 
 @dataclass
 class Trained:
-    """A candidate that trains: its configuration, what a fold is predicted to take, and the folds so far."""
+    """A candidate that trains: the configuration, the seconds of a fold, and the folds so far.
+
+    `fixed` seconds of a fold do not depend on the number of steps.
+    """
 
     name: str
+    changes: dict[str, Any]
     config: RunConfig
-    fold_seconds: float
+    steps: int
+    step_seconds: float
+    fixed: float
     spent: float
     trials: list[Trial] = field(default_factory=list)
-    searched: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def fold_seconds(self) -> float:
+        predicted = self.fixed + self.steps * self.step_seconds
+        return max((trial.seconds for trial in self.trials), default=predicted)
 
 
 @dataclass
@@ -81,6 +91,8 @@ class Search:
     ended: str = "everything worth trying was tried"
     interrupted: bool = False
     _trained: dict[str, Trained] = field(default_factory=dict)
+    _differences: dict[tuple, Difference] = field(default_factory=dict)
+    _unaffordable: set[str] = field(default_factory=set)  # better, but without time for the final training
 
     def __post_init__(self) -> None:
         self.evaluator = self.experiments.evaluator
@@ -93,9 +105,10 @@ class Search:
         try:
             self._heads()
             self._finish_open()  # the better head costs seconds; what follows, minutes
+            for name in self._by_prior():
+                self._try(name)
             self._baselines()
-            for number, name in enumerate(TRAINED):
-                self._try(name, len(TRAINED) - number)
+            self._try("scratch")
             self._finish_open()
             self._more_folds()
             self._finish_open()
@@ -103,7 +116,7 @@ class Search:
             if not self.measured:
                 raise
             self.interrupted = True
-            self._stays("interrupted")
+            self._stays(self.chosen, "interrupted")
 
     @property
     def deployable(self) -> list[HeldOutPredictions]:
@@ -114,8 +127,55 @@ class Search:
         return sorted(heads, key=lambda head: -self.evaluator.gain(head, heads[0])) + trained
 
     @property
-    def chosen(self) -> HeldOutPredictions:
-        return self.evaluator.choose(self.deployable, self.wishes.prefer)
+    def chosen(self) -> str:
+        return self.preferred(self.wishes.prefer)
+
+    def preferred(self, prefer: Preference) -> str:
+        """Return the candidate of the highest expected gain, or the simplest that the held-out rows cannot separate."""
+        if prefer == "simplicity":
+            affordable = [candidate for candidate in self.deployable if candidate.name not in self._unaffordable]
+            return self.evaluator.simplest(affordable).name
+        fair = {name: gain.mean for name, gain in self.expected.items() if not self._behind(name)}
+        return max(fair.keys() - self._unaffordable, key=fair.__getitem__)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What a configuration needs to become the chosen candidate."""
+        return self._changes(self.chosen)
+
+    def _changes(self, name: str) -> dict[str, Any]:
+        return self.measured[name].changes if name in self.measured else self._trained[name].changes
+
+    @property
+    def expected(self) -> dict[str, Gain]:
+        """The expected gain over the probe of all that was measured or could be trained in the budget."""
+        found = {name: self._expected(name) for name in (HEADS[1], *TRAINED)}
+        return {"probe": PROBE} | {name: gain for name, gain in found.items() if gain is not None}
+
+    def _expected(self, name: str) -> Gain | None:
+        prior = self.prior(name)
+        if name not in self.measured:
+            return prior if name in self._trained else None
+        found, fold = self.against(name, "probe"), self.experiments.folds[0]
+        retraining = RETRAINING if name in TRAINED else 0.0
+        return updated(prior, found, len(fold.held_out) / len(fold.train), retraining)
+
+    def prior(self, name: str) -> Gain | None:
+        """Return what prior results say, from where trainings begin; of errors in units of their own they say nothing."""
+        data = self.experiments.data
+        prior = prior_gain(data.kind.prior_gains, name) if data.task.has_classes else None
+        begins_higher = prior is not None and name in TRAINED and name != "scratch"
+        return replace(prior, mean=prior.mean + self._gain_of_start) if begins_higher else prior
+
+    def _behind(self, name: str) -> bool:
+        return name in self.measured and self.evaluator.gain(self.measured[name], self.measured["probe"]) < 0
+
+    def _by_prior(self) -> list[str]:
+        """Return the candidates that train, the highest prior gain first where it decides, else from cheap to expensive."""
+        gains = {name: self.prior(name) for name in TRAINED if name != "scratch"}
+        if self.wishes.prefer == "simplicity":
+            return list(gains)
+        return sorted(gains, key=lambda name: -gains[name].mean if gains[name] else 0.0)
 
     # --- heads and baselines ------------------------------------------------------------------------------------------
 
@@ -134,7 +194,7 @@ class Search:
         seconds = self.experiments.pass_seconds + self.curve.solving * len(wanted) / len(self.curve.losses)
         needed = seconds if self.keep is None else 2 * seconds + self.overhead
         if needed > self.clock.left:
-            return self._skip("best-layer", self._too_dear(needed))
+            return self._skip("best-layer", self._too_expensive(needed))
         self.curve = self.experiments.probes(wanted)
         changes = {"strategy.type": "probe", "head.layer": "best"}
         self._note(self.curve.predictions("best-layer", wanted, changes))
@@ -145,8 +205,8 @@ class Search:
         steps["random"] = self._random_features
         for name, measure in steps.items():
             cost = self.measured["probe"].seconds  # of the same order: one pass, some heads
-            if cost > self.clock.left:
-                self._skip(name, self._too_dear(cost))
+            if cost + self._reserved > self.clock.left:
+                self._skip(name, self._too_expensive(cost))
             else:
                 self._note(measure())
 
@@ -156,107 +216,98 @@ class Search:
 
     # --- trainings ----------------------------------------------------------------------------------------------------
 
-    def _try(self, name: str, depths_left: int) -> None:
-        """One fold of a candidate, with its learning rate chosen first where there is time for it."""
+    def _try(self, name: str) -> None:
+        """Train one fold of a candidate where the final training still fits after it; else its prior gain stands."""
         reason = self._not_worth(name)
         if reason:
             return self._skip(name, reason)
         try:
-            candidate = self._timed(name)
+            candidate = self._fitting(self._timed(name))
         except UserError as error:  # nothing to adapt in this network
             return self._skip(name, str(error))
-        needed = candidate.fold_seconds + self._final_seconds(candidate)
-        if needed > self.clock.left:
-            return self._skip(name, self._too_dear(needed))
-        self._choose_rate(candidate, self.clock.left / depths_left - needed)
+        needed, reserved = candidate.fold_seconds, self._final_seconds(candidate)
+        if reserved > self.clock.left or (needed > self.clock.left and self.prior(name) is None):
+            return self._skip(name, self._too_expensive(needed + reserved))
         self._trained[name] = candidate
-        self._add_fold(candidate)
+        if needed + max(reserved, self._reserved) <= self.clock.left:
+            return self._add_fold(candidate)
+        self._skip(name, self._too_expensive(needed + max(reserved, self._reserved)))
+        if self.prior(name) is None:
+            del self._trained[name]
+
+    @property
+    def _reserved(self) -> float:
+        """Seconds of the final training of what would be chosen now."""
+        candidate = self._trained.get(self.chosen)
+        return self._final_seconds(candidate) if candidate else 0.0
 
     def _not_worth(self, name: str) -> str | None:
-        chosen = self.chosen
-        if chosen.folds == len(self.experiments.folds) and not self.evaluator.could_be_beaten(
-            chosen, self.wishes.prefer
-        ):
+        best = self.evaluator.best(self.deployable)
+        whole = best.folds == len(self.experiments.folds)
+        if whole and not self.evaluator.could_be_beaten(best, self.wishes.prefer):
             what = "be told from" if self.wishes.prefer == "simplicity" else "be better than"
-            return f"even a faultless candidate could not {what} {TITLES[chosen.name]} on these {len(chosen.rows)} rows"
+            return f"even a faultless candidate could not {what} {TITLES[best.name]} on these {len(best.rows)} rows"
         gain = self.transfer_gain
-        if name == "scratch" and gain is not None and gain.is_better:
-            return "pretrained features are better than random ones here"
-        least = (
-            self.experiments.row_seconds
-            * 3
-            * TIMED_STEPS
-            * self.experiments.config.training.per_device_train_batch_size
-        )
-        return self._too_dear(least) if least > self.clock.left else None
+        if name == "scratch" and (gain is None or gain.is_better):
+            return (
+                "pretrained features are better than random ones here" if gain else "random features were not measured"
+            )
+        batch = self.experiments.config.training.per_device_train_batch_size
+        least = self.experiments.row_seconds * 3 * TIMED_STEPS * batch
+        return self._too_expensive(least) if least > self.clock.left else None
 
     def _timed(self, name: str) -> Trained:
         """Time a few steps; the prediction for a fold follows from it."""
         begin = time.perf_counter()
-        config = self._config({"strategy.type": name})
+        changes = {"strategy.type": name} | (self._start if name != "scratch" else {})
+        config = with_overrides(self.experiments.config.model_dump(mode="json"), changes)
         fold, training = self.experiments.folds[0], config.training
         steps = self.experiments.steps(config)
         unevaluated = {"early_stopping_patience": None, "extra": training.extra | UNTRACKED}
         few = training.model_copy(update={"max_steps": min(TIMED_STEPS, steps)} | unevaluated)
         trial = self.experiments.train(config.model_copy(update={"training": few}), fold)
-        looked_at = training.evaluations * len(fold.train) / 7 + len(fold.held_out)
-        seconds = trial.seconds - trial.training_seconds + steps * trial.training_seconds / trial.steps
-        seconds += self.experiments.row_seconds * looked_at
-        return Trained(name, config, seconds, time.perf_counter() - begin)
+        evaluated = training.evaluations * len(fold.train) / 7 + len(fold.held_out)
+        fixed = trial.seconds - trial.training_seconds + self.experiments.row_seconds * evaluated
+        step_seconds = trial.training_seconds / trial.steps
+        return Trained(name, changes, config, steps, step_seconds, fixed, time.perf_counter() - begin)
 
-    def _config(self, changes: dict[str, Any]) -> RunConfig:
-        return with_overrides(self.experiments.config.model_dump(mode="json"), changes)
+    @property
+    def _start(self) -> dict[str, Any]:
+        """Where trainings begin: at the best layer's head, where that is better than the last layer's."""
+        return {} if self._gain_of_start <= 0 else {"strategy.head_init": "probe", "head.layer": "best"}
 
-    def _choose_rate(self, candidate: Trained, seconds: float) -> None:
-        """Successive halving (Jamieson & Talwalkar 2016): short runs at three rates, longer ones at the better two."""
-        steps = self.experiments.steps(candidate.config)
-        named = candidate.config.training.learning_rate is not None
-        if (
-            named
-            or len(self.experiments.rate_rows) < ROWS_TO_CHOOSE_A_RATE
-            or candidate.fold_seconds > seconds
-            or steps < 16
-        ):
-            return
-        begin = time.perf_counter()
-        own = candidate.config.strategy.defaults_for(
-            self.experiments.data.modality, self.experiments.context.model
-        ).learning_rate
-        rate = halve([own * factor for factor in RATES], steps // 8, lambda *how: self._short(candidate, *how))
-        candidate.config = self._config({"strategy.type": candidate.name, "training.learning_rate": rate})
-        candidate.spent += time.perf_counter() - begin
-        log.info("%s: learning rate %.3g (%s)", TITLES[candidate.name], rate,
-                 ", ".join(f"{name} {loss:.3g}" for name, loss in candidate.searched.items()))  # fmt: skip
+    @property
+    def _gain_of_start(self) -> float:
+        gain = self._expected("best-layer")
+        return 0.0 if gain is None or self._behind("best-layer") else max(0.0, gain.mean)
 
-    def _short(self, candidate: Trained, rate: float, steps: int) -> float:
-        training = candidate.config.training.model_copy(
-            update={"learning_rate": rate, "max_steps": steps, "evaluations": 1}
-        )
-        trial = self.experiments.train(
-            candidate.config.model_copy(update={"training": training}), self.experiments.folds[0]
-        )
-        candidate.searched[f"{rate:.3g} for {steps} steps"] = trial.loss
-        return trial.loss
+    def _fitting(self, candidate: Trained) -> Trained:
+        """Return the candidate with as many steps as the final training has time for, at least `SHORTEST` of its own."""
+        spare = self._final_seconds(candidate) - self.clock.left
+        training = candidate.config.training
+        if spare <= 0 or not candidate.step_seconds or training.max_steps or training.num_train_epochs:
+            return candidate
+        steps = candidate.steps - math.ceil(spare / self._more_examples / candidate.step_seconds)
+        if steps < SHORTEST * candidate.steps:
+            return candidate
+        log.info("%s: %d steps fit into the budget, its own are %d", TITLES[candidate.name], steps, candidate.steps)
+        changes = candidate.changes | {"training.max_steps": steps}
+        return replace(candidate, changes=changes, steps=steps, config=with_overrides(
+            self.experiments.config.model_dump(mode="json"), changes))  # fmt: skip
 
     def _add_fold(self, candidate: Trained) -> None:
         trial = self.experiments.train(candidate.config, self.experiments.folds[len(candidate.trials)])
         candidate.trials.append(trial)
         candidate.spent += trial.seconds
-        candidate.fold_seconds = max(found.seconds for found in candidate.trials)
         self._note(self._predictions(candidate))
 
     def _predictions(self, candidate: Trained) -> HeldOutPredictions:
         trials, folds = candidate.trials, self.experiments.folds[: len(candidate.trials)]
-        changes: dict[str, Any] = {"strategy.type": candidate.name}
         rows, scores = np.concatenate([fold.held_out for fold in folds]), np.concatenate([t.scores for t in trials])
-        if candidate.searched:
-            changes["training.learning_rate"] = trials[0].learning_rate
-            fair = ~np.isin(rows, self.experiments.rate_rows)  # the others chose the rate that they would score
-            rows, scores = rows[fair], scores[fair]
         return HeldOutPredictions(
             candidate.name, rows, scores, len(trials), float(np.mean([t.seconds for t in trials])), candidate.spent,
-            trials[0].trainable_share, 1000 * self.experiments.row_seconds, changes,
-            {"steps": trials[0].steps, "learning_rate": trials[0].learning_rate, "rates": candidate.searched},
+            trials[0].trainable_share, 1000 * self.experiments.row_seconds, candidate.changes,
+            {"steps": trials[0].steps, "learning_rate": trials[0].learning_rate},
         )  # fmt: skip
 
     def _more_folds(self) -> None:
@@ -265,49 +316,62 @@ class Search:
             candidate = self._open_candidate()
             if candidate is None:
                 return
-            if candidate.fold_seconds + self._final_seconds(candidate) > self.clock.left:
+            if candidate.fold_seconds + max(self._final_seconds(candidate), self._reserved) > self.clock.left:
                 self.ended = SPENT
                 return
             self._add_fold(candidate)
 
     def _open_candidate(self) -> Trained | None:
         """Return the candidate that gets the next fold; none where no candidate with folds left may change the choice."""
-        chosen, folds = self.chosen, {name: len(candidate.trials) for name, candidate in self._trained.items()}
-        others = [name for name in folds if name != chosen.name and folds[name] < len(self.experiments.folds)]
-        gains = {
-            name: self.evaluator.gain(self.measured[name], chosen)
-            for name in others
-            if not self.evaluator.difference(self.measured[name], chosen).is_worse
-        }
-        name = next_to_measure(chosen.name, gains, folds, len(self.experiments.folds))
+        chosen, folds, most = self.chosen, self._folds_so_far, len(self.experiments.folds)
+        others = [name for name in folds if name != chosen and 0 < folds[name] < most]
+        gains = {name: self._lead(name, chosen) for name in others if not self._is_worse(name, chosen)}
+        name = next_to_measure(chosen, gains, folds, most)
         return self._trained[name] if name else None
 
+    @property
+    def _folds_so_far(self) -> dict[str, int]:
+        return {name: len(candidate.trials) for name, candidate in self._trained.items()}
+
+    def _lead(self, name: str, chosen: str) -> float:
+        if self.wishes.prefer == "simplicity":
+            return self.evaluator.gain(self.measured[name], self.measured[chosen])
+        return self.expected[name].mean - self.expected[chosen].mean
+
+    def _is_worse(self, name: str, chosen: str) -> bool:
+        return chosen in self.measured and self.against(name, chosen).is_worse
+
     # --- the run folder -----------------------------------------------------------------------------------------------
+
+    @property
+    def _more_examples(self) -> float:
+        """Examples of the final training, per example of a fold's."""
+        return self.experiments.labels / len(self.experiments.folds[0].train)
 
     def _final_seconds(self, candidate: Trained) -> float:
         """Training once more on all rows, for the run folder."""
         if self.keep is None or candidate.name == self.kept:
             return 0.0
-        return self.overhead + candidate.fold_seconds * self.experiments.labels / len(self.experiments.folds[0].train)
+        return self.overhead + candidate.fold_seconds * self._more_examples
 
     def _finish_open(self) -> None:
-        """Make the run folder of the choice, where there is time for it."""
-        chosen = self.chosen
-        if self.keep is None or chosen.name == self.kept:
-            return
-        candidate = self._trained.get(chosen.name)
-        needed = self._final_seconds(candidate) if candidate else self.overhead + chosen.seconds
-        if needed > self.clock.left:
-            return self._stays(self._too_dear(needed))
-        log.info("%s takes the place of %s: training on all rows", TITLES[chosen.name], TITLES[self.kept])
-        self.keep(chosen.changes)
-        self.kept = chosen.name
+        """Make the run folder of the best choice that there is time for."""
+        while self.keep is not None and self.chosen != self.kept:
+            chosen, candidate = self.chosen, self._trained.get(self.chosen)
+            needed = self._final_seconds(candidate) if candidate else self.overhead + self.measured[chosen].seconds
+            if needed <= self.clock.left:
+                log.info("%s takes the place of %s: training on all rows", TITLES[chosen], TITLES[self.kept])
+                self.keep(self._changes(chosen))
+                self.kept = chosen
+            else:
+                self._stays(chosen, self._too_expensive(needed))
 
-    def _stays(self, reason: str) -> None:
-        """End the search, which may leave less than the choice in a folder that is kept."""
-        self.ended, chosen = reason, self.chosen
-        if self.keep is not None and chosen.name != self.kept:
-            self.ended = f"{TITLES[chosen.name]} could not be trained on all rows ({reason})"
+    def _stays(self, chosen: str, reason: str) -> None:
+        """Give up a candidate for the folder that is kept."""
+        self.ended = reason
+        if self.keep is not None and chosen != self.kept:
+            self._unaffordable.add(chosen)
+            self.ended = f"{TITLES[chosen]} could not be trained on all rows ({reason})"
             log.warning("The output stays %s: %s", TITLES[self.kept], self.ended)
 
     # --- what is said -------------------------------------------------------------------------------------------------
@@ -320,7 +384,11 @@ class Search:
     def against(self, new: str, old: str) -> Difference | None:
         if new not in self.measured or old not in self.measured:
             return None
-        return self.evaluator.difference(self.measured[new], self.measured[old])
+        pair = self.measured[new], self.measured[old]
+        key = tuple((one.name, one.folds) for one in pair)
+        if key not in self._differences:  # a bootstrap for some metrics
+            self._differences[key] = self.evaluator.difference(*pair)
+        return self._differences[key]
 
     def gain_after_choice(self, predictions: HeldOutPredictions) -> Difference:
         """Return the gain over the probe, corrected for the choice among all candidates and for the training sets."""
@@ -346,7 +414,7 @@ class Search:
         self.skipped[name] = reason
         log.info("%s is not tried: %s", TITLES.get(name, name), reason)
 
-    def _too_dear(self, seconds: float) -> str:
+    def _too_expensive(self, seconds: float) -> str:
         """Said of what is left out for lack of time, which is then why the search ended."""
         self.ended = SPENT
         return f"it needs about {seconds:.0f} s, {max(0, math.floor(self.clock.left))} s of the budget are left"
@@ -361,13 +429,3 @@ def next_to_measure(chosen: str, gains: dict[str, float], folds: dict[str, int],
     nearest = max(gains, key=gains.__getitem__, default=None)
     behind = folds.get(chosen, most) <= (most - 1 if nearest is None else folds[nearest])
     return chosen if behind else nearest
-
-
-def halve(rates: Sequence[float], steps: int, loss: Callable[[float, int], float]) -> float:
-    """Keep the better half of `rates` with twice the steps until one is left."""
-    rates = list(rates)
-    while len(rates) > 1:
-        losses = {rate: loss(rate, steps) for rate in rates}
-        rates = sorted(rates, key=losses.__getitem__)[: math.ceil(len(rates) / 2)]
-        steps *= 2
-    return rates[0]

@@ -133,11 +133,9 @@ class Evaluator:
         change = self.value(new, rows) - self.value(old, rows)
         return change if higher_is_better(self.metric) else -change
 
-    def choose(self, candidates: Sequence[HeldOutPredictions], prefer: Preference = "simplicity") -> HeldOutPredictions:
+    def simplest(self, candidates: Sequence[HeldOutPredictions]) -> HeldOutPredictions:
         """Return the simplest candidate that cannot be told from the best; `candidates` from simple to expensive."""
         best = self.best(candidates)
-        if prefer == "accuracy":
-            return best
         return next(
             candidate for candidate in candidates if candidate is best or not self.difference(best, candidate).is_better
         )

@@ -28,8 +28,9 @@ def as_dict(search: Search) -> dict[str, Any]:
         "candidates": [_candidate(search, search.measured[name]) for name in TITLES if name in search.measured],
         "skipped": search.skipped,
         "ended": search.ended,
-        "chosen": search.chosen.name,
-        "changes": search.chosen.changes,
+        "expected": {name: asdict(gain) for name, gain in search.expected.items()},
+        "chosen": search.chosen,
+        "changes": search.changes,
         "advice": advice(search),
         "evidence": evidence(search),
         "layers": layers(search),
@@ -56,22 +57,36 @@ def _candidate(search: Search, predictions: HeldOutPredictions) -> dict[str, Any
 
 def advice(search: Search) -> str:
     """One sentence: what the chosen candidate gains and costs, what cannot be told from it, and what to take."""
-    chosen, title = search.chosen, TITLES[search.chosen.name]
+    parts = _of_measured(search) if search.chosen in search.measured else [_of_prior(search)]
+    untried = [TITLES[name] for name in TRAINED if search.skipped.get(name, "").startswith("it needs about")]
+    untried = [title for title in untried if title != TITLES[search.chosen]]
+    parts += [f"there was no time for {_joined(untried)}"] if untried else []
+    said = _capital("; ".join(parts) or "nothing that trains more was tried")
+    return f"{said}: take {TITLES[search.chosen]}{_instead(search)}."
+
+
+def _instead(search: Search) -> str:
+    """Name what the other preference takes, where that is something else."""
+    other = "simplicity" if search.wishes.prefer == "accuracy" else "accuracy"
+    taken = search.preferred(other)
+    return f" (--prefer {other} takes {TITLES[taken]})" if taken != search.chosen else ""
+
+
+def _of_prior(search: Search) -> str:
+    gain = search.expected[search.chosen]
+    return f"{TITLES[search.chosen]} gains {100 * gain.mean:+.1f} points over the probe by prior results, not measured here"
+
+
+def _of_measured(search: Search) -> list[str]:
+    chosen, title = search.measured[search.chosen], TITLES[search.chosen]
     following = search.deployable[[candidate.name for candidate in search.deployable].index(chosen.name) + 1 :]
-    others = [
-        candidate for candidate in following if candidate.name != "probe"
-    ]  # the gain over the probe is said by itself
+    others = [candidate for candidate in following if candidate.name != "probe"]  # its gain is said by itself
     worse = [candidate for candidate in others if search.evaluator.difference(candidate, chosen).is_worse]
     alike = [candidate for candidate in others if candidate not in worse]
     parts, said = _gain_of(search, chosen) if chosen.name != "probe" else ([], chosen)
     alike = [candidate for candidate in alike if candidate is not said]
     parts += [f"{_are(alike)} not distinguishable from {title}{_leader(search, alike)}"] if alike else []
-    parts += [f"{_are(worse)} worse"] if worse else []
-    untried = [TITLES[name] for name in TRAINED if search.skipped.get(name, "").startswith("it needs about")]
-    parts += [f"there was no time for {_joined(untried)}"] if untried else []
-    best = search.evaluator.best(search.deployable)
-    instead = f" (--prefer accuracy takes {TITLES[best.name]})" if best is not chosen else ""
-    return f"{_capital('; '.join(parts) or 'nothing that trains more was tried')}: take {title}{instead}."
+    return parts + ([f"{_are(worse)} worse"] if worse else [])
 
 
 def _are(candidates: list[HeldOutPredictions]) -> str:
@@ -79,9 +94,10 @@ def _are(candidates: list[HeldOutPredictions]) -> str:
 
 
 def _gain_of(search: Search, chosen: HeldOutPredictions) -> tuple[list[str], HeldOutPredictions]:
-    """Return what is gained over the probe, and the candidate that shows it: the best, where the chosen one does not."""
+    """Return what is gained over the probe, and the candidate that shows it: the best, where a simpler one is chosen."""
     best = search.evaluator.best(search.deployable)
-    if search.against(chosen.name, "probe").is_better or best is chosen:
+    accuracy = search.wishes.prefer == "accuracy"
+    if accuracy or search.against(chosen.name, "probe").is_better or best is chosen:
         return [_over_probe(search, chosen)], chosen
     own = points(search, search.against(chosen.name, "probe"))
     simpler = f"{TITLES[chosen.name]} ({own}) is simpler and not distinguishable from it"
@@ -95,10 +111,11 @@ def _over_probe(search: Search, candidate: HeldOutPredictions) -> str:
 
 
 def _leader(search: Search, alike: list[HeldOutPredictions]) -> str:
-    best = search.evaluator.best([search.chosen, *alike])
-    if best.name == search.chosen.name:
+    chosen = search.measured[search.chosen]
+    best = search.evaluator.best([chosen, *alike])
+    if best.name == chosen.name:
         return ""
-    gain = search.evaluator.difference(best, search.chosen)
+    gain = search.evaluator.difference(best, chosen)
     of = "" if len(alike) == 1 else f"{TITLES[best.name]} the best of them, "
     return f" ({of}{points(search, gain)}, on {gain.rows} rows)"
 
@@ -120,6 +137,7 @@ def evidence(search: Search) -> list[str]:
             _transfer(search),
             _raw(search),
             _peak(search),
+            _expected(search),
             _choice(search),
             _folds(search),
             *_left_out(search),
@@ -194,10 +212,27 @@ def _peak(search: Search) -> str:
     return f"{found}: the blocks above serve the source rather than this task, and may well be retrained."
 
 
+def _expected(search: Search) -> str:
+    """Describe what prior results say of the chosen candidate, and what is expected of it with what was measured."""
+    prior = search.prior(search.chosen)
+    if prior is None or search.chosen not in search.measured:
+        return ""
+    both = 100 * search.expected[search.chosen].mean
+    return (
+        f"Prior results on other data sets: {100 * prior.mean:+.1f} points over the probe from {TITLES[search.chosen]} "
+        f"(standard deviation {100 * prior.sd:.1f}); with what was measured here {both:+.1f}."
+    )
+
+
+def _measured_choice(search: Search) -> HeldOutPredictions | None:
+    """Return what the chosen candidate predicted; None for the probe, which gains nothing, and without a measurement."""
+    return None if search.chosen == "probe" else search.measured.get(search.chosen)
+
+
 def _choice(search: Search) -> str:
     """Describe what is left of the gain when the choice among several candidates is counted."""
-    chosen, candidates = search.chosen, len(search.deployable) - 1
-    if chosen.name == "probe":
+    chosen, candidates = _measured_choice(search), len(search.deployable) - 1
+    if chosen is None:
         return ""
     found = search.gain_after_choice(chosen)
     doubt = "" if found.is_better else ": not certain"
@@ -206,8 +241,8 @@ def _choice(search: Search) -> str:
 
 
 def _folds(search: Search) -> str:
-    chosen = search.chosen
-    found = None if chosen.name == "probe" else search.by_folds(chosen)
+    chosen = _measured_choice(search)
+    found = None if chosen is None else search.by_folds(chosen)
     if found is None:
         return ""
     doubt = "" if found.is_better else ": another training set might well not show it"
