@@ -74,8 +74,9 @@ def main() -> None:
     parser.add_argument("--cells", nargs="*", default=[f"{name}:20:0" for name in SETS])
     parser.add_argument("--budget", default="120s")
     parser.add_argument("--steps", type=int, help="length of every training; default: the strategy's own")
+    parser.add_argument("--rules", nargs="*", default=["auto"], choices=["auto", "auto, simplicity"])
     parser.add_argument(
-        "--candidates", nargs="*", default=list(CANDIDATES), choices=ALL, help="trained beside the chosen one"
+        "--candidates", nargs="*", default=list(CANDIDATES), choices=ALL, help="trained beside auto"
     )
     parser.add_argument("--render", type=Path)
     parser.add_argument("--plot", type=Path)
@@ -91,7 +92,7 @@ def main() -> None:
             print(json.dumps(line), file=file)
         print(
             cell,
-            line["chosen"],
+            chosen_by(line),
             {candidate: found.get("value") for candidate, found in line["runs"].items()},
             file=sys.stderr,
         )
@@ -100,8 +101,6 @@ def main() -> None:
 def measure(name: str, labels: int, seed: int, asked: argparse.Namespace) -> dict[str, Any]:
     """Advice on one draw of the labels, and every strategy trained on them."""
     from hftransfer.config import parse_overrides, with_overrides
-    from hftransfer.planning.strategies.command import advise
-    from hftransfer.planning.strategies.wording import as_dict
 
     title, model, arguments = SETS[name]
     with tempfile.TemporaryDirectory() as place:
@@ -117,9 +116,6 @@ def measure(name: str, labels: int, seed: int, asked: argparse.Namespace) -> dic
         further += [f"training.max_steps={asked.steps}"] if asked.steps else []
         base = {"data": {"train": str(table)}, "model": model} | {"output": str(Path(place) / "run")}
         values = with_overrides(base, parse_overrides(further)).model_dump(mode="json")
-        begin = time.perf_counter()
-        search = advise(with_overrides(dict(values), {"strategy.type": "auto", "strategy.budget": asked.budget}))
-        found = as_dict(search)
         line = {
             "set": name,
             "title": title,
@@ -128,17 +124,12 @@ def measure(name: str, labels: int, seed: int, asked: argparse.Namespace) -> dic
             "budget": asked.budget,
             "steps": asked.steps,
         }
-        line |= {"chosen": found["chosen"], "seconds": time.perf_counter() - begin, "advice": found}
-        line["by_accuracy"] = search.evaluator.choose(search.deployable, "accuracy").name
-        changes = ALL | {
-            candidate["name"]: candidate["changes"] for candidate in found["candidates"] if candidate["changes"]
-        }
-        wanted = {*asked.candidates, line["chosen"], line["by_accuracy"]}
-        runs = {
-            candidate: one_run(values, change, place, METRIC[found["metric"]])
-            for candidate, change in changes.items()
-            if candidate in wanted
-        }
+        runs = {}
+        for rule, prefer in {"auto": "accuracy", "auto, simplicity": "simplicity"}.items():
+            if rule in asked.rules:
+                changes = {"strategy.type": "auto", "strategy.budget": asked.budget, "strategy.prefer": prefer}
+                runs[rule] = one_run(values, changes, place)
+        runs |= {candidate: one_run(values, ALL[candidate], place) for candidate in asked.candidates}
         return line | {"runs": runs}
 
 
@@ -228,24 +219,29 @@ PARTS = {
 }  # fmt: skip
 
 
-def one_run(values: dict[str, Any], changes: dict[str, Any], place: str, metric: str) -> dict[str, Any]:
+def one_run(values: dict[str, Any], changes: dict[str, Any], place: str) -> dict[str, Any]:
     """Return what one strategy reached on the test part with all the labelled rows, and what the run took."""
     from hftransfer.config import with_overrides
+    from hftransfer.planning.strategies.wording import FILE
     from hftransfer.train import run
 
     with tempfile.TemporaryDirectory(dir=place) as folder:
         begin = time.perf_counter()
         try:
-            metrics = run(with_overrides(json.loads(json.dumps(values)), {"output": f"{folder}/run"} | changes)).metrics
+            made = run(with_overrides(json.loads(json.dumps(values)), {"output": f"{folder}/run"} | changes))
         except Exception as error:  # one broken run must not end the table; it is shown as such
             return {"error": repr(error)[-400:]}
-        return metrics["test"][metric] | {"seconds": time.perf_counter() - begin}
+        test = made.metrics["test"]
+        metric = next(metric for headline, metric in METRIC.items() if headline in test)
+        found = test[metric] | {"metric": metric, "seconds": time.perf_counter() - begin}
+        advice = made.folder / FILE
+        return found | {"advice": json.loads(advice.read_text())} if advice.exists() else found
 
 
 # --- the table and the plot -------------------------------------------------------------------------------------------
 
 
-RULES = {"auto": "o", "auto, accuracy": "D", "always probe": "s", "always frozen": "v", "always full": "^"}
+RULES = {"auto": "o", "auto, simplicity": "D", "always probe": "s", "always frozen": "v", "always full": "^"}
 FIXED = ("always best-layer", "always lora")  # rules of the table alone
 ELSEWHERE = ("wbc",)  # sets whose test rows come from another place than the training rows
 Lines = list[dict[str, Any]]
@@ -258,9 +254,13 @@ def reached(line: dict[str, Any]) -> dict[str, float]:
 def regrets(line: dict[str, Any]) -> dict[str, float]:
     """Points that each of `RULES` and `FIXED` loses to the best strategy in hindsight."""
     found = reached(line)
-    chosen = {"auto": line["chosen"], "auto, accuracy": line["by_accuracy"]}
-    taken = {rule: chosen.get(rule, rule.removeprefix("always ")) for rule in (*RULES, *FIXED)}
-    return {rule: 100 * (max(found.values()) - found[candidate]) for rule, candidate in taken.items()}
+    best = max(value for name, value in found.items() if name not in RULES)
+    taken = {rule: rule.removeprefix("always ") for rule in (*RULES, *FIXED)}
+    return {rule: 100 * (best - found[name]) for rule, name in taken.items() if name in found}
+
+
+def chosen_by(line: dict[str, Any], rule: str = "auto") -> str:
+    return line["runs"].get(rule, {}).get("advice", {}).get("chosen", "")
 
 
 def by_kind(lines: Lines) -> dict[tuple[str, int], Lines]:
@@ -294,10 +294,10 @@ def _regret_table(lines: Lines) -> str:
         "|---|---|---|" + "---|" * (len(RULES) + 1),
     ]
     for (title, labels), seeds in by_kind(lines).items():
-        chosen = Counter(line["chosen"] for line in seeds).most_common()
-        lost = " | ".join(f"{mean(regrets(line)[rule] for line in seeds):.1f}" for rule in RULES)
+        chosen = Counter(chosen_by(line) for line in seeds).most_common()
+        lost = " | ".join(f"{mean(regrets(line).get(rule, np.nan) for line in seeds):.1f}" for rule in RULES)
         words = ", ".join(f"{candidate} {count}" for candidate, count in chosen)
-        rows.append(f"| {title} | {labels} | {words} | {lost} | {mean(line['seconds'] for line in seeds):.0f} |")
+        rows.append(f"| {title} | {labels} | {words} | {lost} | {mean(line['runs']['auto']['seconds'] for line in seeds):.0f} |")
     return "\n".join(rows)
 
 
@@ -321,7 +321,9 @@ def _lost_table(lines: Lines) -> str:
     ]
     kinds = [[regrets(line) for line in seeds] for seeds in by_kind(lines).values()]
     for rule in (*RULES, *FIXED):
-        lost = [found[rule] for seeds in kinds for found in seeds]
+        lost = [found[rule] for seeds in kinds for found in seeds if rule in found]
+        if len(lost) < sum(map(len, kinds)):
+            continue
         mean_lost = _over_kinds([mean(found[rule] for found in seeds) for seeds in kinds])
         more = _over_kinds([mean(found[rule] - found["auto"] for found in seeds) for seeds in kinds])
         many = f"{sum(points > 5 for points in lost)} of {len(lost)}"
@@ -348,7 +350,7 @@ def plot(lines: Lines, path: Path) -> None:
     kinds = by_kind(lines)
     figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.5 * len(kinds)), layout="constrained")
     for number, (rule, marker) in enumerate(RULES.items()):
-        lost = [[regrets(line)[rule] for line in seeds] for seeds in kinds.values()]
+        lost = [[regrets(line).get(rule, np.nan) for line in seeds] for seeds in kinds.values()]
         heights = [row + 0.15 * (number - (len(RULES) - 1) / 2) for row in range(len(kinds))]
         axes.plot([mean(points) for points in lost], heights, marker, label=rule, markersize=5, color=f"C{number}")
         axes.hlines(
