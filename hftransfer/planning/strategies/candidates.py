@@ -26,7 +26,7 @@ TITLES = {
 HEADS = ("probe", "best-layer")
 TRAINED = ("frozen", "lora", "full", "scratch")
 TIMED_STEPS = 6
-SHORTEST = 0.5  # of a strategy's own steps: below, prior results say nothing about the training
+SHORTEST = 0.25  # of a strategy's own steps: the prior results are of about half of them
 SPENT = "the budget is spent"
 UNTRACKED = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 
