@@ -75,9 +75,7 @@ def main() -> None:
     parser.add_argument("--budget", default="120s")
     parser.add_argument("--steps", type=int, help="length of every training; default: the strategy's own")
     parser.add_argument("--rules", nargs="*", default=["auto"], choices=["auto", "auto, simplicity"])
-    parser.add_argument(
-        "--candidates", nargs="*", default=list(CANDIDATES), choices=ALL, help="trained beside auto"
-    )
+    parser.add_argument("--candidates", nargs="*", default=list(CANDIDATES), choices=ALL, help="trained beside auto")
     parser.add_argument("--render", type=Path)
     parser.add_argument("--plot", type=Path)
     asked = parser.parse_args()
@@ -297,7 +295,9 @@ def _regret_table(lines: Lines) -> str:
         chosen = Counter(chosen_by(line) for line in seeds).most_common()
         lost = " | ".join(f"{mean(regrets(line).get(rule, np.nan) for line in seeds):.1f}" for rule in RULES)
         words = ", ".join(f"{candidate} {count}" for candidate, count in chosen)
-        rows.append(f"| {title} | {labels} | {words} | {lost} | {mean(line['runs']['auto']['seconds'] for line in seeds):.0f} |")
+        rows.append(
+            f"| {title} | {labels} | {words} | {lost} | {mean(line['runs']['auto']['seconds'] for line in seeds):.0f} |"
+        )
     return "\n".join(rows)
 
 

@@ -53,12 +53,13 @@ class Clock:
 class Trained:
     """A candidate that trains: the configuration, the seconds of a fold, and the folds so far.
 
-    `fixed` seconds of a fold do not depend on the number of steps.
+    `own_steps` are those of its strategy, `steps` what the budget holds. `fixed` seconds of a fold do not depend on them.
     """
 
     name: str
     changes: dict[str, Any]
     config: RunConfig
+    own_steps: int
     steps: int
     step_seconds: float
     fixed: float
@@ -67,8 +68,14 @@ class Trained:
 
     @property
     def fold_seconds(self) -> float:
-        predicted = self.fixed + self.steps * self.step_seconds
-        return max((trial.seconds for trial in self.trials), default=predicted)
+        return self.fixed + self.steps * self.step_seconds
+
+    def add(self, trial: Trial) -> None:
+        """Note a fold: what it took is what the next one is expected to take."""
+        self.trials.append(trial)
+        self.spent += trial.seconds
+        self.step_seconds = trial.training_seconds / trial.steps
+        self.fixed = trial.seconds - trial.training_seconds
 
 
 @dataclass
@@ -144,7 +151,7 @@ class Search:
         return self._changes(self.chosen)
 
     def _changes(self, name: str) -> dict[str, Any]:
-        return self.measured[name].changes if name in self.measured else self._trained[name].changes
+        return self._trained[name].changes if name in self._trained else self.measured[name].changes
 
     @property
     def expected(self) -> dict[str, Gain]:
@@ -254,7 +261,7 @@ class Search:
             )
         batch = self.experiments.config.training.per_device_train_batch_size
         least = self.experiments.row_seconds * 3 * TIMED_STEPS * batch
-        return self._too_expensive(least) if least > self.clock.left else None
+        return self._too_expensive(least + self._reserved) if least + self._reserved > self.clock.left else None
 
     def _timed(self, name: str) -> Trained:
         """Time a few steps; the prediction for a fold follows from it."""
@@ -269,7 +276,7 @@ class Search:
         evaluated = training.evaluations * len(fold.train) / 7 + len(fold.held_out)
         fixed = trial.seconds - trial.training_seconds + self.experiments.row_seconds * evaluated
         step_seconds = trial.training_seconds / trial.steps
-        return Trained(name, changes, config, steps, step_seconds, fixed, time.perf_counter() - begin)
+        return Trained(name, changes, config, steps, steps, step_seconds, fixed, time.perf_counter() - begin)
 
     @property
     def _start(self) -> dict[str, Any]:
@@ -284,21 +291,20 @@ class Search:
     def _fitting(self, candidate: Trained) -> Trained:
         """Return the candidate with as many steps as the final training has time for, at least `SHORTEST` of its own."""
         spare = self._final_seconds(candidate) - self.clock.left
-        training = candidate.config.training
+        training = self.experiments.config.training
         if spare <= 0 or not candidate.step_seconds or training.max_steps or training.num_train_epochs:
             return candidate
         steps = candidate.steps - math.ceil(spare / self._more_examples / candidate.step_seconds)
-        if steps < SHORTEST * candidate.steps:
+        if steps < SHORTEST * candidate.own_steps:
             return candidate
-        log.info("%s: %d steps fit into the budget, its own are %d", TITLES[candidate.name], steps, candidate.steps)
+        log.info("%s: %d steps fit into the budget, its own are %d", TITLES[candidate.name], steps, candidate.own_steps)
         changes = candidate.changes | {"training.max_steps": steps}
         return replace(candidate, changes=changes, steps=steps, config=with_overrides(
             self.experiments.config.model_dump(mode="json"), changes))  # fmt: skip
 
     def _add_fold(self, candidate: Trained) -> None:
         trial = self.experiments.train(candidate.config, self.experiments.folds[len(candidate.trials)])
-        candidate.trials.append(trial)
-        candidate.spent += trial.seconds
+        candidate.add(trial)
         self._note(self._predictions(candidate))
 
     def _predictions(self, candidate: Trained) -> HeldOutPredictions:
@@ -357,8 +363,12 @@ class Search:
     def _finish_open(self) -> None:
         """Make the run folder of the best choice that there is time for."""
         while self.keep is not None and self.chosen != self.kept:
-            chosen, candidate = self.chosen, self._trained.get(self.chosen)
-            needed = self._final_seconds(candidate) if candidate else self.overhead + self.measured[chosen].seconds
+            chosen, needed = self.chosen, self.overhead
+            if chosen in self._trained:
+                self._trained[chosen] = self._fitting(self._trained[chosen])
+                needed = self._final_seconds(self._trained[chosen])
+            else:
+                needed += self.measured[chosen].seconds
             if needed <= self.clock.left:
                 log.info("%s takes the place of %s: training on all rows", TITLES[chosen], TITLES[self.kept])
                 self.keep(self._changes(chosen))
