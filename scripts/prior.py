@@ -20,6 +20,7 @@ from hftransfer.planning.strategies.decision import Difference
 from hftransfer.planning.strategies.prior import RETRAINING, Gain, updated
 
 RESULTS = Path(__file__).parents[1] / "docs" / "data" / "strategies.jsonl"
+WEIGHTS = RESULTS.with_name("weights.jsonl")  # of `scripts/ablate_weights.py`: trainings that begin at the best layer
 NAMES = ("best-layer", "frozen", "lora", "full")
 EXAMPLES = {
     "digits": 10,
@@ -52,6 +53,16 @@ def table(kinds: list[Kind]) -> dict[str, dict[str, tuple[float, float]]]:
         }
         for modality, found in by_modality.items()
     }
+
+
+def from_best_layer(lines: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Return mean and standard deviation of the gains over the best layer's head, of tasks with classes."""
+    found = defaultdict(list)
+    for line in lines:
+        weights = line["weights"]
+        if line["arm"].endswith(", best layer") and "calibrated" in weights["start"]:
+            found[line["arm"]].append(weights["chosen step"]["value"] - weights["start"]["value"])
+    return {arm: (round(mean(gains), 3), round(pstdev(gains), 3)) for arm, gains in found.items()}
 
 
 def lost(kind: Kind, chosen: str) -> float:
@@ -101,7 +112,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     lines = [json.loads(line) for line in parser.parse_args().results.read_text().splitlines()]
     kinds = [kind for kind in lines if not kind["elsewhere"]]
-    print(json.dumps(table(kinds), indent=1))
+    trained = [json.loads(line) for line in WEIGHTS.read_text().splitlines()]
+    print(json.dumps(table(kinds) | {"text, over the best layer's head": from_best_layer(trained)}, indent=1))
     print("\n| rule | points lost |\n|---|---|")
     print("\n".join(f"| {title} | {points:.2f} |" for title, points in validation(kinds)))
 

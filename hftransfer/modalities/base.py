@@ -59,7 +59,8 @@ class ModalityKind:
     learning_rates: Mapping[
         str, float
     ] = {}  # by strategy, where one was measured; else the strategy's own cautious rate
-    prior_gains: Mapping[str, tuple[float, float]] = {}  # over the probe: mean, standard deviation; `scripts/prior.py`
+    # Over the probe, and of "…, best layer" over that head: mean, standard deviation; `scripts/prior.py`.
+    prior_gains: Mapping[str, tuple[float, float]] = {}
     random_first: tuple[str, ...] = ()  # strategies whose head begins at random by `auto`; else as the probe's
     rates_need_batchnorm = False  # the rates are those of networks with BatchNorm; without it they are lowered
     augments = False  # training examples, and views of them, can be changed at random

@@ -27,6 +27,7 @@ HEADS = ("probe", "best-layer")
 TRAINED = ("frozen", "lora", "full", "scratch")
 TIMED_STEPS = 6
 SHORTEST = 0.25  # of a strategy's own steps: the prior results are of about half of them
+USED = 0.9  # of the time left, for a training that is shortened to it: predictions of seconds are rough
 SPENT = "the budget is spent"
 UNTRACKED = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 
@@ -169,10 +170,11 @@ class Search:
 
     def prior(self, name: str) -> Gain | None:
         """Return what prior results say, from where trainings begin; of errors in units of their own they say nothing."""
-        data = self.experiments.data
-        prior = prior_gain(data.kind.prior_gains, name) if data.task.has_classes else None
-        begins_higher = prior is not None and name in TRAINED and name != "scratch"
-        return replace(prior, mean=prior.mean + self._gain_of_start) if begins_higher else prior
+        data, begins_higher = self.experiments.data, name in TRAINED and bool(self._start)
+        if not data.task.has_classes:
+            return None
+        prior = prior_gain(data.kind.prior_gains, f"{name}, best layer" if begins_higher else name)
+        return replace(prior, mean=prior.mean + self._gain_of_start) if prior and begins_higher else prior
 
     def _behind(self, name: str) -> bool:
         return name in self.measured and self.evaluator.gain(self.measured[name], self.measured["probe"]) < 0
@@ -290,7 +292,7 @@ class Search:
 
     def _fitting(self, candidate: Trained) -> Trained:
         """Return the candidate with as many steps as the final training has time for, at least `SHORTEST` of its own."""
-        spare = self._final_seconds(candidate) - self.clock.left
+        spare = self._final_seconds(candidate) - USED * self.clock.left
         training = self.experiments.config.training
         if spare <= 0 or not candidate.step_seconds or training.max_steps or training.num_train_epochs:
             return candidate

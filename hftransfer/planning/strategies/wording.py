@@ -73,8 +73,10 @@ def _instead(search: Search) -> str:
 
 
 def _of_prior(search: Search) -> str:
-    gain = search.expected[search.chosen]
-    return f"{TITLES[search.chosen]} gains {100 * gain.mean:+.1f} points over the probe by prior results, not measured here"
+    gain = 100 * search.expected[search.chosen].mean
+    start = " from the best layer's head" if "head.layer" in search.changes else ""
+    expected = f"is expected to gain {gain:+.1f} points over the probe by prior results, not measured here"
+    return f"{TITLES[search.chosen]}{start} {expected}"
 
 
 def _of_measured(search: Search) -> list[str]:
