@@ -24,9 +24,10 @@ TITLES = {
     "best-layer": "the best-layer probe", "frozen": "frozen", "lora": "LoRA", "full": "full", "scratch": "scratch",
 }  # fmt: skip
 HEADS = ("probe", "best-layer")
-TRAINED = ("frozen", "lora", "full", "scratch")
+ADAPTED = ("frozen", "lora", "full")
+TRAINED = (*ADAPTED, "scratch")
 TIMED_STEPS = 6
-SHORTEST = 0.25  # of a strategy's own steps: the prior results are of about half of them
+SHORTEST = 0.5  # of a strategy's own steps: those of the prior results
 USED = 0.9  # of the time left, for a training that is shortened to it: predictions of seconds are rough
 SPENT = "the budget is spent"
 UNTRACKED = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
@@ -113,7 +114,7 @@ class Search:
         try:
             self._heads()
             self._finish_open()  # the better head costs seconds; what follows, minutes
-            for name in self._by_prior():
+            for name in ADAPTED:
                 self._try(name)
             self._baselines()
             self._try("scratch")
@@ -170,7 +171,7 @@ class Search:
 
     def prior(self, name: str) -> Gain | None:
         """Return what prior results say, from where trainings begin; of errors in units of their own they say nothing."""
-        data, begins_higher = self.experiments.data, name in TRAINED and bool(self._start)
+        data, begins_higher = self.experiments.data, name in ADAPTED and bool(self._start)
         if not data.task.has_classes:
             return None
         prior = prior_gain(data.kind.prior_gains, f"{name}, best layer" if begins_higher else name)
@@ -178,13 +179,6 @@ class Search:
 
     def _behind(self, name: str) -> bool:
         return name in self.measured and self.evaluator.gain(self.measured[name], self.measured["probe"]) < 0
-
-    def _by_prior(self) -> list[str]:
-        """Return the candidates that train, the highest prior gain first where it decides, else from cheap to expensive."""
-        gains = {name: self.prior(name) for name in TRAINED if name != "scratch"}
-        if self.wishes.prefer == "simplicity":
-            return list(gains)
-        return sorted(gains, key=lambda name: -gains[name].mean if gains[name] else 0.0)
 
     # --- heads and baselines ------------------------------------------------------------------------------------------
 
