@@ -191,9 +191,7 @@ class FakeBench:
         said = np.where(right, TARGETS[fold.held_out], 1 - TARGETS[fold.held_out])
         steps, rate = self.steps(config), config.training.learning_rate or 0.0
         seconds = self.seconds * steps / 100
-        return Trial(
-            np.eye(2)[said] * 0.8 + 0.1, seconds, seconds, steps, 0.5, rate, abs(np.log(max(rate, 1e-9) / 1.5e-3))
-        )
+        return Trial(np.eye(2)[said] * 0.8 + 0.1, seconds, seconds, steps, 0.5, rate)
 
 
 def climbed(right, seconds=0.0, budget=1000, keep=None, prefer="simplicity", overhead=0.0):

@@ -54,7 +54,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: scores (n, C) of the held-out rows, and what it took. `loss` is the best on its own validation part."""
+    """One training: scores (n, C) of the held-out rows, and what it took."""
 
     scores: np.ndarray
     seconds: float
@@ -62,7 +62,6 @@ class Trial:
     steps: int
     trainable_share: float
     learning_rate: float
-    loss: float
 
 
 @dataclass
@@ -206,11 +205,6 @@ class Experiments:
         examples = int((self._divided(self.folds[0]).frame["split"] == "train").sum())
         return planned_steps(config.training, config.strategy.defaults(self.data.modality), batch, examples)
 
-    @property
-    def rate_rows(self) -> np.ndarray:
-        """Numbers of the examples of the first fold that choose between learning rates."""
-        return np.flatnonzero(self._divided(self.folds[0]).frame["split"] == "validation")
-
     def train(self, config: RunConfig, fold: Fold) -> Trial:
         """Train as a run with this configuration would, choosing the checkpoint on a part of `fold.train`."""
         begin = time.perf_counter()
@@ -220,11 +214,9 @@ class Experiments:
             fitted = fit(context, Path(folder), Stop(), seconds)
         trained, found = fitted.trained, fitted.predictions.of_split(data.frame, "test")
         logits = data.task.in_units(found.logits)
-        metric = f"eval_{data.task.selection_metric}"
-        losses = [entry[metric] for entry in trained.history if metric in entry]
         return Trial(
             data.task.probabilities(logits), time.perf_counter() - begin, seconds.phases["training"], trained.steps,
-            fitted.sizes.trainable_share, trained.learning_rate, min(losses, default=np.inf),
+            fitted.sizes.trainable_share, trained.learning_rate,
         )  # fmt: skip
 
     def _divided(self, fold: Fold) -> LabelledData:
