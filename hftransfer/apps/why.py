@@ -31,12 +31,14 @@ def why_html(model: Served, frame: pd.DataFrame) -> str:
 
 def _explained(found: Explanation) -> str:
     answer = html.escape(found.answer)
-    if found.heat is not None:
+    if found.picture is not None:
         buffer = io.BytesIO()
         _larger(found.overlay()).save(buffer, "PNG")
         picture = base64.b64encode(buffer.getvalue()).decode()
-        return (f'<h3>Places that spoke for {answer}</h3><figure class="seen">'
-                f'<img alt="the picture as the model saw it, with the places that mattered" '
+        what, seen = ("Moments", "spectrogram") if found.segments else ("Places", "picture")
+        side = " (bars upward) or against it (downward)" if found.segments else ""
+        return (f'<h3>{what} that spoke for {answer}{side}</h3><figure class="seen">'
+                f'<img alt="the {seen} as the model saw it, with the {what.lower()} that mattered" '
                 f'src="data:image/png;base64,{picture}"></figure>')  # fmt: skip
     marked = "".join(_marked(text, weight) for text, weight in found.tokens)
     return (f'<h3>Words that spoke for <mark style="background: rgba({COLOURS[True]}, 0.5)">{answer}</mark> or '

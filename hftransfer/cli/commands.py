@@ -148,7 +148,9 @@ def predict(
     output: Annotated[Path | None, typer.Option(help="write a CSV, JSON or Parquet file in place of a table")] = None,
     column: Annotated[list[str] | None, typer.Option(help="input column(s) of a table")] = None,
     views: Annotated[int, typer.Option(min=0, help="average this many augmented views of each image")] = 0,
-    explain: Annotated[Path | None, typer.Option(help="folder to write heat maps, or weights of words, into")] = None,
+    explain: Annotated[
+        Path | None, typer.Option(help="folder to write heat maps, or weights of words or moments, into")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Predict labels or values for new inputs."""

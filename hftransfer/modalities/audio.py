@@ -7,6 +7,7 @@ equal length share a batch, so that no prediction depends on its neighbours.
 
 import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -243,7 +244,7 @@ class Audio:
         self.processor, self.augmentation, self.kind = processor, augmentation, kind
         self.rate = processor.sampling_rate
         self.truncated_share = 0.0
-        self._read: dict[str | bytes, np.ndarray] = {}
+        self._read: dict[Any, np.ndarray] = {}
 
     @cached_property
     def window(self) -> float | None:
@@ -287,14 +288,37 @@ class Audio:
         batch = _batch(self.processor, [self._changed(array) if changes else array for array in arrays], self.window)
         return self._masked(batch) if changes else batch
 
+    def occluded(self, item: Clip, most: int) -> tuple[np.ndarray, dict[str, "torch.Tensor"]]:
+        """Return the edges (S + 1,) in seconds of at most so many segments, and a batch: the recording, then without each.
+
+        A segment is silenced with ramps of five milliseconds around it, which make no click.
+        """
+        samples, ramp = self._seen(item), round(0.005 * self.rate)
+        count = max(1, min(most, int(len(samples) / (SHORTEST * self.rate))))
+        edges, places = np.linspace(0, len(samples), count + 1), np.arange(len(samples))
+        gains = [
+            np.interp(places, [start - ramp, start, end, end + ramp], [1, 0, 0, 1])
+            for start, end in zip(edges[:-1], edges[1:], strict=True)
+        ]
+        arrays = [samples, *((samples * gain).astype(np.float32) for gain in gains)]
+        return edges / self.rate, _batch(self.processor, arrays, self.window)
+
+    def picture(self, item: Clip, side: int) -> "Image.Image":
+        """Return the spectrogram of what the model reads of a recording."""
+        return spectrogram(resampled(self._seen(item), self.rate, MEL_RATE), side)
+
+    def _seen(self, item: Clip) -> np.ndarray:
+        """Return the samples that the window leaves."""
+        return self._samples(item)[: None if self.window is None else round(self.window * self.rate)]
+
     def _samples(self, clip: Clip) -> np.ndarray:
         """Return the samples at the model's rate. A sixteenth of the free memory keeps what was read."""
-        if clip.source in self._read:
-            return self._read[clip.source]
+        if (key := _version(clip.source)) in self._read:
+            return self._read[key]
         limit = None if self.window is None else self.window + 0.05
         array = read_sound(clip.source, self.rate, limit)
         if array.nbytes <= self._room:
-            self._read[clip.source] = array
+            self._read[key] = array
             self._room -= array.nbytes
         return array
 
@@ -348,6 +372,17 @@ class Audio:
 
     def skeleton(self, items: Sequence[Clip]) -> dict[str, "torch.Tensor"]:
         return {}  # sound is read by the stem alone; activations of different lengths are not stored
+
+
+def _version(source: str | bytes) -> Any:
+    """Return a key that a file loses when it is written anew."""
+    if isinstance(source, bytes):
+        return source
+    try:
+        found = os.stat(source)
+    except OSError:
+        return source  # reading it says what is wrong
+    return source, found.st_mtime_ns, found.st_size
 
 
 def _batch(processor: Any, arrays: list[np.ndarray], window: float | None) -> dict[str, "torch.Tensor"]:

@@ -3,7 +3,8 @@
 Pictures: Grad-CAM on the last activation that still has places (Selvaraju et al. 2017, arXiv 1610.02391, sec. 3), place by
 place as in HiResCAM (Draelos & Carin 2020, arXiv 2011.08891): equal to Grad-CAM where the places are averaged before the
 head. Texts: integrated gradients on the embeddings (Sundararajan et al. 2017, arXiv 1703.01365), summed over the pieces of
-a word. Both read the finished model and leave it as it was. They show what moved the answer, not whether that is right.
+a word. Recordings: occlusion of time (`occlusion.py`). All read the finished model and leave it as it was. They show what
+moved the answer, not whether that is right.
 """
 
 import logging
@@ -25,6 +26,7 @@ from tqdm.auto import tqdm
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import replacing, write_json
 from hftransfer.models.layers import LayerGroups
+from hftransfer.prediction.occlusion import segment_weights, with_bars
 from hftransfer.prediction.predictor import Predictor, load
 from hftransfer.report.gallery import shown_outputs
 from hftransfer.runs.reader import PAIR_MARK, RecordedRun, file_name
@@ -32,6 +34,7 @@ from hftransfer.runtime.cpu_kernels import quick_operations
 
 log = logging.getLogger(__name__)
 
+SPECTROGRAM = 320  # pixels of its width
 STEPS = 16  # points of the Gauss-Legendre rule along the path
 
 
@@ -40,7 +43,8 @@ class Explanation:
     """What spoke for the output called `answer`.
 
     Of a picture: `heat`, (h, w) from 0 to 1 over `picture`, the pixels that the model saw. Of a text: `tokens`, pieces whose
-    texts joined are the input, with weights from -1 (spoke against) to 1. `evidence` is `Task.evidence` of the answer, and
+    texts joined are the input, with weights from -1 (spoke against) to 1. Of a recording: `segments` of equal length, (start
+    and end in seconds, weight from -1 to 1), and the spectrogram as `picture`. `evidence` is `Task.evidence` of the answer, and
     `gap` by how much the weights, before they were scaled, miss what they should sum to (texts).
     """
 
@@ -49,12 +53,15 @@ class Explanation:
     heat: np.ndarray | None = None
     picture: Image.Image | None = None
     tokens: Sequence[tuple[str, float]] = ()
+    segments: Sequence[tuple[float, float, float]] = ()
     gap: float = 0.0
 
     def overlay(self) -> Image.Image:
-        """Return the picture in grey with the heat laid over it in colour."""
+        """Return the picture in grey with the heat laid over it in colour, or the spectrogram with bars below it."""
         from matplotlib import colormaps
 
+        if self.segments:
+            return with_bars(self.picture, np.array([weight for *_, weight in self.segments]))
         heat = Image.fromarray(self.heat.astype(np.float32)).resize(self.picture.size, Image.Resampling.BICUBIC)
         share = np.clip(np.asarray(heat), 0, 1)[..., None]
         grey = np.asarray(self.picture.convert("L").convert("RGB"), dtype=np.float64)
@@ -62,14 +69,23 @@ class Explanation:
         return Image.fromarray((grey + 0.75 * share * (colour - grey)).round().astype(np.uint8))
 
     def write(self, path: Path) -> Path:
-        """Write `path` with the suffix `.png` (the overlay) or `.json` (the tokens); return what it wrote."""
-        if self.heat is not None:
+        """Write `path` with the suffix `.png` (the overlay) or `.json` (tokens); return it. Of segments it writes both."""
+        if self.segments:
+            names = ("start", "end", "weight")
+            segments = [dict(zip(names, map(_rounded, segment), strict=True)) for segment in self.segments]
+            found = {"answer": self.answer, "evidence": self.evidence, "segments": segments}
+            write_json(path.with_name(f"{path.name}.json"), found)
+        if self.picture is not None:
             self.overlay().save(target := path.with_name(f"{path.name}.png"))
             return target
         tokens = [{"text": text, "weight": round(weight, 4)} for text, weight in self.tokens]
         found = {"answer": self.answer, "evidence": self.evidence, "gap": self.gap, "tokens": tokens}
         write_json(target := path.with_name(f"{path.name}.json"), found)
         return target
+
+
+def _rounded(value: float) -> float:
+    return round(value, 4)
 
 
 class NoExplanation(UserError):
@@ -83,7 +99,7 @@ def explain(predictor: Predictor, frame: pd.DataFrame, outputs: Sequence[int] | 
     no map can be found, and `UserError` for an unreadable input.
     """
     kind = predictor.modality.kind
-    make = {"picture": _heat_map, "words": _attributions}.get(kind.content)
+    make = {"picture": _heat_map, "sound": _moments, "words": _attributions}.get(kind.content)
     if make is None:
         raise NoExplanation(f"Answers for {kind.plural} cannot be explained.")
     items = predictor.modality.encode(frame)
@@ -251,6 +267,18 @@ def _as_seen(pixels: Tensor, settings: Any) -> Image.Image:
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (settings.mean, settings.std))
     values = (pixels.cpu() * std + mean).clamp(0, 1) * 255
     return Image.fromarray(values.round().byte().permute(1, 2, 0).numpy())
+
+
+# --- recordings ------------------------------------------------------------------------------------------------------
+
+
+def _moments(predictor: Predictor, row: pd.DataFrame, item: Any, output: int | None) -> Explanation:
+    """Return by how much the evidence falls when a segment of time is silent, over the largest such change."""
+    output, evidence, edges, weights = segment_weights(predictor, item, output)
+    weights = weights / max(np.abs(weights).max(), np.finfo(float).tiny)
+    segments = list(zip(edges[:-1].tolist(), edges[1:].tolist(), weights.tolist(), strict=True))
+    picture = predictor.modality.picture(item, SPECTROGRAM)
+    return Explanation(predictor.task.names[output], evidence, picture=picture, segments=segments)
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------

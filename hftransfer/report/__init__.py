@@ -49,7 +49,9 @@ def _content(run: "RecordedRun") -> dict[str, Any]:
     return {
         "name": run.name,
         "evaluated": run.evaluated,
-        "pictured": kind_of(run.record.modality).shows == "picture",
+        "shows": kind_of(run.record.modality).shows,
+        "noun": kind_of(run.record.modality).noun,
+        "pictured": kind_of(run.record.modality).shows != "words",
         "overview": sections.overview(run),
         "findings": diagnose(gather(run)),
         "metrics": sections.metrics(run),

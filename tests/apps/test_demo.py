@@ -269,13 +269,13 @@ def reason(model, row: dict) -> str:
     return why_html(model, pd.DataFrame([{"id": ""} | {c: row[c] for c in ("input", "input_pair") if c in row}]))
 
 
-@pytest.mark.parametrize("kind", ["image", "text", "pair", "text-multi", "image-regression"])
+@pytest.mark.parametrize("kind", ["image", "audio", "text", "pair", "text-multi", "image-regression"])
 def test_why_shows_what_spoke_for_the_answer_and_rows_like_it(runs, kind):
     model = serve(runs[kind])
     row = questions(runs[kind]).iloc[0].to_dict()
     page = reason(model, row)
-    if kind.startswith("image"):
-        assert "data:image/png;base64," in page
+    if kind.startswith(("image", "audio")):
+        assert "data:image/png;base64," in page and ("Moments that spoke" in page) == (kind == "audio")
     else:
         words = re.search(r'<div class="words">(.*?)</div>', page, flags=re.S)[1]
         assert html.unescape(re.sub("<[^>]+>", "", words)) == " ‖ ".join(

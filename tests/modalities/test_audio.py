@@ -98,6 +98,15 @@ def test_a_prediction_does_not_depend_on_its_batch(tmp_path, family):
     assert len(batches) == (1 if modality.mixes_lengths else 3)
 
 
+def test_a_file_that_is_written_anew_is_read_anew(tmp_path):
+    modality = KIND.bind(checkpoint("whisper", tmp_path, max_seconds=1).processor)
+    batches = []
+    for value in (0.1, 0.2):
+        soundfile.write(tmp_path / "s.wav", np.random.default_rng(0).normal(0, value, 8000), 16000)
+        batches.append(modality.collate(modality.encode(pd.DataFrame({"input": [str(tmp_path / "s.wav")]}))))
+    assert not torch.equal(*(batch["input_features"] for batch in batches))
+
+
 @pytest.mark.parametrize("family", ["whisper", "ast"])
 def test_a_cut_window_is_saved_with_the_model(tmp_path, family):
     from hftransfer.models.loading import save_model
