@@ -122,3 +122,20 @@ def test_report_and_review_play_and_show_recordings(tmp_path, tiny_run):
         assert '<audio controls preload="none" src="data:audio/mpeg;base64,' in each
         assert 'src="data:image/jpeg;base64,' in each
     assert len(shown) < 100_000
+
+
+@pytest.mark.parametrize("kind", ["audio", pytest.param("audio-multi", marks=pytest.mark.slow)])
+def test_the_exported_graph_answers_as_the_model(tiny_run, tmp_path, kind):
+    import onnxruntime
+
+    from hftransfer.publish.export import export
+
+    folder = tiny_run("probe", kind)
+    graph = export(folder, "onnx", tmp_path / "graph")
+    session = onnxruntime.InferenceSession(str(graph / "model.onnx"), providers=["CPUExecutionProvider"])
+    predictor, frame = load(folder, use_cpu=True), pd.read_parquet(folder / "splits.parquet").head(5)
+    for rows in (frame, frame.head(1)):
+        batch = predictor.modality.collate(predictor.modality.encode(rows))
+        (found,) = session.run(None, {given.name: batch[given.name].numpy() for given in session.get_inputs()})
+        expected = predictor.logits(rows)
+        assert abs(found - expected).max() < 1e-4 * max(1, abs(expected).max())
