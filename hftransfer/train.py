@@ -18,6 +18,7 @@ from hftransfer.data import LabelledData, load_data
 from hftransfer.doctor import examine_loaded
 from hftransfer.features.store import FeatureStore
 from hftransfer.models.loading import Checkpoint, load_checkpoint
+from hftransfer.pipeline import summary
 from hftransfer.pipeline.error_translation import explained
 from hftransfer.pipeline.fit import Seconds, fit
 from hftransfer.pipeline.repeats import check_parts, check_repeats, offer_folds, repeat
@@ -125,7 +126,7 @@ def _chosen(config: RunConfig, dataset: Any, resume: bool) -> tuple[RunConfig, R
         raise UserError("strategy auto is not resumed: its output is a whole run from the first minute on. Train anew.")
 
     def once(other: RunConfig) -> dict[str, Any]:
-        metrics = _again(other, dataset)
+        metrics = _once(other, dataset, False, Stop()).metrics
         _write_pages(other.output_folder)
         return metrics
 
@@ -174,7 +175,8 @@ def _origin(config: RunConfig, data: LabelledData, checkpoint: Checkpoint, proce
 
 def _again(config: RunConfig, dataset: Any) -> dict[str, Any]:
     """Return the metrics of one run of several; a signal stops it at once, since half of it says nothing."""
-    return _once(config, dataset, False, Stop()).metrics
+    with summary.silent():
+        return _once(config, dataset, False, Stop()).metrics
 
 
 def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
@@ -189,9 +191,8 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
             folder = stack.enter_context(run_folder.making(config.output_folder, resume, world.rank == 0))
         with seconds("data"):
             data = load_data(config.data, dataset)
-            for finding in examine_loaded(data):
-                if finding.severity != "note":
-                    log.warning(finding.as_text(3))
+            summary.log_data(config, data)
+            summary.log_findings(config, list(examine_loaded(data)))
             check_parts(config, data.frame["split"])
             offer_folds(config, len(data.frame), data.given, data.modality)
         config = config.resolved(data)

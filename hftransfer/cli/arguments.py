@@ -6,9 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hftransfer.core.errors import UserError
+from hftransfer.core.terminal import show_log
 
 if TYPE_CHECKING:
     from hftransfer.config import RunConfig
+
+
+def _show_details(wanted: bool) -> bool:
+    """Show the whole log of the command where that is `wanted`."""
+    if wanted:
+        show_log(details=True)
+    return wanted
+
 
 DataOrConfig = Annotated[
     str | None,
@@ -16,6 +25,10 @@ DataOrConfig = Annotated[
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as training.learning_rate=1e-3")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+Details = Annotated[
+    bool,
+    typer.Option("-v", "--verbose", callback=_show_details, help="show everything that is logged"),
+]
 RunFolder = Annotated[str, typer.Argument(help="a run folder, such as runs/pets-probe")]
 
 

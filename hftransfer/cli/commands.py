@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hftransfer.cli import planning
-from hftransfer.cli.arguments import DataOrConfig, Json, Overrides, RunFolder, is_yaml, read_config
+from hftransfer.cli.arguments import DataOrConfig, Details, Json, Overrides, RunFolder, is_yaml, read_config
 from hftransfer.cli.tables import (
     as_store_table,
     check_table_name,
@@ -20,7 +20,7 @@ from hftransfer.cli.tables import (
     write_table,
 )
 from hftransfer.core.errors import UserError, did_you_mean
-from hftransfer.core.terminal import PlainFormatter, display, printable, show
+from hftransfer.core.terminal import display, printable, show, show_log
 from hftransfer.core.version import __version__
 
 app = typer.Typer(
@@ -70,11 +70,8 @@ def _quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loaders fork
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PlainFormatter("%(message)s"))
-    root = logging.getLogger("hftransfer")
-    root.handlers = [handler]
-    root.setLevel(logging.INFO if launch.process_rank() == 0 else logging.ERROR)
+    show_log()
+    logging.getLogger("hftransfer").setLevel(logging.INFO if launch.process_rank() == 0 else logging.ERROR)
 
 
 @app.command()
@@ -88,15 +85,21 @@ def train(
     patch: Annotated[str | None, typer.Option(help="decisions about single rows, as `review` writes them")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted run")] = False,
     as_json: Json = False,
+    verbose: Details = False,
 ) -> None:
     """Adapt a checkpoint to labelled images, texts or recordings and write a run folder."""
     config = read_config(data_or_config, overrides or [], data, model, strategy, output, patch)
     from hftransfer.runs.record import MetricsRecord
+    from hftransfer.pipeline.summary import result_lines
     from hftransfer.train import run
 
     finished = run(config, resume=resume)
     if finished.metrics:
-        show_metrics(MetricsRecord.of(finished.metrics), finished.folder, as_json)
+        metrics = MetricsRecord.of(finished.metrics)
+        if as_json or verbose:
+            show_metrics(metrics, finished.folder, as_json)
+        if not as_json:
+            print("\n".join(result_lines(finished.folder, metrics)))
         if finished.interruption:
             print(f"Ended early: {finished.interruption.describe()}", file=sys.stderr)
             raise typer.Exit(finished.interruption.exit_code)
@@ -116,6 +119,7 @@ def evaluate(
         list[str] | None, typer.Option(help="label column(s) of --data; default: those of the run")
     ] = None,
     as_json: Json = False,
+    verbose: Details = False,
 ) -> None:
     """Show how good a run is, on its own test part or on other labelled data."""
     from hftransfer.runs import folder as run_folder
@@ -152,6 +156,7 @@ def predict(
         Path | None, typer.Option(help="folder to write heat maps, or weights of words or moments, into")
     ] = None,
     as_json: Json = False,
+    verbose: Details = False,
 ) -> None:
     """Predict labels or values for new inputs."""
     check_table_name(output)
@@ -238,6 +243,7 @@ def doctor(
     measure: Annotated[bool, typer.Option("--measure", help="measure what a random split would have reported")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="warnings count in the exit code")] = False,
     as_json: Json = False,
+    verbose: Details = False,
 ) -> None:
     """Find what would spoil a training, before it: broken files, wrong labels, duplicates, leaks."""
     from hftransfer.config import read_yaml
@@ -269,6 +275,7 @@ def export(
     run: RunFolder,
     format: Annotated[str, typer.Option(help="onnx, onnx-int8 or safetensors-merged")] = "onnx",
     output: Annotated[Path | None, typer.Option(help="folder to make; default: exports/FORMAT in the run")] = None,
+    verbose: Details = False,
 ) -> None:
     """Write the model in another form, compared with the original on held-out inputs before it is kept."""
     from hftransfer.publish.export import as_table
@@ -318,6 +325,7 @@ def push(
         Path | None, typer.Option(help="write the repository into this folder, ask the Hub nothing")
     ] = None,
     space: Annotated[str | None, typer.Option(help="OWNER/NAME of a demo Space to fill as well")] = None,
+    verbose: Details = False,
 ) -> None:
     """Put a run's model on the Hub, with card, metrics and round-trip certificate."""
     from hftransfer.publish.hub import push as push_run

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hftransfer.cli.arguments import DataOrConfig, Json, Overrides, read_config
+from hftransfer.cli.arguments import DataOrConfig, Details, Json, Overrides, read_config
 from hftransfer.cli.tables import check_table_name, write_table
 from hftransfer.core.terminal import show
 
@@ -20,6 +20,7 @@ def advise(
     ] = None,
     output: Annotated[str | None, typer.Option(help="keep what is chosen as this run folder")] = None,
     as_json: Json = False,
+    verbose: Details = False,
 ) -> None:
     """Measure which strategy these data need, from the probe to full training, within a budget of time."""
     wishes = {"strategy.type": "auto", "strategy.budget": budget, "strategy.prefer": prefer}
@@ -48,6 +49,7 @@ def rank(
     metric: Annotated[str | None, typer.Option(help="metric to rank by; default: the task's own")] = None,
     plot: Annotated[Path | None, typer.Option(help="draw score against latency into this .png or .svg")] = None,
     as_json: Json = False,
+    verbose: Details = False,
 ) -> None:
     """Rank checkpoints for the data at hand: cross-validated probes on the same rows, and what each costs."""
     from hftransfer.planning.checkpoints.command import named_models
@@ -68,6 +70,7 @@ def curve(
     classes: Annotated[int, typer.Option(min=0, help="classes to look at one by one, the worst first")] = 10,
     output: Annotated[Path | None, typer.Option(help="folder for curve.json and curve.svg")] = None,
     as_json: Json = False,
+    verbose: Details = False,
 ) -> None:
     """Say how much more labels would bring: the learning curve of a probe, overall and for each class."""
     config = read_config(data_or_config, overrides or [], None, model, "probe", None)
@@ -85,6 +88,7 @@ def next_to_label(
     column: Annotated[list[str] | None, typer.Option(help="input column(s) of a table")] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the clusters")] = 0,
     as_json: Json = False,
+    verbose: Details = False,
 ) -> None:
     """Choose which inputs to label next: where the model is unsure, and unlike each other."""
     check_table_name(output)

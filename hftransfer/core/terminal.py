@@ -1,6 +1,7 @@
 """What may reach a terminal: tables, JSON lines, and no control characters."""
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -33,8 +34,49 @@ _SIGNS = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t
 _SIGNS |= {127: "\u2421"} | dict.fromkeys(range(128, 160), "\ufffd")
 
 
+# Whose information is shown by default: the summary of a run, and what the other commands are waited for. The rest takes -v.
+TOLD = (
+    "hftransfer.pipeline.summary", "hftransfer.planning", "hftransfer.publish", "hftransfer.apps",
+    "hftransfer.doctor.repair",
+)  # fmt: skip
+
+
+def show_log(details: bool = False) -> None:
+    """Send the log to standard error: all of it with `details`, else warnings, each once, and what `TOLD` names."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(message)s") if details else BriefFormatter("%(message)s"))
+    if not details:
+        handler.addFilter(Brief())
+    logging.getLogger("hftransfer").handlers = [handler]
+
+
+class Brief(logging.Filter):
+    """Let through what everybody reads, and every message once: folds and seeds repeat them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if message in self.seen or (record.levelno < logging.WARNING and not record.name.startswith(TOLD)):
+            return False
+        self.seen.add(message)
+        return True
+
+
 class PlainFormatter(logging.Formatter):
     """The message alone, printable."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
+
+
+class BriefFormatter(PlainFormatter):
+    """The first line of a warning, and what shows the others: `-v`, or what the record says it is `shown_by`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        first, *others = text.split("\n")
+        more = f"{first} ({getattr(record, 'shown_by', '-v')} shows more)"
+        return more if others and record.levelno >= logging.WARNING else text

@@ -1,6 +1,5 @@
 """Fit a network as its strategy says: the one pipeline of a run and of the trials of `advise`."""
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -8,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hftransfer.core.wording import percent
 from hftransfer.models.layers import LayerGroups
 from hftransfer.pipeline.run_context import (
     RunContext,
@@ -17,14 +15,13 @@ from hftransfer.pipeline.run_context import (
     solve_head,
     stored_activations,
 )
+from hftransfer.pipeline.summary import log_training
 from hftransfer.probe.fit import Probe
 from hftransfer.runs.predictions import Predictions
 from hftransfer.runtime.interruption import Stop
 from hftransfer.runtime.launch import World
 from hftransfer.strategies import Plan
 from hftransfer.training.freeze_check import Sizes, check_frozen, tensor_hashes
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -70,9 +67,7 @@ def fit(context: RunContext, folder: Path, stop: Stop, seconds: Seconds) -> Fitt
         probe = solve_head(context)
     plan = _plan(context, probe)
     before, sizes = tensor_hashes(plan.model, plan.layer_groups), Sizes.of(plan)
-    log.info("Strategy: %s, %d of %d parameters train (%s), the lowest in %s", context.config.strategy.type,
-             sum(sizes.trainable.values()), sum(sizes.all.values()), percent(sizes.trainable_share),
-             plan.layer_groups.name_of(plan.lowest_depth))  # fmt: skip
+    log_training(context, plan, sizes)
     if context.trains:
         predictions, trained = _train(context, plan, probe, folder, stop, seconds)
     else:

@@ -100,6 +100,7 @@ def test_train_evaluate_predict(monkeypatch, capsys, tmp_path):
         "--output",
         tmp_path / "run",
         "--json",
+        "-v",
         "seed=1",
     ]
     code, out, err = call(monkeypatch, capsys, *arguments)
