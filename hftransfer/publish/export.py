@@ -12,7 +12,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.core.files import read_json, replacing, write_json
@@ -39,17 +40,19 @@ log = logging.getLogger(__name__)
 Format = Literal["onnx", "onnx-int8", "safetensors-merged"]
 Answer = Callable[[dict[str, Tensor]], np.ndarray]
 
-ROWS = 500  # held-out inputs that are compared, at most
+ROWS = 2000  # held-out inputs that are compared, at most
+SECONDS = 30.0  # for all of them, half for each form
 BATCH = 16
 CALIBRATION_ROWS = 128  # training inputs that tell the ranges inside a convolutional net
 TOLERANCE = 1e-4  # of float32 logits, relative to the largest where that is above 1
 SHAPES_KNOWN = {"onnx.quant.pre_process": "onnxruntime.quant"}  # or the quantiser warns, on the root logger
 
 
-def export(run: str | Path, format: Format, output: str | Path | None = None) -> Path:
+def export(run: str | Path, format: Format, output: str | Path | None = None, seconds: float = SECONDS) -> Path:
     """Write the run's model as `format` into the folder `output` (None: `exports/<format>` in the run) and return it.
 
-    `export.json` in it holds the comparison with the original (see `as_table`). Raises `UserError` for an unknown
+    `export.json` in it holds the comparison with the original (see `as_table`), on as many held-out inputs as both answer
+    within `seconds`, 16 at least. Raises `UserError` for an unknown
     format, a folder that exists, a missing package, inputs that cannot be read again, and answers that differ.
     """
     if format not in get_args(Format):
@@ -59,7 +62,7 @@ def export(run: str | Path, format: Format, output: str | Path | None = None) ->
     if target.exists():
         raise UserError(f"{target} exists already: choose another --output, or remove it.")
     with replacing(target) as unfinished:
-        write_json(unfinished / "export.json", _write(recorded, format, unfinished))
+        write_json(unfinished / "export.json", _write(recorded, format, unfinished, seconds))
     return target
 
 
@@ -93,23 +96,25 @@ def as_table(exported: Path) -> "Table":
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _write(run: RecordedRun, format: Format, folder: Path) -> dict[str, Any]:
+def _write(run: RecordedRun, format: Format, folder: Path, seconds: float) -> dict[str, Any]:
     """Write the export into `folder` and return how it compares. Raises `UserError` where its answers differ."""
-    predictor, part = load(run.folder, use_cpu=True), readable_rows(run, ROWS)
+    predictor, part = load(run.folder, use_cpu=True), _in_random_order(readable_rows(run, ROWS))
     frame = _with_further_inputs(run, part) if format == "onnx-int8" else part.frame
-    batches = _batches(predictor, frame)
+    batches = Batches(predictor, predictor.modality.encode(frame))
     if format == "safetensors-merged":
         shutil.copytree(run.folder / "model", folder)
         answer = _of_model(load(folder, use_cpu=True, trust_remote_code=run.runs_own_code).model)
     else:
-        _write_onnx(run, predictor, batches[0], folder, quantised=format == "onnx-int8")
+        _write_onnx(run, predictor, next(iter(batches)), folder, quantised=format == "onnx-int8")
         answer = _of_graph(folder / "model.onnx")
-    sides = {"original": _timed(_of_model(predictor.model), batches), format: _timed(answer, batches)}
+    original = _timed(_of_model(predictor.model), batches, seconds / 2, "original")
+    sides = _same_rows({"original": original, format: _timed(answer, batches, seconds / 2, format)})
     sizes = {"original": run.model_bytes, format: _weight(folder)}
     comparison = {"format": format} | compare(predictor.task, *(logits for logits, _ in sides.values()))
-    for name, (logits, seconds) in sides.items():
-        quality = asdict(_quality(predictor.task, part, logits[: len(part)]))
-        comparison["sides"][name] = {"bytes": sizes[name], "seconds_per_input": seconds, "quality": quality}
+    for name, (logits, each) in sides.items():
+        own = part.rows(np.arange(min(len(part), len(logits))))
+        quality = asdict(_quality(predictor.task, own, logits[: len(own)]))
+        comparison["sides"][name] = {"bytes": sizes[name], "seconds_per_input": each, "quality": quality}
     check(comparison)
     return comparison
 
@@ -274,9 +279,21 @@ def _with_further_inputs(run: RecordedRun, part: Part) -> pd.DataFrame:
     return pd.concat([part.frame, further], ignore_index=True)[part.frame.columns]
 
 
-def _batches(predictor: Predictor, frame: pd.DataFrame) -> list[dict[str, Tensor]]:
-    items = predictor.modality.encode(frame)
-    return [predictor.modality.collate(items[start : start + BATCH]) for start in range(0, len(items), BATCH)]
+@dataclass(frozen=True)
+class Batches:
+    """Batches of encoded inputs, made when they are asked for: all of them may be too many for the memory."""
+
+    predictor: Predictor
+    items: list[Any]
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for start in range(0, len(self.items), BATCH):
+            yield self.predictor.modality.collate(self.items[start : start + BATCH])
+
+
+def _in_random_order(part: Part) -> Part:
+    """Return the rows so that the first of them stand for all: where time is short, the others are left out."""
+    return part.rows(np.random.default_rng(0).permutation(len(part)))
 
 
 def _of_model(model: nn.Module) -> Answer:
@@ -297,20 +314,46 @@ def _of_graph(file: Path) -> Answer:
     return lambda batch: session.run(None, {name: batch[name].numpy() for name in wanted})[0]
 
 
-def _timed(answer: Answer, batches: list[dict[str, Tensor]]) -> tuple[np.ndarray, dict[str, float]]:
-    """Logits of all rows, and the seconds that each takes: one by one, and `BATCH` together."""
-    rows = len(next(iter(batches[0].values())))
-    single = [{name: value[row : row + 1] for name, value in batches[0].items()} for row in range(rows)]
-    logits, together = _run(answer, batches)
-    return logits, {"1": _run(answer, single)[1], str(BATCH): together}
+Timed = tuple[np.ndarray, dict[str, float]]
 
 
-def _run(answer: Answer, batches: list[dict[str, Tensor]]) -> tuple[np.ndarray, float]:
-    """Logits of all rows, and seconds a row; the first batch is run once before, to warm up."""
+def _same_rows(sides: dict[str, Timed]) -> dict[str, Timed]:
+    """Return the logits of the rows that all sides answered in their time."""
+    rows = min(len(logits) for logits, _ in sides.values())
+    return {name: (logits[:rows], seconds) for name, (logits, seconds) in sides.items()}
+
+
+def _timed(answer: Answer, batches: Batches, seconds: float, title: str) -> Timed:
+    """Return the logits of the first rows, and the seconds that each takes: one by one, and `BATCH` together.
+
+    No further batch is begun where it would end after `seconds`; the first one is always answered.
+    """
+    begin = time.perf_counter()
+    first = next(iter(batches))
+    single = [
+        {name: value[row : row + 1] for name, value in first.items()} for row in range(min(BATCH, len(batches.items)))
+    ]
+    alone = _run(answer, single)
+    found, spent, started = [], 0.0, time.perf_counter()
+    with tqdm(total=len(batches.items), desc=f"compare ({title})", unit="row", leave=False, disable=None) as bar:
+        for number, batch in enumerate(batches):
+            start = time.perf_counter()
+            if number and start - begin + (start - started) / number > seconds:
+                break
+            found.append(answer(batch))
+            spent += time.perf_counter() - start
+            bar.update(len(found[-1]))
+    logits = np.concatenate(found)
+    return logits, {"1": alone, str(BATCH): spent / len(logits)}
+
+
+def _run(answer: Answer, batches: list[dict[str, Tensor]]) -> float:
+    """Return the seconds of a batch; the first is run once before, to warm up."""
     answer(batches[0])
     begin = time.perf_counter()
-    logits = np.concatenate([answer(batch) for batch in batches])
-    return logits, (time.perf_counter() - begin) / len(logits)
+    for batch in batches:
+        answer(batch)
+    return (time.perf_counter() - begin) / len(batches)
 
 
 def _weight(folder: Path) -> int:

@@ -1,12 +1,15 @@
 """An exported model answers as the run's own does, whatever the number of rows and tokens, or it is not written."""
 
 import json
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import onnxruntime
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
 from hftransfer.config import checked
@@ -105,6 +108,35 @@ def test_eight_bits_of_a_convolutional_net_are_calibrated_on_training_rows(runs,
     calibrated = sum(len(batch["pixel_values"]) for batch in given)
     assert calibrated == min(module.CALIBRATION_ROWS, (train.sum() + 1) // 2)  # half compares the two models
     assert comparison["rows"] == len(train) - calibrated
+
+
+def test_as_many_inputs_are_compared_as_the_seconds_allow(runs, tmp_path):
+    rows = {}
+    for seconds in (0, 30):
+        folder = export(runs["text"], "safetensors-merged", tmp_path / str(seconds), seconds=seconds)
+        comparison = json.loads((folder / "export.json").read_text())
+        rows[seconds] = comparison["rows"]
+        assert comparison["sides"]["original"]["quality"]["n"] == comparison["rows"]
+    assert rows == {0: 16, 30: 40}  # one batch at least; all of the test part
+
+
+def test_a_slow_form_does_not_take_longer_than_its_share():
+    """Ten batches of 10 ms in 50 ms: the batch that would end later is not begun."""
+
+    class Modality:
+        def collate(self, items):
+            return {"x": torch.zeros(len(items), 1)}
+
+    def answer(batch):
+        time.sleep(0.01)
+        return batch["x"].numpy()
+
+    batches = module.Batches(SimpleNamespace(modality=Modality()), [0] * 160)
+    answered = len(module._timed(answer, batches, 5, "slow")[0])
+    begin = time.perf_counter()
+    logits, seconds = module._timed(answer, batches, 0.25, "slow")
+    assert 16 <= len(logits) < answered == 160 and time.perf_counter() - begin < 1
+    assert seconds["16"] >= 0.01 / 16
 
 
 def test_the_merged_model_loads_in_a_plain_pipeline(runs, tmp_path):

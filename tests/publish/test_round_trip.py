@@ -263,3 +263,10 @@ def test_what_counts_as_another_label(kind, recorded, found, differs, tmp_path):
 def test_equal_predictions_differ_by_more_than_their_rounding(found, differs):
     recorded, task = np.full((4, 1), 1000.0), make_task("regression", ("a",))
     assert task.decides_otherwise(recorded, np.full((4, 1), found), 0.01).all() == differs
+
+
+def test_a_slow_form_is_asked_fewer_inputs(runs, monkeypatch):
+    recorded = RecordedRun.open(runs("images"))
+    form = Form("pipeline", "pipeline", recorded.folder / "model", 1)
+    monkeypatch.setattr(round_trip, "SECONDS", 0.0)
+    assert ask_form(recorded, readable_rows(recorded, 4), form).rows == 1
