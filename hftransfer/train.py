@@ -6,8 +6,9 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,6 +32,10 @@ from hftransfer.runtime.launch import World, launched_world
 from hftransfer.strategies import AutoStrategy, ProbeStrategy
 from hftransfer.training.freeze_check import tensor_hashes
 
+if TYPE_CHECKING:
+    from hftransfer.prediction.predictor import Predictor
+    from hftransfer.publish.hub import Pushed
+
 log = logging.getLogger(__name__)
 
 CHECKED_BY_TRANSFORMERS = {"extra", "report_to", "lr_scheduler_type", "metric_for_best_model"}
@@ -44,6 +49,41 @@ class Run:
     folder: Path
     metrics: dict[str, Any]
     interruption: Interruption | None = None
+
+    @cached_property
+    def predictor(self) -> "Predictor":
+        """The trained model, ready to answer."""
+        from hftransfer.prediction.predictor import load
+
+        return load(self.folder)
+
+    def report(self) -> Path:
+        """Write the one-page report, and return its file."""
+        from hftransfer.report import write_report
+
+        return write_report(self.folder)
+
+    def push(
+        self, repo_id: str, private: bool = False, update: bool = False, space: str | None = None,
+        dry_run: str | Path | None = None,
+    ) -> "Pushed | None":  # fmt: skip
+        """Put the model on the Hub as `repo_id`, with card and metrics (`hftransfer.publish.hub.push`)."""
+        from hftransfer.publish.hub import push
+
+        return push(self.folder, repo_id, private=private, update=update, dry_run=dry_run, space=space)
+
+    def _repr_html_(self) -> str:
+        """Return the run as a notebook shows it: its folder and every metric with its interval."""
+        from hftransfer.core.notebook import as_card
+
+        record = MetricsRecord.of(self.metrics)
+        rows = {
+            f"{record.describe_part(part)}: {name.replace('_', ' ')}": f"{found['value']:.4f} ({ends(found)})"
+            for part, metrics in record.parts.items()
+            if part == record.headline
+            for name, found in metrics.items()
+        }
+        return as_card(f"Run {self.folder}", rows, "run.predictor.predict([…]), run.report(), run.push(…)")
 
 
 def run(config: RunConfig, dataset: Any = None, resume: bool = False) -> Run:

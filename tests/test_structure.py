@@ -17,7 +17,7 @@ PACKAGE = ROOT / "hftransfer"
 # Bottom to top: a package imports only from the packages before it.
 ORDER = (
     "core", "tasks", "runtime", "models", "runs", "evaluation", "modalities", "strategies", "features", "data", "probe",
-    "config", "report", "training", "prediction", "apps", "publish", "pipeline", "planning", "doctor", "train", "cli",
+    "config", "report", "training", "prediction", "apps", "publish", "pipeline", "planning", "doctor", "train", "api", "estimators", "cli",
 )  # fmt: skip
 ENTRY = ("__init__", "__main__")  # public names and the command: from anywhere, imported by nothing
 
@@ -173,7 +173,8 @@ def test_public_names():
     import hftransfer
 
     assert {name: getattr(hftransfer, name).__name__ for name in hftransfer.__all__} == {
-        "RunConfig": "RunConfig", "load": "load", "predict": "predict", "run": "run",
+        "RunConfig": "RunConfig", "fit": "fit", "load": "load", "predict": "predict", "run": "run",
+        "TransferClassifier": "TransferClassifier", "TransferRegressor": "TransferRegressor",
     }  # fmt: skip
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         getattr(hftransfer, "nothing")  # noqa: B009

@@ -89,8 +89,8 @@ def train(
 ) -> None:
     """Adapt a checkpoint to labelled images, texts or recordings and write a run folder."""
     config = read_config(data_or_config, overrides or [], data, model, strategy, output, patch)
-    from hftransfer.runs.record import MetricsRecord
     from hftransfer.pipeline.summary import result_lines
+    from hftransfer.runs.record import MetricsRecord
     from hftransfer.train import run
 
     finished = run(config, resume=resume)
@@ -275,13 +275,14 @@ def export(
     run: RunFolder,
     format: Annotated[str, typer.Option(help="onnx, onnx-int8 or safetensors-merged")] = "onnx",
     output: Annotated[Path | None, typer.Option(help="folder to make; default: exports/FORMAT in the run")] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="time to compare both forms; 16 inputs at least")] = 30,
     verbose: Details = False,
 ) -> None:
     """Write the model in another form, compared with the original on held-out inputs before it is kept."""
     from hftransfer.publish.export import as_table
     from hftransfer.publish.export import export as export_run
 
-    display(as_table(export_run(run, format, output)))
+    display(as_table(export_run(run, format, output, seconds)))
 
 
 @app.command()

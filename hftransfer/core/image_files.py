@@ -9,6 +9,7 @@ from functools import cache
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
@@ -27,6 +28,7 @@ BESIDE_IMAGES = frozenset(
 )
 
 # Pillow knows more, some of which starts other programs (PostScript): the content, not the suffix, decides what is tried.
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # of Pillow images that a PNG keeps as they are
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 
 # Pillow's plugins raise whatever the broken bytes lead them to.
@@ -85,6 +87,34 @@ def describe_passed_over(names: list[str]) -> str | None:
     listed = ", ".join(f"{suffix} {count}" for suffix, count in sorted(counts.items(), key=lambda item: -item[1]))
     heic = f" {READS_HEIC}." if HEIC & counts.keys() else ""
     return f"{sum(counts.values())} files are passed over, as they are no images that can be read ({listed}).{heic}"
+
+
+def is_pixels(value: Any) -> bool:
+    """Return whether a value is an image in memory: a Pillow image, or an array (H, W) or (H, W, channels)."""
+    return isinstance(value, Image.Image) or (isinstance(value, np.ndarray) and value.ndim in (2, 3))
+
+
+def encoded(pixels: Image.Image | np.ndarray) -> bytes:
+    """Return the PNG file of an image in memory. Arrays hold 0 to 255, or as floats 0 to 1. Raises `UnreadableImage`."""
+    image = pixels if isinstance(pixels, Image.Image) else _of_array(pixels)
+    file = BytesIO()
+    (image if image.mode in PNG_MODES else image.convert("RGB")).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _of_array(pixels: np.ndarray) -> Image.Image:
+    """Return an array of pixels as a Pillow image."""
+    shown = f"an array of {pixels.dtype} with the shape {pixels.shape}"
+    if pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4):
+        raise UnreadableImage(shown, "expected (height, width) or (height, width, 1, 3 or 4 channels)")
+    if pixels.size == 0 or not np.isfinite(pixels).all() or pixels.min() < 0:
+        raise UnreadableImage(shown, "expected finite numbers from 0 on")
+    whole = pixels if np.issubdtype(pixels.dtype, np.integer) else 255 * pixels
+    if whole.max() > 255:
+        raise UnreadableImage(shown, f"the largest value is {pixels.max():g}: expected 0 to 255, or as floats 0 to 1")
+    return Image.fromarray(
+        np.rint(whole).astype(np.uint8).reshape(pixels.shape[: 2 if pixels.shape[2:] == (1,) else 3])
+    )
 
 
 def open_image(source: str | Path | bytes | Image.Image, at_least: int | None = None) -> Image.Image:

@@ -5,7 +5,9 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -26,16 +28,22 @@ IDS = re.compile(r"[iI][dD]|.*_[iI][dD]|.*[a-z]I[dD]")  # id, image_id, Passenge
 
 
 def load_inputs(
-    sources: list[str], modality: str, columns: list[str] | None = None, own: tuple[str, ...] = ()
+    sources: Sequence[Any], modality: str, columns: list[str] | None = None, own: tuple[str, ...] = ()
 ) -> pd.DataFrame:
     """Columns `id`, `input` and, for pairs, `input_pair` of everything in `sources`, in order.
 
     A source is a table (its input named by `columns`, else in the columns `own` of a run, else found), a folder or glob
-    (every file of the modality in it), such a file, "-" (one text or path per line of standard input); for texts
-    anything else is the text itself. Only tables and texts are opened. Raises
-    `UserError` where a file is missing.
+    (every file of the modality in it), such a file, or "-" (one text or path per line of standard input). An input in
+    memory is one too (a Pillow image, an array of pixels, encoded bytes); for texts any other string is the text itself.
+    Only tables and texts are opened. Raises `UserError` where a file is missing.
     """
-    frames = [_read(source, kind_of(modality), columns, own) for source in sources]
+    kind = kind_of(modality)
+    frames = [
+        _read(os.fspath(source), kind, columns, own)
+        if isinstance(source, str | os.PathLike)
+        else _frame([f"input {number}"], [kind.encoded(source)])
+        for number, source in enumerate(sources, 1)
+    ]
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     if frame.empty:
         raise UserError("There is nothing to predict: give files, folders, globs, a table, or texts.")

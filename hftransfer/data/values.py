@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 LARGEST = 1e100  # of a number: the sum of squares of many stays finite
@@ -12,7 +13,7 @@ def is_missing(value: Any) -> bool:
     """None, a NaN of any kind, or a text of blanks."""
     if isinstance(value, str):
         return not value.strip()
-    return value is None or (not isinstance(value, list | tuple | dict | bytes) and bool(pd.isna(value)))
+    return value is None or (not isinstance(value, list | tuple | dict | bytes | np.ndarray) and bool(pd.isna(value)))
 
 
 def filled(values: pd.Series) -> pd.Series:

@@ -16,6 +16,8 @@ from hftransfer.core.image_files import (
     UnreadableImage,
     decode,
     describe_passed_over,
+    encoded,
+    is_pixels,
     names_image,
     open_image,
     opened,
@@ -76,13 +78,18 @@ class ImageKind(ModalityKind):
     fault_finding = "image-broken"
 
     def recognises(self, sample: Sequence[Any]) -> bool:
-        """Return encoded images as `datasets` keeps them, or file names with an image suffix."""
+        """Return encoded images as `datasets` keeps them, pixels in memory, or file names with an image suffix."""
         return all(
             isinstance(value, bytes)
             or (isinstance(value, dict) and {"bytes", "path"} <= set(value))
             or (isinstance(value, str) and names_image(value.strip()))
+            or is_pixels(value)
             for value in sample
         )
+
+    def encoded(self, value: Any) -> Any:
+        """Pillow images and arrays of pixels become the bytes of a PNG file."""
+        return encoded(value) if is_pixels(value) else value
 
     def describe_passed_over(self, names: list[str]) -> str | None:
         return describe_passed_over(names)

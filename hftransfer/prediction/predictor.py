@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,18 @@ class Predictor:
     reliability: Reliability | None = None
     columns: tuple[str, ...] = ()  # of the table that the run was trained on; two for pairs; () where nobody knows
 
+    def _repr_html_(self) -> str:
+        """Return the predictor as a notebook shows it: what it reads, and what it answers."""
+        from hftransfer.core.notebook import as_card
+
+        task, kind = self.task, self.modality.kind
+        rows = {
+            "reads": kind.describe_input(pair=len(self.columns) > 1),
+            "answers": f"{task.type.replace('_', ' ')}, {len(task.names)} {task.outputs}: {', '.join(task.names[:20])}",
+            "network": type(self.model).__name__,
+        }
+        return as_card("Predictor", rows, f"predict([{kind.usage(len(self.columns) > 1)}])")
+
     def logits(self, frame: pd.DataFrame, views: int = 0) -> np.ndarray:
         """Logits (N, C) of rows with `input` (and `input_pair`); the mean over `views` augmented views if there are any."""
         items = self.modality.encode(frame)
@@ -59,7 +72,9 @@ class Predictor:
         """Logits (N, C) and the features (N, D) under the last layer, of rows with `input` (and `input_pair`)."""
         return answers(self.model, self.modality, self.modality.encode(frame), self.compute_config)
 
-    def predict(self, inputs: str | Sequence[str], columns: list[str] | None = None, views: int = 0) -> pd.DataFrame:
+    def predict(
+        self, inputs: str | PathLike[str] | Sequence[Any], columns: list[str] | None = None, views: int = 0
+    ) -> pd.DataFrame:
         """One row per input: id, prediction, and a `score:` and `logit:` column per name.
 
         A run folder of a classifier adds what the run knows of its limits: the `answer`, which is "none of these" for an
@@ -67,16 +82,17 @@ class Predictor:
         `unknown`, and the `distance` that says so). One of a regression adds the ends of the prediction interval,
         `lower:` and `upper:` of each target.
 
-        `inputs` are files, folders, globs, a table (`columns` names its inputs), or texts. Raises `UserError`.
+        `inputs` are files, folders, globs, a table (`columns` names its inputs), texts, or a list of Pillow images or
+        arrays of pixels. Raises `UserError`.
         """
         return self.table(self.frame(inputs, columns), views)
 
-    def frame(self, inputs: str | Sequence[str], columns: list[str] | None = None) -> pd.DataFrame:
+    def frame(self, inputs: str | PathLike[str] | Sequence[Any], columns: list[str] | None = None) -> pd.DataFrame:
         """Return the rows (`id`, `input`, and for pairs `input_pair`) that `inputs` stand for.
 
         Raises `UserError`, also for one text where the run reads pairs, or two where it reads one.
         """
-        sources = [inputs] if isinstance(inputs, str) else list(inputs)
+        sources = [inputs] if isinstance(inputs, str | PathLike) else list(inputs)
         frame = load_inputs(sources, self.modality.kind.name, columns, self.columns)
         found = 2 if "input_pair" in frame else 1
         if self.columns and found != len(self.columns):

@@ -155,6 +155,21 @@ def solve_probe(frozen: FrozenPass, rows: Rows, task: Task, config: HeadConfig, 
     return Probe(head, best, losses, final, tried, constant, cross_validated, published)
 
 
+def features_again(
+    untouched: FrozenPass, deployed: FrozenPass, items: Sequence[Any], keys: Sequence[str], config: HeadConfig,
+    chosen: FeatureSource,
+) -> np.ndarray:  # fmt: skip
+    """Return (N, D) of further rows as the head on `chosen` reads them, by way of the store.
+
+    `untouched` has the network as it was before `solve_probe`, `deployed` as it is since. The same feature sources are
+    read as there, so that rows that are in the store are not computed again.
+    """
+    rows = Rows(items, keys, np.empty(0), np.empty(0, dtype=int))
+    wanted = candidates(untouched.model, untouched.layer_groups, config, sample(untouched, rows))
+    read = _comparable(untouched.feature_sources(items, keys, wanted), chosen, untouched.model, untouched.layer_groups)
+    return _deployed_features(deployed, read) if chosen.pooling == "mean" else read
+
+
 def plain_features(frozen: FrozenPass, items: Sequence[Any], keys: Sequence[str]) -> np.ndarray:
     """(N, D) without labels to choose by: the mean of the tokens where the family has it, else what its head reads."""
     rows = Rows(items, keys, np.empty(0), np.empty(0, dtype=int))

@@ -85,6 +85,7 @@ def shown(capsys, details, log_all):
     """Lines that reach the terminal."""
     logger = logging.getLogger("hftransfer")
     before, level = logger.handlers, logger.level
+    capsys.readouterr()  # of fixtures
     try:
         show_log(details)
         logger.setLevel(logging.INFO)
