@@ -33,6 +33,7 @@ from hftransfer.runtime import devices
 from hftransfer.runtime.interruption import Stop
 from hftransfer.runtime.launch import World
 from hftransfer.strategies.base import Strategy
+from hftransfer.tasks import Regression, SingleLabel
 
 LABEL, INPUTS = "label", ("input", "input_pair")
 
@@ -129,7 +130,7 @@ class TransferClassifier(ClassifierMixin, _TransferEstimator):  # type: ignore[m
         check_classification_targets(y)
         self.classes_, indices = np.unique(y, return_inverse=True)
         names = _names(self.classes_)
-        self.fitted_ = self._fit(X, [names[index] for index in indices], "single_label")
+        self.fitted_ = self._fit(X, [names[index] for index in indices], SingleLabel.type)
         known = self.fitted_.context.data.task.names
         self._order = [known.index(name) for name in names]
         return self
@@ -152,7 +153,7 @@ class TransferRegressor(RegressorMixin, _TransferEstimator):  # type: ignore[mis
     def fit(self, X: Any, y: Any) -> Self:
         """Fit on inputs `X` and one number for each. Raises `UserError` for inputs that cannot be read."""
         numbers = np.asarray(_one_dimensional(y), dtype=np.float64)
-        self.fitted_ = self._fit(X, numbers.tolist(), "regression")
+        self.fitted_ = self._fit(X, numbers.tolist(), Regression.type)
         return self
 
     def predict(self, X: Any) -> np.ndarray:

@@ -17,13 +17,16 @@ from hftransfer.config import RunConfig
 
 PYTHON = """# Python
 
-    from hftransfer import RunConfig, run, load, predict
+    from hftransfer import fit, RunConfig, run, load, predict, TransferClassifier, TransferRegressor
 
+::: hftransfer.api.fit
 ::: hftransfer.run
 ::: hftransfer.train.Run
 ::: hftransfer.load
 ::: hftransfer.predict
 ::: hftransfer.prediction.predictor.Predictor
+::: hftransfer.estimators.TransferClassifier
+::: hftransfer.estimators.TransferRegressor
 """
 RUN_FOLDER = """# Run folder
 

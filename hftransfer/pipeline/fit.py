@@ -1,5 +1,6 @@
 """Fit a network as its strategy says: the one pipeline of a run and of the trials of `advise`."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,6 +23,8 @@ from hftransfer.runtime.interruption import Stop
 from hftransfer.runtime.launch import World
 from hftransfer.strategies import Plan
 from hftransfer.training.freeze_check import Sizes, check_frozen, tensor_hashes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
