@@ -137,7 +137,8 @@ class TransferClassifier(ClassifierMixin, _TransferEstimator):  # type: ignore[m
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return calibrated probabilities (N, C), columns as in `classes_`."""
-        probabilities: np.ndarray = self.fitted_.context.data.task.probabilities(self._logits(X))
+        logits = self._logits(X)
+        probabilities: np.ndarray = self.fitted_.context.data.task.probabilities(logits)
         return probabilities[:, self._order]
 
     def predict(self, X: Any) -> np.ndarray:
@@ -170,7 +171,7 @@ def _fitted(config: RunConfig, data: LabelledData, scratch: Path) -> _Fitted:
     checkpoint = load_checkpoint(config.model, data.kind, data.task, random_weights)
     device = devices.choose_device(use_cpu=config.use_cpu)
     context = prepare(config, data, checkpoint, device, World(), scratch / "features")
-    untouched = None if context.trains else _untouched(context)
+    untouched = _untouched(context) if config.store and not context.trains else None
     fitted = fit(context, scratch, Stop(), Seconds(World()))
     temperature = finalise(context, fitted.predictions).temperature
     model = fitted.plan.finish(fitted.plan.model).eval()

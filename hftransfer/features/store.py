@@ -71,6 +71,10 @@ class FeatureStore:
         # Shards that this process has checked and still reads from: never evicted by it, forgotten when unused.
         self._open: WeakValueDictionary[Path, Shard] = WeakValueDictionary()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Say how another process opens the same store: by its place, without what is open here."""
+        return type(self), (self.folder, self.limit_bytes, self.shard_bytes)
+
     def collect(
         self,
         space: str,

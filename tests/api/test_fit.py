@@ -10,7 +10,7 @@ from hftransfer.core.image_files import UnreadableImage, encoded, open_image
 from hftransfer.runs.reader import RecordedRun
 from tests.support import tiny
 
-QUICK = {"evaluation.folds": 0, "evaluation.explanations": False, "evaluation.resamples": 50}
+QUICK = {"evaluation.folds": 0, "evaluation.explanations": False, "evaluation.resamples": 100}
 
 
 @pytest.fixture(scope="module")

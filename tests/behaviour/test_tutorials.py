@@ -10,9 +10,9 @@ import pytest
 
 from hftransfer.cli.commands import main
 from hftransfer.core import starter
-from hftransfer.modalities import kind_of
 from tests.support import tiny
 
+DEFAULTS = {"starter/digits": "starter/efficientnet-lite0", "starter/bbc": "starter/minilm"}
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -26,7 +26,7 @@ def commands(page):
     return [line for line in lines if line.startswith("hftransfer ")]
 
 
-def images(folder, monkeypatch):
+def images(folder):
     data = tiny.image_folder(folder / "digits", per_class=20)
     tiny.image_folder(folder / "unsorted", ("red",), per_class=2)
     (folder / "unsorted" / "red").rename(folder / "new-images")
@@ -34,22 +34,21 @@ def images(folder, monkeypatch):
     return data, tiny.VISION_FAMILIES["timm-resnet"](folder / "model")
 
 
-def texts(folder, monkeypatch):
+def texts(folder):
     data = tiny.text_table(folder / "bbc.csv", rows=60)
     pd.read_csv(tiny.text_table(folder / "new.csv", rows=12, seed=5))[["text"]].to_csv(folder / "new.csv", index=False)
     return data, tiny.TEXT_FAMILIES["bert"](folder / "model")
 
 
 @pytest.mark.parametrize(
-    ("page", "kind", "name", "make"),
-    [("tutorial-images.md", "image", "starter/digits", images), ("tutorial-texts.md", "text", "starter/bbc", texts)],
+    ("page", "name", "make"),
+    [("tutorial-images.md", "starter/digits", images), ("tutorial-texts.md", "starter/bbc", texts)],
 )
-def test_every_command_of_a_tutorial_succeeds(page, kind, name, make, monkeypatch, tmp_path, capsys):
-    data, model = make(tmp_path, monkeypatch)
+def test_every_command_of_a_tutorial_succeeds(page, name, make, monkeypatch, tmp_path, capsys):
+    data, model = make(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(starter.DATA, name, None)
-    monkeypatch.setattr(starter, "load", lambda wanted: data)
-    monkeypatch.setattr(type(kind_of(kind)), "default_checkpoints", (str(model),))
+    monkeypatch.setattr(starter, "load", {name: data}.__getitem__)
+    monkeypatch.setattr(starter, "checkpoint", {DEFAULTS[name]: starter.StarterCheckpoint(model)}.__getitem__)
     small = {"data.train_examples=200": "data.train_examples=30", "model.max_length=128": "model.max_length=32"}
     assert len(commands(page)) >= 7
     for command in commands(page):
