@@ -34,7 +34,10 @@ NOT_FURTHER = {
 class TrainingConfig(Settings):
     """How to train, in the words of `transformers.TrainingArguments`; `extra` passes any other argument on.
 
-    What is None is chosen by the strategy and said in the log. `warmup_steps` below 1 is a share of all steps.
+    What is None is chosen by the strategy and said in the log. `warmup_steps` below 1 is a share of all steps. `weights`: those
+    of the best step on the validation part, or their mean over the second half of the steps (three quarters of the way to
+    it, where the head begins as the probe's). `auto` is the mean below 200 training examples, unless
+    `early_stopping_patience` or `metric_for_best_model` is named.
     """
 
     learning_rate: float | None = Field(None, gt=0)
@@ -51,6 +54,7 @@ class TrainingConfig(Settings):
     label_smoothing_factor: float = Field(0.0, ge=0, lt=1)
     imbalance: Literal["none", "balanced"] = "none"
     early_stopping_patience: Count | None = None
+    weights: Literal["auto", "best", "mean"] = "auto"
     evaluations: Count = Field(5, description="how often a run stops to look at the validation part and save")
     bf16: bool | None = Field(None, description="None: measured on the device at hand")
     metric_for_best_model: str | None = Field(

@@ -61,7 +61,7 @@ def from_best_layer(lines: list[dict[str, Any]]) -> dict[str, tuple[float, float
     for line in lines:
         weights = line["weights"]
         if line["arm"].endswith(", best layer") and "calibrated" in weights["start"]:
-            found[line["arm"]].append(weights["chosen step"]["value"] - weights["start"]["value"])
+            found[line["arm"]].append(weights["three quarters mean"]["value"] - weights["start"]["value"])
     return {arm: (round(mean(gains), 3), round(pstdev(gains), 3)) for arm, gains in found.items()}
 
 

@@ -75,7 +75,7 @@ class TextKind(ModalityKind):
     model_settings = ("max_length", "split_special_tokens")
     prior_gains = {
         "best-layer": (0.095, 0.103), "frozen": (0.065, 0.070), "lora": (0.035, 0.111), "full": (0.081, 0.085),
-        "frozen, best layer": (0.005, 0.028), "full, best layer": (0.002, 0.015),
+        "frozen, best layer": (0.015, 0.024), "full, best layer": (0.007, 0.018),
     }  # fmt: skip
     content = "words"
     raw_model = "bag of words"

@@ -67,9 +67,12 @@ def split_table(data: LabelledData, modality: Modality) -> pd.DataFrame:
 
 
 def measured(
-    data: LabelledData, predictions: Predictions, targets: np.ndarray, config: EvaluationConfig
+    data: LabelledData, predictions: Predictions, targets: np.ndarray, config: EvaluationConfig, averaged: bool = False
 ) -> dict[str, Any]:
-    """`metrics.json`: per split its metrics with intervals, `per_class`, and how the numbers came about."""
+    """`metrics.json`: per split its metrics with intervals, `per_class`, and how the numbers came about.
+
+    `averaged`: the weights are a mean over steps, and no step was chosen.
+    """
     result: dict[str, Any] = {"per_class": {}, "notes": {}}
     for split in ("test", "validation"):
         part = predictions.of_split(data.frame, split)
@@ -82,7 +85,8 @@ def measured(
             )
             result["notes"][split] = "cross-validated predictions of every row the head was fitted on"
         elif split == "validation" and len(part.positions) and not predictions.out_of_fold.any():
-            result["notes"][split] = "this part chose the best checkpoint and the temperature: expect it to flatter"
+            chose = "the temperature" if averaged else "the best checkpoint and the temperature"
+            result["notes"][split] = f"this part chose {chose}: expect it to flatter"
         if len(part.positions):
             scores = data.task.probabilities(part.logits)
             groups = groups_of(data, part.positions)
@@ -155,7 +159,8 @@ def write_run(
     if reliability is not None:
         reliability.write(folder, data.task)
     test = predictions.of_split(data.frame, "test")
-    metrics = measured(data, predictions, context.targets, config.evaluation)
+    averaged = trained is not None and trained.averaged
+    metrics = measured(data, predictions, context.targets, config.evaluation, averaged)
     metrics |= reliability_metrics(
         data.task, reliability, test, context.targets[test.positions], groups_of(data, test.positions)
     )

@@ -232,8 +232,15 @@ def _overfit(evidence: Evidence) -> Finding | None:
         "overfit",
         f"The validation loss was lowest at step {steps[best]:.0f} ({validation[best]:.3g}) and rose to {last:.3g} while the "
         f"training loss fell to {_ends(loss)[1]:.3g}: from there on the model learned the training rows by heart. "
-        "The best step was kept; stopping there saves the time.",
+        f"{_kept(evidence)}; stopping there saves the time.",
         evidence.again(f"training.max_steps={int(steps[best])}"),
+    )
+
+
+def _kept(evidence: Evidence) -> str:
+    averaged = any(name.startswith("mean_") for entry in evidence.history for name in entry)
+    return (
+        "The mean of the weights over the second half of the steps was kept" if averaged else "The best step was kept"
     )
 
 

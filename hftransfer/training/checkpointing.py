@@ -14,9 +14,13 @@ from hftransfer.core.files import read_json, remove, write_json
 STATE = "trainer_state.json"  # what the Trainer writes last
 
 
-def last_complete(folder: Path, processes: int = 1) -> Path | None:
-    """Return the newest checkpoint in `folder` that every process has written to its end; None where there is none."""
-    return max((path for path in _checkpoints(folder) if _is_complete(path, processes)), key=_step, default=None)
+def last_complete(folder: Path, processes: int = 1, further: tuple[str, ...] = ()) -> Path | None:
+    """Return the newest checkpoint in `folder` that every process has written to its end; None where there is none.
+
+    `further` names files that belong to it besides those of the Trainer.
+    """
+    complete = [path for path in _checkpoints(folder) if _is_complete(path, processes, further)]
+    return max(complete, key=_step, default=None)
 
 
 def keep_only(folder: Path, *kept: Path) -> None:
@@ -57,14 +61,14 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def _is_complete(checkpoint: Path, processes: int) -> bool:
+def _is_complete(checkpoint: Path, processes: int, further: tuple[str, ...]) -> bool:
     random_states = [f"rng_state_{rank}.pth" for rank in range(processes)] if processes > 1 else ["rng_state.pth"]
     try:
         state = read_json(checkpoint / STATE)
     except (OSError, json.JSONDecodeError):
         return False
     return state.get("global_step") == _step(checkpoint) and all(
-        (checkpoint / name).is_file() for name in random_states
+        (checkpoint / name).is_file() for name in (*random_states, *further)
     )
 
 

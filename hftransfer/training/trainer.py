@@ -15,8 +15,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from hftransfer.config import TrainingConfig
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import remove
-from hftransfer.evaluation.calibration import calibrated_log_loss
-from hftransfer.evaluation.metrics import compute_metrics
+from hftransfer.evaluation.calibration import apply_temperature, calibrated_log_loss, fit_temperature
+from hftransfer.evaluation.metrics import compute_metrics, row_losses
 from hftransfer.features.passes import ComputeConfig
 from hftransfer.models.loading import quiet_transformers
 from hftransfer.runtime.cpu_kernels import quick_operations
@@ -25,6 +25,7 @@ from hftransfer.runtime.memory import with_less
 from hftransfer.strategies import Defaults, Plan
 from hftransfer.tasks import Task
 from hftransfer.training.arguments import global_batch, refused_as, training_arguments
+from hftransfer.training.averaging import FEW, FILE, SHARE, WeightMean
 from hftransfer.training.callbacks import (
     Evaluations,
     FreezeCallback,
@@ -77,6 +78,7 @@ class PlanTrainer(Trainer):
     plan: Plan
     stop: Stop
     seen: list[np.ndarray]  # logits of the validation part at each evaluation
+    mean: WeightMean | None = None  # of the weights, where it is kept
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -141,9 +143,9 @@ class Trained:
     batch_size: int = 0
     accumulation: int = 1
     interruption: Interruption | None = None
-    steps_logits: list[np.ndarray] = field(
-        default_factory=list
-    )  # (V, C) of each evaluation, in the order of validation
+    # (V, C) of each evaluation that could have been kept, in the order of validation
+    steps_logits: list[np.ndarray] = field(default_factory=list)
+    averaged: bool = False  # the weights are a mean over steps: no step was chosen
 
 
 def train(plan: Plan, examples: Examples, setup: Setup, folder: Path, stop: Stop) -> Trained:
@@ -182,14 +184,16 @@ def _attempt(
     by_length = np.argsort(examples.lengths[examples.validation])
     trainer = _trainer(plan, examples, setup, checkpoints, stop, examples.validation[by_length])
     with quiet_transformers(), stop.gently(), quick_operations(setup.compute_config.device):
-        _train(trainer, last_complete(checkpoints, setup.compute_config.world_size), evaluated_first)
-    if evaluated_first:
+        written = (FILE,) if trainer.mean else ()
+        _train(trainer, last_complete(checkpoints, setup.compute_config.world_size, written), evaluated_first)
+        averaged = _take_mean(trainer, start if setup.begins_trained else None)
+    if evaluated_first and (not averaged or _is_surely_worse(examples, by_length, trainer.seen)):
         _undo_a_loss(trainer, start)
     return Trained(
         trainer.state.log_history, trainer.args.learning_rate, trainer.state.global_step,
         setup.config.per_device_train_batch_size, setup.config.gradient_accumulation_steps,
         _interruption(trainer, stop, start if evaluated_first else None),
-        _all_evaluations(trainer, examples.task, by_length),
+        _all_evaluations(trainer, examples.task, by_length, averaged), averaged,
     )  # fmt: skip
 
 
@@ -205,6 +209,7 @@ def _trainer(
     batch = global_batch(config, compute_config)
     order = training_order(examples.lengths[examples.train], batch, arguments.max_steps, setup.seed)
     seen: list[np.ndarray] = []
+    averaging = [WeightMean(plan)] if _averages(config, len(examples.train)) else []
     trainer = PlanTrainer(
         model=plan.model,
         args=arguments,
@@ -213,9 +218,9 @@ def _trainer(
         data_collator=Collator(examples, setup.seed),
         compute_loss_func=Loss(examples.task, config.label_smoothing_factor),
         compute_metrics=_metrics(examples.task, arguments.metric_for_best_model, seen),
-        callbacks=[*_callbacks(plan, config), StopCallback(stop, compute_config)],
+        callbacks=[*_callbacks(plan, config), *averaging, StopCallback(stop, compute_config)],
     )
-    trainer.plan, trainer.stop, trainer.seen = plan, stop, seen
+    trainer.plan, trainer.stop, trainer.seen, trainer.mean = plan, stop, seen, next(iter(averaging), None)
     trainer.model_accepts_loss_kwargs = False  # else timm's forward is handed `num_items_in_batch`
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
@@ -242,7 +247,7 @@ def _check_evaluated(config: TrainingConfig, rows: int, model: nn.Module) -> Non
     for name in ("early_stopping_patience", "metric_for_best_model"):
         if getattr(config, name):
             raise UserError(f"training.{name} needs validation rows, and there are none: see data.split.validation.")
-    log.warning("No validation rows: the weights of the last step are kept, uncalibrated")
+    log.warning("No validation rows: nothing chooses a step, and probabilities are not calibrated")
 
 
 def _train(trainer: Trainer, checkpoint: Path | None, evaluated_first: bool) -> None:
@@ -261,6 +266,71 @@ def _train(trainer: Trainer, checkpoint: Path | None, evaluated_first: bool) -> 
     else:  # the Trainer would take one step more
         trainer.state = state
         trainer._load_best_model() if state.best_model_checkpoint else trainer._load_from_checkpoint(str(checkpoint))
+        if trainer.mean:
+            trainer.mean.read(checkpoint)
+
+
+def _averages(config: TrainingConfig, examples: int) -> bool:
+    """Whether the mean of the weights is kept, rather than those of a step."""
+    if config.weights != "auto":
+        return config.weights == "mean"
+    return examples < FEW and not (config.early_stopping_patience or config.metric_for_best_model)
+
+
+def _take_mean(trainer: PlanTrainer, start: Snapshot | None) -> bool:
+    """Take the mean of the weights of a training that came to its end, and evaluate it; whether it was taken.
+
+    `start` is None where the network has no answers before its first step. The evaluation stands in the log beside those
+    of the steps, with `mean_` in front of each metric. `seen` becomes the logits of start and mean.
+    """
+    state, evaluates = trainer.state, trainer.args.eval_strategy != "no"
+    if not trainer.mean or not trainer.mean.count or state.global_step < state.max_steps:
+        return False
+    before = None
+    if start is not None and evaluates:  # a resumed training has not seen it
+        start.restore()
+        _, before = _evaluated(trainer)
+    trainer.mean.put(start)
+    what = "The mean" if start is None else f"{SHARE:.0%} of the way from the start to the mean"
+    log.info("%s of the weights over the last %d steps is kept (training.weights)", what, trainer.mean.count)
+    if evaluates:
+        found, after = _evaluated(trainer)
+        entry = {name.replace("eval_", "mean_", 1): value for name, value in found.items()}
+        state.log_history.append(entry | {"step": state.global_step})
+        state.best_metric = found[f"eval_{trainer.args.metric_for_best_model}"]
+        state.best_global_step = state.global_step
+        trainer.seen[:] = [logits for logits in (before, after) if logits is not None]
+    return True
+
+
+def _evaluated(trainer: PlanTrainer) -> tuple[dict[str, float], np.ndarray | None]:
+    """Return metrics and logits of the weights as they are, without a line in the log; None for logits that are no numbers."""
+    trainer.seen.clear()
+    found = trainer.evaluate()
+    del trainer.state.log_history[-1]
+    return found, trainer.seen[-1] if trainer.seen else None
+
+
+def _is_surely_worse(examples: Examples, order: np.ndarray, seen: list[np.ndarray]) -> bool:
+    """Whether losses grew from the first to the last of `seen` by more than twice the standard error of their difference.
+
+    Which of the two is better on few examples is chance. A training that ruins the network is not: it knows nothing more.
+    """
+    if len(seen) < 2:  # no numbers any more
+        return True
+    task, targets = examples.task, examples.targets[examples.validation[order]]
+    before, after = (_losses(task, logits, targets) for logits in seen)
+    if before.mean() < after.mean() and after.mean() > 0.95 * task.uninformed_loss:
+        return True
+    change = after - before
+    return len(change) > 1 and bool(change.mean() > 2 * change.std(ddof=1) / np.sqrt(len(change)))
+
+
+def _losses(task: Task, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return the loss of each example (N,) at the best temperature, or its squared error in standard deviations."""
+    if not task.has_classes:
+        return ((logits - task.standardised(targets)) ** 2).mean(1)
+    return row_losses(task, targets, apply_temperature(task, logits, fit_temperature(task, logits, targets)))
 
 
 def _undo_a_loss(trainer: Trainer, start: Snapshot) -> None:
@@ -313,11 +383,15 @@ def _callbacks(plan: Plan, config: TrainingConfig) -> list[TrainerCallback]:
     return [OwnDraws(), FreezeCallback(plan), *shared, *evaluations, ProgressBarCallback(), *stopping]
 
 
-def _all_evaluations(trainer: PlanTrainer, task: Task, order: np.ndarray) -> list[np.ndarray]:
-    """Return the logits of all evaluations in the order of the validation part; none where a part of them is not at hand."""
+def _all_evaluations(trainer: PlanTrainer, task: Task, order: np.ndarray, averaged: bool) -> list[np.ndarray]:
+    """Return the logits of what could have been kept, in the order of the validation part; none where some are not at hand.
+
+    These are all evaluations; of `averaged` weights, the start and the mean.
+    """
     chosen = trainer.args.metric_for_best_model
     values = [entry[f"eval_{chosen}"] for entry in trainer.state.log_history if f"eval_{chosen}" in entry]
-    if chosen == task.selection_metric and len(trainer.seen) == np.isfinite(values).sum():
+    whole = averaged or len(trainer.seen) == np.isfinite(values).sum()
+    if chosen == task.selection_metric and whole:
         return [logits[np.argsort(order)] for logits in trainer.seen]
     if values:
         log.info("Prediction sets: the choice of the step is not cross-fitted (a resumed training, or another metric)")

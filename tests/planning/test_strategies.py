@@ -278,7 +278,8 @@ def test_of_the_two_heads_the_one_of_the_higher_estimate_is_taken():
     assert search.chosen == "best-layer"
     assert advice(search) == (
         "The best-layer probe is +1.5 (-0.5 to 3.4) points over the probe, which these rows cannot tell from nothing, for 0 s more; "
-        "frozen, LoRA and full are not distinguishable from the best-layer probe: take the best-layer probe."
+        "frozen, LoRA and full are not distinguishable from the best-layer probe: take the best-layer probe "
+        "(--prefer accuracy takes frozen)."
     )
     search.measured["best-layer"] = predictions("best-layer", 150)
     assert search.chosen == "probe"

@@ -467,9 +467,9 @@ def kept_states(monkeypatch):
 def test_without_validation_rows_the_last_weights_are_kept(tmp_path, monkeypatch, caplog):
     states = kept_states(monkeypatch)
     config = configuration("full", "text", tmp_path, max_steps=6, evaluations=3)
-    config = changed(config, "data.split.validation=0", "strategy.head_init=probe")
+    config = changed(config, "data.split.validation=0", "strategy.head_init=probe", "training.weights=best")
     made = run(config)
-    assert "No validation rows: the weights of the last step are kept, uncalibrated" in caplog.text
+    assert "No validation rows: nothing chooses a step, and probabilities are not calibrated" in caplog.text
     assert "validation" not in made.metrics and made.metrics["test"] and set(states) == {2, 4, 6}
     found = weights(made.folder)
     assert same(found, states[6]) and not same(found, states[4])

@@ -144,8 +144,8 @@ class Search:
         if prefer == "simplicity":
             affordable = [candidate for candidate in self.deployable if candidate.name not in self._unaffordable]
             return self.evaluator.simplest(affordable).name
-        fair = {name: gain.mean for name, gain in self.expected.items() if not self._behind(name)}
-        return max(fair.keys() - self._unaffordable, key=fair.__getitem__)
+        gains = {name: gain.mean for name, gain in self.expected.items() if name not in self._unaffordable}
+        return max((name for name in gains if not self._behind(name)), key=gains.__getitem__)
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -286,11 +286,11 @@ class Search:
 
     def _fitting(self, candidate: Trained) -> Trained:
         """Return the candidate with as many steps as the final training has time for, at least `SHORTEST` of its own."""
-        spare = self._final_seconds(candidate) - USED * self.clock.left
+        lacking = self._final_seconds(candidate) - USED * self.clock.left
         training = self.experiments.config.training
-        if spare <= 0 or not candidate.step_seconds or training.max_steps or training.num_train_epochs:
+        if lacking <= 0 or not candidate.step_seconds or training.max_steps or training.num_train_epochs:
             return candidate
-        steps = candidate.steps - math.ceil(spare / self._more_examples / candidate.step_seconds)
+        steps = candidate.steps - math.ceil(lacking / self._more_examples / candidate.step_seconds)
         if steps < SHORTEST * candidate.own_steps:
             return candidate
         log.info("%s: %d steps fit into the budget, its own are %d", TITLES[candidate.name], steps, candidate.own_steps)
