@@ -119,7 +119,8 @@ class RunConfig(Settings):
         """Return this configuration with checkpoint and strategy made definite for the inputs."""
         strategy = self.strategy.resolved(data.modality, self.model.keep_head)
         model = data.fitted(resolved(self.model, data.kind))
-        return self.model_copy(update={"strategy": strategy, "model": model})
+        evaluation = self.evaluation.for_task(data.task)
+        return self.model_copy(update={"strategy": strategy, "model": model, "evaluation": evaluation})
 
     def to_yaml(self) -> str:
         """Return the resolved configuration; `RunConfig.from_yaml` reads it back equal."""

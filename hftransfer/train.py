@@ -25,6 +25,7 @@ from hftransfer.pipeline.fit import Seconds, fit
 from hftransfer.pipeline.repeats import check_parts, check_repeats, offer_folds, repeat
 from hftransfer.pipeline.run_context import RunContext, finalise, prepare
 from hftransfer.runs import folder as run_folder
+from hftransfer.runs.reader import RecordedRun
 from hftransfer.runs.record import MetricsRecord, RunRecord
 from hftransfer.runtime import devices
 from hftransfer.runtime.interruption import Interruption, Stop, StopRequest, listening
@@ -136,7 +137,8 @@ def _check_training(config: RunConfig) -> None:
 
 def _explain(config: RunConfig, made: Run) -> None:
     """Write what led to the answers that the report shows, where there are any."""
-    if config.evaluation.explanations and {"test", "validation"} & made.metrics.keys():
+    wanted = config.evaluation.explanations and "--explain" not in RecordedRun(made.folder).task.lacks
+    if wanted and {"test", "validation"} & made.metrics.keys():
         from hftransfer.prediction.explain import explain_run
 
         explain_run(made.folder, config.use_cpu)
@@ -166,7 +168,7 @@ def _chosen(config: RunConfig, dataset: Any, resume: bool) -> tuple[RunConfig, R
         raise UserError("strategy auto is not resumed: its output is a whole run from the first minute on. Train anew.")
 
     def once(other: RunConfig) -> dict[str, Any]:
-        metrics = _once(other, dataset, False, Stop()).metrics
+        metrics = _once(other, dataset, False, Stop(), "strategy auto").metrics
         _write_pages(other.output_folder)
         return metrics
 
@@ -219,8 +221,8 @@ def _again(config: RunConfig, dataset: Any) -> dict[str, Any]:
         return _once(config, dataset, False, Stop()).metrics
 
 
-def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
-    """Make one run folder; its metrics are known to the main process."""
+def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop, command: str | None = None) -> Run:
+    """Make one run folder on behalf of a `command`; its metrics are known to the main process."""
     world = launched_world()
     seconds = Seconds(world)
     device = devices.choose_device(world, config.use_cpu)
@@ -231,11 +233,13 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
             folder = stack.enter_context(run_folder.making(config.output_folder, resume, world.rank == 0))
         with seconds("data"):
             data = load_data(config.data, dataset)
+            if command:
+                data.task.require(command)
             summary.log_data(config, data)
             summary.log_findings(config, list(examine_loaded(data)))
             check_parts(config, data.frame["split"])
-            offer_folds(config, len(data.frame), data.given, data.modality)
         config = config.resolved(data)
+        offer_folds(config, len(data.frame), data.given, data.modality)
         with seconds("checkpoint"):
             _seed(config.seed)
             random_weights = config.strategy.from_random_weights

@@ -143,10 +143,21 @@ def _undecoded(upload: Any) -> str | None:
 
 
 def _answer(task: Task, label: str = "Prediction") -> gr.components.Component:
+    if task.by_word:
+        return gr.HighlightedText(label=label, show_legend=True, combine_adjacent=False)
     if not task.has_classes:
         return gr.Dataframe(headers=["target", "value"], label=label, interactive=False, elem_classes="values")
     top = min(8, len(task.names))
     return gr.Label(num_top_classes=top, label=label, show_heading=task.exclusive)
+
+
+def _asked(model: Served, frame: pd.DataFrame) -> tuple[Any, dict[str, Any]]:
+    """Return the answer to one input as `_answer` takes it, and what the run knows of its limits."""
+    if model.task.by_word:
+        found = [{"entity": e["label"], "start": e["start"], "end": e["end"]} for e in model.entities(frame)[0]]
+        return dict(text=frame["input"].iloc[0], entities=found), {}
+    scores, limits = model.ask(frame)
+    return _shown(model.task, scores[0]), limits
 
 
 def _shown(task: Task, scores: np.ndarray) -> Any:
@@ -180,8 +191,8 @@ def _predict_tab(model: Served) -> None:
     def ask(*inputs: str | None) -> tuple[Any, str]:
         """Probabilities, or values, for one input, and remarks on it."""
         frame, remark = model.frame(*inputs)
-        scores, limits = model.ask(frame)
-        return _shown(model.task, scores[0]), _remarks(model, limits, remark)
+        found, limits = _asked(model, frame)
+        return found, _remarks(model, limits, remark)
 
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
@@ -190,10 +201,12 @@ def _predict_tab(model: Served) -> None:
         with gr.Column(min_width=300):
             answer = _answer(model.task)
             remarks = gr.HTML(elem_classes="remark")
-            why = _why(model, inputs)
-            _correction(model, inputs)
+            why = None if "--explain" in model.task.lacks else _why(model, inputs)
+            if "review" not in model.task.lacks:
+                _correction(model, inputs)
     _asking(model, inputs, button, ask, [answer, remarks], "predict")
-    answer.change(lambda: "", None, why, api_visibility="private", queue=False)
+    if why is not None:
+        answer.change(lambda: "", None, why, api_visibility="private", queue=False)
 
 
 def _why(model: Served, inputs: list[Any]) -> gr.HTML:
@@ -223,7 +236,7 @@ def _remarks(model: Served, limits: dict[str, Any], remark: str) -> str:
             said.append(
                 f"{name}: {low:.4g} to {high:.4g} at {100 * model.predictor.reliability.level:.0f} % confidence."
             )
-    if model.task.several:
+    if model.task.several and not model.task.by_word:
         said.append("Each label has a probability of its own; those above 50 % are predicted.")
     return "".join(f"<p>{html.escape(each)}</p>" for each in said if each)
 
@@ -232,7 +245,7 @@ def _compare_tab(models: list[Served]) -> None:
     def ask(*inputs: str | None) -> tuple[Any, ...]:
         """Return what both runs say to one input, and a remark on the input."""
         frame, remark = models[0].frame(*inputs)
-        return *(_shown(model.task, model.ask(frame)[0][0]) for model in models), html.escape(remark)
+        return *(_asked(model, frame)[0] for model in models), html.escape(remark)
 
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):

@@ -163,6 +163,8 @@ def predict(
     from hftransfer.prediction.predictor import load
 
     predictor = load(run)
+    if explain is not None:
+        predictor.task.require("--explain")
     frame = predictor.frame(inputs, column)
     table = predictor.table(frame, views)
     if explain is not None:
@@ -173,11 +175,12 @@ def predict(
         shown = frame[read].reset_index(drop=True)
         write_explanations(explained(predictor, shown), shown["id"].tolist(), explain)
     if output is not None:
-        write_table(table, output)
+        flat = output.suffix == ".csv"
+        write_table(predictor.task.as_rows(table) if flat else table, output, predictor.task.row_noun(flat))
     elif as_json:
         print(table.to_json(orient="records", force_ascii=False))
     else:
-        show_predictions(table)
+        show_predictions(table, predictor.task)
     if "error" in table:
         print(f"{table['error'].notna().sum()} of {len(table)} inputs could not be read: see `error`.", file=sys.stderr)
         raise typer.Exit(1)

@@ -10,6 +10,7 @@ from hftransfer.core.wording import ends
 
 if TYPE_CHECKING:
     from hftransfer.runs.record import MetricsRecord
+    from hftransfer.tasks import Task
 
 
 def show_metrics(metrics: "MetricsRecord", folder: Path, as_json: bool) -> None:
@@ -40,9 +41,16 @@ def _show_part(title: str, found: dict[str, dict[str, Any]], note: str | None = 
     display(table)
 
 
-def show_predictions(table: Any) -> None:
+def show_predictions(table: Any, task: "Task") -> None:
+    """Print one row for each input: the answer and its score; of several units in one input, all that was found."""
     from rich.table import Table
 
+    if task.by_word:
+        shown = Table("input", "entities")
+        for row in table.to_dict("records"):
+            error = row.get("error")
+            shown.add_row(str(row["id"])[:60], f"error: {error}" if error else task.describe(row["prediction"]))
+        return display(shown)
     scores = [column for column in table.columns if column.startswith("score:")]
     shown = Table("input", "prediction", "score")
     for row in table.to_dict("records"):

@@ -24,6 +24,7 @@ LABEL_NAMES = (
     {"label", "labels"},
     {"class", "classes", "category", "categories", "target", "targets"},
     {"y", "score", "rating", "intent", "sentiment", "emotion", "emotions", "tag", "tags", "topic", "genre", "stars"},
+    {"ner_tags", "ner", "entities", "spans", "annotations"},
 )
 PAIRS = ({"premise", "hypothesis"}, {"query", "passage"}, {"question", "answer"}, {"question", "sentence"})
 # Columns that number the examples: pandas writes the first two.

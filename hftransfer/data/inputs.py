@@ -13,10 +13,11 @@ import pandas as pd
 
 from hftransfer.core.errors import UserError
 from hftransfer.data.columns import as_written, find_input, refuse_foreign, require_column
+from hftransfer.data.entities import joined
 from hftransfer.data.folders import tables_hint
 from hftransfer.data.rows import as_files, file_input
 from hftransfer.data.sources import Source, missing
-from hftransfer.data.tables import READERS, decode_utf8, read_table_source
+from hftransfer.data.tables import decode_utf8, is_table, read_table_source
 from hftransfer.data.values import is_missing
 from hftransfer.modalities import ModalityKind, first_kind, kind_of
 from hftransfer.runs.folder import holds_run
@@ -83,7 +84,7 @@ def _read(source: str, kind: ModalityKind, columns: list[str] | None, own: tuple
 
 
 def _is_table(path: Path) -> bool:
-    return path.suffix.lower() in READERS and len(str(path)) < 4096 and "\n" not in str(path)
+    return len(str(path)) < 4096 and "\n" not in str(path) and len(path.name) < 256 and is_table(path)
 
 
 def _expand(source: str, path: Path, kind: ModalityKind) -> list[str] | None:
@@ -133,7 +134,7 @@ def _hidden(entry: Path, root: Path) -> bool:
 
 def _table(path: Path, kind: ModalityKind, columns: list[str] | None, own: tuple[str, ...]) -> pd.DataFrame:
     source = read_table_source(path)
-    frame = source.parts["all"]
+    frame = joined(source.parts["all"])
     named = tuple(as_written(name, frame) for name in columns or own)
     if not columns and not set(named) <= set(frame.columns):
         named = ()  # a table that is no relative of the run's: its input is found

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from hftransfer.core.errors import UserError
+from hftransfer.data.entities import are_entities
 from hftransfer.data.values import is_missing, number, without_point
-from hftransfer.tasks import MultiLabel, Regression, SingleLabel, Task
+from hftransfer.tasks import MultiLabel, Regression, SingleLabel, Task, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ def read_labels(
     if values.shape[1] > 1:
         return _several_columns(values.apply(_without_nan), wanted)
     column = values.iloc[:, 0].astype(object)
+    if are_entities(column) or (wanted is not None and wanted.by_word):
+        return _entities(column, wanted)
     if declared is not None and (wanted is None or wanted.has_classes):
         return _declared(column, declared, wanted)
     column = _without_thousands(_without_nan(column), wanted, separator)
@@ -64,6 +67,24 @@ def read_labels(
         labels = _each(_name_or_none, _one_spelling(column) if wanted is None else column)
     present = [name for label in labels.dropna() for name in ([label] if kind.exclusive else label)]
     return kind(tuple(natural_order(present))), labels
+
+
+def _entities(column: pd.Series, wanted: type[Task] | None) -> tuple[Task, pd.Series]:
+    """Return the task of a column of entities, and the column. Raises `UserError` where the task takes others."""
+    kind = wanted or Tokens
+    if not kind.by_word:
+        raise UserError(
+            f"The column {column.name!r} holds entities in texts, which data.task={kind.type} does not take."
+        )
+    if not are_entities(column):
+        raise UserError(
+            f"data.task={kind.type} needs a tag for each word (O, B-person, I-person), or spans of texts; the column "
+            f"{column.name!r} holds neither, such as {next(iter(column), None)!r}."
+        )
+    types = natural_order(entity["label"] for entities in column if isinstance(entities, list) for entity in entities)
+    if wanted is None:
+        log.info("Column %r holds entities in texts: token classification.", column.name)
+    return kind(tuple(types)), column
 
 
 def _without_nan(column: pd.Series) -> pd.Series:

@@ -54,7 +54,7 @@ class LabelledData:
 
     @property
     def kind(self) -> ModalityKind:
-        return kind_of(self.modality)
+        return kind_of(self.modality).for_task(self.task)
 
     def fitted(self, model: Any) -> Any:
         """Return the `ModelConfig` with what it leaves to the training inputs made definite."""
@@ -82,6 +82,8 @@ def load_data(
     """
     read = read_rows(config, dataset)
     task, skipped = read.task, []
+    if config.patch:
+        task.require("data.patch")
     patch = Patch.read(config.patch) if config.patch else None
     rows = _without_unlabelled_parts(read.frame)
     rows = _leave_out(rows, rows["label"].map(_missing_label), config, skipped)

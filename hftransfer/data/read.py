@@ -9,6 +9,7 @@ import pandas as pd
 from hftransfer.core.errors import UserError
 from hftransfer.data.columns import Columns, find_columns, labelled_parts, with_names_of
 from hftransfer.data.config import DataConfig
+from hftransfer.data.entities import with_entities
 from hftransfer.data.labels import natural_order, read_labels
 from hftransfer.data.readers import from_python, read_source
 from hftransfer.data.rows import by_split_column, gather
@@ -44,7 +45,8 @@ class Read:
 
 def read_rows(config: DataConfig, dataset: Union["datasets.Dataset", "datasets.DatasetDict", None] = None) -> Read:
     """Read all that `config` names, find the roles of its columns and the task. Raises `UserError`."""
-    sources = _with_same_names(_sources(config, dataset))
+    sources = [with_entities(source, _one(config.label), _one(config.input)) for source in _sources(config, dataset)]
+    sources = _with_same_names(sources)
     first = find_columns(sources[0], config)
     columns = [first, *(find_columns(source, config, first) for source in sources[1:])]
     sources = [labelled_parts(source, found) for source, found in zip(sources, columns, strict=True)]
@@ -58,6 +60,13 @@ def read_rows(config: DataConfig, dataset: Union["datasets.Dataset", "datasets.D
         declared = natural_order(values.iloc[:, 0])  # folders are classes whatever they are called, "nan" too
     task, frame["label"] = read_labels(values, wanted, config.separator, declared, frame["split"])
     return Read(frame, modality, task, sources, columns)
+
+
+def _one(columns: str | list[str] | None) -> str | None:
+    """Return the column that is named, where it is one."""
+    if isinstance(columns, list):
+        return columns[0] if len(columns) == 1 else None
+    return columns
 
 
 def _with_same_names(sources: list[Source]) -> list[Source]:

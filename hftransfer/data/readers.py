@@ -24,7 +24,7 @@ def read_source(reference: str, allow_outside: bool = False) -> Source:
             if hub.is_saved_dataset(path):
                 return hub.read_saved(path)
             return tables.read_split_tables(path) or folders.read_class_folder(path, allow_outside)
-        if path.exists() or path.suffix.lower() in tables.READERS:
+        if path.exists() or tables.is_table(path):
             return tables.read_table_source(path)
     except PermissionError as error:
         raise UserError(f"No permission to read {error.filename or path}.") from error

@@ -14,11 +14,13 @@ import pandas as pd
 
 from hftransfer.core.errors import UserError, refuse_lfs_pointer
 from hftransfer.data.columns import usual_names
+from hftransfer.data.conll import SUFFIXES, looks_like_conll, read_conll
 from hftransfer.data.sources import SPLIT_WORDS, Source, declared_inputs, describe_counts, in_order, missing
 from hftransfer.data.values import number
 
 log = logging.getLogger(__name__)
 
+_SNIFFED = 2**16  # bytes of a text file that are looked at
 _BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -34,7 +36,7 @@ def read_split_tables(folder: Path) -> Source | None:
 
     They may stand in `data/`, as in a clone of a data set on the Hub.
     """
-    tables = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in READERS and path.is_file()]
+    tables = [path for path in sorted(folder.iterdir()) if path.is_file() and is_table(path)]
     shards: dict[str, list[Path]] = {}
     for path in tables:
         named = _SHARD.fullmatch(path.name.split(".")[0].lower())
@@ -64,7 +66,7 @@ _SHARD = re.compile(r"([a-z_]+?)((?:[-_]\d+)+(?:-of-\d+)?)?")
 def _read(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]], dict[str, str]]:
     if not path.exists():
         raise UserError(missing(path))
-    reader = READERS.get(path.suffix.lower())
+    reader = _read_conll if _is_conll_text(path) else READERS.get(path.suffix.lower())
     if reader is None:
         raise UserError(
             f"{path} is no table that can be read: expected a file ending in {', '.join(READERS)}, "
@@ -94,6 +96,22 @@ def decode_utf8(path: Path) -> str:
             f"Convert it, for instance if it is {encoding}: "
             f"iconv -f {encoding} -t UTF-8 '{path}' > '{path.stem}.utf8{path.suffix}'"
         ) from None
+
+
+def is_table(path: Path) -> bool:
+    """Return whether a file is read as a table: by its suffix, or a text file in the format of CoNLL."""
+    return path.suffix.lower() in READERS or _is_conll_text(path)
+
+
+def _is_conll_text(path: Path) -> bool:
+    if path.suffix.lower() not in (".txt", ".tsv") or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return looks_like_conll(file.read(_SNIFFED).decode("utf-8-sig", "replace"))
+
+
+def _read_conll(path: Path) -> tuple[pd.DataFrame, dict, dict]:
+    return read_conll(decode_utf8(path), path), {}, {}
 
 
 def _read_csv(path: Path, delimiter: str | None = None) -> tuple[pd.DataFrame, dict, dict]:
@@ -329,6 +347,8 @@ def _parse_json(text: str, place: str) -> Any:
 
 
 def _object(row: Any, place: str) -> dict:
+    if isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], dict):
+        return dict(text=row[0]) | row[1]  # as spaCy 2 has a text and its entities
     if not isinstance(row, dict):
         raise UserError(f"{place}: expected an object with one value per column, found {type(row).__name__}.")
     return row
@@ -363,7 +383,8 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]], dict[
         features = _stored_features(table)
     except (pa.ArrowException, OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path} cannot be read as Parquet: {error}") from error
-    class_names = {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
+    inner = {name: kind.get("feature", kind) for name, kind in features.items()}  # of lists, that of their entries
+    class_names = {name: kind["names"] for name, kind in inner.items() if kind.get("_type") == "ClassLabel"}
     return (
         _frame(table.to_pylist()),
         class_names,
@@ -380,5 +401,5 @@ def _stored_features(table: Any) -> dict[str, dict]:
 
 READERS = {
     ".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".json": _read_json,
-    ".parquet": _read_parquet,
+    ".parquet": _read_parquet, **dict.fromkeys(SUFFIXES, _read_conll),
 }  # fmt: skip

@@ -35,8 +35,10 @@ def check_labels(facts: Facts) -> Iterator[Finding]:
 
 
 def names_of(label: Any) -> list[str]:
-    """Return the class names of one label: none, one or several."""
-    return [] if label is None or isinstance(label, float) else [label] if isinstance(label, str) else list(label)
+    """Return the class names of one label: none, one or several; those of its entities."""
+    if label is None or isinstance(label, float):
+        return []
+    return [label] if isinstance(label, str) else [e["label"] if isinstance(e, dict) else e for e in label]
 
 
 def near_equal_names(names: dict[str, int]) -> list[list[str]]:
@@ -125,6 +127,8 @@ def _differ(labels: pd.Series, pair: np.ndarray, spread: float) -> bool:
         return False
     if isinstance(first, str) or (isinstance(first, list) and all(isinstance(name, str) for name in [*first, *second])):
         return set(np.ravel(first)) != set(np.ravel(second))
+    if isinstance(first, list) and any(isinstance(entry, dict) for entry in [*first, *second]):
+        return first != second  # entities
     return bool(np.abs(np.ravel(first) - np.ravel(second)).max() > spread)
 
 

@@ -57,7 +57,9 @@ def measure_honesty(run: "RunConfig", dataset: Any = None) -> Iterator[Finding]:
     whole groups are drawn. The features are computed once and kept in the feature store.
     """
     split = run.data.split.model_copy(update={"group": run.data.split.group or "auto", "file": None})
-    data = _fewer(load_data(run.data.model_copy(update={"split": split, "on_error": "skip"}), dataset))
+    data = load_data(run.data.model_copy(update={"split": split, "on_error": "skip"}), dataset)
+    data.task.require("doctor --measure")
+    data = _fewer(data)
     features = probed(run, data)[1].features
     yield from _neighbours(features, data)
     share = split.test or 0.2

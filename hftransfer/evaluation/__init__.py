@@ -40,6 +40,13 @@ class EvaluationConfig(Settings):
             raise ValueError("expected at least 2 folds, or 0 for none")
         return folds
 
+    def for_task(self, task: "Task") -> "EvaluationConfig":
+        """Return these settings as a task takes them. Raises `UserError` for one that it lacks and that is asked for."""
+        for name in ("folds", "metrics"):
+            if getattr(self, name):
+                task.require(f"evaluation.{name}")
+        return self.model_copy(update={"folds": 0}) if "evaluation.folds" in task.lacks else self
+
 
 def evaluate_predictions(
     task: "Task",

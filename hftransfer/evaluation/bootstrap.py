@@ -13,6 +13,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from scipy.stats import norm, rankdata
 
+from hftransfer.evaluation.entities import Counts, entity_statistics
 from hftransfer.evaluation.metrics import row_losses
 from hftransfer.tasks import Task
 
@@ -52,6 +53,8 @@ def _unit_weights(rng: np.random.Generator, strata: np.ndarray, resamples: int) 
 
 def statistics(task: Task, targets: np.ndarray, scores: np.ndarray) -> Statistics:
     """Return the task's metrics as a function of weights (R, N) that returns, by name, their values (R,)."""
+    if task.by_word:
+        return entity_statistics(Counts.of(task, targets, scores))
     make = _single_label if task.exclusive else _multi_label if task.has_classes else _regression
     return make(task, np.asarray(targets), np.asarray(scores, dtype=np.float64))
 

@@ -263,6 +263,9 @@ class _Pairs:
         """Which rows are answered exactly right; for regression none can be."""
         if not self.task.has_classes:
             return np.zeros(len(part), dtype=bool)
+        if self.task.by_word:
+            decided = self.task.decide(part.scores)
+            return np.array([np.array_equal(*each) for each in zip(decided, part.targets, strict=True)])
         return (self.task.decide(part.scores) == part.targets).reshape(len(part), -1).all(1)
 
     @cached_property

@@ -21,6 +21,7 @@ from scipy import stats
 
 from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.confusion import confusion_intervals
+from hftransfer.evaluation.entities import Counts
 from hftransfer.evaluation.kinds import is_macro, scale_of
 from hftransfer.evaluation.metrics import MeanLoss, compute_metrics, mean_losses
 from hftransfer.tasks import Regression, Task
@@ -62,7 +63,7 @@ def measure(
         targets, scores: as in `compute_metrics`.
         groups: (N,), rows of one group are resampled together; None stands for a row of its own.
     """
-    targets, scores = np.asarray(targets), np.asarray(scores, dtype=np.float64)
+    targets, scores = _arrays(task, targets, scores)
     values = compute_metrics(task, targets, scores)
     draws = Draws(len(targets), groups, None, seed, resamples)  # class frequencies are uncertain: docs/comparison.md
     ends = _direct(draws, task, targets, scores)
@@ -80,8 +81,17 @@ def measure(
     }
 
 
+def _arrays(task: Task, targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return targets and scores as arrays: numbers, or one array for each example with several units."""
+    return np.asarray(targets), scores if task.by_word else np.asarray(scores, dtype=np.float64)
+
+
 def _direct(draws: "Draws", task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str, tuple[float, float]]:
     """Return the intervals that need no resampling, by name; among them some of metrics that other tasks have."""
+    if task.by_word:
+        return _direct_of_entities(draws, Counts.of(task, targets, scores)) | {
+            name: draws.loss_interval(loss) for name, loss in mean_losses(task, targets, scores).items()
+        }
     actual, predicted = _memberships(task, targets) > 0, _memberships(task, task.decide(scores)) > 0
     right, every = (actual == predicted).all(1), np.ones(len(targets))
     shares = {"accuracy": draws.share_interval(right, every), "subset_accuracy": draws.share_interval(right, every)}
@@ -98,6 +108,16 @@ def _direct(draws: "Draws", task: Task, targets: np.ndarray, scores: np.ndarray)
     return found
 
 
+def _direct_of_entities(draws: "Draws", counts: Counts) -> dict[str, tuple[float, float]]:
+    """Return the intervals of shares of entities; the entities of one text go together."""
+    present, found, hit, near = (each.sum(1) for each in (counts.present, counts.found, counts.hit, counts.overlapping))
+    jaccard = {"entity_f1": (hit, present + found - hit), "overlap_f1": (near, present + found - near)}
+    return {
+        "entity_precision": draws.share_interval(hit, found),
+        "entity_recall": draws.share_interval(hit, present),
+    } | {name: tuple(map(_f1_of_jaccard, draws.share_interval(*parts))) for name, parts in jaccard.items()}
+
+
 def _around(value: float, ends: tuple[float, float]) -> tuple[float, float]:
     """Return the ends, with `value` between them."""
     return float(np.minimum(ends[0], value)), float(np.maximum(ends[1], value))
@@ -107,6 +127,8 @@ def _memberships(task: Task, targets: np.ndarray) -> np.ndarray:
     """(N, C) which rows each part of a macro average stands on; one column of all rows for regression."""
     if not task.has_classes:
         return np.ones((len(targets), 1))
+    if task.by_word:
+        return np.minimum(task.one_hot(targets), 1)
     return task.one_hot(targets)
 
 
@@ -122,10 +144,14 @@ def per_class(
 
     For regression one entry per target with its own `mae`, `rmse`, `r2`, `pearson`, `spearman`.
     """
-    targets, scores = np.asarray(targets), np.asarray(scores, dtype=np.float64)
+    targets, scores = _arrays(task, targets, scores)
     if not task.has_classes:
         return _per_target(task, targets, scores, groups, seed, resamples)
     draws = Draws(len(targets), groups)
+    if task.by_word:
+        counts = Counts.of(task, targets, scores)
+        return [_of_type(draws, name, *(each[:, kind] for each in (counts.present, counts.found, counts.hit)))
+                for kind, name in enumerate(task.names)]  # fmt: skip
     actual, predicted = _memberships(task, targets) > 0, _memberships(task, task.decide(scores)) > 0
     return [
         {"name": label, "n": int(true.sum())}
@@ -138,8 +164,17 @@ def per_class(
     ]
 
 
+def _of_type(draws: "Draws", name: str, present: np.ndarray, found: np.ndarray, hit: np.ndarray) -> dict:
+    """Return what `per_class` does of one type of entity; `n` counts entities."""
+    return {"name": name, "n": int(present.sum())} | {
+        "precision": _measure_share(draws, hit, found),
+        "recall": _measure_share(draws, hit, present),
+        "f1": _measure_share(draws, hit, present + found - hit, _f1_of_jaccard),
+    }
+
+
 def _measure_share(draws: "Draws", hit: np.ndarray, trials: np.ndarray, onto: Callable = float) -> Measured | None:
-    """Return the share of `trials` (bool, (N,)) that are `hit`, or what `onto` makes of it; None without trials."""
+    """Return the share of `trials` (N,) that are `hit`, or what `onto` makes of it; None without trials."""
     count = int(trials.sum())
     if not count:
         return None

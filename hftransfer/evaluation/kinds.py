@@ -27,6 +27,10 @@ METRICS = {
     "mcc": Kind("correlation", macro=True, title="MCC"),
     "mean_average_precision": Kind("share", macro=True),
     "subset_accuracy": Kind("share"),
+    "entity_f1": Kind("share", title="entity F1"),
+    "entity_precision": Kind("share"),
+    "entity_recall": Kind("share"),
+    "overlap_f1": Kind("share", title="overlap F1"),  # entities that share a word with one of their type
     "r2": Kind("explained", title="R²"),
     "pearson": Kind("correlation", title="Pearson's r"),
     "spearman": Kind("correlation", title="Spearman's ρ"),

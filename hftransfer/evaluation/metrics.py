@@ -5,14 +5,16 @@ hand leave undefined (the AUROC of a part with one class, the correlation with a
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
 
+from hftransfer.evaluation.entities import Counts, entity_metrics
 from hftransfer.tasks import Task
+from hftransfer.tasks.tokens import ragged
 
 
 def compute_metrics(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str, float]:
@@ -26,13 +28,20 @@ def compute_metrics(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict
         # An undefined value is answered by NaN, so the warning that says so has no news.
         warnings.simplefilter("ignore", category=UserWarning)
         warnings.simplefilter("ignore", category=stats.ConstantInputWarning)
-        compute = _single_label if task.exclusive else _multi_label if task.has_classes else _regression
-        found = compute(task, np.asarray(targets), np.asarray(scores, dtype=np.float64))
+        found = _function(task)(task, np.asarray(targets), scores if task.by_word else np.asarray(scores, np.float64))
     return {name: float(value) for name, value in found.items()}
+
+
+def _function(task: Task) -> Callable[..., dict[str, float]]:
+    if task.by_word:
+        return _entities
+    return _single_label if task.exclusive else _multi_label if task.has_classes else _regression
 
 
 def metric_names(task: Task) -> list[str]:
     """Names of all metrics of the task, as two made-up rows have them."""
+    if task.by_word:
+        return list(compute_metrics(task, *(ragged([np.zeros(shape, int)] * 2) for shape in (1, (1, task.head_size)))))
     targets = np.arange(2) % task.head_size if task.exclusive else np.zeros((2, task.head_size))
     return list(compute_metrics(task, targets, np.full((2, task.head_size), 1 / task.head_size)))
 
@@ -78,6 +87,11 @@ def _regression(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str
     }
 
 
+def _entities(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    losses = row_losses(task.of_unit, task.units(targets).astype(int), task.units(scores))
+    return entity_metrics(Counts.of(task, targets, scores)) | {"log_loss": losses.mean()}
+
+
 def row_losses(task: Task, targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Each row's negative log-likelihood in nats, (N,); the mean over labels for multi-label.
 
@@ -108,6 +122,11 @@ def mean_losses(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str
 
     The squares of RMSE are divided by the RMSE of their target: their mean is then the RMSE, also that of several targets.
     """
+    if task.by_word:  # of words; each text has the sum of its own
+        sizes = np.array([len(tags) for tags in targets])
+        losses = row_losses(task.of_unit, task.units(targets).astype(int), task.units(scores))
+        sums = np.bincount(np.repeat(np.arange(len(sizes)), sizes), losses, minlength=len(sizes))
+        return {"log_loss": MeanLoss(sums * len(sizes) / max(sizes.sum(), 1), -np.log(np.finfo(np.float64).eps))}
     if task.has_classes:
         return {"log_loss": MeanLoss(row_losses(task, targets, scores), -np.log(np.finfo(np.float64).eps))}
     errors = np.abs(targets - scores)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hftransfer.features.passes import ComputeConfig, passes
+from hftransfer.features.passes import ComputeConfig, as_arrays, passes
 from hftransfer.features.sources import FeatureSource, Reader
 from hftransfer.features.store import Features, FeatureStore, space_key
 from hftransfer.modalities import Modality
@@ -41,8 +41,9 @@ class FrozenPass:
     def feature_sources(
         self, items: Sequence[Any], keys: Sequence[str], wanted: list[FeatureSource]
     ) -> dict[str, np.ndarray]:
-        """Return name -> features (N, D) float32 of every feature source."""
-        reader = Reader(self.model, self.layer_groups, wanted)
+        """Return name -> features float32 of every feature source: (N, D), or of the units of all items below one another."""
+        kind = self.modality.kind
+        reader = Reader(self.model, self.layer_groups, wanted, kind.by_word)
         name = ", ".join(feature_source.name for feature_source in wanted)
 
         def compute(positions: Sequence[int]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
@@ -50,9 +51,13 @@ class FrozenPass:
 
             title = f"features ({name})"
             for found, read in passes(self.modality, items, positions, self.compute_config, reader, title):
-                yield found, {key: value.float().cpu().numpy() for key, value in read.items()}
+                batch = [items[position] for position in found]
+                yield found, {key: as_arrays(kind.read(batch, value)) for key, value in read.items()}
 
-        features = self._collect(keys, compute, {"feature_sources": name}, f"features {name}")
+        what = {"feature_sources": name} | ({"by_word": True} if kind.by_word else {})
+        features = self._collect(keys, compute, what, f"features {name}")
+        if kind.by_word:
+            return {name: np.concatenate(features.rows(name, range(len(items)))) for name in features.names}
         return {name: np.asarray(features[name]) for name in features.names}
 
     def split_point(self, items: Sequence[Any], keys: Sequence[str], split_point: SplitPoint) -> Features:

@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from hftransfer.core.hashing import content_key
-from hftransfer.modalities import Modality
+from hftransfer.modalities import Modality, ModalityKind
 from hftransfer.runtime.launch import World
 from hftransfer.runtime.memory import is_lack_of_memory, release
+from hftransfer.tasks.tokens import ragged
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +151,25 @@ def _in_parts(
     return [found for half in halves for found in _in_parts(*half, compute_config, forward)]
 
 
+Read = Callable[[list[int], Tensor], Any]  # what a batch has for the units at these positions (`ModalityKind.read`)
+
+
+def in_pieces(kind: ModalityKind, items: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
+    """Return all pieces of the items, and the number of the item (M,) that each belongs to."""
+    pieces = [kind.pieces(item) for item in items]
+    return [piece for each in pieces for piece in each], np.repeat(
+        np.arange(len(items)), [len(each) for each in pieces]
+    )
+
+
+def joined(values: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
+    """Return the units of `count` items from those of their pieces; `rows` (M,) are the items of the pieces, in order."""
+    if values.dtype != object:
+        return values  # each item is one piece and one unit
+    ends = np.cumsum(np.bincount(rows, minlength=count))
+    return ragged([np.concatenate(list(part)) for part in np.split(values, ends[:-1])] if count else [])
+
+
 def predict_logits(
     model: nn.Module,
     modality: Modality,
@@ -160,23 +180,54 @@ def predict_logits(
 ) -> np.ndarray:
     """Logits of every row, float32 (N, head size), on every process; each process computes its share once.
 
-    `training` gives each image in an augmented view, drawn by `seed`.
+    Of rows with several units an object array (N,) of those of its units. `training` gives each image in an augmented
+    view, drawn by `seed`.
     """
+    kind = modality.kind
+    pieces, rows = in_pieces(kind, items)
+
+    def read(positions: list[int], logits: Tensor) -> Any:
+        return kind.read([pieces[position] for position in positions], logits)
+
+    return joined(predict_pieces(model, modality, pieces, compute_config, read, training, seed), rows, len(items))
+
+
+def predict_pieces(
+    model: nn.Module,
+    modality: Modality,
+    items: Sequence[Any],
+    compute_config: ComputeConfig,
+    read: Read,
+    training: bool = False,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return what `predict_logits` does, of pieces that pass through the network as they are."""
     model.eval()
     seeds = [int(content_key(str(item), str(seed))[:15], 16) for item in items] if training else None
     mine = range(compute_config.rank, len(items), compute_config.world_size)
     results = passes(modality, items, mine, compute_config, lambda batch: model(**batch).logits, "predict", seeds)
-    rows = [(positions, logits.float().cpu().numpy()) for positions, logits in results]
+    rows = [(positions, as_arrays(read(positions, logits))) for positions, logits in results]
     return in_order(
         (row for share in compute_config.world.gather(rows) for row in share), len(items), model.config.num_labels
     )
 
 
-def in_order(batches: Iterable[tuple[list[int], np.ndarray]], count: int, width: int) -> np.ndarray:
-    """Rows of batches put back in the order of their positions; each position exactly once. No rows: (0, `width`)."""
+def as_arrays(values: Tensor | list[Tensor]) -> np.ndarray | list[np.ndarray]:
+    """Return float32 arrays of a tensor, or of a list of tensors."""
+    if isinstance(values, list):
+        return [value.float().cpu().numpy() for value in values]
+    return values.float().cpu().numpy()
+
+
+def in_order(batches: Iterable[tuple[list[int], Any]], count: int, width: int) -> np.ndarray:
+    """Rows of batches put back in the order of their positions; each position exactly once. No rows: (0, `width`).
+
+    Lists of arrays, of any lengths, become an object array.
+    """
     result: np.ndarray | None = None
     seen = np.zeros(count, dtype=int)
     for positions, values in batches:
+        values = ragged(values) if isinstance(values, list) else values
         if result is None:
             result = np.empty((count, *values.shape[1:]), dtype=values.dtype)
         result[positions] = values

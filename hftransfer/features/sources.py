@@ -87,13 +87,16 @@ def _fresh_square_layers(model: nn.Module, fresh: frozenset[str]) -> list[nn.Lin
     ]  # fmt: skip
 
 
-def read_features(model: nn.Module, batch: Batch) -> Tensor:
-    """Return the input (B, D) of the last linear layer at the place whose logits count: the last token of GPT-2."""
-    return read_answers(model, batch)[1]
+def read_features(model: nn.Module, batch: Batch, everywhere: bool = False) -> Tensor:
+    """Return the input (B, D) of the last linear layer at the place whose logits count: the last token of GPT-2.
+
+    With `everywhere` that of all places (B, T, D).
+    """
+    return read_answers(model, batch, everywhere)[1]
 
 
 @torch.no_grad()
-def read_answers(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+def read_answers(model: nn.Module, batch: Batch, everywhere: bool = False) -> tuple[Tensor, Tensor]:
     """Logits (B, C) and `read_features` from one forward pass."""
     caught: list[Tensor] = []
     hook = final_linear(model).register_forward_pre_hook(lambda module, args: caught.append(args[0]))
@@ -101,7 +104,7 @@ def read_answers(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = model(**batch).logits
     finally:
         hook.remove()
-    return logits, _at_logits(model, caught[0], batch)
+    return logits, caught[0] if everywhere else _at_logits(model, caught[0], batch)
 
 
 def _at_logits(model: nn.Module, features: Tensor, batch: Batch) -> Tensor:
@@ -117,8 +120,15 @@ def _at_logits(model: nn.Module, features: Tensor, batch: Batch) -> Tensor:
 class Reader:
     """Reads the features of several feature sources from one forward pass."""
 
-    def __init__(self, model: nn.Module, layer_groups: LayerGroups, feature_sources: list[FeatureSource]):
-        self.model, self.feature_sources = model, feature_sources
+    def __init__(
+        self,
+        model: nn.Module,
+        layer_groups: LayerGroups,
+        feature_sources: list[FeatureSource],
+        everywhere: bool = False,
+    ):
+        """`everywhere`: features come for each token, (B, T, D)."""
+        self.model, self.feature_sources, self.everywhere = model, feature_sources, everywhere
         self.split_point: SplitPoint | None = None
         self.layer_groups = layer_groups
         self.blocks = [model.get_submodule(path) for path in layer_groups.blocks]
@@ -134,7 +144,7 @@ class Reader:
                 for block in {feature_source.block for feature_source in self.feature_sources}
             ]
             try:
-                result = {f"head@{len(self.blocks)}": read_features(self.model, batch)}
+                result = {f"head@{len(self.blocks)}": read_features(self.model, batch, self.everywhere)}
             finally:
                 for hook in hooks:
                     hook.remove()
@@ -150,7 +160,8 @@ class Reader:
         if feature_source.block == len(self.blocks):
             return {}
         with self._tail(batch).replaying():
-            return {feature_source.name: read_features(self.model, skeleton_of(batch) | {"split_point": hidden})}
+            replayed = skeleton_of(batch) | {"split_point": hidden}
+            return {feature_source.name: read_features(self.model, replayed, self.everywhere)}
 
     def _tail(self, batch: Batch) -> SplitPoint:
         """Return what stands above the blocks, tried on the first batch."""

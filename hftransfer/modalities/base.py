@@ -99,6 +99,36 @@ class ModalityKind:
         article = "an" if self.noun[0] in "aeiou" else "a"
         return f"a pair of {self.plural}" if pair else f"{article} {self.noun}"
 
+    # --- units of prediction
+
+    by_word = False  # an item has several units, each read at a place of its own
+
+    def for_task(self, task: Any) -> "ModalityKind":
+        """Return this kind as a task reads it: with another class of model where each word is classified."""
+        if task.by_word:
+            raise UserError(f"data.task={task.type} classifies the words of texts, and the data are {self.plural}.")
+        return self
+
+    def pieces(self, item: Any) -> list[Any]:
+        """Return what passes through the network for one item: itself, or the windows of what is too long for it."""
+        return [item]
+
+    def places(self, item: Any) -> np.ndarray | None:
+        """Return first and last place (W, 2) of the units of an item; None where it is a unit itself."""
+        return None
+
+    def read(self, pieces: Sequence[Any], values: Any) -> Any:
+        """Return what a batch (B, …) has for the units of its pieces: itself, or a list with the units (w, …) of each."""
+        return values
+
+    def labels(self, pieces: Sequence[Any], targets: Any, batch: Mapping[str, Any]) -> Any:
+        """Return the targets of pieces as the loss reads them beside what the network has for their `batch`."""
+        return targets
+
+    def shares(self, item: Any) -> list[int]:
+        """Return how many of an item's units are read from each of its pieces."""
+        return [1]
+
     # --- columns and files
 
     def recognises(self, sample: Sequence[Any]) -> bool:

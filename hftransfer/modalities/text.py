@@ -120,6 +120,11 @@ class TextKind(ModalityKind):
         tokenizers.split_special_tokens(model, processor, config.split_special_tokens)
         return model, processor
 
+    def for_task(self, task: Any) -> ModalityKind:
+        from hftransfer.modalities.words import WordsKind  # which is a kind of text
+
+        return WordsKind() if task.by_word else self
+
     def bind(self, processor: Any, augmentation: Any = None) -> "Text":
         return Text(processor, self)
 

@@ -182,14 +182,14 @@ def _replace_head(model: PreTrainedModel, new: frozenset[str], model_config: Pre
 
 
 def _keep_head(model: PreTrainedModel, new: frozenset[str], old_labels: list[str], task: Task) -> None:
-    if sorted(old_labels) != sorted(task.names):
+    if sorted(old_labels) != sorted(task.output_names):
         raise UserError(
-            f"model.keep_head: the checkpoint's labels are {_named(old_labels)}, the data's are {_named(task.names)}. "
+            f"model.keep_head: the checkpoint's labels are {_named(old_labels)}, the data's are {_named(task.output_names)}. "
             "They must agree; leave keep_head out for a new head."
         )
     if new & frozenset(head_parameters(model)):
         raise UserError("model.keep_head: the checkpoint has no head to keep. Leave keep_head out.")
-    rows = [old_labels.index(name) for name in task.names]
+    rows = [old_labels.index(name) for name in task.output_names]
     reorder_head(model, rows)
     log.info("kept head: %s%s", describe_head(model), "" if rows == sorted(rows) else ", rows in the data's order")
 

@@ -99,8 +99,9 @@ def _train(
 
     with seconds("features"):
         split_point, stored = stored_activations(context, plan)
-    train, validation = context.positions("train"), context.positions("validation")
-    examples = Examples(context.items, context.targets, context.modality, context.data.task, train, validation, stored)
+    pieces = context.pieces
+    train, validation = (pieces.of(context.positions(part)) for part in ("train", "validation"))
+    examples = Examples(pieces.items, pieces.targets, context.modality, context.data.task, train, validation, stored)
     config = context.config
     defaults = config.strategy.defaults_for(context.data.modality, context.model)
     setup = loop.Setup(config.training, defaults, context.compute_config, config.seed, context.begins_trained(probe))

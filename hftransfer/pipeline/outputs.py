@@ -48,10 +48,14 @@ log = logging.getLogger(__name__)
 PACKAGES = ("torch", "transformers", "timm", "peft", "accelerate", "datasets", "scikit-learn", "numpy")
 
 
-def labelled_table(data: LabelledData, predictions: Predictions) -> pd.DataFrame:
-    """`prediction_table` with the split and the label of each row: what `predictions.parquet` holds."""
+def labelled_table(data: LabelledData, predictions: Predictions, places: np.ndarray) -> pd.DataFrame:
+    """`prediction_table` with the split and the label of each row: what `predictions.parquet` holds.
+
+    `places` (N,) are those of the units of all rows.
+    """
     rows = data.frame.iloc[predictions.positions]
-    table = prediction_table(rows["id"].tolist(), data.task, predictions.logits)
+    units = rows["input"].tolist(), places[predictions.positions]
+    table = prediction_table(rows["id"].tolist(), data.task, predictions.logits, units)
     table.insert(1, "split", rows["split"].to_numpy())
     table.insert(2, "label", pd.Series(rows["label"].tolist(), dtype=object))
     table.insert(4, "out_of_fold", predictions.out_of_fold)
@@ -149,8 +153,8 @@ def write_run(
     (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     split_table(data, context.modality).to_parquet(folder / "splits.parquet", index=False)
     keep_inputs(folder, data.frame, data.kind)
-    labelled_table(data, predictions).to_parquet(folder / "predictions.parquet", index=False)
-    if probe is not None:
+    labelled_table(data, predictions, context.places).to_parquet(folder / "predictions.parquet", index=False)
+    if probe is not None and not data.task.by_word:
         _out_of_fold_table(context, probe, predictions.temperature).to_parquet(folder / "oof.parquet", index=False)
     save_model(model, context.checkpoint.processor, folder / "model")
     checked = check_saved_model(folder / "model", context, model, predictions, probe)

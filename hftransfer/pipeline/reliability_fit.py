@@ -35,6 +35,8 @@ def fit_reliability(
     against the others. A network that trained draws its own training rows together: validation rows are measured.
     """
     task, level = context.data.task, context.config.evaluation.conformal_level
+    if task.by_word:
+        return None
     evaluated = calibration_rows(context, predictions)
     if not evaluated.any():
         log.info("No held-out examples: no prediction sets or intervals, no unknown inputs")
@@ -126,7 +128,7 @@ def reliability_metrics(
     class or target. `targets` and `groups` belong to the rows of `part`. Empty where the part is; regression has no
     `calibration`.
     """
-    if not len(part.positions):
+    if not len(part.positions) or task.by_word:
         return {}
     found = {}
     if task.has_classes:

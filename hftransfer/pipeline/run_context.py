@@ -4,6 +4,7 @@ import logging
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hftransfer.core.errors import UserError
 from hftransfer.core.hashing import content_key, remote_code_key
 from hftransfer.data import LabelledData
 from hftransfer.features.extract import FrozenPass, NotStored, replayed_batch
-from hftransfer.features.passes import ComputeConfig, predict_logits
+from hftransfer.features.passes import ComputeConfig, in_pieces, joined, predict_logits, predict_pieces
 from hftransfer.features.sources import open_head, read_features
 from hftransfer.features.store import Features, FeatureStore
 from hftransfer.modalities import Modality, ModalityKind
@@ -31,11 +32,28 @@ from hftransfer.runtime import autotune, devices
 from hftransfer.runtime.cpu_kernels import replaced
 from hftransfer.runtime.launch import World
 from hftransfer.strategies import Plan, ProbeStrategy
+from hftransfer.strategies.head import HeadConfig
 from hftransfer.tasks import Task
+from hftransfer.tasks.tokens import ragged
 
 log = logging.getLogger(__name__)
 
+MOST_WORDS, LEAST_OUTSIDE = 20_000, 5_000  # that a probe is fitted on: all of entities, a sample of the others
 MOST_MOVED = 0.05  # of the distance between two examples, by padding: rounding moves less than 0.001
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What passes through the network for the rows of a run, and the number of the row (M,) that each belongs to."""
+
+    items: list[Any]
+    rows: np.ndarray
+    keys: list[str]
+    targets: np.ndarray
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the positions of the pieces of some rows."""
+        return np.flatnonzero(np.isin(self.rows, rows))
 
 
 @dataclass
@@ -67,6 +85,24 @@ class RunContext:
     def positions(self, *splits: str) -> np.ndarray:
         return np.flatnonzero(self.data.frame["split"].isin(splits))
 
+    @cached_property
+    def pieces(self) -> Pieces:
+        """The pieces of all rows, in order, with targets of their own; most rows are one piece."""
+        kind, digests = self.modality.kind, self.data.frame["digest"].tolist()
+        items, rows = in_pieces(kind, self.items)
+        if not self.data.task.by_word:
+            return Pieces(items, rows, digests, self.targets)
+        cuts = [np.cumsum(kind.shares(item))[:-1] for item in self.items]
+        targets = [part for tags, cut in zip(self.targets, cuts, strict=True) for part in np.split(tags, cut)]
+        number = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        keys = [f"{digests[row]}-{place}" if place else digests[row] for row, place in zip(rows, number, strict=True)]
+        return Pieces(items, rows, keys, ragged(targets))
+
+    @property
+    def places(self) -> np.ndarray:
+        """The places of the units of each row, (N,) of arrays (W, 2) or None."""
+        return ragged([self.modality.kind.places(item) for item in self.items])
+
     @property
     def groups(self) -> np.ndarray | None:
         """The group of each row, or its id where it has none; None where no row has one."""
@@ -78,9 +114,9 @@ class RunContext:
         """Rows that the linear probe is fitted on.
 
         A validation part that was merely cut off has nothing to choose where only a head is solved: its rows train too.
-        Not so where it was given, or where the number of training rows was.
+        Not so where it was given, or where the number of training rows was, nor where units are fitted.
         """
-        given = "validation" in self.data.given or self.config.data.train_examples
+        given = self.data.task.by_word or "validation" in self.data.given or self.config.data.train_examples
         return self.positions("train") if self.trains or given else self.positions("train", "validation")
 
     def frozen(self, layer_groups: LayerGroups) -> FrozenPass:
@@ -126,12 +162,26 @@ def prepare(
     open_head(model, checkpoint.new_parameters, sample)
     _refuse_dependence_on_padding(model, modality, items, device)
     compute_config = _machine(config, checkpoint, modality, items, device, world)
-    targets = data.task.encode_all(list(data.frame["label"]))
+    targets = _targets(data, modality, items)
     store = FeatureStore() if config.store else FeatureStore(scratch)
     context = RunContext(config, data, checkpoint, modality, compute_config, store, items, targets)
     if config.training.imbalance == "balanced":
         return replace(context, data=replace(data, task=data.task.with_balance(targets[context.fitted])))
     return context
+
+
+def _targets(data: LabelledData, modality: Modality, items: list[Any]) -> np.ndarray:
+    """Return the targets of all rows; entities that no words of this tokenizer make up are counted in a warning."""
+    labels, places = list(data.frame["label"]), [modality.kind.places(item) for item in items]
+    if data.task.by_word:
+        lost = sum(data.task.unaligned(*each) for each in zip(labels, places, strict=True))
+        if lost:
+            log.warning(
+                "%d of %d entities begin or end inside of a word, as this tokenizer and pipeline read words: they are trained "
+                "and measured as whole words. A blank between words and marks, or a WordPiece checkpoint, avoids it.",
+                lost, sum(map(len, labels)),
+            )  # fmt: skip
+    return data.task.targets(labels, places)
 
 
 def _refuse_dependence_on_padding(model: nn.Module, modality: Modality, items: list[Any], device: torch.device) -> None:
@@ -230,11 +280,47 @@ def solve_head(context: RunContext) -> Probe | None:
     """Return the linear probe, where the strategy begins with it. A strategy that ends with it uses the validation rows too."""
     if context.config.strategy.head_init != "probe":
         return None
-    fitted = context.fitted
-    rows = Rows(context.items, context.data.frame["digest"].tolist(), context.targets, fitted, context.groups)
     frozen = context.frozen(LayerGroups.of(context.model))
     head = context.config.strategy.readable(context.config.head)
+    if context.data.task.by_word:
+        return solve_probe(frozen, *_words(context), _of_words(head), context.config.seed)
+    digests = context.data.frame["digest"].tolist()
+    rows = Rows(context.items, digests, context.targets, context.fitted, context.groups)
     return solve_probe(frozen, rows, context.data.task, head, context.config.seed)
+
+
+def _of_words(head: HeadConfig) -> HeadConfig:
+    """Return the options of a head on single words. Raises `UserError` for the mean of a text."""
+    if head.pooling == "mean":
+        raise UserError("head.pooling=mean is of whole texts; each word is read by itself. Leave it out.")
+    return head.model_copy(update={"pooling": "head"})
+
+
+def _words(context: RunContext) -> tuple[Rows, Task]:
+    """Return all words as rows of their own, each in the group of its text, and the task of a word.
+
+    Of many words without an entity a sample is fitted, and each counts for those that it stands for.
+    """
+    task, pieces = context.data.task, context.pieces
+    targets, owners = task.units(context.targets).astype(np.int64), word_owners(context)
+    fitted = np.flatnonzero(np.isin(owners, context.fitted))
+    outside = fitted[targets[fitted] == 0]
+    most = max(MOST_WORDS - (len(fitted) - len(outside)), LEAST_OUTSIDE)
+    unit = task.of_unit
+    if len(outside) > most:
+        kept = np.random.default_rng(context.config.seed).choice(outside, most, replace=False)
+        fitted = np.sort(np.concatenate([fitted[targets[fitted] != 0], kept]))
+        log.info("Linear probe: %d of %d words without an entity are fitted", most, len(outside))
+        given = np.array(unit.weights or np.ones(unit.head_size))
+        given[0] *= len(outside) / most
+        unit = replace(unit, weights=tuple(map(float, given)))
+    ids = context.data.frame["id"].to_numpy() if context.groups is None else context.groups
+    return Rows(pieces.items, pieces.keys, targets, fitted, ids[owners]), unit
+
+
+def word_owners(context: RunContext) -> np.ndarray:
+    """Return the number of the row (U,) that each word of all rows belongs to."""
+    return np.repeat(np.arange(len(context.targets)), [len(tags) for tags in context.targets])
 
 
 def stored_activations(context: RunContext, plan: Plan) -> tuple[SplitPoint | None, Features | None]:
@@ -243,13 +329,12 @@ def stored_activations(context: RunContext, plan: Plan) -> tuple[SplitPoint | No
     if plan.split_point is None or (augmentation and augmentation.level != "none"):
         return None, None
     split_point = SplitPoint(context.model, plan.layer_groups, plan.split_point)
-    few = _of_all_lengths(context)
+    pieces, few = context.pieces, _of_all_lengths(context)
     if split_point.is_exact(
-        context.compute_config.place(context.modality.collate([context.items[row] for row in few]))
+        context.compute_config.place(context.modality.collate([pieces.items[piece] for piece in few]))
     ):
-        keys = context.data.frame["digest"].tolist()
         with suppress(NotStored):
-            stored = context.frozen(plan.layer_groups).split_point(context.items, keys, split_point)
+            stored = context.frozen(plan.layer_groups).split_point(pieces.items, pieces.keys, split_point)
             if _replays(context, split_point, stored, few):
                 log.info("Activations below %s are computed once", plan.layer_groups.name_of(plan.split_point))
                 return split_point, stored
@@ -258,14 +343,14 @@ def stored_activations(context: RunContext, plan: Plan) -> tuple[SplitPoint | No
 
 
 def _of_all_lengths(context: RunContext, count: int = 4) -> list[int]:
-    """Return numbers of a few rows, from the shortest input to the longest."""
-    ordered = np.argsort(context.modality.lengths(context.items), kind="stable")
+    """Return positions of a few pieces, from the shortest to the longest."""
+    ordered = np.argsort(context.modality.lengths(context.pieces.items), kind="stable")
     return ordered[np.unique(np.linspace(0, len(ordered) - 1, count).astype(int))].tolist()
 
 
 def _replays(context: RunContext, split_point: SplitPoint, stored: Features, rows: list[int]) -> bool:
-    """Return whether rows of different length give the live network's logits from what is stored of them."""
-    items = [context.items[row] for row in rows]
+    """Return whether pieces of different length give the live network's logits from what is stored of them."""
+    items = [context.pieces.items[row] for row in rows]
     context.model.eval()
     with torch.no_grad(), context.compute_config.context():
         live = context.model(**context.compute_config.place(context.modality.collate(items))).logits.float()
@@ -284,6 +369,11 @@ def _replays(context: RunContext, split_point: SplitPoint, stored: Features, row
 
 def probe_predictions(context: RunContext, probe: Probe) -> Predictions:
     """Of the rows the head was fitted on by the folds that did not see them, and of all others by the head."""
+    if context.data.task.by_word:
+        positions = context.positions("validation", "test")
+        ends = np.cumsum([len(tags) for tags in context.targets])
+        logits = ragged(np.split(probe.logits.astype(np.float32), ends[:-1]))[positions]
+        return Predictions(positions, logits, np.zeros(len(positions), bool))
     others = np.setdiff1d(np.arange(len(context.items)), context.fitted)
     logits = np.concatenate([probe.head.out_of_fold, probe.logits[others]])
     seen = np.concatenate([np.ones(len(context.fitted), bool), np.zeros(len(others), bool)])
@@ -293,12 +383,19 @@ def probe_predictions(context: RunContext, probe: Probe) -> Predictions:
 def network_predictions(context: RunContext, plan: Plan, stored: Features | None) -> Predictions:
     """Of the validation and test rows, by the trained network, from stored activations where there are any."""
     positions = context.positions("validation", "test")
-    source, items = context.modality, [context.items[position] for position in positions]
-    if stored is not None:
-        source, items = Replayed(context.modality, stored), list(zip(positions, items, strict=True))
-    return Predictions(
-        positions, predict_logits(plan.model, source, items, context.compute_config), np.zeros(len(positions), bool)
-    )
+    none = np.zeros(len(positions), bool)
+    if stored is None:
+        items = [context.items[position] for position in positions]
+        return Predictions(positions, predict_logits(plan.model, context.modality, items, context.compute_config), none)
+    source, chosen = Replayed(context.modality, stored), context.pieces.of(positions)
+    items = [context.pieces.items[piece] for piece in chosen]
+
+    def read(places: list[int], logits: torch.Tensor) -> Any:
+        return context.modality.kind.read([items[place] for place in places], logits)
+
+    found = predict_pieces(plan.model, source, list(zip(chosen, items, strict=True)), context.compute_config, read)
+    rows = np.searchsorted(positions, context.pieces.rows[chosen])
+    return Predictions(positions, joined(found, rows, len(positions)), none)
 
 
 @dataclass(frozen=True)
@@ -342,11 +439,10 @@ def _temperature(context: RunContext, predictions: Predictions) -> float:
     """From rows that no weight was fitted on; 1 where there are too few of them to tell."""
     from hftransfer.evaluation.calibration import MIN_ROWS_FOR_TEMPERATURE, fit_temperature
 
-    evaluated = calibration_rows(context, predictions)
-    if evaluated.sum() < MIN_ROWS_FOR_TEMPERATURE:
+    evaluated, task = calibration_rows(context, predictions), context.data.task
+    logits, targets = predictions.logits[evaluated], context.targets[predictions.positions[evaluated]]
+    if not evaluated.any() or len(task.units(targets)) < MIN_ROWS_FOR_TEMPERATURE:
         return 1.0
-    temperature = fit_temperature(
-        context.data.task, predictions.logits[evaluated], context.targets[predictions.positions[evaluated]]
-    )
+    temperature = fit_temperature(task.of_unit, task.units(logits), task.units(targets))
     log.info("Temperature: %.3g, folded into the head", temperature)
     return temperature

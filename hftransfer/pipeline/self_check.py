@@ -15,28 +15,17 @@ import torch
 from torch import nn
 
 from hftransfer.core.errors import UserError
-from hftransfer.features.passes import ComputeConfig, predict_logits
+from hftransfer.features.passes import predict_logits
 from hftransfer.models.loading import quiet_transformers
 from hftransfer.pipeline.run_context import RunContext
+from hftransfer.pipeline.tolerance import EXAMPLES, Tolerance
+from hftransfer.pipeline.word_check import check_words
 from hftransfer.probe.fit import Probe
 from hftransfer.runs.predictions import Predictions
 
 log = logging.getLogger(__name__)
 
-EXAMPLES = 16
 SECONDS = 0.6  # after which no further batch is begun: 16 texts of 400 tokens take three
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """What rounding may do: `logits` as a share of their spread, and `tie` between two probabilities."""
-
-    logits: float
-    tie: float
-
-    @classmethod
-    def of(cls, compute_config: ComputeConfig) -> "Tolerance":
-        return cls(0.02, 0.01) if compute_config.autocast is None else cls(0.3, 0.05)
 
 
 def check_saved_model(
@@ -48,6 +37,8 @@ def check_saved_model(
     read alone too. Others follow, from small to large, as long as they take no more than `SECONDS`. Raises `UserError`
     that names the stage where the saved model answers otherwise.
     """
+    if context.data.task.by_word:
+        return check_words(folder, context, model, predictions)
     begin = time.perf_counter()
     rows, recorded = recorded_logits(context, model, predictions, probe)
     if not len(rows):

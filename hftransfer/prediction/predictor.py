@@ -58,7 +58,7 @@ class Predictor:
         """Logits (N, C) of rows with `input` (and `input_pair`); the mean over `views` augmented views if there are any."""
         items = self.modality.encode(frame)
         if views == 0:
-            return predict_logits(self.model, self.modality, items, self.compute_config)
+            return self._logits(items)
         kind = self.modality.kind
         if not kind.augments:
             raise UserError(f"Augmented views exist for images; {kind.plural} are read once: leave --views out.")
@@ -68,6 +68,14 @@ class Predictor:
         ]
         return np.mean(drawn, axis=0)
 
+    def _logits(self, items: list[Any]) -> np.ndarray:
+        return predict_logits(self.model, self.modality, items, self.compute_config)
+
+    def by_word(self, frame: pd.DataFrame) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Logits (N,) of (W, C), and the places (W, 2) of the words of each text."""
+        items = self.modality.encode(frame)
+        return self._logits(items), [self.modality.kind.places(item) for item in items]
+
     def read(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Logits (N, C) and the features (N, D) under the last layer, of rows with `input` (and `input_pair`)."""
         return answers(self.model, self.modality, self.modality.encode(frame), self.compute_config)
@@ -76,6 +84,9 @@ class Predictor:
         self, inputs: str | PathLike[str] | Sequence[Any], columns: list[str] | None = None, views: int = 0
     ) -> pd.DataFrame:
         """One row per input: id, prediction, and a `score:` and `logit:` column per name.
+
+        Of token classification the prediction is a list of entities (start, end, label, text, score), and the others hold a
+        list with one entry for each word, which is from `starts` to `ends`.
 
         A run folder of a classifier adds what the run knows of its limits: the `answer`, which is "none of these" for an
         input that is unknown and else the prediction, and `Reliability.columns` (the prediction `set`, whether the input is
@@ -137,6 +148,11 @@ class Predictor:
         return pd.Series([inspection.fault for inspection in inspections], index=frame.index, dtype=object)
 
     def _answers(self, frame: pd.DataFrame, views: int) -> pd.DataFrame:
+        if self.task.by_word:
+            if views:
+                raise UserError("Augmented views exist for images; texts are read once: leave --views out.")
+            logits, places = self.by_word(frame)
+            return prediction_table(frame["id"].tolist(), self.task, logits, (frame["input"].tolist(), places))
         logits, features = self.read(frame)
         if views:
             logits = self.logits(frame, views)
@@ -174,13 +190,12 @@ def load(
     device = devices.choose_device(use_cpu=use_cpu)
     with quiet_transformers(), _refusing_own_code(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
-        kind = first_kind(lambda kind: kind.serves(config))
+        # The keys of id2label are read in the order of the file, where 10 may stand before 2.
+        task = _task_kind(Path(path), config).of_outputs([config.id2label[key] for key in sorted(config.id2label)])
+        kind = first_kind(lambda kind: kind.serves(config)).for_task(task)
         processor = kind.auto_processor.from_pretrained(folder, trust_remote_code=remote)
         model = kind.auto_class.from_pretrained(folder, dtype=torch.float32, trust_remote_code=remote)
     model = model.to(device).eval()
-    # The keys of id2label are read in the order of the file, where 10 may stand before 2.
-    names = tuple(config.id2label[key] for key in sorted(config.id2label))
-    task = _task_kind(Path(path), config)(names)
     workers = devices.thread_plan(device).workers
     modality = kind.bind(processor, AugmentationConfig(level="light"))
     compute_config = ComputeConfig(device, workers=workers, batch_size=batch_size)
@@ -204,12 +219,16 @@ def _refusing_own_code(folder: Path) -> Iterator[None]:
 
 
 def _task_kind(path: Path, config: Any) -> type[Task]:
-    """Return the task of a run as it is recorded; of a model alone, that of its problem type.
+    """Return the task of a run as it is recorded; of a model alone, that of its class or of its problem type.
 
     Folders that were not made here may lack the problem type: transformers' own rule decides then.
     """
     if (path / run_folder.COMPLETE).is_file():
         return type(RecordedRun(path).task)
+    made = next(iter(config.architectures or ()), "")
+    told = next((kind for kind in TASKS.values() if kind.architecture and made.endswith(kind.architecture)), None)
+    if told is not None:
+        return told
     if config.problem_type is None:
         return Regression if config.num_labels == 1 else SingleLabel
     return next(kind for kind in TASKS.values() if kind.problem_type == config.problem_type)
@@ -243,8 +262,8 @@ def evaluate(path: str | Path, data: str, columns: dict[str, Any], config: Any) 
     task, columns = predictor.task, _columns_of_the_run(Path(path), data, columns)
     read = read_rows(DataConfig(train=data, task=task.type, modality=predictor.modality.kind.name, **columns))
     frame = _usable(read.frame, predictor.modality.kind, data, RecordedRun(Path(path)))
-    frame, logits = _answered(predictor, frame, data)
-    targets = task.encode_all([_as_known(label, task) for label in frame["label"]])
+    frame, logits, places = _answered(predictor, frame, data)
+    targets = task.targets([_as_known(label, task) for label in frame["label"]], places)
     scores = task.probabilities(logits)
     groups = None if frame["group"].isna().all() else list(frame["group"])
     return evaluate_predictions(task, targets, scores, groups, config)
@@ -262,15 +281,20 @@ def _usable(frame: pd.DataFrame, kind: ModalityKind, data: str, run: RecordedRun
     return _without(frame, digests.isin(run.trained_on), "been trained on by this run", data)
 
 
-def _answered(predictor: Predictor, frame: pd.DataFrame, data: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return the rows whose input can be read, and their logits. Images are decoded once unless one is broken."""
+def _answered(predictor: Predictor, frame: pd.DataFrame, data: str) -> tuple[pd.DataFrame, np.ndarray, list[Any]]:
+    """Return the rows whose input can be read, their logits, and the places of their units.
+
+    Images are decoded once unless one is broken.
+    """
     if predictor.modality.kind.files:
         try:
-            return frame, predictor.logits(frame)
+            return frame, predictor.logits(frame), [None] * len(frame)
         except UnreadableInput:
             pass
     frame = _without(frame, predictor.errors(frame).notna(), "no usable input", data)
-    return frame, predictor.logits(frame)
+    if predictor.task.by_word:
+        return frame, *predictor.by_word(frame)
+    return frame, predictor.logits(frame), [None] * len(frame)
 
 
 def _without(frame: pd.DataFrame, wrong: pd.Series, reason: str, data: str) -> pd.DataFrame:

@@ -86,7 +86,7 @@ def table_cell(text: Any) -> str:
 def card_facts(run: RecordedRun) -> dict[str, Any]:
     """Everything that the card says, as plain values."""
     about, split = run.record, held_out_split(run)
-    part, kind = run.part(split), kind_of(about.modality)
+    part, kind = run.part(split), kind_of(about.modality).for_task(run.task)
     return {
         "name": run.name,
         "about": about,
@@ -96,6 +96,7 @@ def card_facts(run: RecordedRun) -> dict[str, Any]:
         "pipeline_task": kind.pipeline_task,
         "input": kind.describe_input("input_pair" in part.frame),
         "own_code": run.runs_own_code,
+        "overlap": _overlap(run),
         "call": _call(kind, "input_pair" in part.frame, len(run.task.names)),
         "split": split,
         "note": run.metrics.notes.get(split),
@@ -119,6 +120,14 @@ def card_facts(run: RecordedRun) -> dict[str, Any]:
         "config": yaml.safe_dump(public_config(run.folder), sort_keys=False, allow_unicode=True),
         "blank": BLANK,
     }
+
+
+def _overlap(run: RecordedRun) -> int | None:
+    """Return how many tokens two windows of a long text shared; None where texts are read whole, or cut."""
+    file = run.folder / "model" / "tokenizer_config.json"
+    if not run.task.by_word or not file.is_file():
+        return None
+    return max(1, json.loads(file.read_text(encoding="utf-8")).get("model_max_length", 512) // 4)
 
 
 def _headline(run: RecordedRun) -> dict[str, Any] | None:
@@ -240,7 +249,7 @@ def _sets(run: RecordedRun) -> str:
 
 
 def _calibration(run: RecordedRun, part: Part) -> dict[str, Any] | None:
-    if not run.task.has_classes:
+    if not run.task.has_classes or run.task.by_word:
         return None
     from hftransfer.evaluation.calibration import expected_calibration_error
 

@@ -199,6 +199,7 @@ def _task_facts(run: RecordedRun) -> dict[str, Any]:
     base = hub_source(run.record.checkpoint.source)
     return run.record.task.model_dump(mode="json") | {
         "name": run.name,
+        "outputs": list(run.task.output_names),
         "inputs": 2 if "input_pair" in pyarrow.parquet.read_schema(run.folder / "splits.parquet").names else 1,
         "temperature": run.record.temperature,
         "base_model": base[0] if base else shown_source(run.record.checkpoint.source),

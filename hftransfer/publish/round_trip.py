@@ -22,8 +22,10 @@ import pandas as pd
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json, write_json
+from hftransfer.evaluation.entities import differ, spans_of
 from hftransfer.evaluation.intervals import wilson
 from hftransfer.modalities import kind_of
+from hftransfer.runs.predictions import places_of
 from hftransfer.runs.reader import Part, RecordedRun
 from hftransfer.tasks import Task
 
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 ROWS = 16
 SECONDS = 30.0  # after which a form is asked no further input
+SHORT = 400  # characters of a text that is asked for its entities: fewer tokens than most models take
 NEAR = 0.02  # two scores nearer than this are a tie, which rounding may decide either way
 NEAR_VALUE = 0.05  # two values of a regression agree within this share of their spread
 EIGHT_BITS = 0.9  # non-inferiority margin: surely so many decisions of an 8-bit model are those of the original
@@ -173,8 +176,12 @@ def ask_form(run: RecordedRun, part: Part, form: Form) -> Stage:
     """One form asked in a fresh process, beside what was recorded. Raises `UserError` where it does not answer."""
     found = _in_process(run, _job(run, part, form), form)
     part = part.rows(np.arange(len(found["answers"])))  # a slow form is asked fewer
-    scores = np.array([[row.get(name, np.nan) for name in run.task.names] for row in found["answers"]])
-    stage = compare(form, run.task, part, scores, found["seconds"] / len(part))
+    seconds = found["seconds"] / len(part)
+    if run.task.by_word:
+        stage = compare_entities(form, run.task, part, found["answers"], seconds)
+    else:
+        scores = np.array([[row.get(name, np.nan) for name in run.task.names] for row in found["answers"]])
+        stage = compare(form, run.task, part, scores, seconds)
     log.info("Round trip: %s, %d of %d labels agree, scores differ by %.1e at most", form.name,
              len(part) - len(stage.disagreements), len(part), stage.max_difference)  # fmt: skip
     return stage
@@ -183,7 +190,7 @@ def ask_form(run: RecordedRun, part: Part, form: Form) -> Stage:
 def _job(run: RecordedRun, part: Part, form: Form) -> dict[str, Any]:
     columns = [name for name in ("input", "input_pair") if name in part.frame and part.frame[name].notna().all()]
     rows = part.frame[columns].to_dict("records")
-    kind = kind_of(run.record.modality)
+    kind = kind_of(run.record.modality).for_task(run.task)
     if kind.files:
         rows = [{"input": str(Path(row["input"]).resolve())} for row in rows]
     return {
@@ -203,7 +210,7 @@ def _job(run: RecordedRun, part: Part, form: Form) -> dict[str, Any]:
 
 def _write_arrays(job: dict[str, Any], run: RecordedRun, place: Path) -> None:
     """Write each file of `job` as its pipeline takes it, where that is an array: a recording, at the model's rate."""
-    kind = kind_of(run.record.modality)
+    kind = kind_of(run.record.modality).for_task(run.task)
     if not kind.arrays:
         return
     processor = kind.auto_processor.from_pretrained(run.folder / "model", trust_remote_code=run.runs_own_code)
@@ -243,9 +250,41 @@ def compare(form: Form, task: Task, part: Part, scores: np.ndarray, seconds: flo
     return Stage(form.name, largest, same, seconds, form.bytes, names, form.least_agreement, len(part))
 
 
+def compare_entities(form: Form, task: Task, part: Part, answers: list[dict[str, float]], seconds: float) -> Stage:
+    """Compare entities, called "TYPE START-END", with the recorded ones; scores only of those that are in both."""
+    differing, gaps = [], [0.0]
+    for row, (id_, text, words) in enumerate(zip(part.ids, part.frame["input"], places_of(part.frame), strict=True)):
+        recorded = task.entities(text, words, part.scores[row])
+        found = [_entity(name, score) for name, score in answers[row].items()]
+        own, there = spans_of(text, recorded), spans_of(text, found)
+        if differ(own, there, words, part.scores[row], NEAR):
+            differing.append(id_)
+        scored = {(e["end"], e["label"]): e["score"] for e in recorded}
+        gaps += [abs(e["score"] - scored[e["end"], e["label"]]) for e in found if (e["end"], e["label"]) in scored]
+    agreement = 1 - len(differing) / len(part)
+    return Stage(
+        form.name,
+        float(np.nanmax(gaps)),
+        agreement,
+        seconds,
+        form.bytes,
+        tuple(differing),
+        form.least_agreement,
+        len(part),
+    )
+
+
+def _entity(name: str, score: float) -> dict[str, Any]:
+    label, _, place = name.rpartition(" ")
+    start, end = map(int, place.split("-"))
+    return {"start": start, "end": end, "label": label, "score": np.nan if score is None else score}
+
+
 def readable_rows(run: RecordedRun, rows: int) -> Part:
     """Held-out rows with an input that can be read again, spread evenly over the part."""
     part = run.part(run.evaluated)
+    if run.task.by_word:  # texts of one window alone: the pipeline joins windows in a way of its own
+        part = part.rows(np.array([len(text) <= SHORT for text in part.frame["input"]]))
     chosen = readable(part.frame, run.record.modality, rows)
     if not len(chosen):
         raise UserError(f"None of the inputs of {run.folder} can be read again: keep its data where they were.")

@@ -32,6 +32,8 @@ def through_pipeline(job: dict[str, Any]) -> Ask:
         pair = {"text": row["input"], "text_pair": row.get("input_pair")}
         one = np.load(row["array"]) if "array" in row else row["input"]
         answer = pipe(pair if "input_pair" in row else one, **options)
+        if all("entity_group" in entry for entry in answer):  # also of no entity
+            return {f"{e['entity_group']} {e['start']}-{e['end']}": float(e["score"]) for e in answer}
         return {entry["label"]: entry["score"] for entry in answer}
 
     return ask
@@ -86,7 +88,7 @@ def through_adapter(job: dict[str, Any]) -> Ask:
     from hftransfer.runs.reader import RecordedRun
 
     run = RecordedRun.open(job["folder"])
-    kind = kind_of(job["modality"])
+    kind = kind_of(job["modality"]).for_task(run.task)
     base = load_checkpoint(ModelConfig.model_validate(run.config["model"]), kind, run.task)
     model = PeftModel.from_pretrained(base.model, run.folder / "adapter").eval()
     predictor = Predictor(
@@ -94,6 +96,9 @@ def through_adapter(job: dict[str, Any]) -> Ask:
     )
 
     def ask(row: Row) -> dict[str, float]:
+        if run.task.by_word:
+            (found,) = predictor.table(pd.DataFrame([{"id": ""} | row]))["prediction"]
+            return {f"{e['label']} {e['start']}-{e['end']}": e["score"] for e in found}
         scores = run.task.probabilities(predictor.logits(pd.DataFrame([{"id": ""} | row])))[0]
         return dict(zip(run.task.names, scores.tolist(), strict=True))
 
@@ -112,11 +117,23 @@ def through_demo(job: dict[str, Any]) -> Ask:
     def ask(row: Row) -> dict[str, float]:
         given = [handle_file(row["input"])] if job["files"] else list(row.values())
         answer, *_ = client.predict(*given, api_name="/predict")
+        if isinstance(answer, list):  # a text in pieces, some of them entities
+            return _entities(answer)
         if "data" in answer:  # values stand in a table
             return {name: float(value) for name, value in answer["data"]}
         return {entry["label"]: entry["confidence"] for entry in answer["confidences"]}
 
     return ask
+
+
+def _entities(pieces: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the entities of a highlighted text, which shows no scores."""
+    found, end = {}, 0
+    for piece in pieces:
+        start, end = end, end + len(piece["token"])
+        if piece["class_or_confidence"]:
+            found[f"{piece['class_or_confidence']} {start}-{end}"] = float("nan")
+    return found
 
 
 FORMS = {

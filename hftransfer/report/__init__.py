@@ -64,6 +64,8 @@ def _content(run: "RecordedRun") -> dict[str, Any]:
         "errors": gallery.cards(run, gallery.confident_errors(run)),
         "suspects": gallery.cards(run, suspects) if suspects else [],
         "suspects_method": suspects is not None,
+        "searches_labels": gallery.searches_labels(run.task),
+        "entity_errors": sections.entity_errors(run),
         "freeze_check": sections.freeze_check(run),
         "provenance": sections.provenance(run),
         "review": shlex.join(["hftransfer", "review", folder]),

@@ -5,14 +5,16 @@ import io
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json
+from hftransfer.evaluation.entities import errors_of
 from hftransfer.modalities import ModalityKind, first_kind, kind_of
+from hftransfer.runs.predictions import places_of
 from hftransfer.runs.reader import PAIR_MARK, Part, RecordedRun
 from hftransfer.tasks import Task
 
@@ -49,17 +51,20 @@ class Card:
 
 @dataclass(frozen=True)
 class Picked:
-    """Rows chosen for the gallery, with a note each."""
+    """Rows chosen for the gallery, with a note each; `marked` are their texts in weighted pieces, where there are any."""
 
     part: Part
     rows: Sequence[int]
     answers: Sequence[str]
     notes: Sequence[str]
+    marked: Sequence[list[tuple[str, float]]] = ()
 
 
 def confident_errors(run: RecordedRun, count: int = SHOWN) -> Picked:
     """Return the evaluated rows where the model was surest of a wrong answer; for regression those with the largest error."""
     task, part = run.task, run.part(run.evaluated)
+    if task.by_word:
+        return _texts_with_errors(task, part, count)
     decided = task.decide(part.scores)
     if not task.has_classes:
         error = np.abs(part.scores - part.targets).max(1)
@@ -72,12 +77,42 @@ def confident_errors(run: RecordedRun, count: int = SHOWN) -> Picked:
     return Picked(part, rows, [words(task.decode(decided[row])) for row in rows], [sure[row] for row in rows])
 
 
+def _texts_with_errors(task: Task, part: Part, count: int) -> Picked:
+    """Return the texts with the most wrong entities, words of right ones marked for and of wrong ones against."""
+    places, decided, texts = places_of(part.frame), task.decide(part.scores), part.frame["input"].tolist()
+    wrong = [errors_of(task.spans(t), task.spans(d)) for t, d in zip(part.targets, decided, strict=True)]
+    sizes = np.array([sum(map(len, found.values())) for found in wrong])
+    rows = [int(row) for row in np.argsort(-sizes, kind="stable")[:count] if sizes[row]]
+    notes = [", ".join(f"{len(found)} {name}" for name, found in wrong[row].items() if found) for row in rows]
+    answers = [task.describe(task.entities(texts[row], places[row], part.scores[row])) for row in rows]
+    spans = [(task.spans(part.targets[row]), task.spans(decided[row])) for row in rows]
+    marked = [_marked(texts[row], places[row], *both) for row, both in zip(rows, spans, strict=True)]
+    return Picked(part, rows, answers, notes, marked)
+
+
+def _marked(text: str, places: np.ndarray, true: list, found: list) -> list[tuple[str, float]]:
+    pieces, end = [], 0
+    for first, last, _ in sorted({*true, *found}):
+        start, stop = int(places[first, 0]), int(places[last - 1, 1])
+        if stop <= end:
+            continue
+        weight = 1.0 if any(span in true and span in found for span in true if span[:2] == (first, last)) else -1.0
+        pieces += [(text[end : max(start, end)], 0.0), (text[max(start, end) : stop], weight)]
+        end = stop
+    return [*pieces, (text[end:], 0.0)]
+
+
 def _confidence_of_error(task: Task, part: Part, decided: np.ndarray) -> np.ndarray:
     """Return the probability of the wrong answer: of the class, or of that label's side that was most surely wrong."""
     if task.exclusive:
         return part.scores.max(1)
     side = np.where(decided > 0.5, part.scores, 1 - part.scores)
     return np.where(decided != part.targets, side, 0).max(1)
+
+
+def searches_labels(task: Task) -> bool:
+    """Return whether likely wrong labels of a task can be searched."""
+    return task.has_classes and "review" not in task.lacks
 
 
 def label_errors(run: RecordedRun, count: int = SHOWN) -> Picked | None:
@@ -87,7 +122,7 @@ def label_errors(run: RecordedRun, count: int = SHOWN) -> Picked | None:
     On benchmarks about half of what is flagged is truly wrong: for review, never for deletion. None where the method is not
     at hand: for regression, or without cleanlab.
     """
-    if not run.task.has_classes or not _has_cleanlab():
+    if not searches_labels(run.task) or not _has_cleanlab():
         return None
     part = joined([part for part in (run.out_of_fold, run.part(run.evaluated)) if part is not None])
     try:
@@ -149,6 +184,7 @@ def joined(parts: Sequence[Part]) -> Part:
 
 def shown_outputs(run: RecordedRun) -> dict[str, int]:
     """Return the first rows of each list by their id, each with the output that is shown as the answer: what is explained."""
+    run.task.require("--explain")
     picked = [choice for choice in (confident_errors(run), label_errors(run)) if choice]
     return {
         choice.part.ids[row]: int(choice.part.scores[row].argmax())
@@ -159,10 +195,13 @@ def shown_outputs(run: RecordedRun) -> dict[str, int]:
 
 def cards(run: RecordedRun, picked: Picked) -> list[Card]:
     """Return the chosen rows with their pictures or words."""
-    return [
+    found = [
         _card(run, picked.part.frame.iloc[row].to_dict(), answer, note)
         for row, answer, note in zip(picked.rows, picked.answers, picked.notes, strict=True)
     ]
+    return (
+        [replace(card, words=own) for card, own in zip(found, picked.marked, strict=True)] if picked.marked else found
+    )
 
 
 def _card(run: RecordedRun, row: dict[str, Any], answer: str, note: str) -> Card:
@@ -171,14 +210,24 @@ def _card(run: RecordedRun, row: dict[str, Any], answer: str, note: str) -> Card
     image = thumbnail(row["input"], kind=kind) if pictured else None
     explained = run.explanation(row["id"], ".png")
     return Card(
-        row["id"], note, words(row["label"]), answer, image,
+        row["id"], note, words(_with_text(row)), answer, image,
         thumbnail(str(explained)) if explained.is_file() else None,
         [] if pictured else _highlighted(run, row), player(row["input"], kind) if pictured else None,
     )  # fmt: skip
 
 
+def _with_text(row: dict[str, Any]) -> Any:
+    """Return the label of a row; entities with the words that they stand for."""
+    label, text = row["label"], row["input"]
+    if isinstance(label, list) and label and isinstance(label[0], dict):
+        return [f"{text[entity['start'] : entity['end']]} ({entity['label']})" for entity in label]
+    return label
+
+
 def words(label: Any) -> str:
     """Return a label as the page shows it."""
+    if isinstance(label, list) and label and isinstance(label[0], dict):
+        return ", ".join(f"{entity['start']}-{entity['end']} ({entity['label']})" for entity in label)
     if isinstance(label, list | tuple):
         return ", ".join(map(words, label)) or "(none)"
     return f"{label:.4g}" if isinstance(label, float) else str(label)

@@ -10,11 +10,14 @@ from hftransfer.core.wording import describe, percent
 from hftransfer.data.sources import SPLITS
 from hftransfer.evaluation.calibration import apply_temperature, calibration_report, reliability
 from hftransfer.evaluation.conformal import describe_sets
+from hftransfer.evaluation.entities import ERRORS, errors_of
 from hftransfer.evaluation.kinds import BOUNDED, METRICS, titled
 from hftransfer.modalities import kind_of
 from hftransfer.report import plots
+from hftransfer.runs.predictions import places_of
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.runs.record import MetricsRecord
+from hftransfer.tasks import Task
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _MOST_PAIRS = 12
@@ -92,7 +95,8 @@ def curves(run: RecordedRun) -> list[str]:
     loss = {"training": _curve(run, "loss"), "validation": _curve(run, "eval_loss")}
     figures = [({name: points for name, points in loss.items() if len(points[0])}, "loss")]
     score = next(
-        (f"eval_{name}" for name in ("accuracy", "micro_f1", "r2") if len(_curve(run, f"eval_{name}")[0])), None
+        (f"eval_{name}" for name in ("accuracy", "micro_f1", "r2", "entity_f1") if len(_curve(run, f"eval_{name}")[0])),
+        None,
     )
     if score:
         title = f"validation {titled(score.removeprefix('eval_'))}"
@@ -123,6 +127,25 @@ def confusion(run: RecordedRun) -> dict[str, Any] | None:
     }
 
 
+def entity_errors(run: RecordedRun) -> list[tuple[str, int, list[str]]]:
+    """Return what is wrong with entities: the kind, how many, and some of them; nothing for other tasks."""
+    if not run.task.by_word:
+        return []
+    task, part = run.task, run.part(run.evaluated)
+    found: dict[str, list[str]] = {name: [] for name in ERRORS}
+    rows = zip(part.targets, task.decide(part.scores), part.frame["input"], places_of(part.frame), strict=True)
+    for true, decided, text, places in rows:
+        for name, pairs in errors_of(task.spans(true), task.spans(decided)).items():
+            found[name] += [" for ".join(_entity(task, text, places, span) for span in pair[::-1] if span)
+                            for pair in pairs]  # fmt: skip
+    return [(name, len(examples), list(dict.fromkeys(examples))[:5]) for name, examples in found.items()]
+
+
+def _entity(task: Task, text: str, places: np.ndarray, span: tuple[int, int, int]) -> str:
+    first, end, kind = span
+    return f"{text[places[first, 0] : places[end - 1, 1]]} ({task.names[kind]})"
+
+
 def _confused_together(counts: np.ndarray) -> np.ndarray:
     """Return an order of the classes by average linkage, near where they are confused."""
     if len(counts) < 3:
@@ -149,7 +172,7 @@ def scatter(run: RecordedRun) -> list[str]:
 
 def calibration(run: RecordedRun) -> dict[str, Any] | None:
     """Log-loss, Brier score and calibration error on the test rows without and with the temperature that the run stored."""
-    if not run.task.has_classes:
+    if not run.task.has_classes or run.task.by_word:
         return None
     part, temperature = run.part(run.evaluated), run.record.temperature
     logits = part.frame[[f"logit:{name}" for name in run.task.names]].to_numpy() * temperature
@@ -189,6 +212,7 @@ def classes(run: RecordedRun) -> dict[str, Any]:
     rows = run.train_rows
     return {
         "columns": [titled(name) for name in columns],
+        "unit": "entities" if run.task.by_word else "rows",
         "rows": [
             (entry["name"], rows.get(entry["name"], ""), entry["n"], [entry.get(name) for name in columns])
             for entry in found

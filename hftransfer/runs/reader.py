@@ -1,6 +1,7 @@
 """A finished run as it lies on disk, for everything that looks back at it: no model, no torch."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ import yaml
 
 from hftransfer.core.errors import UserError
 from hftransfer.runs.folder import open_run
+from hftransfer.runs.predictions import outputs_of, places_of
 from hftransfer.runs.record import FreezeCheckRecord, HistoryRecord, MetricsRecord, RunRecord
 from hftransfer.tasks import Task
 
@@ -166,8 +168,9 @@ class RecordedRun:
         """Training rows of each class, or of each label; empty for regression."""
         if not self.task.has_classes:
             return {}
-        found = self.splits.loc[self.splits["split"] == "train", "label"].explode().value_counts()
-        return {name: int(found.get(name, 0)) for name in self.task.names}
+        labels = self.splits.loc[self.splits["split"] == "train", "label"]
+        found = Counter(name for label in labels for name in self.task.label_names(plain_label(label)))
+        return {name: found[name] for name in self.task.names}
 
     @cached_property
     def _predictions(self) -> pd.DataFrame:
@@ -196,8 +199,8 @@ class RecordedRun:
 
     def _as_part(self, rows: pd.DataFrame) -> Part:
         labels = [plain_label(label) for label in rows["label"]]
-        scores = rows[[f"score:{name}" for name in self.task.names]].to_numpy(dtype=np.float64)
-        return Part(rows.assign(label=labels), self.task.encode_all(labels), scores)
+        targets = self.task.targets(labels, places_of(rows))
+        return Part(rows.assign(label=labels), targets, outputs_of(rows, self.task))
 
 
 def file_name(row: str) -> str:

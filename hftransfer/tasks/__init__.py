@@ -7,10 +7,11 @@ from hftransfer.tasks.base import Task
 from hftransfer.tasks.multi_label import MultiLabel
 from hftransfer.tasks.regression import Regression
 from hftransfer.tasks.single_label import SingleLabel
+from hftransfer.tasks.tokens import Tokens
 
-__all__ = ["MultiLabel", "Regression", "SingleLabel", "TASKS", "Task", "make_task", "task_kind"]
+__all__ = ["MultiLabel", "Regression", "SingleLabel", "TASKS", "Task", "Tokens", "make_task", "task_kind"]
 
-TASKS: dict[str, type[Task]] = {kind.type: kind for kind in (SingleLabel, MultiLabel, Regression)}
+TASKS: dict[str, type[Task]] = {kind.type: kind for kind in (SingleLabel, MultiLabel, Regression, Tokens)}
 
 
 def task_kind(name: str) -> type[Task]:

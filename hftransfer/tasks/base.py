@@ -4,6 +4,7 @@ Callers ask what a task can do (`has_classes`, `exclusive`), never what it is ca
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,9 +28,15 @@ class Task(ABC):
     weights: tuple[float, ...] = ()
 
     type: ClassVar[str]  # the name in configurations and in run.json
-    problem_type: ClassVar[str]  # the name in transformers, stored in the model's config
+    problem_type: ClassVar[str | None]  # the name in transformers, stored in the model's config; None where it has none
+    architecture: ClassVar[str] = ""  # the end of the model's class that tells the task; "": its problem type does
     output: ClassVar[str]  # the noun for one output, and for several
     outputs: ClassVar[str]
+    unit: ClassVar[str] = "example"  # the noun for what one prediction is of
+    by_word: ClassVar[bool] = (
+        False  # each word of an example has a class: one array of targets and scores for each example
+    )
+    lacks: ClassVar[frozenset[str]] = frozenset()  # commands and settings that do not take this task
     has_classes: ClassVar[bool] = True  # outputs are classes with probabilities; otherwise numbers
     exclusive: ClassVar[bool] = False  # exactly one class applies to each example
     least_outputs: ClassVar[int] = 1  # below, there is nothing to learn
@@ -53,8 +60,43 @@ class Task(ABC):
         return len(self.names)
 
     @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the head's rows."""
+        return tuple(self.id2label.values())
+
+    @property
     def id2label(self) -> dict[int, str]:
         return dict(enumerate(self.names))
+
+    @classmethod
+    def of_outputs(cls, outputs: Sequence[str]) -> "Task":
+        """Return the task of a model with these outputs. Raises `UserError` where they are not such as it makes."""
+        return cls(tuple(outputs))
+
+    @classmethod
+    def require(cls, command: str) -> None:
+        """Raise `UserError` where a command or setting does not take this task."""
+        if command in cls.lacks:
+            raise UserError(f"{command} does not take the task {cls.type} ({cls.outputs}) yet.")
+
+    # --- units of prediction ------------------------------------------------------------------------------------------
+
+    @property
+    def of_unit(self) -> "Task":
+        """The task of a single unit of prediction: this one, unless an example has several units."""
+        return self
+
+    def units(self, values: np.ndarray) -> np.ndarray:
+        """Return targets, logits or scores with one row for each unit, from those with one for each example."""
+        return values
+
+    def collected(self, values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return logits or labels as the Trainer collects them in the form of this class, by the labels of all batches."""
+        return values
+
+    def answers(self, scores: np.ndarray, texts: Sequence[str], places: Sequence[np.ndarray | None]) -> list[Any]:
+        """Return the decisions in the user's words; texts and `places` are those of the examples."""
+        return [self.decode(decided) for decided in self.decide(scores)]
 
     # --- targets ------------------------------------------------------------------------------------------------------
 
@@ -66,6 +108,10 @@ class Task(ABC):
     def encode_all(self, labels: list[Any]) -> np.ndarray:
         """Return all targets as one array with one row per example."""
 
+    def targets(self, labels: list[Any], places: Sequence[np.ndarray | None]) -> np.ndarray:
+        """Return what predictions are compared with; `places` are those of the units of each example, if it has several."""
+        return self.encode_all(labels)
+
     @abstractmethod
     def decode(self, prediction: Any) -> Any:
         """Return a prediction or target in the user's words: a name, a list of names, a float or a list of floats."""
@@ -73,6 +119,18 @@ class Task(ABC):
     @abstractmethod
     def label_names(self, label: Any) -> list[str]:
         """Return the names of classes in one label; none for numbers."""
+
+    def describe(self, label: Any) -> str:
+        """Return a label or prediction as one line of text."""
+        return str(label)
+
+    def row_noun(self, flat: bool) -> str:
+        """Return what a file of predictions holds one of in each row; `flat` as `as_rows` has them."""
+        return "predictions"
+
+    def as_rows(self, table: Any) -> Any:
+        """Return a table of predictions in the form of a flat file, where a cell holds one value."""
+        return table
 
     @abstractmethod
     def one_hot(self, targets: np.ndarray) -> np.ndarray:

@@ -23,9 +23,10 @@ WINDOW = 16  # batches of random rows that are sorted by length before they are 
 
 @dataclass(frozen=True)
 class Examples:
-    """All examples of a run, with the positions of those that train and of those that choose the step.
+    """All pieces of a run's examples, with the positions of those that train and of those that choose the step.
 
-    `items` are encoded inputs, `targets` follow them; `stored` are activations at the split point, where there are any.
+    `items` are encoded inputs (`ModalityKind.pieces`), `targets` follow them; `stored` are activations at the split point,
+    where there are any.
     """
 
     items: Sequence[Any]
@@ -85,18 +86,21 @@ class Collator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         positions = [row["position"] for row in rows]
-        training = rows[0]["training"]
         items = [self.examples.items[position] for position in positions]
-        modality, task = self.examples.modality, self.examples.task
-        labels = torch.from_numpy(task.standardised(self.examples.targets[positions]))
+        targets = self.examples.task.standardised(self.examples.targets[positions])
+        batch = self._batch(rows, items, positions)
+        return {"labels": torch.from_numpy(self.examples.modality.kind.labels(items, targets, batch))} | batch
+
+    def _batch(self, rows: list[dict[str, Any]], items: list[Any], positions: list[int]) -> dict[str, Any]:
+        modality, training = self.examples.modality, rows[0]["training"]
         if self.examples.stored is not None:
-            return replayed_batch(self.examples.stored, modality, items, positions) | {"labels": labels}
+            return replayed_batch(self.examples.stored, modality, items, positions)
         if not training:
-            return {"labels": labels} | _evaluated(modality, items)
+            return _evaluated(modality, items)
         with torch.random.fork_rng([]):
             seed = np.random.SeedSequence([self.seed, rows[0]["place"]]).generate_state(1)[0]
             torch.default_generator.manual_seed(int(seed))  # `torch.manual_seed` would set the GPU's, of dropout, too
-            return modality.collate(items, training) | {"labels": labels}
+            return modality.collate(items, training)
 
 
 def _evaluated(modality: Modality, items: list[Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from hftransfer.runtime.interruption import LOSS_DIVERGED, Interruption, Stop
 from hftransfer.runtime.memory import with_less
 from hftransfer.strategies import Defaults, Plan
 from hftransfer.tasks import Task
+from hftransfer.tasks.tokens import IGNORED
 from hftransfer.training.arguments import global_batch, refused_as, training_arguments
 from hftransfer.training.averaging import FEW, FILE, SHARE, WeightMean
 from hftransfer.training.callbacks import (
@@ -68,7 +69,7 @@ class Loss:
         logits = outputs.logits.float()
         per_item = self.task.loss(logits, labels.to(logits.device), self.smoothing)
         if num_items_in_batch is None:
-            return per_item.mean()
+            return per_item.sum() / (labels != IGNORED).sum()
         return per_item.sum() / num_items_in_batch
 
 
@@ -388,6 +389,8 @@ def _all_evaluations(trainer: PlanTrainer, task: Task, order: np.ndarray, averag
 
     These are all evaluations; of `averaged` weights, the start and the mean.
     """
+    if task.by_word:
+        return []
     chosen = trainer.args.metric_for_best_model
     values = [entry[f"eval_{chosen}"] for entry in trainer.state.log_history if f"eval_{chosen}" in entry]
     whole = averaged or len(trainer.seen) == np.isfinite(values).sum()
@@ -405,10 +408,12 @@ def _metrics(task: Task, chosen: str, seen: list[np.ndarray]) -> Callable[[Any],
             logits = logits[0]
         if not np.isfinite(logits).all():  # the loss will say so at the next step; never the best until then
             return {chosen: float("nan")}
-        seen.append(np.array(logits, dtype=np.float32))
+        if not task.by_word:  # without prediction sets
+            seen.append(np.array(logits, dtype=np.float32))
+        logits, targets = task.collected(logits, targets), task.collected(targets, targets)
         found = compute_metrics(task, targets, task.probabilities(logits))
         if task.has_classes:
-            found[task.selection_metric] = calibrated_log_loss(task, logits, targets)
+            found[task.selection_metric] = calibrated_log_loss(task.of_unit, task.units(logits), task.units(targets))
         return found
 
     return compute

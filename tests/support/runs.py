@@ -21,6 +21,7 @@ KINDS = {
     "text-multi": ("distilbert", "multi_label"),
     "text-regression": ("roberta", "regression"),
     "pair": ("bert", "single_label"),
+    "tokens": ("bert", "tokens"),
 }
 
 
@@ -69,6 +70,9 @@ def data_of(kind: str, folder: Path) -> dict:
     if kind.startswith("image"):
         columns = {"input": "path", "label": "label", "task": task}
         return {"train": str(image_table(folder, task))} | columns | _separator(task)
+    if kind == "tokens":
+        file = folder / "entities.conll"
+        return {"train": str(file if file.exists() else tiny.token_file(file))}
     table = folder / f"{kind}.csv"
     if not table.exists():
         tiny.text_table(table, task, pairs=kind == "pair", rows=60)

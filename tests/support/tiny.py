@@ -403,6 +403,23 @@ def sentence(topics: Iterable[int], rng: random.Random, protein: bool = False, l
     return " ".join(rng.sample(words, len(words)))
 
 
+ENTITIES = {"sport": WORDS[0], "money": WORDS[1]}
+
+
+def token_file(path: Path, rows: int = 60, seed: int = 0) -> Path:
+    """Writes sentences with entities of one or two words, whose words tell their type, as CoNLL; returns `path`."""
+    rng, lines = random.Random(seed), []
+    for _ in range(rows):
+        for _ in range(rng.randint(2, 4)):
+            lines += [f"{word}\tO" for word in rng.choices(FILLER, k=rng.randint(1, 3))]
+            kind = rng.choice([*ENTITIES, None])
+            for place, word in enumerate(rng.choices(ENTITIES[kind], k=rng.randint(1, 2)) if kind else ()):
+                lines.append(f"{word}\t{'BI'[place > 0]}-{kind}")
+        lines.append("")
+    Path(path).write_text("\n".join(lines))
+    return Path(path)
+
+
 def text_table(
     path: Path,
     task: str = "single_label",

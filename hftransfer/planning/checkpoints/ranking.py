@@ -104,7 +104,9 @@ def rank(config: RunConfig, names: list[str], rows: int = 1000, metric: str | No
     `names` ["auto"] stands for the list in `candidates.py`, of which those that cannot be had are left out. Test rows
     stay unseen: they judge what is trained in the end. Raises `UserError`.
     """
-    data = sample(load_data(config.data), rows, config.seed)
+    data = load_data(config.data)
+    data.task.require("rank")
+    data = sample(data, rows, config.seed)
     metric = metric or data.task.headline
     if metric not in (known := metric_names(data.task)):
         raise UserError(f"The metric {metric!r} is not measured here.{did_you_mean(metric, known)}")

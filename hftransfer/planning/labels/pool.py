@@ -62,6 +62,7 @@ def next_to_label(
         )
     if run:
         predictor = load(run)
+        predictor.task.require("next")
         frame, _ = _new_rows(pool, predictor.modality.kind.name, columns, _labelled(run, predictor.modality.kind.name))
         logits, features = predictor.read(frame)
         seen = Seen(features, predictor.task, predictor.task.probabilities(logits))

@@ -80,6 +80,7 @@ class Experiments:
     def open(cls, config: RunConfig, dataset: Any, scratch: Path) -> "Experiments":
         """Load data and network. Raises `UserError` for every mistake in the input, as a run does."""
         data = _without_test(load_data(config.data, dataset))
+        data.task.require("advise")
         model = resolved(config.model, data.kind)
         config = config.model_copy(update={"strategy": ProbeStrategy(), "model": model})
         context = _context(config, data, scratch)
