@@ -319,7 +319,7 @@ def _is_surely_worse(examples: Examples, order: np.ndarray, seen: list[np.ndarra
     """
     if len(seen) < 2:  # no numbers any more
         return True
-    task, targets = examples.task, examples.targets[examples.validation[order]]
+    task, targets = examples.task.of_unit, examples.task.units(examples.targets[examples.validation[order]])
     before, after = (_losses(task, logits, targets) for logits in seen)
     if before.mean() < after.mean() and after.mean() > 0.95 * task.uninformed_loss:
         return True
@@ -408,9 +408,8 @@ def _metrics(task: Task, chosen: str, seen: list[np.ndarray]) -> Callable[[Any],
             logits = logits[0]
         if not np.isfinite(logits).all():  # the loss will say so at the next step; never the best until then
             return {chosen: float("nan")}
-        if not task.by_word:  # without prediction sets
-            seen.append(np.array(logits, dtype=np.float32))
         logits, targets = task.collected(logits, targets), task.collected(targets, targets)
+        seen.append(np.array(task.units(logits), dtype=np.float32))
         found = compute_metrics(task, targets, task.probabilities(logits))
         if task.has_classes:
             found[task.selection_metric] = calibrated_log_loss(task.of_unit, task.units(logits), task.units(targets))
