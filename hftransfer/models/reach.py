@@ -1,6 +1,7 @@
 """Which checkpoints can be had now: installed, in the cache, or on a Hub that answers. Asked once, briefly."""
 
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +26,9 @@ class Reachable:
     place: str
 
 
-def reachable(names: list[str]) -> list[Reachable]:
-    """Those of `names` that can be loaded, in order; one line in the log for each that cannot."""
-    found, answers = [], None
+def reachable(names: Iterable[str]) -> Iterator[Reachable]:
+    """Yield those of `names` that can be loaded, in order, as they are asked for; log one line for each that cannot."""
+    answers = None
     for name in names:
         if name.startswith("starter/"):
             place, why = _installed(name)
@@ -35,10 +36,9 @@ def reachable(names: list[str]) -> list[Reachable]:
             answers = hub_answers() if answers is None else answers
             place, why = (name, "") if answers else _cached(name)
         if place:
-            found.append(Reachable(name, place))
+            yield Reachable(name, place)
         else:
             log.info("Skipped %s: %s", name, why)
-    return found
 
 
 def _installed(name: str) -> tuple[str | None, str]:

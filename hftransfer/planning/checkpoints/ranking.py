@@ -142,7 +142,7 @@ def _taken(known: pd.DataFrame, data: LabelledData, rows: int, seed: int) -> lis
 def _candidates(config: RunConfig, names: list[str], data: LabelledData) -> list[Reachable]:
     """Return what to try. A name that the user gave has to be found, before anything is computed."""
     if names == ["auto"]:
-        return reachable([known.name for known in CANDIDATES if known.modality == data.modality])
+        return list(reachable(known.name for known in CANDIDATES if known.modality == data.modality))
     for name in names:
         find(config.model.model_copy(update={"name": name}))
     return [Reachable(name, name) for name in dict.fromkeys(names)]
