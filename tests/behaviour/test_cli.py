@@ -16,6 +16,7 @@ from hftransfer.cli.tables import show_metrics, show_predictions
 from hftransfer.core.terminal import PlainFormatter
 from hftransfer.core.wording import percent
 from hftransfer.runs.record import MetricsRecord
+from hftransfer.tasks import SingleLabel
 from hftransfer.train import run
 from tests.support import tiny
 from tests.support.runs import configuration
@@ -150,7 +151,7 @@ MARKUP = ("closing [/b] nothing", "a [red]word[/red]", "a :smile: too")
 
 def test_what_stands_in_tables_is_no_markup(capsys):
     rows = [{"id": text, "prediction": f"{text}!", "score:x": 0.5} for text in MARKUP]
-    show_predictions(pd.DataFrame(rows))
+    show_predictions(pd.DataFrame(rows), SingleLabel(("x",)))
     measured = {"accuracy": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}}
     show_metrics(MetricsRecord(test=measured, notes={"test": MARKUP[0]}), Path("[bold]run"), False)
     shown = capsys.readouterr().out
@@ -158,7 +159,9 @@ def test_what_stands_in_tables_is_no_markup(capsys):
 
 
 def test_escape_sequences_of_the_data_are_shown_and_not_obeyed(monkeypatch, capsys, tmp_path):
-    show_predictions(pd.DataFrame([{"id": "a \x1b[31m", "prediction": "x\x9b31m", "score:x": 0.5}]))
+    show_predictions(
+        pd.DataFrame([{"id": "a \x1b[31m", "prediction": "x\x9b31m", "score:x": 0.5}]), SingleLabel(("x",))
+    )
     shown = capsys.readouterr().out
     assert "a ␛[31m" in shown and "x\ufffd31m" in shown and not set("\x1b\x9b") & set(shown)
     code, _, err = call(monkeypatch, capsys, "train", f"{tmp_path}/no\x1b[31m", "--model", "m")
