@@ -68,6 +68,8 @@ def push(
             f"The model of {run.folder} needs Python code of its own, which the app of a Space does not run: push it "
             "without --space."
         )
+    if adapter:
+        _base_of_adapter(run)  # before the minutes of a round trip
     if dry_run is None:
         check_ready(repo_id, space, update)
     else:
@@ -207,14 +209,14 @@ def _task_facts(run: RecordedRun) -> dict[str, Any]:
     }
 
 
-def _copy_adapter(run: RecordedRun, target: Path) -> None:
-    source = run.folder / "adapter"
-    if not source.is_dir():
-        strategy = run.record.strategy
+def _base_of_adapter(run: RecordedRun) -> tuple[str, str]:
+    """Return repository and revision that the adapter belongs to. Raises `UserError` for a run that has none to publish."""
+    if not (run.folder / "adapter").is_dir():
+        trained = run.record.strategy
         other = (
             "head reads another layer or pooling than the checkpoint's"
-            if strategy == "lora"
-            else f"strategy is {strategy}"
+            if trained == "lora"
+            else f"strategy is {trained}"
         )
         raise UserError(f"{run.folder} has no adapter: its {other}. Push the whole model.")
     base = hub_source(run.record.checkpoint.source)
@@ -223,7 +225,12 @@ def _copy_adapter(run: RecordedRun, target: Path) -> None:
             f"The adapter of {run.folder} belongs to {shown_source(run.record.checkpoint.source)}, which is not on "
             "the Hub, so nobody could load it from there. Push the whole model."
         )
-    shutil.copytree(source, target)
+    return base
+
+
+def _copy_adapter(run: RecordedRun, target: Path) -> None:
+    base = _base_of_adapter(run)
+    shutil.copytree(run.folder / "adapter", target)
     file = target / "adapter_config.json"
     settings = json.loads(file.read_text(encoding="utf-8"))
     write_json(file, settings | {"base_model_name_or_path": base[0], "revision": base[1]})

@@ -186,7 +186,10 @@ def corner(label, seed, size=64):
 FURTHER = [pytest.param(family, marks=pytest.mark.slow) for family in ("dinov2", "timm-vit")]
 
 
-@pytest.mark.parametrize("family", ["resnet", "vit", "swin", *FURTHER])
+SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("resnet", "swin")]  # half a minute together
+
+
+@pytest.mark.parametrize("family", ["vit", *SLOW, *FURTHER])
 def test_the_heat_lies_on_the_corner_that_decides(family, tmp_path):
     for number, label in enumerate(["red", "blue"] * 24):
         (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)

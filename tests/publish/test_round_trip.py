@@ -265,6 +265,7 @@ def test_equal_predictions_differ_by_more_than_their_rounding(found, differs):
     assert task.decides_otherwise(recorded, np.full((4, 1), found), 0.01).all() == differs
 
 
+@pytest.mark.slow
 def test_a_slow_form_is_asked_fewer_inputs(runs, monkeypatch):
     recorded = RecordedRun.open(runs("images"))
     form = Form("pipeline", "pipeline", recorded.folder / "model", 1)
