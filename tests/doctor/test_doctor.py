@@ -515,6 +515,13 @@ def test_findings_come_as_they_are_found(tmp_path, monkeypatch):
     assert next(examine(DataConfig(train=path))).id == "label-missing"
 
 
+def test_a_column_without_a_value_beside_missing_labels_is_no_traceback(tmp_path):
+    """Found by the property test of data sets: `astype(str)` leaves missing values missing."""
+    rows = [{"text": "NA", "label": None, "split": "nan"}, {"text": "NA", "label": "NA", "split": "nan"}]
+    (tmp_path / "records.json").write_text(json.dumps(rows))
+    assert {"label-missing", "label-one-class"} <= found(train=str(tmp_path / "records.json")).keys()
+
+
 def test_lengths_are_counted_with_the_models_tokenizer(tmp_path):
     findings = found(run=text_run(tmp_path), train=save(tmp_path / "t.csv", frame(text=["goal " * 90] * 60)))
     assert (
