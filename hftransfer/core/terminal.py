@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hftransfer.core.files import strict_json
@@ -48,6 +49,17 @@ def show_log(details: bool = False) -> None:
     if not details:
         handler.addFilter(Brief())
     logging.getLogger("hftransfer").handlers = [handler]
+
+
+@contextmanager
+def only_errors(logger: logging.Logger) -> Iterator[None]:
+    """Silence the information and warnings of a logger for a while."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class Brief(logging.Filter):

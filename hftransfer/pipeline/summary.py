@@ -2,12 +2,13 @@
 
 import logging
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from hftransfer.config import RunConfig
+from hftransfer.core.terminal import only_errors
 from hftransfer.core.wording import ends, percent
 from hftransfer.data import LabelledData
 from hftransfer.data.sources import SPLITS
@@ -23,15 +24,9 @@ MOST_NAMES = 6  # of classes
 MOST_FINDINGS = 3
 
 
-@contextmanager
-def silent() -> Iterator[None]:
+def silent() -> AbstractContextManager[None]:
     """Leave these lines out: of a fold or a further seed, which is no run of the user's."""
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
+    return only_errors(log)
 
 
 def log_data(config: RunConfig, data: LabelledData) -> None:

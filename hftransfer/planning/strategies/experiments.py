@@ -7,8 +7,8 @@ it is held out whole, one fold. The test part is never looked at.
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from hftransfer.config import RunConfig
+from hftransfer.core.terminal import only_errors
 from hftransfer.data import LabelledData, load_data
 from hftransfer.data.splits import take_examples
 from hftransfer.features.sources import FeatureSource
@@ -277,16 +278,9 @@ class Curve:
         return [allowed[int(choice)] for choice in (losses.sum(0) - losses).argmin(1)]
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> AbstractContextManager[None]:
     """Silence a trial: the search logs what matters of it."""
-    logger = logging.getLogger("hftransfer")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    return only_errors(logging.getLogger("hftransfer"))
 
 
 def _context(config: RunConfig, data: LabelledData, scratch: Path) -> RunContext:

@@ -39,9 +39,9 @@ def updated(prior: Gain | None, found: Difference, tested_per_trained: float, re
     """
     error = (found.high - found.low) / 2 / 1.96
     variance = error**2 * (1 + tested_per_trained) + 2 * retraining**2
-    if prior is None or not math.isfinite(variance):
-        return Gain(found.value, math.sqrt(variance), True) if prior is None else prior
-    if variance == 0:
-        return Gain(found.value, 0.0, True)
+    if prior is None or variance == 0:
+        return Gain(found.value, math.sqrt(variance), True)
+    if not math.isfinite(variance):
+        return prior
     weight = prior.sd**2 / (prior.sd**2 + variance)
     return Gain(weight * found.value + (1 - weight) * prior.mean, math.sqrt(weight * variance), True)
