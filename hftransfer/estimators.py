@@ -40,7 +40,7 @@ LABEL, INPUTS = "label", ("input", "input_pair")
 
 @dataclass(frozen=True)
 class _Fitted:
-    """What a fit leaves: the network, and for a solved head the network as it was before, which features are read with."""
+    """What a fit leaves: the network; for a solved head also the network before it, with which features are read."""
 
     context: RunContext
     model: nn.Module

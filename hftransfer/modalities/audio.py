@@ -375,7 +375,7 @@ class Audio:
 
 
 def _version(source: str | bytes) -> Any:
-    """Return a key that a file loses when it is written anew."""
+    """Return a key that changes when the file is overwritten."""
     if isinstance(source, bytes):
         return source
     try:

@@ -3,7 +3,7 @@
 Pictures: Grad-CAM on the last activation that still has places (Selvaraju et al. 2017, arXiv 1610.02391, sec. 3), place by
 place as in HiResCAM (Draelos & Carin 2020, arXiv 2011.08891): equal to Grad-CAM where the places are averaged before the
 head. Texts: integrated gradients on the embeddings (Sundararajan et al. 2017, arXiv 1703.01365), summed over the pieces of
-a word. Recordings: occlusion of time (`occlusion.py`). All read the finished model and leave it as it was. They show what
+a word. Recordings: occlusion of time (`occlusion.py`). All read the finished model without changing it. They show what
 moved the answer, not whether that is right.
 """
 

@@ -161,7 +161,7 @@ def features_again(
 ) -> np.ndarray:  # fmt: skip
     """Return (N, D) of further rows as the head on `chosen` reads them, by way of the store.
 
-    `untouched` has the network as it was before `solve_probe`, `deployed` as it is since. The same feature sources are
+    `untouched` has the network before `solve_probe`, `deployed` the network after it. The same feature sources are
     read as there, so that rows that are in the store are not computed again.
     """
     rows = Rows(items, keys, np.empty(0), np.empty(0, dtype=int))

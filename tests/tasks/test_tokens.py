@@ -134,7 +134,7 @@ def test_intervals_resample_texts():
 
 
 def test_intervals_cover():
-    """Of texts with several entities each, which share their fate, 95 % intervals of recall hold the truth about as often."""
+    """Of texts with several entities each, whose errors are correlated, 95 % intervals of recall hold the truth about as often."""
     rng, covered, as_if_independent = np.random.default_rng(0), 0, 0
     for _ in range(150):
         times, right = rng.integers(1, 6, 80), rng.random(80) < 0.6

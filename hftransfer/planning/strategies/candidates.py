@@ -262,7 +262,7 @@ class Search:
     def _timed(self, name: str) -> Trained:
         """Time a few steps; the prediction for a fold follows from it."""
         begin = time.perf_counter()
-        changes = {"strategy.type": name} | (self._start if name != "scratch" else {})
+        changes = {"strategy.type": name} | (self._start if name in ADAPTED else {})
         config = with_overrides(self.experiments.config.model_dump(mode="json"), changes)
         fold, training = self.experiments.folds[0], config.training
         steps = self.experiments.steps(config)
