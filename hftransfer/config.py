@@ -117,7 +117,7 @@ class RunConfig(Settings):
 
     def resolved(self, data: LabelledData) -> "RunConfig":
         """Return this configuration with checkpoint and strategy made definite for the inputs."""
-        strategy = self.strategy.resolved(data.modality, self.model.keep_head)
+        strategy = self.strategy.resolved(data.kind, self.model.keep_head)
         model = data.fitted(resolved(self.model, data.kind))
         evaluation = self.evaluation.for_task(data.task)
         return self.model_copy(update={"strategy": strategy, "model": model, "evaluation": evaluation})

@@ -239,7 +239,7 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop, command: st
             summary.log_findings(config, list(examine_loaded(data)))
             check_parts(config, data.frame["split"])
         config = config.resolved(data)
-        offer_folds(config, len(data.frame), data.given, data.modality)
+        offer_folds(config, len(data.frame), data.given, data.kind)
         with seconds("checkpoint"):
             _seed(config.seed)
             random_weights = config.strategy.from_random_weights

@@ -104,7 +104,7 @@ def measured(config: Any) -> dict[str, Any]:
         split_point, stored = stored_activations(context, plan)
         train, validation = context.positions("train"), context.positions("validation")
         examples = Examples(context.items, context.targets, context.modality, data.task, train, validation, stored)
-        defaults = config.strategy.defaults_for(data.modality, context.model)
+        defaults = config.strategy.defaults_for(data.kind, context.model)
         setup = loop.Setup(
             config.training, defaults, context.compute_config, config.seed, context.begins_trained(probe)
         )

@@ -38,6 +38,9 @@ _DECODING_ERRORS = (
 )  # fmt: skip
 
 
+ORIENTATION = 0x0112  # the entry of EXIF
+
+
 class UnreadableImage(UnreadableInput):
     """An image that cannot be decoded whole."""
 
@@ -136,6 +139,13 @@ def decode(image: Image.Image, at_least: int | None = None) -> Image.Image:
         _decode_smaller(image, at_least)
     image.load()
     return _rgb(ImageOps.exif_transpose(image))
+
+
+def size_of(source: str | Path | bytes) -> tuple[int, int]:
+    """Return height and width of an image as it is seen, from its header."""
+    with opened(source) as image:
+        turned = image.getexif().get(ORIENTATION, 1) >= 5  # by a quarter
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 class KeptImages:

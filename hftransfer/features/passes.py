@@ -164,8 +164,8 @@ def in_pieces(kind: ModalityKind, items: Sequence[Any]) -> tuple[list[Any], np.n
 
 def joined(values: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
     """Return the units of `count` items from those of their pieces; `rows` (M,) are the items of the pieces, in order."""
-    if values.dtype != object:
-        return values  # each item is one piece and one unit
+    if values.dtype != object or len(rows) == count:
+        return values  # each item is one piece
     ends = np.cumsum(np.bincount(rows, minlength=count))
     return ragged([np.concatenate(list(part)) for part in np.split(values, ends[:-1])] if count else [])
 
@@ -212,10 +212,10 @@ def predict_pieces(
     )
 
 
-def as_arrays(values: Tensor | list[Tensor]) -> np.ndarray | list[np.ndarray]:
-    """Return float32 arrays of a tensor, or of a list of tensors."""
+def as_arrays(values: Tensor | list[Tensor] | list[bytes]) -> np.ndarray | list[np.ndarray] | list[bytes]:
+    """Return float32 arrays of a tensor, or of a list of tensors; predicted masks are bytes and stay so."""
     if isinstance(values, list):
-        return [value.float().cpu().numpy() for value in values]
+        return [value if isinstance(value, bytes) else value.float().cpu().numpy() for value in values]
     return values.float().cpu().numpy()
 
 

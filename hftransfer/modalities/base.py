@@ -47,6 +47,7 @@ class ModalityKind:
     feature: str | None = None  # the feature type by which a `datasets` column declares them
 
     # --- the network
+    encoder: "ModalityKind | None" = None  # the kind whose checkpoints become the encoder of a network for this one
     auto_class_name: str  # the class of transformers that loads a model with a head for them
     processor_class: str  # the class of transformers that loads the saved processor
     pipeline_task: str  # the task name of `transformers.pipeline`
@@ -61,6 +62,7 @@ class ModalityKind:
     ] = {}  # by strategy, where one was measured; else the strategy's own cautious rate
     # Over the probe, and of "…, best layer" over that head: mean, standard deviation; `scripts/prior.py`.
     prior_gains: Mapping[str, tuple[float, float]] = {}
+    solves_head = True  # the head has a closed solution on frozen features; else it is trained from the start
     random_first: tuple[str, ...] = ()  # strategies whose head begins at random by `auto`; else as the probe's
     rates_need_batchnorm = False  # the rates are those of networks with BatchNorm; without it they are lowered
     augments = False  # training examples, and views of them, can be changed at random
@@ -105,8 +107,9 @@ class ModalityKind:
 
     def for_task(self, task: Any) -> "ModalityKind":
         """Return this kind as a task reads it: with another class of model where each word is classified."""
-        if task.by_word:
-            raise UserError(f"data.task={task.type} classifies the words of texts, and the data are {self.plural}.")
+        if task.by_word or task.by_pixel:
+            of = "words of texts" if task.by_word else "pixels of images"
+            raise UserError(f"data.task={task.type} classifies the {of}, and the data are {self.plural}.")
         return self
 
     def pieces(self, item: Any) -> list[Any]:

@@ -11,6 +11,7 @@ import psutil
 from PIL import Image
 
 from hftransfer.core.image_files import (
+    ORIENTATION,
     SUFFIXES,
     KeptImages,
     UnreadableImage,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from hftransfer.models.processors import ImageSettings
 
-_ORIENTATION, _CAMERA, _EXIF, _TAKEN = 0x0112, 0x0110, 0x8769, 0x9003
+_CAMERA, _EXIF, _TAKEN = 0x0110, 0x8769, 0x9003
 THUMBNAIL = 32
 RAW = 16  # pixels a side of the pictures that a linear model reads
 
@@ -77,6 +78,11 @@ class ImageKind(ModalityKind):
     api_names = ("image",)
     fault_finding = "image-broken"
 
+    def for_task(self, task: Any) -> ModalityKind:
+        from hftransfer.modalities.pixels import PixelsKind
+
+        return PixelsKind() if task.by_pixel else super().for_task(task)
+
     def recognises(self, sample: Sequence[Any]) -> bool:
         """Return encoded images as `datasets` keeps them, pixels in memory, or file names with an image suffix."""
         return all(
@@ -118,7 +124,7 @@ class ImageKind(ModalityKind):
                     digest(content),
                     **stored,
                     frames=getattr(image, "n_frames", 1),
-                    orientation=exif.get(_ORIENTATION, 1),
+                    orientation=exif.get(ORIENTATION, 1),
                     taken=_taken(exif),
                     thumbnail=thumbnail(upright),
                 )

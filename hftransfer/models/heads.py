@@ -17,7 +17,8 @@ def base_model_of(model: "PreTrainedModel") -> nn.Module:
 
     In a timm model the head lies inside this module (see `head_of`).
     """
-    return model.base_model
+    apart = getattr(model, "backbone", None)  # UperNet names no base model
+    return apart if model.base_model is model and isinstance(apart, nn.Module) else model.base_model
 
 
 def head_of(model: "PreTrainedModel") -> tuple[str, ...]:
@@ -82,12 +83,12 @@ def plain_name(name: str) -> str:
 
 
 def _output_layers(model: "PreTrainedModel") -> dict[str, nn.Linear]:
-    size = model.config.num_labels
+    size, pixels = model.config.num_labels, _reads_pixels(model)
     # Of a head that peft wraps, the copy that trains comes last and stands for both.
     found = {
         plain_name(name): (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.out_features == size
+        if _width(module, pixels) == size
     }
     if len(found) > 1:
         growing = _grow_with_labels(model) & found.keys() or {list(found)[-1]}
@@ -113,8 +114,21 @@ def _grow_with_labels(model: "PreTrainedModel") -> set[str]:
             wider = kind(config)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError):
         return set()
-    linear = {name: module for name, module in wider.named_modules() if isinstance(module, nn.Linear)}
-    return {name for name, module in linear.items() if module.out_features == config.num_labels}
+    pixels = _reads_pixels(model)
+    return {name for name, module in wider.named_modules() if _width(module, pixels) == config.num_labels}
+
+
+def _reads_pixels(model: "PreTrainedModel") -> bool:
+    """Return whether a network answers for each pixel: it ends in a convolution of one pixel."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(plain).__name__.endswith("ForSemanticSegmentation")
+
+
+def _width(module: nn.Module, pixels: bool) -> int | None:
+    """Return the number of outputs of a linear layer, or of a convolution of one pixel; None of anything else."""
+    if pixels:
+        return module.out_channels if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) else None
+    return module.out_features if isinstance(module, nn.Linear) else None
 
 
 @torch.no_grad()
@@ -151,5 +165,6 @@ def reorder_head(model: "PreTrainedModel", rows: list[int]) -> None:
 
 def describe_head(model: "PreTrainedModel") -> str:
     """Return the head in one line, such as `768 -> 5 (classifier)`."""
-    linear = final_linear(model)
-    return f"{linear.in_features} -> {linear.out_features} ({', '.join(head_of(model))})"
+    last = final_linear(model)
+    inputs = last.in_channels if isinstance(last, nn.Conv2d) else last.in_features
+    return f"{inputs} -> {model.config.num_labels} ({', '.join(head_of(model))})"

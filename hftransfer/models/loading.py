@@ -17,7 +17,8 @@ import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from hftransfer.core.errors import UserError, refuse_lfs_pointer
-from hftransfer.models.heads import describe_head, head_parameters, reorder_head, reset_head
+from hftransfer.models.decoder import pixel_processor, side_of, with_decoder
+from hftransfer.models.heads import describe_head, head_parameters, output_layers, reorder_head, reset_head
 from hftransfer.models.limits import check_shards, check_sizes
 from hftransfer.models.processors import is_timm_config, save_processor
 from hftransfer.models.references import ModelConfig, Reference, find, resolved
@@ -51,11 +52,10 @@ def load_checkpoint(config: ModelConfig, kind: InputKind, task: Task, random_wei
     reference = find(config, random_weights)
     with quiet_transformers(), _readable(reference):
         model_config, old_labels = _read_config(reference, config, kind, task)
-        if random_weights:
-            model = random_model(model_config, kind, config)
-            new = frozenset(model.state_dict())
-        else:
-            model, new = pretrained_model(reference, model_config, kind, config)
+        if kind.encoder and not kind.serves(model_config):
+            return _with_decoder(reference, model_config, config, kind, task, random_weights)
+        _check_class(model_config, reference, kind, config)
+        model, new = _read_model(reference, model_config, config, kind, random_weights)
         processor = _read_processor(reference, config, kind, model)
     if config.keep_head:
         _keep_head(model, new, old_labels, task)
@@ -63,6 +63,34 @@ def load_checkpoint(config: ModelConfig, kind: InputKind, task: Task, random_wei
         new = new | _replace_head(model, new, model_config)
     check_finite(model, reference)
     model, processor = kind.adjust(model, processor, config, reference.name)
+    identity = weights_hash(model, frozenset() if random_weights else new)
+    return Checkpoint(model, processor, model.config, identity, reference.source, new)
+
+
+def _read_model(
+    reference: Reference, model_config: PreTrainedConfig, config: ModelConfig, kind: InputKind, random_weights: bool
+) -> tuple[PreTrainedModel, frozenset[str]]:
+    """Return the network and the names of the tensors that did not come from the checkpoint."""
+    if not random_weights:
+        return pretrained_model(reference, model_config, kind, config)
+    model = random_model(model_config, kind, config)
+    return model, frozenset(model.state_dict())
+
+
+def _with_decoder(
+    reference: Reference, encoder_config: PreTrainedConfig, config: ModelConfig, kind: InputKind, task: Task,
+    random_weights: bool,
+) -> Checkpoint:  # fmt: skip
+    """Load a checkpoint of whole images as the encoder of a network for their pixels."""
+    if config.keep_head:
+        raise UserError(f"model.keep_head: {reference.name} has no decoder to keep. Leave keep_head out.")
+    _check_class(encoder_config, reference, kind.encoder, config)
+    encoder, _ = _read_model(reference, encoder_config, config, kind.encoder, random_weights)
+    check_finite(encoder, reference)
+    processor = _read_processor(reference, config, kind.encoder, encoder)
+    model, new = with_decoder(encoder, task)
+    processor = pixel_processor(processor, config.image_size or side_of(model, encoder))
+    new = frozenset(model.state_dict()) if random_weights else new
     identity = weights_hash(model, frozenset() if random_weights else new)
     return Checkpoint(model, processor, model.config, identity, reference.source, new)
 
@@ -89,10 +117,9 @@ def _read_config(
         model_config = AutoConfig.from_pretrained(
             reference.path, revision=reference.revision, trust_remote_code=config.trust_remote_code
         )
-        model_config = _as_classifier(model_config)
+        model_config = model_config if kind.encoder and kind.serves(model_config) else _as_classifier(model_config)
         kind.prepare_config(model_config, config.keep_head)
         old_labels = [model_config.id2label[key] for key in sorted(model_config.id2label)]
-    _check_class(model_config, reference, kind, config)
     check_sizes(model_config.to_dict(), reference.name)
     check_shards(reference.path, reference.name)
     model_config.id2label = task.id2label
@@ -172,13 +199,22 @@ def _replace_head(model: PreTrainedModel, new: frozenset[str], model_config: Pre
     """
     head = frozenset(head_parameters(model))
     was_classifier = any(name.endswith("Classification") for name in model_config.architectures or ["Classification"])
-    kept = frozenset() if was_classifier else head - new
+    kept = frozenset() if was_classifier else head - new - _outputs(model)
     reset_head(model, kept)
     log.info("new head: %s", describe_head(model))
     others = sorted(new - head)
     if others and len(new) < len(model.state_dict()):
         log.info("new as well, as the checkpoint lacks it: %s", ", ".join(others))
     return head - kept
+
+
+def _outputs(model: PreTrainedModel) -> frozenset[str]:
+    """Return the names of the tensors of the layers that end in the labels."""
+    last = output_layers(model)
+    return frozenset(
+        f"{path}.{name}" for path, module in model.named_modules() if any(module is layer for layer in last)
+        for name, _ in module.named_parameters()
+    )  # fmt: skip
 
 
 def _keep_head(model: PreTrainedModel, new: frozenset[str], old_labels: list[str], task: Task) -> None:
@@ -210,6 +246,8 @@ def _read_processor(reference: Reference, config: ModelConfig, kind: InputKind, 
         reference.path, revision=reference.revision, trust_remote_code=config.trust_remote_code
     )
     kind.check_processor(processor, model, reference.name)
+    if getattr(processor, "do_reduce_labels", False):
+        processor.do_reduce_labels = False  # it would take the first class of the data for none
     return processor
 
 

@@ -88,10 +88,10 @@ class SplitPoint:
         with ExitStack() as stack:
             stack.enter_context(self.model.register_forward_pre_hook(take, with_kwargs=True))
             for block in self.blocks[: self.depth - 1]:
-                stack.enter_context(_replaced(block, lambda *a, **k: self._in_form(hidden[0])))
+                stack.enter_context(replaced(block, lambda *a, **k: self._in_form(hidden[0])))
             for path, shape in self._stem_shapes.items():
                 stack.enter_context(
-                    _replaced(self.model.get_submodule(path), lambda *a, s=shape, **k: _blank(hidden[0], s))
+                    replaced(self.model.get_submodule(path), lambda *a, s=shape, **k: _blank(hidden[0], s))
                 )
             if self.depth == 1:
                 first = self.blocks[0]
@@ -147,7 +147,7 @@ def _blank(like: Tensor, shape: torch.Size) -> Tensor:
 
 
 @contextmanager
-def _replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
+def replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
     module.forward = forward  # on this instance alone; deleting it uncovers the class's own method
     try:
         yield

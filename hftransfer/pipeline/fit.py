@@ -83,6 +83,8 @@ def _plan(context: RunContext, probe: Probe | None) -> Plan:
     """Return what trains, on the layer groups of the network as the head left it."""
     layer_groups = LayerGroups.of(context.model, probe.constant if probe else ())
     plan = context.config.strategy.prepare(context.model, layer_groups)
+    if plan.batchnorm == "frozen" and not context.data.kind.solves_head:
+        plan = replace(plan, batchnorm="head")  # a decoder made at random has statistics to learn
     if plan.save_adapter and probe and not probe.reads_published:
         log.info("The adapter is not saved on its own: the head reads %s, which the published checkpoint does not have",
                  probe.feature_source.name)  # fmt: skip
@@ -103,7 +105,7 @@ def _train(
     train, validation = (pieces.of(context.positions(part)) for part in ("train", "validation"))
     examples = Examples(pieces.items, pieces.targets, context.modality, context.data.task, train, validation, stored)
     config = context.config
-    defaults = config.strategy.defaults_for(context.data.modality, context.model)
+    defaults = config.strategy.defaults_for(context.data.kind, context.model)
     setup = loop.Setup(config.training, defaults, context.compute_config, config.seed, context.begins_trained(probe))
     with split_point.replaying() if split_point else nullcontext():
         with seconds("training", in_step=False):

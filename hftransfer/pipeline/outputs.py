@@ -189,7 +189,7 @@ def write_run(
 def _cross_validated(context: RunContext, probe: Probe | None, intercept: bool) -> dict[str, Any]:
     """Cross-validation of a head on its stored features, where it is asked for or affordable."""
     config, data = context.config, context.data
-    folds = folds_of(config, len(data.frame), data.given, data.modality)
+    folds = folds_of(config, len(data.frame), data.given, data.kind)
     if not folds or context.trains:
         return {}
     evaluation = config.evaluation.model_copy(update={"folds": folds})

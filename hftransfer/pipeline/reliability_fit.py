@@ -35,7 +35,7 @@ def fit_reliability(
     against the others. A network that trained draws its own training rows together: validation rows are measured.
     """
     task, level = context.data.task, context.config.evaluation.conformal_level
-    if task.by_word:
+    if task.by_part:
         return None
     evaluated = calibration_rows(context, predictions)
     if not evaluated.any():
@@ -128,7 +128,7 @@ def reliability_metrics(
     class or target. `targets` and `groups` belong to the rows of `part`. Empty where the part is; regression has no
     `calibration`.
     """
-    if not len(part.positions) or task.by_word:
+    if not len(part.positions) or task.by_part:
         return {}
     found = {}
     if task.has_classes:

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from hftransfer.config import RunConfig
 from hftransfer.core.errors import UserError
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
+from hftransfer.modalities import ModalityKind, kind_of
 from hftransfer.probe.solver import make_folds, solve_head
 from hftransfer.runs.record import MetricsRecord, RunRecord
 from hftransfer.runtime import launch
@@ -55,7 +56,7 @@ def own_test_part(config: RunConfig, given: tuple[str, ...]) -> bool:
     return bool("test" in given or config.data.test or config.data.split.file or config.data.train_examples)
 
 
-def folds_of(config: RunConfig, rows: int, given: tuple[str, ...], modality: str) -> int:
+def folds_of(config: RunConfig, rows: int, given: tuple[str, ...], kind: ModalityKind) -> int:
     """Return into how many folds a run of `rows` examples is divided; 0 for none.
 
     Left open, it is 5 below 300 examples where only a head is solved: this costs seconds. Trainings are only offered it.
@@ -63,7 +64,7 @@ def folds_of(config: RunConfig, rows: int, given: tuple[str, ...], modality: str
     asked = config.evaluation.folds
     if asked is not None or own_test_part(config, given) or rows >= HEADLINE_BELOW:
         return asked or 0
-    solved_only = config.strategy.defaults(modality) is None
+    solved_only = config.strategy.defaults(kind) is None
     return DEFAULT_FOLDS if solved_only else 0
 
 
@@ -78,17 +79,17 @@ def headline_of(config: RunConfig, rows: int, given: tuple[str, ...], metrics: d
     return next((part for part in ("test", "validation") if part in metrics), None)
 
 
-def offer_folds(config: RunConfig, rows: int, given: tuple[str, ...], modality: str) -> None:
+def offer_folds(config: RunConfig, rows: int, given: tuple[str, ...], kind: ModalityKind) -> None:
     """Log what makes more of few examples, where the test part was merely cut off from them."""
     if own_test_part(config, given) or config.evaluation.folds is not None or rows >= OFFERED_BELOW:
         return
-    if folds_of(config, rows, given, modality):
+    if folds_of(config, rows, given, kind):
         log.info(
             "Only %d labelled examples: the headline is a repeated %d-fold cross-validation of all of them "
             "(evaluation.folds=0 leaves it out).", rows, DEFAULT_FOLDS,
         )  # fmt: skip
         return
-    cost = "" if config.strategy.defaults(modality) is None else " It costs five more trainings."
+    cost = "" if config.strategy.defaults(kind) is None else " It costs five more trainings."
     log.info("Only %d labelled rows: evaluation.folds=5 tests the model on every one of them in turn.%s", rows, cost)
 
 
@@ -211,7 +212,7 @@ def _cross_validated(config: RunConfig, once: Once) -> dict[str, Any]:
     targets = task.encode_all([list(x) if isinstance(x, np.ndarray) else x for x in rows["label"]])
     groups = None if rows["group"].isna().all() else rows["group"].fillna(rows["id"]).to_numpy()
     folds = divisions(task, targets, groups, config.evaluation.folds, config.evaluation.repeats or 1, config.seed)
-    fits_validation = config.strategy.defaults(record.modality) is None  # of a head: only trainings choose a step on it
+    fits_validation = config.strategy.defaults(kind_of(record.modality).for_task(task)) is None  # of a head: only trainings choose a step on it
     scores, trained_on = [], []
     for number, (train, held_out) in enumerate(folds, start=1):
         log.info("Fold %d of %d", number, len(folds))

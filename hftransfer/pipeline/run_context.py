@@ -21,6 +21,7 @@ from hftransfer.features.passes import ComputeConfig, in_pieces, joined, predict
 from hftransfer.features.sources import open_head, read_features
 from hftransfer.features.store import Features, FeatureStore
 from hftransfer.modalities import Modality, ModalityKind
+from hftransfer.models.encoder_output import EncoderOutput
 from hftransfer.models.heads import final_linear, output_layers
 from hftransfer.models.layers import LayerGroups
 from hftransfer.models.loading import Checkpoint, load_checkpoint
@@ -76,7 +77,7 @@ class RunContext:
     @property
     def trains(self) -> bool:
         """Whether anything is left to train once the head is made."""
-        return self.config.strategy.defaults(self.data.modality) is not None
+        return self.config.strategy.defaults(self.data.kind) is not None
 
     def begins_trained(self, probe: Probe | None) -> bool:
         """Whether the network has answers before its first step: its head was solved, or came with the checkpoint."""
@@ -159,7 +160,8 @@ def prepare(
     devices.channels_last(model)
     sample = {name: value.to(device) for name, value in modality.collate(items[:8]).items()}
     model.eval()
-    open_head(model, checkpoint.new_parameters, sample)
+    if data.kind.solves_head:
+        open_head(model, checkpoint.new_parameters, sample)
     _refuse_dependence_on_padding(model, modality, items, device)
     compute_config = _machine(config, checkpoint, modality, items, device, world)
     targets = _targets(data, modality, items)
@@ -228,7 +230,7 @@ def _augmentation(config: RunConfig, kind: ModalityKind) -> Any:
     """`auto` made definite: light where the whole image network trains, else none."""
     if config.augmentation.level != "auto":
         return config.augmentation
-    defaults = config.strategy.defaults(kind.name)
+    defaults = config.strategy.defaults(kind)
     light = kind.augments and defaults is not None and defaults.augment
     if kind.augments:
         log.info("Augmentation: %s", "light" if light else "none")
@@ -265,7 +267,7 @@ def _machine(
     found = world.from_first(lambda: autotune.remembered(f"inference-{key}", inference))
     wanted = config.training.bf16
     forward_bf16 = found["precision"] == "bf16" if wanted is None else wanted
-    trains = config.strategy.defaults(modality.kind.name) is not None
+    trains = config.strategy.defaults(modality.kind) is not None
     if wanted is None and trains:
         measured = world.from_first(lambda: autotune.remembered(f"training-{replaced()}-{key}", training))
         wanted = measured["precision"] == "bf16"
@@ -328,7 +330,9 @@ def stored_activations(context: RunContext, plan: Plan) -> tuple[SplitPoint | No
     augmentation = context.modality.augmentation
     if plan.split_point is None or (augmentation and augmentation.level != "none"):
         return None, None
-    split_point = SplitPoint(context.model, plan.layer_groups, plan.split_point)
+    split_point = _split_point(context, plan)
+    if split_point is None:
+        return None, None
     pieces, few = context.pieces, _of_all_lengths(context)
     if split_point.is_exact(
         context.compute_config.place(context.modality.collate([pieces.items[piece] for piece in few]))
@@ -340,6 +344,14 @@ def stored_activations(context: RunContext, plan: Plan) -> tuple[SplitPoint | No
                 return split_point, stored
     log.info("Activations are not stored: %s cannot be run from a split point", type(context.model).__name__)
     return None, None
+
+
+def _split_point(context: RunContext, plan: Plan) -> SplitPoint | None:
+    """Return where a network is run from; None for one whose decoder reads frozen and trained stages alike."""
+    if not context.data.task.by_pixel:
+        return SplitPoint(context.model, plan.layer_groups, plan.split_point)
+    whole = plan.split_point == plan.layer_groups.head_depth
+    return EncoderOutput(context.model, plan.layer_groups) if whole else None
 
 
 def _of_all_lengths(context: RunContext, count: int = 4) -> list[int]:
@@ -423,6 +435,8 @@ def finalise(context: RunContext, predictions: Predictions) -> Predictions:
     if not task.has_classes:
         fold_scale(context.model, task)
         return replace(predictions, logits=task.in_units(predictions.logits))
+    if task.by_pixel:  # no logits are kept that a temperature could be fitted on
+        return predictions
     temperature = _temperature(context, predictions)
     fold_temperature(context.model, temperature)
     return replace(predictions, logits=predictions.logits / temperature, temperature=temperature)

@@ -17,6 +17,7 @@ from torch import nn
 from hftransfer.core.errors import UserError
 from hftransfer.features.passes import predict_logits
 from hftransfer.models.loading import quiet_transformers
+from hftransfer.pipeline.pixel_check import check_pixels
 from hftransfer.pipeline.run_context import RunContext
 from hftransfer.pipeline.tolerance import EXAMPLES, Tolerance
 from hftransfer.pipeline.word_check import check_words
@@ -39,6 +40,8 @@ def check_saved_model(
     """
     if context.data.task.by_word:
         return check_words(folder, context, model, predictions)
+    if context.data.task.by_pixel:
+        return check_pixels(folder, context, model, predictions)
     begin = time.perf_counter()
     rows, recorded = recorded_logits(context, model, predictions, probe)
     if not len(rows):

@@ -40,12 +40,22 @@ def prediction_table(ids: Sequence[str], task: Task, logits: np.ndarray, units: 
     Of rows with several units these hold a list for each row, and `starts` and `ends` have the places of the units.
     """
     scores = task.probabilities(logits)
+    if task.by_pixel:
+        return _mask_table(ids, task, scores)
     columns = {"id": list(ids), "prediction": task.answers(scores, *units)}
     if task.by_word:
         columns |= {name: [words[:, side].tolist() for words in units[1]] for side, name in enumerate(PLACES)}
     columns |= {f"score:{name}": _column(scores, number) for number, name in enumerate(task.output_names)}
     columns |= {f"logit:{name}": _column(logits, number) for number, name in enumerate(task.output_names)}
     return pd.DataFrame({name: _series(values) for name, values in columns.items()})
+
+
+def _mask_table(ids: Sequence[str], task: Task, masks: np.ndarray) -> pd.DataFrame:
+    """Return id, the names of the classes found, largest first, the share of each class, and the mask as it is kept."""
+    areas = task.answers(masks, (), ())
+    columns = {"id": list(ids), "prediction": pd.Series([list(each) for each in areas], dtype=object)}
+    columns |= {f"area:{name}": [each.get(name, 0.0) for each in areas] for name in task.names}
+    return pd.DataFrame(columns | {"mask": list(masks)})
 
 
 PLACES = ("starts", "ends")
@@ -65,6 +75,8 @@ def _column(values: np.ndarray, number: int) -> Any:
 
 def outputs_of(frame: pd.DataFrame, task: Task, what: str = "score") -> np.ndarray:
     """Return the scores, or logits, (N, C) in a table of predictions; of rows with several units (N,) of (W, C)."""
+    if task.by_pixel:
+        return ragged(frame["mask"].tolist())
     columns = [f"{what}:{name}" for name in task.output_names]
     if not task.by_word:
         return frame[columns].to_numpy(dtype=np.float64)

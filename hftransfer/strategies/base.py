@@ -16,8 +16,9 @@ from pydantic import Field
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hftransfer.core.errors import UserError
 from hftransfer.core.settings import Settings
-from hftransfer.modalities import kind_of
+from hftransfer.modalities import ModalityKind
 from hftransfer.models.heads import plain_name
 from hftransfer.models.layers import LayerGroups
 from hftransfer.strategies.head import HeadConfig
@@ -57,7 +58,7 @@ class Plan:
     rate_factors: dict[str, float]
     split_point: int | None = None
     opens_at: dict[int, float] = field(default_factory=dict)
-    batchnorm: Literal["frozen", "adapt"] = "frozen"
+    batchnorm: Literal["frozen", "head", "adapt"] = "frozen"  # what learns statistics: nothing, the head, what trains
     finish: Callable[[nn.Module], nn.Module] = lambda model: model
     save_adapter: Callable[[nn.Module, Path], None] | None = None
 
@@ -78,7 +79,7 @@ class Plan:
     def still_modules(self, progress: float) -> list[nn.Module]:
         """Modules that must behave as in evaluation at this share of the training.
 
-        Those below the lowest open layer group, and every BatchNorm under `batchnorm: frozen`: `requires_grad = False` stops
+        Those below the lowest open layer group, and BatchNorm that learns no statistics: `requires_grad = False` stops
         neither running statistics nor dropout. Not leaves alone: attention reads its own `training` flag for its dropout.
         """
         opened = [name for name in self.rate_factors if self.is_open(self.depth_of(name), progress)]
@@ -88,8 +89,12 @@ class Plan:
             for path, module in self.model.named_modules()
             if (self.depth_of(path) < lowest and not any(name.startswith(f"{path}.") for name in opened) and path)
             or self.layer_groups.is_constant(plain_name(path))
-            or (isinstance(module, _BatchNorm) and self.batchnorm == "frozen")
+            or (isinstance(module, _BatchNorm) and not self._learns_statistics(path))
         ]
+
+    def _learns_statistics(self, path: str) -> bool:
+        in_head = self.depth_of(path) == self.layer_groups.head_depth
+        return self.batchnorm == "adapt" or (self.batchnorm == "head" and in_head)
 
     def is_open(self, depth: int, progress: float) -> bool:
         return progress >= self.opens_at.get(depth, 0.0) - 1e-9  # shares are sums of fractions
@@ -109,11 +114,16 @@ class Strategy(Settings):
     rate: ClassVar[float] = 5e-5  # where none was measured for the modality: what texts need, which is cautious
     without_batchnorm: ClassVar[float] = 0.1  # factor on rates that need it, see `defaults_for`
 
-    def resolved(self, modality: str, keep_head: bool = False) -> "Strategy":
-        """Return this strategy with `head_init: auto` made definite. A head that is kept is not solved."""
+    def resolved(self, kind: ModalityKind, keep_head: bool = False) -> "Strategy":
+        """Return this strategy with `head_init: auto` made definite. A head that is kept is not solved.
+
+        Raises `UserError` where a head is to be solved that has no closed solution.
+        """
+        if self.head_init == "probe" and not kind.solves_head:
+            raise UserError(f"strategy.head_init=probe: the head for {kind.plural} is a decoder, which is trained. Leave it out.")
         if self.head_init != "auto":
             return self
-        chosen = "random" if keep_head or self.type in kind_of(modality).random_first else "probe"
+        chosen = "random" if keep_head or self.type in kind.random_first or not kind.solves_head else "probe"
         log.info(
             "The head begins %s (strategy.head_init=auto)", {"probe": "as the probe's", "random": "as it is"}[chosen]
         )
@@ -124,21 +134,20 @@ class Strategy(Settings):
         """Decide what trains. May wrap the model; the plan's `model` is the one to train."""
 
     @abstractmethod
-    def defaults(self, modality: str) -> Defaults | None:
-        """Training values for the modality; None where nothing is left to train once the head is made."""
+    def defaults(self, kind: ModalityKind) -> Defaults | None:
+        """Training values for a kind of input; None where nothing is left to train once the head is made."""
 
-    def rate_for(self, modality: str) -> float:
-        """Return the learning rate that was measured for the modality, else `rate`."""
-        return kind_of(modality).learning_rates.get(self.type, self.rate)
+    def rate_for(self, kind: ModalityKind) -> float:
+        """Return the learning rate that was measured for the kind of input, else `rate`."""
+        return kind.learning_rates.get(self.type, self.rate)
 
-    def defaults_for(self, modality: str, model: nn.Module) -> Defaults | None:
+    def defaults_for(self, kind: ModalityKind, model: nn.Module) -> Defaults | None:
         """`defaults`, with a lower rate for image networks without BatchNorm: transformers, ConvNeXt, plain VGG.
 
         At the rates of convolution networks a ViT-S/14 fell to 0.25 on ten classes that it tells apart at 0.86
         (docs/results.md).
         """
-        found = self.defaults(modality)
-        kind = kind_of(modality)
+        found = self.defaults(kind)
         if found is None or not kind.rates_need_batchnorm or any(isinstance(m, _BatchNorm) for m in model.modules()):
             return found
         rate = found.learning_rate * self.without_batchnorm

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
+from hftransfer.modalities import ModalityKind
 from hftransfer.models.layers import LayerGroups
 from hftransfer.strategies.base import Defaults, LayerDecay, Plan, Strategy, factors
 
@@ -26,5 +27,5 @@ class FrozenStrategy(Strategy):
         rates = factors(model, layer_groups, lowest, self.head_factor, self.layer_decay)
         return Plan(model, layer_groups, rates, split_point=lowest, batchnorm=self.batchnorm)
 
-    def defaults(self, modality: str) -> Defaults:
-        return Defaults(self.rate_for(modality), epochs=10, min_steps=200)
+    def defaults(self, kind: ModalityKind) -> Defaults:
+        return Defaults(self.rate_for(kind), epochs=10, min_steps=200)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import nn
 
+from hftransfer.modalities import ModalityKind
 from hftransfer.models.layers import LayerGroups
 from hftransfer.strategies.base import Defaults, LayerDecay, Plan, Strategy, factors
 
@@ -23,5 +24,5 @@ class FullStrategy(Strategy):
         rates = factors(model, layer_groups, 0, self.head_factor, self.layer_decay)
         return Plan(model, layer_groups, rates, batchnorm=self.batchnorm)
 
-    def defaults(self, modality: str) -> Defaults:
-        return Defaults(self.rate_for(modality), epochs=10, min_steps=200, augment=True)
+    def defaults(self, kind: ModalityKind) -> Defaults:
+        return Defaults(self.rate_for(kind), epochs=10, min_steps=200, augment=True)

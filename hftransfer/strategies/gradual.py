@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from hftransfer.core.errors import UserError
+from hftransfer.modalities import ModalityKind
 from hftransfer.models.layers import LayerGroups
 from hftransfer.strategies.base import Defaults, LayerDecay, Plan, Strategy, factors
 
@@ -43,5 +44,5 @@ class GradualStrategy(Strategy):
             )
         return dict(zip(depths, shares, strict=False))
 
-    def defaults(self, modality: str) -> Defaults:
-        return Defaults(self.rate_for(modality), epochs=12, min_steps=240, augment=True)
+    def defaults(self, kind: ModalityKind) -> Defaults:
+        return Defaults(self.rate_for(kind), epochs=12, min_steps=240, augment=True)

@@ -12,6 +12,7 @@ from torch import nn
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.settings import Count
+from hftransfer.modalities import ModalityKind
 from hftransfer.models.heads import head_of
 from hftransfer.models.layers import LayerGroups
 from hftransfer.strategies.base import Defaults, Plan, Strategy
@@ -57,8 +58,8 @@ class LoraStrategy(Strategy):
         asked = head.layer != "last" or head.pooling == "mean"
         return head if asked else head.model_copy(update={"pooling": "head"})
 
-    def defaults(self, modality: str) -> Defaults:
-        return Defaults(self.rate_for(modality), epochs=10, min_steps=200, weight_decay=0.0, augment=True)
+    def defaults(self, kind: ModalityKind) -> Defaults:
+        return Defaults(self.rate_for(kind), epochs=10, min_steps=200, weight_decay=0.0, augment=True)
 
 
 def lora_targets(model: nn.Module, layer_groups: LayerGroups, lowest: int) -> list[str]:

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
+from hftransfer.modalities import ModalityKind
 from hftransfer.models.layers import LayerGroups
 from hftransfer.strategies.base import Defaults, Plan, Strategy, factors
 
@@ -21,8 +22,8 @@ class ScratchStrategy(Strategy):
     def prepare(self, model: nn.Module, layer_groups: LayerGroups) -> Plan:
         return Plan(model, layer_groups, factors(model, layer_groups, 0, head=1.0), batchnorm="adapt")
 
-    def defaults(self, modality: str) -> Defaults:
-        return Defaults(self.rate_for(modality), epochs=20, min_steps=300, weight_decay=0.05, augment=True)
+    def defaults(self, kind: ModalityKind) -> Defaults:
+        return Defaults(self.rate_for(kind), epochs=20, min_steps=300, weight_decay=0.05, augment=True)
 
     @property
     def from_random_weights(self) -> bool:

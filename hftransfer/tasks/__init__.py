@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.tasks.base import Task
+from hftransfer.tasks.masks import Masks
 from hftransfer.tasks.multi_label import MultiLabel
 from hftransfer.tasks.regression import Regression
 from hftransfer.tasks.single_label import SingleLabel
 from hftransfer.tasks.tokens import Tokens
 
-__all__ = ["MultiLabel", "Regression", "SingleLabel", "TASKS", "Task", "Tokens", "make_task", "task_kind"]
+__all__ = ["Masks", "MultiLabel", "Regression", "SingleLabel", "TASKS", "Task", "Tokens", "make_task", "task_kind"]
 
-TASKS: dict[str, type[Task]] = {kind.type: kind for kind in (SingleLabel, MultiLabel, Regression, Tokens)}
+TASKS: dict[str, type[Task]] = {kind.type: kind for kind in (SingleLabel, MultiLabel, Regression, Tokens, Masks)}
 
 
 def task_kind(name: str) -> type[Task]:

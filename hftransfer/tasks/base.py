@@ -36,6 +36,7 @@ class Task(ABC):
     by_word: ClassVar[bool] = (
         False  # each word of an example has a class: one array of targets and scores for each example
     )
+    by_pixel: ClassVar[bool] = False  # each pixel has a class: targets and scores of an example are one mask
     lacks: ClassVar[frozenset[str]] = frozenset()  # commands and settings that do not take this task
     has_classes: ClassVar[bool] = True  # outputs are classes with probabilities; otherwise numbers
     exclusive: ClassVar[bool] = False  # exactly one class applies to each example
@@ -49,6 +50,11 @@ class Task(ABC):
     @abstractmethod
     def headline(self) -> str:
         """The metric that decides between runs, and that report and card show first."""
+
+    @property
+    def by_part(self) -> bool:
+        """Whether parts of an example have a class each, words or pixels; else it has one row of scores itself."""
+        return self.by_word or self.by_pixel
 
     @property
     def several(self) -> bool:

@@ -103,6 +103,7 @@ def training_arguments(
         dataloader_num_workers=compute_config.workers, dataloader_persistent_workers=compute_config.workers > 0,
         dataloader_pin_memory=compute_config.device.type == "cuda",
         ddp_find_unused_parameters=compute_config.world_size > 1 or None,
+        batch_eval_metrics=task.by_pixel,  # their logits do not fit into memory together
         train_sampling_strategy="sequential",  # in the order of `training_order`
     )  # fmt: skip
     if config.gradient_checkpointing:

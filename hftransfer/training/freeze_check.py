@@ -40,9 +40,8 @@ def check_frozen(plan: Plan, before: dict[str, str]) -> None:
     after = tensor_hashes(plan.model, plan.layer_groups)
     trained = {plain_name(name) for name in plan.rate_factors}
     buffers = {plain_name(name) for name, _ in plan.model.named_buffers()}
-    adapting = {
-        n for n in buffers if plan.batchnorm == "adapt" and plan.layer_groups.depth.get(n, -1) >= plan.lowest_depth
-    }
+    lowest = plan.lowest_depth if plan.batchnorm == "adapt" else plan.layer_groups.head_depth
+    adapting = {n for n in buffers if plan.batchnorm != "frozen" and plan.layer_groups.depth.get(n, -1) >= lowest}
     moved = [name for name in before if before[name] != after[name] and name not in trained | adapting]
     if moved:
         raise FrozenMoved(

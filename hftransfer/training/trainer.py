@@ -36,6 +36,7 @@ from hftransfer.training.callbacks import (
     StopCallback,
 )
 from hftransfer.training.checkpointing import STATE, Snapshot, complete_best, keep_tracks, last_complete
+from hftransfer.training.pixel_metrics import PixelMetrics
 from hftransfer.training.examples import APART, Collator, Examples, Rows, joined, training_order
 
 log = logging.getLogger(__name__)
@@ -218,7 +219,8 @@ def _trainer(
         eval_dataset=Rows(examples, validation, training=False),
         data_collator=Collator(examples, setup.seed),
         compute_loss_func=Loss(examples.task, config.label_smoothing_factor),
-        compute_metrics=_metrics(examples.task, arguments.metric_for_best_model, seen),
+        compute_metrics=PixelMetrics(examples.task) if examples.task.by_pixel
+        else _metrics(examples.task, arguments.metric_for_best_model, seen),
         callbacks=[*_callbacks(plan, config), *averaging, StopCallback(stop, compute_config)],
     )
     trainer.plan, trainer.stop, trainer.seen, trainer.mean = plan, stop, seen, next(iter(averaging), None)
@@ -380,7 +382,7 @@ def _interruption(trainer: PlanTrainer, stop: Stop, start: Snapshot | None) -> I
 def _callbacks(plan: Plan, config: TrainingConfig) -> list[TrainerCallback]:
     stopping = [EarlyStoppingCallback(config.early_stopping_patience)] if config.early_stopping_patience else []
     evaluations = [] if {"eval_strategy", "eval_steps"} & config.extra.keys() else [Evaluations(config.evaluations)]
-    shared = [SharedStatistics()] if plan.batchnorm == "adapt" else []
+    shared = [SharedStatistics()] if plan.batchnorm != "frozen" else []
     return [OwnDraws(), FreezeCallback(plan), *shared, *evaluations, ProgressBarCallback(), *stopping]
 
 
@@ -389,7 +391,7 @@ def _all_evaluations(trainer: PlanTrainer, task: Task, order: np.ndarray, averag
 
     These are all evaluations; of `averaged` weights, the start and the mean.
     """
-    if task.by_word:
+    if task.by_word or task.by_pixel:
         return []
     chosen = trainer.args.metric_for_best_model
     values = [entry[f"eval_{chosen}"] for entry in trainer.state.log_history if f"eval_{chosen}" in entry]

@@ -13,6 +13,7 @@ from hftransfer.evaluation.comparison import compare
 from hftransfer.evaluation.intervals import Measured, wilson
 from hftransfer.evaluation.metrics import compute_metrics
 from hftransfer.evaluation.resampling import over_repeats, spread
+from hftransfer.modalities import kind_of
 from hftransfer.pipeline import repeats
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.strategies.head import HeadConfig
@@ -160,7 +161,7 @@ def test_cross_validation_is_the_headline_where_it_is_cheap_and_nobody_gave_a_te
     option, rows, given, expected, tmp_path
 ):
     config = changed(configuration("probe", "text", tmp_path), "evaluation.folds=null", option)
-    assert repeats.folds_of(config, rows, given, "text") == expected
+    assert repeats.folds_of(config, rows, given, kind_of("text")) == expected
 
 
 def test_few_rows_are_offered_folds(tmp_path, caplog):
@@ -168,19 +169,19 @@ def test_few_rows_are_offered_folds(tmp_path, caplog):
     probe, full = (
         changed(configuration(strategy, "text", tmp_path), "evaluation.folds=null") for strategy in ("probe", "full")
     )
-    repeats.offer_folds(full, 60, (), "text")
+    repeats.offer_folds(full, 60, (), kind_of("text"))
     assert (
         "Only 60 labelled rows: evaluation.folds=5 tests the model on every one of them in turn. It costs five"
         in caplog.text
     )
     caplog.clear()
-    repeats.offer_folds(probe, 600, (), "text")
+    repeats.offer_folds(probe, 600, (), kind_of("text"))
     assert "Only 600 labelled rows: evaluation.folds=5 tests" in caplog.text
     caplog.clear()
     for option in ("evaluation.folds=2", "data.train_examples=30", "data.split.file=runs/x"):
-        repeats.offer_folds(changed(full, option), 60, (), "text")
-    repeats.offer_folds(probe, 1000, (), "text")
-    repeats.offer_folds(probe, 60, ("train", "test"), "text")
+        repeats.offer_folds(changed(full, option), 60, (), kind_of("text"))
+    repeats.offer_folds(probe, 1000, (), kind_of("text"))
+    repeats.offer_folds(probe, 60, ("train", "test"), kind_of("text"))
     assert not caplog.text
 
 

@@ -113,16 +113,16 @@ class TestDefaultRates:
     )
     def test_are_lower_for_image_networks_without_batchnorm(self, image_networks, strategy, factor):
         chosen = with_overrides({"data": "d", "model": "m"}, {"strategy.type": strategy}).strategy
-        usual = chosen.defaults("image").learning_rate
-        rate = {name: chosen.defaults_for("image", model).learning_rate for name, model in image_networks.items()}
+        usual = chosen.defaults(kind_of("image")).learning_rate
+        rate = {name: chosen.defaults_for(kind_of("image"), model).learning_rate for name, model in image_networks.items()}
         lower, same = pytest.approx(usual * factor), pytest.approx(usual)
         assert rate == {"vit": lower, "dinov2": lower, "swin": lower, "convnext": lower, "timm-vgg": lower,
                         "resnet": same, "timm-efficientnet": same}  # fmt: skip
 
     def test_of_texts_are_as_the_strategy_says(self, tmp_path):
         model = checkpoint_of("bert", tmp_path).model
-        assert FullStrategy().defaults_for("text", model) == FullStrategy().defaults("text")
-        assert ProbeStrategy().defaults_for("image", model) is None
+        assert FullStrategy().defaults_for(kind_of("text"), model) == FullStrategy().defaults(kind_of("text"))
+        assert ProbeStrategy().defaults_for(kind_of("image"), model) is None
 
     def test_reach_the_training_and_the_log(self, tmp_path, caplog):
         caplog.set_level("INFO")
@@ -296,11 +296,11 @@ def test_every_option_changes_the_weights(plain, option, tmp_path):
     (FullStrategy, "random"), (GradualStrategy, "random"), (FrozenStrategy, "probe"), (LoraStrategy, "probe"),
 ])  # fmt: skip
 def test_the_beginning_of_the_head_is_as_it_was_measured(strategy, image):
-    assert strategy().resolved("text").head_init == "probe"
-    assert strategy().resolved("image").head_init == image
-    assert {strategy().resolved(modality, keep_head=True).head_init for modality in ("text", "image")} == {"random"}
-    assert FullStrategy(head_init="random").resolved("text").head_init == "random"
-    assert FullStrategy(head_init="probe").resolved("image").head_init == "probe"
+    assert strategy().resolved(kind_of("text")).head_init == "probe"
+    assert strategy().resolved(kind_of("image")).head_init == image
+    assert {strategy().resolved(kind_of(modality), keep_head=True).head_init for modality in ("text", "image")} == {"random"}
+    assert FullStrategy(head_init="random").resolved(kind_of("text")).head_init == "random"
+    assert FullStrategy(head_init="probe").resolved(kind_of("image")).head_init == "probe"
 
 
 def test_evaluation_takes_as_many_rows_at_a_time_as_asked_for(tmp_path, monkeypatch):

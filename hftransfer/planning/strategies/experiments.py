@@ -205,7 +205,7 @@ class Experiments:
 
         batch = config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
         examples = int((self._divided(self.folds[0]).frame["split"] == "train").sum())
-        return planned_steps(config.training, config.strategy.defaults(self.data.modality), batch, examples)
+        return planned_steps(config.training, config.strategy.defaults(self.data.kind), batch, examples)
 
     def train(self, config: RunConfig, fold: Fold) -> Trial:
         """Train as a run with this configuration would, choosing the checkpoint on a part of `fold.train`."""
