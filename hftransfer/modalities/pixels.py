@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from hftransfer.core.image_files import KeptImages, open_image, size_of
+from hftransfer.core.image_files import size_of
 from hftransfer.core.mask_files import IGNORED as NO_CLASS
 from hftransfer.core.mask_files import decode_mask, encode_prediction, resized_mask
 from hftransfer.modalities.image import AugmentationConfig, ImageKind, Vision

@@ -46,7 +46,9 @@ def with_decoder(encoder: "PreTrainedModel", task: Task) -> tuple["PreTrainedMod
         raise _refusal(name, "its feature maps have their channels last")
     new = _copied(encoder.timm_model if timm else encoder.base_model, model, name)
     widths = ", ".join(str(each.shape[1]) for each in maps)
-    log.info("UperNet over %s: skip connections from feature maps of %s channels, a new decoder of %d", name, widths, WIDTH)
+    log.info(
+        "UperNet over %s: skip connections from feature maps of %s channels, a new decoder of %d", name, widths, WIDTH
+    )
     return model, new
 
 
@@ -80,7 +82,11 @@ def _own_backbone(config: "PreTrainedConfig") -> "PreTrainedConfig":
     settings = {key: value for key, value in config.to_dict().items() if key not in ("out_features", "out_indices")}
     found = AutoConfig.for_model(settings.pop("model_type"), **settings)
     names = found.stage_names[1:]
-    chosen = names[-STAGES:] if len(names) <= STAGES + 1 else names[len(names) % STAGES + len(names) // STAGES - 1 :: len(names) // STAGES]
+    chosen = (
+        names[-STAGES:]
+        if len(names) <= STAGES + 1
+        else names[len(names) % STAGES + len(names) // STAGES - 1 :: len(names) // STAGES]
+    )
     found.out_features = chosen[-STAGES:]
     return found
 

@@ -86,9 +86,7 @@ def _output_layers(model: "PreTrainedModel") -> dict[str, nn.Linear]:
     size, pixels = model.config.num_labels, _reads_pixels(model)
     # Of a head that peft wraps, the copy that trains comes last and stands for both.
     found = {
-        plain_name(name): (name, module)
-        for name, module in model.named_modules()
-        if _width(module, pixels) == size
+        plain_name(name): (name, module) for name, module in model.named_modules() if _width(module, pixels) == size
     }
     if len(found) > 1:
         growing = _grow_with_labels(model) & found.keys() or {list(found)[-1]}

@@ -212,7 +212,9 @@ def _cross_validated(config: RunConfig, once: Once) -> dict[str, Any]:
     targets = task.encode_all([list(x) if isinstance(x, np.ndarray) else x for x in rows["label"]])
     groups = None if rows["group"].isna().all() else rows["group"].fillna(rows["id"]).to_numpy()
     folds = divisions(task, targets, groups, config.evaluation.folds, config.evaluation.repeats or 1, config.seed)
-    fits_validation = config.strategy.defaults(kind_of(record.modality).for_task(task)) is None  # of a head: only trainings choose a step on it
+    fits_validation = (
+        config.strategy.defaults(kind_of(record.modality).for_task(task)) is None
+    )  # of a head: only trainings choose a step on it
     scores, trained_on = [], []
     for number, (train, held_out) in enumerate(folds, start=1):
         log.info("Fold %d of %d", number, len(folds))

@@ -120,7 +120,9 @@ class Strategy(Settings):
         Raises `UserError` where a head is to be solved that has no closed solution.
         """
         if self.head_init == "probe" and not kind.solves_head:
-            raise UserError(f"strategy.head_init=probe: the head for {kind.plural} is a decoder, which is trained. Leave it out.")
+            raise UserError(
+                f"strategy.head_init=probe: the head for {kind.plural} is a decoder, which is trained. Leave it out."
+            )
         if self.head_init != "auto":
             return self
         chosen = "random" if keep_head or self.type in kind.random_first or not kind.solves_head else "probe"

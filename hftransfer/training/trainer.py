@@ -36,8 +36,8 @@ from hftransfer.training.callbacks import (
     StopCallback,
 )
 from hftransfer.training.checkpointing import STATE, Snapshot, complete_best, keep_tracks, last_complete
-from hftransfer.training.pixel_metrics import PixelMetrics
 from hftransfer.training.examples import APART, Collator, Examples, Rows, joined, training_order
+from hftransfer.training.pixel_metrics import PixelMetrics
 
 log = logging.getLogger(__name__)
 
@@ -219,7 +219,8 @@ def _trainer(
         eval_dataset=Rows(examples, validation, training=False),
         data_collator=Collator(examples, setup.seed),
         compute_loss_func=Loss(examples.task, config.label_smoothing_factor),
-        compute_metrics=PixelMetrics(examples.task) if examples.task.by_pixel
+        compute_metrics=PixelMetrics(examples.task)
+        if examples.task.by_pixel
         else _metrics(examples.task, arguments.metric_for_best_model, seen),
         callbacks=[*_callbacks(plan, config), *averaging, StopCallback(stop, compute_config)],
     )

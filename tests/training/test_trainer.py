@@ -114,7 +114,9 @@ class TestDefaultRates:
     def test_are_lower_for_image_networks_without_batchnorm(self, image_networks, strategy, factor):
         chosen = with_overrides({"data": "d", "model": "m"}, {"strategy.type": strategy}).strategy
         usual = chosen.defaults(kind_of("image")).learning_rate
-        rate = {name: chosen.defaults_for(kind_of("image"), model).learning_rate for name, model in image_networks.items()}
+        rate = {
+            name: chosen.defaults_for(kind_of("image"), model).learning_rate for name, model in image_networks.items()
+        }
         lower, same = pytest.approx(usual * factor), pytest.approx(usual)
         assert rate == {"vit": lower, "dinov2": lower, "swin": lower, "convnext": lower, "timm-vgg": lower,
                         "resnet": same, "timm-efficientnet": same}  # fmt: skip
@@ -298,7 +300,9 @@ def test_every_option_changes_the_weights(plain, option, tmp_path):
 def test_the_beginning_of_the_head_is_as_it_was_measured(strategy, image):
     assert strategy().resolved(kind_of("text")).head_init == "probe"
     assert strategy().resolved(kind_of("image")).head_init == image
-    assert {strategy().resolved(kind_of(modality), keep_head=True).head_init for modality in ("text", "image")} == {"random"}
+    assert {strategy().resolved(kind_of(modality), keep_head=True).head_init for modality in ("text", "image")} == {
+        "random"
+    }
     assert FullStrategy(head_init="random").resolved(kind_of("text")).head_init == "random"
     assert FullStrategy(head_init="probe").resolved(kind_of("image")).head_init == "probe"
 
