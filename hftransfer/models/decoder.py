@@ -53,8 +53,9 @@ def with_decoder(encoder: "PreTrainedModel", task: Task) -> tuple["PreTrainedMod
 
 
 def _refusal(name: str, reason: str) -> UserError:
+    why = reason.strip().split("\n")[0].rstrip(".")[:200]
     return UserError(
-        f"{name} gives no feature maps for a decoder ({reason.splitlines()[0].rstrip('.')[:200]}). Take a checkpoint that does, such "
+        f"{name} gives no feature maps for a decoder ({why}). Take a checkpoint that does, such "
         "as starter/efficientnet-lite0, microsoft/resnet-50, facebook/convnextv2-tiny-1k-224, facebook/dinov2-small, or a "
         "SegFormer checkpoint."
     )
