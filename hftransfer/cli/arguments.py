@@ -29,6 +29,13 @@ Details = Annotated[
     bool,
     typer.Option("-v", "--verbose", callback=_show_details, help="show everything that is logged"),
 ]
+NumberOfShards = Annotated[
+    int | None, typer.Option(min=1, help="divide the inputs into so many Parquet files in the folder --output")
+]
+Shard = Annotated[
+    int | None,
+    typer.Option(min=0, help="which one, from 0; default: the share of this torchrun rank or task of a Slurm array"),
+]
 RunFolder = Annotated[str, typer.Argument(help="a run folder, such as runs/pets-probe")]
 
 
@@ -69,3 +76,9 @@ def _where_and_overrides(data_or_config: str | None, overrides: list[str]) -> tu
 def is_yaml(where: str | None) -> bool:
     """Return whether the first argument names a configuration."""
     return bool(where) and where.endswith((".yaml", ".yml"))
+
+
+def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise `UserError` for a value that is none of the choices of an option."""
+    if value not in choices:
+        raise UserError(f"{option} {value}: expected one of {', '.join(choices)}.")

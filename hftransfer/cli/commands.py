@@ -10,8 +10,20 @@ from typing import Annotated
 import typer
 
 from hftransfer.cli import planning
-from hftransfer.cli.arguments import DataOrConfig, Details, Json, Overrides, RunFolder, is_yaml, read_config
+from hftransfer.cli.arguments import (
+    DataOrConfig,
+    Details,
+    Json,
+    NumberOfShards,
+    Overrides,
+    RunFolder,
+    Shard,
+    check_choice,
+    is_yaml,
+    read_config,
+)
 from hftransfer.cli.tables import (
+    WRITERS,
     as_store_table,
     check_table_name,
     show_evaluation,
@@ -149,16 +161,27 @@ def predict(
             help="files, folders, globs, a table, texts (behind -- where one begins with -), or - for standard input"
         ),
     ],
-    output: Annotated[Path | None, typer.Option(help="write a CSV, JSON or Parquet file in place of a table")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="write a CSV, JSON or Parquet file in place of a table; with --shards a folder")
+    ] = None,
     column: Annotated[list[str] | None, typer.Option(help="input column(s) of a table")] = None,
     views: Annotated[int, typer.Option(min=0, help="average this many augmented views of each image")] = 0,
     explain: Annotated[
         Path | None, typer.Option(help="folder to write heat maps, or weights of words or moments, into")
     ] = None,
+    shards: NumberOfShards = None,
+    shard: Shard = None,
     as_json: Json = False,
     verbose: Details = False,
 ) -> None:
     """Predict labels or values for new inputs."""
+    if shards is not None:
+        from hftransfer.prediction.sharded import predict as predict_shards
+
+        _check_shards(output, explain, as_json)
+        return predict_shards(run, inputs, output, shards, shard, column, views)
+    if shard is not None:
+        raise UserError("--shard names one of several shards: say how many with --shards.")
     check_table_name(output)
     from hftransfer.prediction.predictor import load
 
@@ -184,6 +207,43 @@ def predict(
     if "error" in table:
         print(f"{table['error'].notna().sum()} of {len(table)} inputs could not be read: see `error`.", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _check_shards(output: Path | None, explain: Path | None, as_json: bool) -> None:
+    if output is None or output.suffix in WRITERS:
+        raise UserError("--shards writes one Parquet file for each shard into a folder: name it with --output.")
+    if explain is not None or as_json:
+        raise UserError("--explain and --json do not go with --shards: leave them out.")
+
+
+@app.command()
+def embed(
+    data: Annotated[str, typer.Argument(help="a folder, glob or table of inputs, or - for standard input")],
+    output: Annotated[Path, typer.Option(help="folder to write one Parquet file for each shard into")],
+    overrides: Overrides = None,
+    model: Annotated[
+        str | None, typer.Option(help="a checkpoint: Hub id, folder, timm architecture, starter/…")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="a run folder: what its last layer reads")] = None,
+    shards: NumberOfShards = None,
+    shard: Shard = None,
+    column: Annotated[list[str] | None, typer.Option(help="input column(s) of a table")] = None,
+    layer: Annotated[int | None, typer.Option(min=1, help="block of --model to read; default: the last")] = None,
+    pooling: Annotated[str, typer.Option(help="head (as the checkpoint's head), mean (of tokens) or auto")] = "auto",
+    numbers: Annotated[str, typer.Option(help="float32 or float16")] = "float32",
+    batch_size: Annotated[int, typer.Option(min=1, help="inputs that pass through the network at once")] = 32,
+    verbose: Details = False,
+) -> None:
+    """Write the features of inputs, one file for each shard, by any number of workers in any order."""
+    from hftransfer.config import parse_overrides, with_overrides
+
+    check_choice("--pooling", pooling, ("auto", "head", "mean"))
+    check_choice("--numbers", numbers, ("float32", "float16"))
+    values = with_overrides({"data": {}}, parse_overrides(overrides or []) | ({"model.name": model} if model else {}))
+    from hftransfer.prediction.sharded import embed as embed_shards
+
+    named = values.model if model else None
+    embed_shards(data, output, named, run, shards, shard, column, layer, pooling, numbers, batch_size)
 
 
 @app.command()

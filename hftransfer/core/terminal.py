@@ -38,7 +38,7 @@ _SIGNS |= {127: "\u2421"} | dict.fromkeys(range(128, 160), "\ufffd")
 # Whose information is shown by default: the summary of a run, and what the other commands are waited for. The rest takes -v.
 TOLD = (
     "hftransfer.pipeline.summary", "hftransfer.planning", "hftransfer.publish", "hftransfer.apps",
-    "hftransfer.doctor.repair",
+    "hftransfer.doctor.repair", "hftransfer.prediction.shards",
 )  # fmt: skip
 
 

@@ -19,12 +19,16 @@ from hftransfer.data.columns import as_written, is_called_label
 from hftransfer.data.values import is_missing, without_point
 from hftransfer.features.passes import ComputeConfig, predict_logits
 from hftransfer.modalities import AugmentationConfig, Modality, ModalityKind, first_kind
+from hftransfer.models.heads import final_linear
+from hftransfer.prediction.readable import answered, faults
 from hftransfer.prediction.reliability import Reliability, answers
 from hftransfer.runs import folder as run_folder
 from hftransfer.runs.predictions import prediction_table
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.runtime import devices
+from hftransfer.runtime.launch import World
 from hftransfer.tasks import TASKS, Regression, SingleLabel, Task
+from hftransfer.tasks.tokens import ragged
 
 log = logging.getLogger(__name__)
 
@@ -120,34 +124,28 @@ class Predictor:
         An input that cannot be read has no answer: its reason stands in the column `error`, which is there only then.
         Raises `UserError` where no input can be read.
         """
-        if not self.modality.kind.files:  # nothing has to be decoded to find faults
-            return self._table(frame, self.errors(frame), views)
-        try:  # most inputs can be read: they are decoded once
-            return self._table(frame, pd.Series(None, index=frame.index, dtype=object), views)
-        except UnreadableInput:
-            errors = self.errors(frame)
-            if errors.isna().all():  # it was lost in between
-                raise
-            return self._table(frame, errors, views)
-
-    def _table(self, frame: pd.DataFrame, errors: pd.Series, views: int) -> pd.DataFrame:
-        good = errors.isna().to_numpy()
-        if not good.any():
+        table = answered(self.modality.kind, frame, lambda rows: self.answers(rows, views))
+        if "error" in table and table["error"].notna().all():
             raise UserError(
-                f"None of the {len(frame)} inputs can be read. The first: {frame['id'].iloc[0]}: {errors.iloc[0]}."
+                f"None of the {len(frame)} inputs can be read. The first: {frame['id'].iloc[0]}: {table['error'].iloc[0]}."
             )
-        table = self._answers(frame[good].reset_index(drop=True), views)
-        if good.all():
-            return table
-        table = table.set_axis(np.flatnonzero(good)).reindex(range(len(frame)))
-        return table.assign(id=frame["id"].tolist(), error=errors.tolist())
+        return table
+
+    def example_table(self) -> pd.DataFrame:
+        """Return the answer to one invented row: the columns and types that `table` gives, whatever can be read."""
+        if self.task.by_word:
+            logits = ragged([np.eye(1, self.task.head_size, 1)])
+            return prediction_table(["a"], self.task, logits, (["a"], [np.array([[0, 1]])]))
+        features = np.zeros((1, final_linear(self.model).in_features), np.float32)
+        logits = np.ones((1, self.task.head_size), np.float32)  # so that labels apply, where several can
+        return self._with_limits(["a"], logits, features)
 
     def errors(self, frame: pd.DataFrame) -> pd.Series:
         """Why each row of `frame` cannot be read; None for those that can."""
-        inspections = self.modality.kind.inspect(frame)
-        return pd.Series([inspection.fault for inspection in inspections], index=frame.index, dtype=object)
+        return faults(self.modality.kind, frame)
 
-    def _answers(self, frame: pd.DataFrame, views: int) -> pd.DataFrame:
+    def answers(self, frame: pd.DataFrame, views: int = 0) -> pd.DataFrame:
+        """Return what `table` does, of rows that can all be read. Raises `UnreadableInput`."""
         if self.task.by_word:
             if views:
                 raise UserError("Augmented views exist for images; texts are read once: leave --views out.")
@@ -156,7 +154,10 @@ class Predictor:
         logits, features = self.read(frame)
         if views:
             logits = self.logits(frame, views)
-        table = prediction_table(frame["id"].tolist(), self.task, logits)
+        return self._with_limits(frame["id"].tolist(), logits, features)
+
+    def _with_limits(self, ids: list[str], logits: np.ndarray, features: np.ndarray) -> pd.DataFrame:
+        table = prediction_table(ids, self.task, logits)
         if self.reliability is None:
             return table
         limits = self.reliability.columns(self.task, logits, features)
@@ -174,12 +175,17 @@ def _answers(predictions: Sequence[str | list[str]], unknown: Sequence[bool]) ->
 
 
 def load(
-    path: str | Path, use_cpu: bool = False, batch_size: int = 16, trust_remote_code: bool | None = None
+    path: str | Path,
+    use_cpu: bool = False,
+    batch_size: int = 16,
+    trust_remote_code: bool | None = None,
+    world: World = World(),
 ) -> Predictor:
     """Load the model of a run folder, or of a model folder in the layout of transformers.
 
-    `trust_remote_code` lets Python code of the folder run; None allows what the run's own configuration allowed. Raises
-    `UserError` for a folder without a model, and for code that is not allowed.
+    `trust_remote_code` lets Python code of the folder run; None allows what the run's own configuration allowed. `world`
+    chooses the accelerator of one process among several, which answer apart. Raises `UserError` for a folder without a
+    model, and for code that is not allowed.
     """
     from transformers import AutoConfig
 
@@ -187,7 +193,7 @@ def load(
 
     folder = model_folder(path)
     remote = RecordedRun(Path(path)).runs_own_code if trust_remote_code is None else trust_remote_code
-    device = devices.choose_device(use_cpu=use_cpu)
+    device = devices.choose_device(world, use_cpu)
     with quiet_transformers(), _refusing_own_code(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
         # The keys of id2label are read in the order of the file, where 10 may stand before 2.
@@ -196,7 +202,7 @@ def load(
         processor = kind.auto_processor.from_pretrained(folder, trust_remote_code=remote)
         model = kind.auto_class.from_pretrained(folder, dtype=torch.float32, trust_remote_code=remote)
     model = model.to(device).eval()
-    workers = devices.thread_plan(device).workers
+    workers = devices.thread_plan(device, world).workers
     modality = kind.bind(processor, AugmentationConfig(level="light"))
     compute_config = ComputeConfig(device, workers=workers, batch_size=batch_size)
     columns = tuple(RecordedRun(Path(path)).columns.get("input", ()))

@@ -110,8 +110,8 @@ def launched_world() -> World:
     world = World(
         process_rank(),
         max(size, 1),
-        _first_number("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", default=0),
-        _first_number("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", default=max(size, 1)),
+        first_number("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", default=0),
+        first_number("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", default=max(size, 1)),
     )
     logger.info("Process %d of %d", world.rank + 1, world.size)
     return world
@@ -119,13 +119,14 @@ def launched_world() -> World:
 
 def process_count() -> int:
     """Return how many processes were launched together; 0 without a launcher."""
-    return _first_number("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", default=0)
+    return first_number("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", default=0)
 
 
 def process_rank() -> int:
     """Return the number of this process among those that were launched together."""
-    return _first_number("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", default=0)
+    return first_number("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", default=0)
 
 
-def _first_number(*names: str, default: int) -> int:
+def first_number(*names: str, default: int) -> int:
+    """Return the first of the environment's variables `names` that holds a whole number, else `default`."""
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), default)
