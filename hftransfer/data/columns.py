@@ -85,7 +85,11 @@ def find_columns(source: Source, config: DataConfig, first: Columns | None = Non
     """
     frame = next(iter(source.parts.values()))
     named_input = tuple(as_written(name, frame) for name in _as_tuple(config.input)) or _present(first, "input", frame)
-    named_label = tuple(as_written(name, frame) for name in _as_tuple(config.label)) or _present(first, "label", frame)
+    named_label = (
+        tuple(as_written(name, frame) for name in _as_tuple(config.label))
+        or _present(first, "label", frame)
+        or source.mask_columns
+    )
     if first is not None and not (named_label and set(named_label) <= set(frame.columns)):
         named_label = () if config.label else _new_label(source, frame, first)
         if not named_label:
@@ -139,6 +143,7 @@ def labelled_parts(source: Source, found: Columns) -> Source:
 def _without_marked(frame: pd.DataFrame, part: str, source: Source, found: Columns) -> pd.DataFrame:
     """Return `frame` without examples whose class index is -1, unless all are: the part is unlabelled then."""
     names = [name for name in found.label if name in source.class_names and name in frame.columns]
+    names = [name for name in names if name not in source.mask_columns]
     marked = frame[names].isin([-1]).any(axis=1)
     if not marked.any() or marked.all():
         return frame

@@ -1,6 +1,6 @@
 """What can be said about the data in a configuration."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -66,6 +66,12 @@ class DataConfig(Settings):
     task: TaskName | None = None
     modality: str | None = None
     separator: str | None = Field(None, min_length=1)
+    mask: str | None = Field(
+        None, description="path of the mask of an image, such as {parent}/../masks/{stem}_mask.png"
+    )
+    classes: str | list[str] | dict[str, Any] | None = Field(
+        None, description="of masks: a file of classes, their names, or the value or colour of each name"
+    )
     on_error: Literal["stop", "skip"] = "stop"
     train_examples: Count | None = None
     split: SplitConfig = SplitConfig()

@@ -19,16 +19,21 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 log = logging.getLogger(__name__)
 
 
-def read_class_folder(root: Path, allow_outside: bool) -> Source:
-    """Files of `root` with the name of their class folder as label; folders named after splits are honoured.
+def walked(root: Path, allow_outside: bool) -> "Tree":
+    """Return what stands below a folder. Raises `UserError` for links that lead outside."""
+    tree = Tree(root, allow_outside)
+    tree.walk(root)
+    tree.choose_kind()
+    return tree
+
+
+def read_class_folder(tree: "Tree") -> Source:
+    """Files of a folder with the name of their class folder as label; folders named after splits are honoured.
 
     They are of the kind (image, recording) that most files of the folder have. Nothing is ever read out of a file name.
     Raises `UserError` for a folder without such files, without class folders, or whose class level is unclear.
     """
-    tree = _Tree(root, allow_outside)
-    tree.walk(root)
-    tree.choose_kind()
-    kind, passed_over = tree.kind, tree.describe_others()
+    root, kind, passed_over = tree.root, tree.kind, tree.describe_others()
     if not tree.inputs:
         nouns = " and no ".join(each.noun for each in reversed(_kinds()))
         raise UserError(
@@ -49,7 +54,7 @@ def read_class_folder(root: Path, allow_outside: bool) -> Source:
 
 
 @dataclass
-class _Tree:
+class Tree:
     """What stands below `root`, as posix paths relative to it. Hidden entries and run folders are left out."""
 
     root: Path

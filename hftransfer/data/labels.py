@@ -10,8 +10,9 @@ import pandas as pd
 
 from hftransfer.core.errors import UserError
 from hftransfer.data.entities import are_entities
+from hftransfer.data.masks import are_masks
 from hftransfer.data.values import is_missing, number, without_point
-from hftransfer.tasks import MultiLabel, Regression, SingleLabel, Task, Tokens
+from hftransfer.tasks import Masks, MultiLabel, Regression, SingleLabel, Task, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ def read_labels(
     column = values.iloc[:, 0].astype(object)
     if are_entities(column) or (wanted is not None and wanted.by_word):
         return _entities(column, wanted)
+    if are_masks(column) or (wanted is not None and wanted.by_pixel):
+        return _masks(column, wanted, declared)
     if declared is not None and (wanted is None or wanted.has_classes):
         return _declared(column, declared, wanted)
     column = _without_thousands(_without_nan(column), wanted, separator)
@@ -85,6 +88,22 @@ def _entities(column: pd.Series, wanted: type[Task] | None) -> tuple[Task, pd.Se
     if wanted is None:
         log.info("Column %r holds entities in texts: token classification.", column.name)
     return kind(tuple(types)), column
+
+
+def _masks(column: pd.Series, wanted: type[Task] | None, declared: list[str] | None) -> tuple[Task, pd.Series]:
+    """Return the task of a column of masks, and the column. Raises `UserError` where there are no masks, or for another task."""
+    kind = wanted or Masks
+    if not kind.by_pixel:
+        raise UserError(f"The column {column.name!r} holds masks, which data.task={kind.type} does not take.")
+    if declared is None or not are_masks(column):
+        raise UserError(
+            f"data.task={kind.type} needs a mask for each image; the column {column.name!r} holds none, such as "
+            f"{next(iter(column), None)!r}. Expected images/ beside masks/ with the same names, a table with paths of both, "
+            "or COCO JSON."
+        )
+    if wanted is None:
+        log.info("Column %r holds masks: semantic segmentation.", column.name)
+    return kind(tuple(declared)), column
 
 
 def _without_nan(column: pd.Series) -> pd.Series:

@@ -13,13 +13,14 @@ from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.core.wording import describe
 from hftransfer.data.config import AUTOMATIC, DataConfig, SplitConfig
 from hftransfer.data.groups import join_copies, leak_groups, links
+from hftransfer.data.masks import fitted
 from hftransfer.data.patch import Patch, without_known
 from hftransfer.data.read import read_rows
 from hftransfer.data.sources import CLASS_FOLDER, SPLITS
 from hftransfer.data.splits import assign_splits, read_split_file, single_examples, take_examples
-from hftransfer.data.values import is_missing
+from hftransfer.data.values import Fault, is_missing
 from hftransfer.modalities import ModalityKind, kind_of
-from hftransfer.modalities.inspection import Inspection
+from hftransfer.modalities.inspection import Inspection, digest
 from hftransfer.tasks import Task
 
 if TYPE_CHECKING:
@@ -34,11 +35,11 @@ class LabelledData:
 
     `frame` has one row per example: `id` (unique; stays when rows are added), `split`, `group` (or None), `input`
     (text, or path or encoded bytes of an image), `input_pair` (only for text pairs), `label` (a name, a list of names,
-    a float or a list of floats) and `digest` (content hash of the input). `skipped` names the rows that were left out
-    and why; `inspections` holds, row by row, what the one look at each input showed; `patch` is what `config.patch` did; `given`
-    names the parts that the data came divided into: the others were cut here. `columns` are those that `input` and
-    `label` were read from, where there are any. `links` are pairs of examples that belong together, by the reason why
-    (`groups.links`), None where they were not searched.
+    a float, a list of floats, entities, or the bytes of a mask) and `digest` (content hash of the input). `skipped` names the
+    rows that were left out and why; `inspections` holds, row by row, what the one look at each input showed; `patch` is what
+    `config.patch` did; `given` names the parts that the data came divided into: the others were cut here. `columns` are those
+    that `input` and `label` were read from, where there are any. `links` are pairs of examples that belong together, by the
+    reason why (`groups.links`), None where they were not searched.
     """
 
     frame: pd.DataFrame
@@ -86,9 +87,12 @@ def load_data(
         task.require("data.patch")
     patch = Patch.read(config.patch) if config.patch else None
     rows = _without_unlabelled_parts(read.frame)
-    rows = _leave_out(rows, rows["label"].map(_missing_label), config, skipped)
+    rows = _leave_out(rows, rows["label"].map(_label_fault), config, skipped)
     rows = _leave_out(rows, single_examples(rows, task, config.split), config, skipped)
     rows = _looked_at(rows, read.modality, config, skipped)
+    if task.by_pixel:
+        rows = fitted(rows)
+        rows = _leave_out(rows, rows["label"].map(_label_fault), config, skipped)
     rows["group"], found = _groups(rows, read.modality, config.split)
     rows["place"] = places = list(range(len(rows)))
     if patch and config.split.file:
@@ -160,7 +164,9 @@ def _without_unlabelled_parts(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def _missing_label(label: Any) -> str | None:
+def _label_fault(label: Any) -> str | None:
+    if isinstance(label, Fault):
+        return label.reason
     return "the label is missing" if is_missing(label) else None
 
 
@@ -193,6 +199,8 @@ def _subsample(rows: pd.DataFrame, task: Task, config: DataConfig) -> pd.DataFra
 
 
 def _labels_unknown_to_train(rows: pd.DataFrame, task: Task) -> pd.Series:
+    if task.by_pixel:  # a mask teaches its other classes
+        return pd.Series(None, index=rows.index, dtype=object)
     known = set(_present(rows, task))
 
     def fault(label: Any) -> str | None:
@@ -203,10 +211,10 @@ def _labels_unknown_to_train(rows: pd.DataFrame, task: Task) -> pd.Series:
 
 
 def _present(rows: pd.DataFrame, task: Task) -> tuple[str, ...]:
-    """Return the names of the task that occur in the training part, in order."""
+    """Return the names of the task that occur in the training part, in order; all where masks hold their numbers."""
     labels = rows["label"][rows["split"] == "train"]
     present = {name for label in labels for name in task.label_names(label)}
-    return task.names if not task.has_classes else tuple(name for name in task.names if name in present)
+    return task.names if not task.has_classes or task.by_pixel else tuple(n for n in task.names if n in present)
 
 
 def _labelled(
@@ -234,7 +242,7 @@ def _labelled(
 def _fingerprint(frame: pd.DataFrame) -> str:
     """Return a hash of ids, input content and labels that does not depend on the order of the rows."""
     lines = sorted(
-        json.dumps([id_, hashed, label])
+        json.dumps([id_, hashed, digest(label) if isinstance(label, bytes) else label])
         for id_, hashed, label in zip(frame["id"], frame["digest"], frame["label"], strict=True)
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -11,6 +11,7 @@ from hftransfer.data.columns import Columns, find_columns, labelled_parts, with_
 from hftransfer.data.config import DataConfig
 from hftransfer.data.entities import with_entities
 from hftransfer.data.labels import natural_order, read_labels
+from hftransfer.data.masks import with_masks
 from hftransfer.data.readers import from_python, read_source
 from hftransfer.data.rows import by_split_column, gather
 from hftransfer.data.sources import CLASS_FOLDER, SPLITS, Source
@@ -46,6 +47,7 @@ class Read:
 def read_rows(config: DataConfig, dataset: Union["datasets.Dataset", "datasets.DatasetDict", None] = None) -> Read:
     """Read all that `config` names, find the roles of its columns and the task. Raises `UserError`."""
     sources = [with_entities(source, _one(config.label), _one(config.input)) for source in _sources(config, dataset)]
+    sources = with_masks(sources, config)
     sources = _with_same_names(sources)
     first = find_columns(sources[0], config)
     columns = [first, *(find_columns(source, config, first) for source in sources[1:])]
@@ -80,7 +82,9 @@ def _sources(config: DataConfig, dataset: Any) -> list[Source]:
     if (config.train is None) == (dataset is None):
         both = "both were given" if dataset is not None else "neither was given"
         raise UserError(f"Say where the data is with data.train, or give a dataset from Python; {both}.")
-    train = read_source(config.train, config.allow_outside) if dataset is None else from_python(dataset)
+    masks = config.task is None or task_kind(config.task).by_pixel
+    how = (config.allow_outside, masks, config.mask)
+    train = read_source(config.train, *how) if dataset is None else from_python(dataset)
     train = by_split_column(train, config.label)
     others = {split: reference for split in SPLITS[1:] if (reference := getattr(config, split)) is not None}
     replaced = [split for split in others if split in train.parts]
@@ -91,7 +95,7 @@ def _sources(config: DataConfig, dataset: Any) -> list[Source]:
         raise UserError(f"{train.name} has no training part, only {', '.join(train.parts)}.")
     if others and "all" in train.parts:
         train = train.only("train")
-    read = {split: read_source(reference, config.allow_outside) for split, reference in others.items()}
+    read = {split: read_source(reference, *how) for split, reference in others.items()}
     return [train, *(by_split_column(source, config.label).only(split) for split, source in read.items())]
 
 
@@ -111,7 +115,7 @@ def _label_values(sources: list[Source], columns: list[Columns]) -> pd.DataFrame
     frames = []
     for source, found in zip(sources, columns, strict=True):
         frame = pd.concat(source.parts.values())[list(found.label)].astype(object)
-        for name in set(found.label) & set(source.class_names):
+        for name in (set(found.label) & set(source.class_names)) - set(source.mask_columns):
             frame[name] = _declared_names(frame[name], source.class_names[name])
         frames.append(frame.set_axis(columns[0].label, axis=1))
     return pd.concat(frames, ignore_index=True)

@@ -7,15 +7,18 @@ import pandas as pd
 
 from hftransfer.core import starter
 from hftransfer.core.errors import UserError
-from hftransfer.data import folders, hub, tables
+from hftransfer.data import coco, folders, hub, mask_folders, tables
 from hftransfer.data.sources import Source, missing
 
 if TYPE_CHECKING:
     import datasets
 
 
-def read_source(reference: str, allow_outside: bool = False) -> Source:
-    """Return the rows behind `reference`; raises `UserError` where there is nothing there or nothing that can be read."""
+def read_source(reference: str, allow_outside: bool = False, masks: bool = True, mask: str | None = None) -> Source:
+    """Return the rows behind `reference`; raises `UserError` where there is nothing there or nothing that can be read.
+
+    `masks` says whether folders of images with masks are read as such; `mask` is the template of their paths.
+    """
     if reference.startswith(hub.PREFIX):
         return hub.read_hub(reference.removeprefix(hub.PREFIX))
     path = starter.load(reference) if reference.startswith("starter/") else Path(reference).expanduser()
@@ -23,13 +26,20 @@ def read_source(reference: str, allow_outside: bool = False) -> Source:
         if path.is_dir():
             if hub.is_saved_dataset(path):
                 return hub.read_saved(path)
-            return tables.read_split_tables(path) or folders.read_class_folder(path, allow_outside)
+            return tables.read_split_tables(path) or _read_folder(path, allow_outside, masks, mask)
         if path.exists() or tables.is_table(path):
-            return tables.read_table_source(path)
+            return (masks and coco.read_coco_file(path)) or tables.read_table_source(path)
     except PermissionError as error:
         raise UserError(f"No permission to read {error.filename or path}.") from error
     named = f" A data set on the Hub is named {hub.PREFIX}{reference}." if hub.looks_like_hub_id(reference) else ""
     raise UserError(missing(path) + named)
+
+
+def _read_folder(path: Path, allow_outside: bool, masks: bool, mask: str | None) -> Source:
+    if masks and mask is None and (drawn := coco.read_coco_folder(path)):
+        return drawn
+    tree = folders.walked(path, allow_outside)
+    return (masks and mask_folders.read_mask_folder(tree, mask)) or folders.read_class_folder(tree)
 
 
 def from_python(dataset: Union["datasets.Dataset", "datasets.DatasetDict"]) -> Source:

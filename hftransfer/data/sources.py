@@ -12,6 +12,7 @@ from hftransfer.modalities import MODALITIES
 log = logging.getLogger(__name__)
 
 CLASS_FOLDER = "class folder"  # the kind of a source: one sub-folder of files per class
+MASK = "Mask"  # the declared type of a column of masks
 SPLITS = ("train", "validation", "test")
 SPLIT_WORDS = {
     "train": "train", "training": "train",
@@ -24,13 +25,27 @@ SPLIT_WORDS = {
 
 
 @dataclass(frozen=True)
+class MaskFacts:
+    """What reading masks showed: 0 and 255 read as one class (`binary`), with values between (`between`, in the masks).
+
+    `unnamed` are pixels of values or colours without a class, `overlap` those that two annotations claim.
+    """
+
+    binary: bool = False
+    between: int = 0
+    unnamed: dict[str, int] = field(default_factory=dict)
+    overlap: int = 0
+
+
+@dataclass(frozen=True)
 class Source:
     """Rows as they stand in the user's data, before it is decided what the columns mean.
 
     `parts` maps a split, or "all" where the data is not divided, to its rows. `root` is the folder that relative
     paths of files stand against, None where there is none. `class_names` holds the names a `datasets` feature declares
-    for the integers of a column; `declared` the feature type ("Image") of columns that declare their kind of input. Of
-    a class folder, `passed_over` are the files that are no inputs and `empty` the folders without any.
+    for the integers of a column; `declared` the feature type ("Image") of columns that declare their kind of input, "Mask" of
+    those of masks, and `masks` what reading these showed. Of a class folder, `passed_over` are the files that are no inputs
+    and `empty` the folders without any.
     """
 
     name: str
@@ -41,6 +56,12 @@ class Source:
     declared: dict[str, str] = field(default_factory=dict)
     passed_over: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
+    masks: MaskFacts | None = None
+
+    @property
+    def mask_columns(self) -> tuple[str, ...]:
+        """The column of masks, if there is one."""
+        return tuple(name for name, feature in self.declared.items() if feature == MASK)
 
     def only(self, split: str) -> "Source":
         """Return this source as the user names it for one split: that part of it, or all of it where it is not divided."""

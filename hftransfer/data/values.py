@@ -1,10 +1,19 @@
 """Single values of a table: missing or not, a number or not."""
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Stand in place of a label that cannot be used, and say why."""
+
+    reason: str
+
 
 LARGEST = 1e100  # of a number: the sum of squares of many stays finite
 

@@ -122,12 +122,12 @@ def test_class_folders_that_are_numbers_are_classes_in_the_order_of_numbers(tmp_
 
 
 def test_unclear_class_level_names_both_readings(tmp_path):
-    picture_folder(tmp_path / "images")
-    picture_folder(tmp_path / "masks")
+    picture_folder(tmp_path / "cut")
+    picture_folder(tmp_path / "raw")
     write(tmp_path / "labels.csv", "path,label\n")
     message = fails("It is unclear which folders", train=str(tmp_path))
-    assert "are the classes: images, masks, or one level below cat, dog." in message
-    assert f"data.train={tmp_path}/images or data.train={tmp_path}/masks" in message
+    assert "are the classes: cut, raw, or one level below cat, dog." in message
+    assert f"data.train={tmp_path}/cut or data.train={tmp_path}/raw" in message
     assert f"name it: {tmp_path}/labels.csv" in message
 
 
