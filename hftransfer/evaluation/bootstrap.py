@@ -14,6 +14,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm, rankdata
 
 from hftransfer.evaluation.entities import Counts, entity_statistics
+from hftransfer.evaluation.masks import mask_statistics, statistics_of
 from hftransfer.evaluation.metrics import row_losses
 from hftransfer.tasks import Task
 
@@ -55,6 +56,8 @@ def statistics(task: Task, targets: np.ndarray, scores: np.ndarray) -> Statistic
     """Return the task's metrics as a function of weights (R, N) that returns, by name, their values (R,)."""
     if task.by_word:
         return entity_statistics(Counts.of(task, targets, scores))
+    if task.by_pixel:
+        return mask_statistics(statistics_of(targets, scores, len(task.names)))
     make = _single_label if task.exclusive else _multi_label if task.has_classes else _regression
     return make(task, np.asarray(targets), np.asarray(scores, dtype=np.float64))
 

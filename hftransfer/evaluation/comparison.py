@@ -20,6 +20,7 @@ from hftransfer.core.wording import describe, percent
 from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.intervals import Draws, Measured, measure
 from hftransfer.evaluation.kinds import higher_is_better
+from hftransfer.evaluation.masks import statistics_of
 from hftransfer.runs.reader import Part, RecordedRun, open_all
 from hftransfer.tasks import Task
 
@@ -263,6 +264,9 @@ class _Pairs:
         """Which rows are answered exactly right; for regression none can be."""
         if not self.task.has_classes:
             return np.zeros(len(part), dtype=bool)
+        if self.task.by_pixel:
+            counts = statistics_of(self.targets, part.scores, len(self.task.names))
+            return counts.hit.sum(1) == counts.present.sum(1)
         if self.task.by_word:
             decided = self.task.decide(part.scores)
             return np.array([np.array_equal(*each) for each in zip(decided, part.targets, strict=True)])

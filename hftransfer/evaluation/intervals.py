@@ -23,6 +23,7 @@ from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.confusion import confusion_intervals
 from hftransfer.evaluation.entities import Counts
 from hftransfer.evaluation.kinds import is_macro, scale_of
+from hftransfer.evaluation.masks import MaskCounts, class_shares, statistics_of
 from hftransfer.evaluation.metrics import MeanLoss, compute_metrics, mean_losses
 from hftransfer.tasks import Regression, Task
 
@@ -82,8 +83,8 @@ def measure(
 
 
 def _arrays(task: Task, targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return targets and scores as arrays: numbers, or one array for each example with several units."""
-    return np.asarray(targets), scores if task.by_word else np.asarray(scores, dtype=np.float64)
+    """Return targets and scores as arrays: numbers, or one array or mask for each example with several units."""
+    return np.asarray(targets), scores if task.by_part else np.asarray(scores, dtype=np.float64)
 
 
 def _direct(draws: "Draws", task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str, tuple[float, float]]:
@@ -92,6 +93,9 @@ def _direct(draws: "Draws", task: Task, targets: np.ndarray, scores: np.ndarray)
         return _direct_of_entities(draws, Counts.of(task, targets, scores)) | {
             name: draws.loss_interval(loss) for name, loss in mean_losses(task, targets, scores).items()
         }
+    if task.by_pixel:
+        counts = statistics_of(targets, scores, len(task.names))
+        return {"pixel_accuracy": draws.share_interval(counts.hit.sum(1), counts.present.sum(1))}
     actual, predicted = _memberships(task, targets) > 0, _memberships(task, task.decide(scores)) > 0
     right, every = (actual == predicted).all(1), np.ones(len(targets))
     shares = {"accuracy": draws.share_interval(right, every), "subset_accuracy": draws.share_interval(right, every)}
@@ -152,6 +156,9 @@ def per_class(
         counts = Counts.of(task, targets, scores)
         return [_of_type(draws, name, *(each[:, kind] for each in (counts.present, counts.found, counts.hit)))
                 for kind, name in enumerate(task.names)]  # fmt: skip
+    if task.by_pixel:
+        counts = statistics_of(targets, scores, len(task.names))
+        return [_of_pixels(draws, name, counts, kind) for kind, name in enumerate(task.names)]
     actual, predicted = _memberships(task, targets) > 0, _memberships(task, task.decide(scores)) > 0
     return [
         {"name": label, "n": int(true.sum())}
@@ -171,6 +178,14 @@ def _of_type(draws: "Draws", name: str, present: np.ndarray, found: np.ndarray, 
         "recall": _measure_share(draws, hit, present),
         "f1": _measure_share(draws, hit, present + found - hit, _f1_of_jaccard),
     }
+
+
+def _of_pixels(draws: "Draws", name: str, counts: MaskCounts, kind: int) -> dict:
+    """Return IoU, Dice, precision and recall of one class over all images; `n` counts the images that have it."""
+    parts = {metric: (hit[:, kind], trials[:, kind]) for metric, (hit, trials) in class_shares(counts).items()}
+    shares = {metric: _measure_share(draws, *pair) for metric, pair in parts.items()}
+    dice = _measure_share(draws, *parts["iou"], _f1_of_jaccard)
+    return {"name": name, "n": int((counts.present[:, kind] > 0).sum()), "dice": dice} | shares
 
 
 def _measure_share(draws: "Draws", hit: np.ndarray, trials: np.ndarray, onto: Callable = float) -> Measured | None:

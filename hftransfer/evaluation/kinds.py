@@ -31,6 +31,10 @@ METRICS = {
     "entity_precision": Kind("share"),
     "entity_recall": Kind("share"),
     "overlap_f1": Kind("share", title="overlap F1"),  # entities that share a word with one of their type
+    "mean_iou": Kind("share", macro=True, title="mean IoU"),  # of masks, over all pixels of a part
+    "mean_dice": Kind("share", macro=True, title="mean Dice"),
+    "pixel_accuracy": Kind("share"),
+    "boundary_iou": Kind("share", macro=True, title="boundary IoU"),  # of the pixels near the outlines of areas
     "r2": Kind("explained", title="R²"),
     "pearson": Kind("correlation", title="Pearson's r"),
     "spearman": Kind("correlation", title="Spearman's ρ"),
@@ -43,6 +47,8 @@ METRICS = {
     "f1": Kind("share", title="F1"),  # of one class, as are precision and recall
     "precision": Kind("share"),
     "recall": Kind("share"),
+    "iou": Kind("share", title="IoU"),
+    "dice": Kind("share", title="Dice"),
 }
 BOUNDED = tuple(name for name, kind in METRICS.items() if kind.scale != "positive")  # at most 1: one axis holds them
 

@@ -13,6 +13,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from hftransfer.evaluation.entities import Counts, entity_metrics
+from hftransfer.evaluation.masks import mask_metrics, statistics_of
 from hftransfer.tasks import Task
 from hftransfer.tasks.tokens import ragged
 
@@ -28,13 +29,15 @@ def compute_metrics(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict
         # An undefined value is answered by NaN, so the warning that says so has no news.
         warnings.simplefilter("ignore", category=UserWarning)
         warnings.simplefilter("ignore", category=stats.ConstantInputWarning)
-        found = _function(task)(task, np.asarray(targets), scores if task.by_word else np.asarray(scores, np.float64))
+        found = _function(task)(task, np.asarray(targets), scores if task.by_part else np.asarray(scores, np.float64))
     return {name: float(value) for name, value in found.items()}
 
 
 def _function(task: Task) -> Callable[..., dict[str, float]]:
     if task.by_word:
         return _entities
+    if task.by_pixel:
+        return _masks
     return _single_label if task.exclusive else _multi_label if task.has_classes else _regression
 
 
@@ -42,6 +45,8 @@ def metric_names(task: Task) -> list[str]:
     """Names of all metrics of the task, as two made-up rows have them."""
     if task.by_word:
         return list(compute_metrics(task, *(ragged([np.zeros(shape, int)] * 2) for shape in (1, (1, task.head_size)))))
+    if task.by_pixel:
+        return list(compute_metrics(task, ragged([]), ragged([])))
     targets = np.arange(2) % task.head_size if task.exclusive else np.zeros((2, task.head_size))
     return list(compute_metrics(task, targets, np.full((2, task.head_size), 1 / task.head_size)))
 
@@ -92,6 +97,10 @@ def _entities(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str, 
     return entity_metrics(Counts.of(task, targets, scores)) | {"log_loss": losses.mean()}
 
 
+def _masks(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    return mask_metrics(statistics_of(targets, scores, len(task.names)))
+
+
 def row_losses(task: Task, targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Each row's negative log-likelihood in nats, (N,); the mean over labels for multi-label.
 
@@ -122,6 +131,8 @@ def mean_losses(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str
 
     The squares of RMSE are divided by the RMSE of their target: their mean is then the RMSE, also that of several targets.
     """
+    if task.by_pixel:
+        return {}  # probabilities of pixels are not kept
     if task.by_word:  # of words; each text has the sum of its own
         sizes = np.array([len(tags) for tags in targets])
         losses = row_losses(task.of_unit, task.units(targets).astype(int), task.units(scores))
