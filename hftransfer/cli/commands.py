@@ -197,6 +197,8 @@ def predict(
         read = table["error"].isna().to_numpy() if "error" in table else slice(None)
         shown = frame[read].reset_index(drop=True)
         write_explanations(explained(predictor, shown), shown["id"].tolist(), explain)
+    if predictor.task.by_pixel:
+        table = _without_masks(table, predictor.task, output)
     if output is not None:
         flat = output.suffix == ".csv"
         write_table(predictor.task.as_rows(table) if flat else table, output, predictor.task.row_noun(flat))
@@ -244,6 +246,18 @@ def embed(
 
     named = values.model if model else None
     embed_shards(data, output, named, run, shards, shard, column, layer, pooling, numbers, batch_size)
+
+
+def _without_masks(table: Any, task: Any, output: Path | None) -> Any:
+    """Return a table of predictions with masks as files beside `output`, or without them where none is written."""
+    from hftransfer.prediction.mask_output import write_masks
+
+    if output is None:
+        return table.drop(columns="mask")
+    folder = output.with_name(f"{output.stem}-masks")
+    table = write_masks(table, task, folder)
+    print(f"{table['mask'].notna().sum()} masks in {folder}")
+    return table
 
 
 @app.command()

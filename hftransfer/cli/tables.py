@@ -51,6 +51,12 @@ def show_predictions(table: Any, task: "Task") -> None:
             error = row.get("error")
             shown.add_row(str(row["id"])[:60], f"error: {error}" if error else task.describe(row["prediction"]))
         return display(shown)
+    if task.by_pixel:
+        shown = Table("image", "area of each class")
+        for row in table.to_dict("records"):
+            areas = ", ".join(f"{name} {row[f'area:{name}']:.1%}" for name in row["prediction"] or ())
+            shown.add_row(str(row["id"])[:60], f"error: {row['error']}" if row.get("error") else areas)
+        return display(shown)
     scores = [column for column in table.columns if column.startswith("score:")]
     shown = Table("input", "prediction", "score")
     for row in table.to_dict("records"):

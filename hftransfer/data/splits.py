@@ -116,7 +116,7 @@ def stratum_counts(labels: pd.Series, task: Task) -> np.ndarray:
     if task.by_pixel:
         return task.one_hot(task.encode_all(list(labels)))
     if task.several:
-        return task.encode_all(list(labels)).astype(np.float64)
+        return task.one_hot(task.encode_all(list(labels)))
     if not task.has_classes:
         first = labels.map(lambda label: label[0] if isinstance(label, list) else label).astype(float)
         stratum = (first.rank(method="first").to_numpy() - 1) * min(REGRESSION_BINS, max(1, len(labels) // 5))

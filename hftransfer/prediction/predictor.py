@@ -64,8 +64,9 @@ class Predictor:
         if views == 0:
             return self._logits(items)
         kind = self.modality.kind
-        if not kind.augments:
-            raise UserError(f"Augmented views exist for images; {kind.plural} are read once: leave --views out.")
+        if not kind.augments or self.task.by_pixel:
+            what = "masks are predicted" if self.task.by_pixel else f"{kind.plural} are read"
+            raise UserError(f"Augmented views exist for classes of images; {what} once: leave --views out.")
         drawn = [
             predict_logits(self.model, self.modality, items, self.compute_config, training=True, seed=view)
             for view in range(views)
@@ -90,7 +91,8 @@ class Predictor:
         """One row per input: id, prediction, and a `score:` and `logit:` column per name.
 
         Of token classification the prediction is a list of entities (start, end, label, text, score), and the others hold a
-        list with one entry for each word, which is from `starts` to `ends`.
+        list with one entry for each word, which is from `starts` to `ends`. Of segmentation the prediction names the
+        classes in an image, largest first, `area:` columns have their shares, and `mask` is a PNG (`core.mask_files`).
 
         A run folder of a classifier adds what the run knows of its limits: the `answer`, which is "none of these" for an
         input that is unknown and else the prediction, and `Reliability.columns` (the prediction `set`, whether the input is
@@ -148,9 +150,11 @@ class Predictor:
         """Return what `table` does, of rows that can all be read. Raises `UnreadableInput`."""
         if self.task.by_word:
             if views:
-                raise UserError("Augmented views exist for images; texts are read once: leave --views out.")
+                raise UserError("Augmented views exist for classes of images; texts are read once: leave --views out.")
             logits, places = self.by_word(frame)
             return prediction_table(frame["id"].tolist(), self.task, logits, (frame["input"].tolist(), places))
+        if self.task.by_pixel:
+            return prediction_table(frame["id"].tolist(), self.task, self.logits(frame, views))
         logits, features = self.read(frame)
         if views:
             logits = self.logits(frame, views)

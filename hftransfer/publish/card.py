@@ -16,6 +16,7 @@ import yaml
 
 from hftransfer.core.files import write_text
 from hftransfer.core.wording import percent
+from hftransfer.evaluation.kinds import titled
 from hftransfer.modalities import ModalityKind, kind_of
 from hftransfer.runs.reader import Part, RecordedRun
 from hftransfer.runs.record import RunRecord
@@ -58,7 +59,7 @@ def _template() -> "Template":
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
-    environment.filters |= {"cell": table_cell, "number": _number, "span": _span, "percent": percent}
+    environment.filters |= {"titled": titled, "cell": table_cell, "number": _number, "span": _span, "percent": percent}
     return environment.from_string(resources.files("hftransfer.publish").joinpath("card.md.j2").read_text("utf-8"))
 
 
@@ -103,7 +104,9 @@ def card_facts(run: RecordedRun) -> dict[str, Any]:
         "headline": _headline(run),
         "metrics": run.metrics.parts[split],
         "per_class": run.metrics.per_class.get(split, []),
-        "weakest": _weakest(run.metrics.per_class.get(split, [])),
+        "class_columns": run.task.class_columns,
+        "rated_by": run.task.class_columns[-1],
+        "weakest": _weakest(run.metrics.per_class.get(split, []), run.task.class_columns[-1]),
         "confusion": _confusion(run, part),
         "mistakes": _mistakes(run, part),
         "calibration": _calibration(run, part),
@@ -215,11 +218,11 @@ def _division(run: RecordedRun) -> str:
     return " ".join(sentences)
 
 
-def _weakest(per_class: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Up to three classes whose F1, interval and all, lies below that of the middle class; the lowest first."""
-    rated = sorted((row for row in per_class if row.get("f1")), key=lambda row: row["f1"]["value"])
-    middle = np.median([row["f1"]["value"] for row in rated]) if rated else 0.0
-    return [row for row in rated[:3] if row["f1"]["high"] < middle]
+def _weakest(per_class: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
+    """Up to three classes whose metric, interval and all, lies below that of the middle class; the lowest first."""
+    rated = sorted((row for row in per_class if row.get(metric)), key=lambda row: row[metric]["value"])
+    middle = np.median([row[metric]["value"] for row in rated]) if rated else 0.0
+    return [row for row in rated[:3] if row[metric]["high"] < middle]
 
 
 def _confusion(run: RecordedRun, part: Part) -> list[list[int]] | None:
@@ -249,7 +252,7 @@ def _sets(run: RecordedRun) -> str:
 
 
 def _calibration(run: RecordedRun, part: Part) -> dict[str, Any] | None:
-    if not run.task.has_classes or run.task.by_word:
+    if not run.task.has_classes or run.task.by_part:
         return None
     from hftransfer.evaluation.calibration import expected_calibration_error
 

@@ -41,7 +41,7 @@ def _template() -> "Template":
 
 def _content(run: "RecordedRun") -> dict[str, Any]:
     from hftransfer.modalities import kind_of
-    from hftransfer.report import gallery, sections
+    from hftransfer.report import gallery, masks, sections
     from hftransfer.report.diagnosis import diagnose, gather
 
     suspects = gallery.label_errors(run)
@@ -66,6 +66,8 @@ def _content(run: "RecordedRun") -> dict[str, Any]:
         "suspects_method": suspects is not None,
         "searches_labels": gallery.searches_labels(run.task),
         "entity_errors": sections.entity_errors(run),
+        "legend": masks.legend(run.task) if run.task.by_pixel else [],
+        "unsure": gallery.cards(run, masks.unsure_masks(run, gallery.SHOWN // 2)) if run.task.by_pixel else [],
         "freeze_check": sections.freeze_check(run),
         "provenance": sections.provenance(run),
         "review": shlex.join(["hftransfer", "review", folder]),

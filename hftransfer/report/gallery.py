@@ -14,6 +14,8 @@ from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json
 from hftransfer.evaluation.entities import errors_of
 from hftransfer.modalities import ModalityKind, first_kind, kind_of
+from hftransfer.report.masks import panels, worst_masks
+from hftransfer.report.picked import Picked
 from hftransfer.runs.predictions import places_of
 from hftransfer.runs.reader import PAIR_MARK, Part, RecordedRun
 from hftransfer.tasks import Task
@@ -49,22 +51,13 @@ class Card:
         return self.explained_image is not None or any(weight for _, weight in self.words)
 
 
-@dataclass(frozen=True)
-class Picked:
-    """Rows chosen for the gallery, with a note each; `marked` are their texts in weighted pieces, where there are any."""
-
-    part: Part
-    rows: Sequence[int]
-    answers: Sequence[str]
-    notes: Sequence[str]
-    marked: Sequence[list[tuple[str, float]]] = ()
-
-
 def confident_errors(run: RecordedRun, count: int = SHOWN) -> Picked:
     """Return the evaluated rows where the model was surest of a wrong answer; for regression those with the largest error."""
     task, part = run.task, run.part(run.evaluated)
     if task.by_word:
         return _texts_with_errors(task, part, count)
+    if task.by_pixel:
+        return worst_masks(task, part, count)
     decided = task.decide(part.scores)
     if not task.has_classes:
         error = np.abs(part.scores - part.targets).max(1)
@@ -207,10 +200,13 @@ def cards(run: RecordedRun, picked: Picked) -> list[Card]:
 def _card(run: RecordedRun, row: dict[str, Any], answer: str, note: str) -> Card:
     kind = kind_of(run.record.modality)
     pictured = kind.shows != "words"
+    label = words(_with_text(row))
     image = thumbnail(row["input"], kind=kind) if pictured else None
+    if run.task.by_pixel:
+        label, image = run.task.describe(row["label"]), panels(run.task, row["input"], row["label"], row["mask"])
     explained = run.explanation(row["id"], ".png")
     return Card(
-        row["id"], note, words(_with_text(row)), answer, image,
+        row["id"], note, label, answer, image,
         thumbnail(str(explained)) if explained.is_file() else None,
         [] if pictured else _highlighted(run, row), player(row["input"], kind) if pictured else None,
     )  # fmt: skip

@@ -95,7 +95,7 @@ def curves(run: RecordedRun) -> list[str]:
     loss = {"training": _curve(run, "loss"), "validation": _curve(run, "eval_loss")}
     figures = [({name: points for name, points in loss.items() if len(points[0])}, "loss")]
     score = next(
-        (f"eval_{name}" for name in ("accuracy", "micro_f1", "r2", "entity_f1") if len(_curve(run, f"eval_{name}")[0])),
+        (f"eval_{name}" for name in ("accuracy", "micro_f1", "r2", "entity_f1", "mean_iou") if len(_curve(run, f"eval_{name}")[0])),
         None,
     )
     if score:
@@ -172,7 +172,7 @@ def scatter(run: RecordedRun) -> list[str]:
 
 def calibration(run: RecordedRun) -> dict[str, Any] | None:
     """Log-loss, Brier score and calibration error on the test rows without and with the temperature that the run stored."""
-    if not run.task.has_classes or run.task.by_word:
+    if not run.task.has_classes or run.task.by_part:
         return None
     part, temperature = run.part(run.evaluated), run.record.temperature
     logits = part.frame[[f"logit:{name}" for name in run.task.names]].to_numpy() * temperature
@@ -207,12 +207,13 @@ def classes(run: RecordedRun) -> dict[str, Any]:
     if not run.task.has_classes:
         columns = [name for name in ("mae", "rmse", "r2", "pearson") if any(name in entry for entry in found)]
     else:
-        columns = ["precision", "recall", "f1"]
-        found = sorted(found, key=lambda entry: entry["f1"]["value"] if entry["f1"] else 2)
+        columns = list(run.task.class_columns)
+        key = columns[-1]
+        found = sorted(found, key=lambda entry: entry[key]["value"] if entry[key] else 2)
     rows = run.train_rows
     return {
         "columns": [titled(name) for name in columns],
-        "unit": "entities" if run.task.by_word else "rows",
+        "unit": "entities" if run.task.by_word else "images" if run.task.by_pixel else "rows",
         "rows": [
             (entry["name"], rows.get(entry["name"], ""), entry["n"], [entry.get(name) for name in columns])
             for entry in found

@@ -45,6 +45,7 @@ class Task(ABC):
     learning_metric: ClassVar[str]  # of learning curves: smooth in the number of examples
     macro_metric: ClassVar[str] = ""  # the mean over classes, and the metric of one class; "" for numbers
     class_metric: ClassVar[str] = ""
+    class_columns: ClassVar[tuple[str, ...]] = ("precision", "recall", "f1")  # of tables; the last one rates a class
 
     @property
     @abstractmethod

@@ -37,6 +37,7 @@ class Masks(Task):
                        "evaluation.metrics", "doctor --fix", "doctor --measure", "data.patch", "export"})  # fmt: skip
     headline = learning_metric = selection_metric = "mean_iou"
     macro_metric, class_metric = "mean_iou", "iou"
+    class_columns = ("dice", "iou")
 
     @property
     def of_unit(self) -> SingleLabel:
