@@ -14,7 +14,7 @@ from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.core.settings import Count, Seed, Settings
 from hftransfer.data import DataConfig, LabelledData
 from hftransfer.evaluation import EvaluationConfig
-from hftransfer.modalities import AugmentationConfig
+from hftransfer.modalities import AugmentationConfig, ModalityKind
 from hftransfer.models.references import ModelConfig, resolved
 from hftransfer.strategies import CHOICES, AnyStrategy, ProbeStrategy
 from hftransfer.strategies.head import HeadConfig
@@ -62,6 +62,12 @@ class TrainingConfig(Settings):
     )
     report_to: str = "none"
     extra: dict[str, Any] = {}
+
+    def resolved(self, kind: ModalityKind) -> "TrainingConfig":
+        """Return this configuration with the batch size of the kind of input, unless one was named."""
+        if kind.batch_size is None or "per_device_train_batch_size" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"per_device_train_batch_size": kind.batch_size})
 
     @field_validator("extra")
     @classmethod
@@ -120,7 +126,9 @@ class RunConfig(Settings):
         strategy = self.strategy.resolved(data.kind, self.model.keep_head)
         model = data.fitted(resolved(self.model, data.kind))
         evaluation = self.evaluation.for_task(data.task)
-        return self.model_copy(update={"strategy": strategy, "model": model, "evaluation": evaluation})
+        training = self.training.resolved(data.kind)
+        resolved_parts = {"strategy": strategy, "model": model, "evaluation": evaluation, "training": training}
+        return self.model_copy(update=resolved_parts)
 
     def to_yaml(self) -> str:
         """Return the resolved configuration; `RunConfig.from_yaml` reads it back equal."""

@@ -61,6 +61,7 @@ class ModalityKind:
         str, float
     ] = {}  # by strategy, where one was measured; else the strategy's own cautious rate
     # Over the probe, and of "…, best layer" over that head: mean, standard deviation; `scripts/prior.py`.
+    batch_size: int | None = None  # of training, where the usual one is not right
     prior_gains: Mapping[str, tuple[float, float]] = {}
     solves_head = True  # the head has a closed solution on frozen features; else it is trained from the start
     random_first: tuple[str, ...] = ()  # strategies whose head begins at random by `auto`; else as the probe's

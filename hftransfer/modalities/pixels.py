@@ -38,6 +38,7 @@ class PixelsKind(ImageKind):
     learning_rates = {
         "probe": 1e-3, "frozen": 1e-4, "full": 1e-4, "gradual": 1e-4, "lora": 5e-4, "scratch": 1e-3,
     }  # fmt: skip
+    batch_size = 8  # an image has as many answers as pixels
     prior_gains = {}
     rates_need_batchnorm = False
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WIDTH = 64  # channels of the decoder; the 512 of the paper cost sixty times as much
+WIDTH = 32  # channels of the decoder; the 512 of the paper cost two hundred times as much
 STAGES = 4  # feature maps that the decoder reads, the finest first
 SIDE = 256  # pixels a side, where the encoder takes any size
 

@@ -22,7 +22,7 @@ from hftransfer.tasks.tokens import ragged
 
 log = logging.getLogger(__name__)
 
-SECONDS = 5.0  # after which no further image is asked
+SECONDS = 2.0  # after which no further image is asked
 
 
 def check_pixels(folder: Path, context: RunContext, model: nn.Module, predictions: Predictions) -> dict[str, Any]:

@@ -326,7 +326,7 @@ def _starving(evidence: Evidence) -> Finding | None:
     typical = np.median(list(evidence.train_rows.values())) if evidence.train_rows else 0
     hungry = [
         entry for entry in evidence.per_class
-        if entry["recall"] and entry["recall"]["high"] < 0.6 and evidence.train_rows.get(entry["name"], typical) < typical / 2
+        if entry.get("recall") and entry["recall"]["high"] < 0.6 and evidence.train_rows.get(entry["name"], typical) < typical / 2
     ]  # fmt: skip
     if not hungry:
         return None
