@@ -113,8 +113,6 @@ def take_examples(
 
 def stratum_counts(labels: pd.Series, task: Task) -> np.ndarray:
     """(N, C) what a division balances: classes, labels, or ten bins of equal size of the first regression target."""
-    if task.by_pixel:
-        return task.one_hot(task.encode_all(list(labels)))
     if task.several:
         return task.one_hot(task.encode_all(list(labels)))
     if not task.has_classes:

@@ -37,7 +37,10 @@ def unsure_masks(run: RecordedRun, count: int) -> Picked:
 
 def legend(task: Task) -> list[tuple[str, str]]:
     """Return each class with its colour as CSS."""
-    return [(name, "rgb({}, {}, {})".format(*colour)) for name, colour in zip(task.names, palette(len(task.names)), strict=True)]
+    return [
+        (name, "rgb({}, {}, {})".format(*colour))
+        for name, colour in zip(task.names, palette(len(task.names)), strict=True)
+    ]
 
 
 def panels(task: Task, source: str, truth: bytes, prediction: bytes) -> str:

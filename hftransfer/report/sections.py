@@ -94,10 +94,8 @@ def curves(run: RecordedRun) -> list[str]:
     """Loss, the validation score and the learning rate over the steps; none for a solved head."""
     loss = {"training": _curve(run, "loss"), "validation": _curve(run, "eval_loss")}
     figures = [({name: points for name, points in loss.items() if len(points[0])}, "loss")]
-    score = next(
-        (f"eval_{name}" for name in ("accuracy", "micro_f1", "r2", "entity_f1", "mean_iou") if len(_curve(run, f"eval_{name}")[0])),
-        None,
-    )
+    logged = (f"eval_{name}" for name in ("accuracy", "micro_f1", "r2", "entity_f1", "mean_iou"))
+    score = next((name for name in logged if len(_curve(run, name)[0])), None)
     if score:
         title = f"validation {titled(score.removeprefix('eval_'))}"
         figures.append(({"validation": _curve(run, score)}, title))
