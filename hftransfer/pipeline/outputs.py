@@ -89,8 +89,10 @@ def measured(
             )
             result["notes"][split] = "cross-validated predictions of every row the head was fitted on"
         elif split == "validation" and len(part.positions) and not predictions.out_of_fold.any():
-            chose = "the temperature" if averaged else "the best checkpoint and the temperature"
-            result["notes"][split] = f"this part chose {chose}: expect it to flatter"
+            chose = [] if averaged else ["the best checkpoint"]
+            chose += [] if data.task.by_pixel else ["the temperature"]
+            if chose:
+                result["notes"][split] = f"this part chose {' and '.join(chose)}: expect it to flatter"
         if len(part.positions):
             scores = data.task.probabilities(part.logits)
             groups = groups_of(data, part.positions)

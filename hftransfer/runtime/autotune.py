@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 Precision = Literal["fp32", "bf16"]
 
 # Differences measured with pretrained weights: BERT 0.01, ViT 0.02, EfficientNet 0.05; with random ones up to 0.2.
+HOPELESS = 3.0  # times the fp32 seconds of one row, beyond which bf16 is not tried further
 BF16_GAIN, BF16_TOLERANCE = 1.15, {"inference": 0.1, "training": 0.5}
 TRIAL_ROWS, TRIAL_SECONDS = 8, 0.1  # of each thing that is timed
 LEAST_TIMES = 3  # that something is timed, unless it took a second already: of two, one busy moment can spoil both
@@ -52,6 +53,9 @@ def measure_precision(
         return "fp32"
     rows = {name: value[:TRIAL_ROWS] for name, value in batch.items()}
     try:
+        if device.type == "cpu" and _is_hopeless(model, {name: value[:1] for name, value in rows.items()}, device):
+            logger.info("Precision of %s: fp32 (bf16 is not computed natively: much slower on one row)", phase)
+            return "fp32"
         difference = _bf16_difference(model, rows, device)
         gain = BF16_GAIN if device.type == "cuda" else _bf16_gain(model, rows, device, training)
     except RuntimeError as error:  # an operation that has no bf16 form
@@ -73,6 +77,16 @@ def _bf16_difference(model: Any, batch: Mapping[str, Any], device: Any) -> float
         fp32, bf16 = (_forward(model, batch, device, precision).float() for precision in ("fp32", "bf16"))
     spread = (fp32 - fp32.mean(0)).norm() if len(fp32) > 1 else fp32.norm()
     return float((fp32 - bf16).norm() / spread)
+
+
+def _is_hopeless(model: Any, batch: Mapping[str, Any], device: Any) -> bool:
+    """Return whether bf16 is so much slower on one row that the full trial, of a minute and more, can be spared."""
+    with _unchanged(model):
+        fp32, bf16 = (
+            min(seconds_of(partial(_forward, model, batch, device, precision), device) for _ in range(2))
+            for precision in ("fp32", "bf16")
+        )
+    return bf16 > HOPELESS * fp32
 
 
 def _bf16_gain(model: Any, batch: Mapping[str, Any], device: Any, training: bool) -> float:

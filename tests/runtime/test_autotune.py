@@ -173,3 +173,17 @@ def test_inference_batch_fits_into_memory(rows_that_fit, monkeypatch):
     rows_that_fit = 0
     with pytest.raises(UserError, match="does not hold the network and one row. Take a smaller network"):
         batch_size()
+
+
+def test_bf16_that_is_emulated_is_given_up_after_one_row(caplog):
+    """On a CPU without it a decoder's trial took 140 seconds."""
+
+    class Emulated(Timed):
+        def forward(self, x):
+            seen.append(len(x))
+            return super().forward(x)
+
+    seen: list[int] = []
+    with caplog.at_level("INFO"):
+        assert autotune.measure_precision(Emulated(fp32=0.001, bf16=0.02), {"x": torch.randn(6, 4)}, CPU) == "fp32"
+    assert set(seen) == {1} and "much slower on one row" in caplog.text
