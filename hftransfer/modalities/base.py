@@ -106,9 +106,13 @@ class ModalityKind:
 
     by_word = False  # an item has several units, each read at a place of its own
 
+    def takes(self, task: Any) -> bool:
+        """Return whether a task is one of this kind: words are of texts, pixels of images."""
+        return not task.by_part
+
     def for_task(self, task: Any) -> "ModalityKind":
         """Return this kind as a task reads it: with another class of model where each word is classified."""
-        if task.by_word or task.by_pixel:
+        if not self.takes(task):
             of = "words of texts" if task.by_word else "pixels of images"
             raise UserError(f"data.task={task.type} classifies the {of}, and the data are {self.plural}.")
         return self

@@ -78,6 +78,9 @@ class ImageKind(ModalityKind):
     api_names = ("image",)
     fault_finding = "image-broken"
 
+    def takes(self, task: Any) -> bool:
+        return not task.by_word
+
     def for_task(self, task: Any) -> ModalityKind:
         from hftransfer.modalities.pixels import PixelsKind
 

@@ -123,7 +123,10 @@ class TextKind(ModalityKind):
     def for_task(self, task: Any) -> ModalityKind:
         from hftransfer.modalities.words import WordsKind  # which is a kind of text
 
-        return WordsKind() if task.by_word else self
+        return WordsKind() if task.by_word else super().for_task(task)
+
+    def takes(self, task: Any) -> bool:
+        return not task.by_pixel
 
     def bind(self, processor: Any, augmentation: Any = None) -> "Text":
         return Text(processor, self)

@@ -83,6 +83,9 @@ def _plan(context: RunContext, probe: Probe | None) -> Plan:
     """Return what trains, on the layer groups of the network as the head left it."""
     layer_groups = LayerGroups.of(context.model, probe.constant if probe else ())
     plan = context.config.strategy.prepare(context.model, layer_groups)
+    if plan.save_adapter and context.data.kind.encoder:
+        log.info("The adapter is not saved on its own: no published checkpoint has this decoder")
+        plan = replace(plan, save_adapter=None)
     if plan.batchnorm == "frozen" and not context.data.kind.solves_head:
         plan = replace(plan, batchnorm="head")  # a decoder made at random has statistics to learn
     if plan.save_adapter and probe and not probe.reads_published:

@@ -202,7 +202,7 @@ def load(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
         # The keys of id2label are read in the order of the file, where 10 may stand before 2.
         task = _task_kind(Path(path), config).of_outputs([config.id2label[key] for key in sorted(config.id2label)])
-        kind = first_kind(lambda kind: kind.serves(config)).for_task(task)
+        kind = first_kind(lambda kind: kind.takes(task) and kind.for_task(task).serves(config)).for_task(task)
         processor = kind.auto_processor.from_pretrained(folder, trust_remote_code=remote)
         model = kind.auto_class.from_pretrained(folder, dtype=torch.float32, trust_remote_code=remote)
     model = model.to(device).eval()

@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from hftransfer.config import RunConfig, checked, with_overrides
 from hftransfer.core.errors import UserError
+from hftransfer.core.mask_files import decode_prediction
 from hftransfer.prediction.predictor import load
 from hftransfer.publish.hub import push
 from hftransfer.report import write_report
@@ -29,6 +30,7 @@ CASES = [(strategy, kind) for strategy in STRATEGIES for kind in KINDS]
 
 PIPELINE = """
 import json, sys
+import numpy as np
 import soundfile
 from transformers import pipeline
 answers = []
@@ -37,6 +39,9 @@ for folder, task, inputs in json.load(open(sys.argv[1])):
     options = {"truncation": True} if task == "text-classification" else {}
     if task == "audio-classification":  # of a file it would need ffmpeg
         inputs = [soundfile.read(one, dtype="float32")[0] for one in inputs]
+    if task == "image-segmentation":
+        answers.append([[[s["label"], np.asarray(s["mask"]).tolist()] for s in ask(one, subtask="semantic")] for one in inputs])
+        continue
     options |= {"aggregation_strategy": "first"} if task == "token-classification" else {"top_k": None}
     answers.append([ask(one, **options) for one in inputs])
 json.dump(answers, open(sys.argv[2], "w"), default=float)
@@ -78,6 +83,16 @@ def entities_of(found) -> list[tuple]:
     ]
 
 
+def assert_same_mask(recorded: bytes, answer: list, task) -> None:
+    """The masks of a pipeline, one for each class, make up the recorded one, but for pixels at which rounding decides."""
+    classes, certainty = decode_prediction(recorded)
+    found = np.full(classes.shape, 255)
+    for label, mask in answer:
+        found[np.array(mask) > 0] = task.names.index(label)
+    assert (found == classes)[certainty > 140].all()
+    assert (found == classes).mean() > 0.99
+
+
 @pytest.mark.parametrize(("strategy", "kind"), CASES)
 class TestEveryCase:
     def test_the_run_folder_is_whole(self, tiny_run, strategy, kind):
@@ -85,7 +100,7 @@ class TestEveryCase:
         names = {path.name for path in folder.iterdir()}
         expected = {"config.yaml", "run.json", "splits.parquet", "model", "metrics.json", "predictions.parquet"}
         assert expected | {"receipt.json", "history.json"} <= names
-        assert ("adapter" in names) == (strategy == "lora")
+        assert ("adapter" in names) == (strategy == "lora" and kind != "masks")
         assert not names & {"checkpoints", "features"}
         assert RunConfig.from_yaml(folder / "config.yaml") == checked(
             yaml.safe_load((folder / "config.yaml").read_text())
@@ -106,11 +121,14 @@ class TestEveryCase:
         predictions = pd.read_parquet(folder / "predictions.parquet")
         assert predictions["id"].is_unique
         task = RecordedRun(folder).task
-        refitted = strategy == "probe" and not task.by_word
+        refitted = strategy == "probe" and not task.by_part
         evaluated = ["train", "validation", "test"] if refitted else ["validation", "test"]
         assert set(predictions["id"]) == set(splits.index[splits["split"].isin(evaluated)])
         test = predictions[predictions["split"] == "test"].set_index("id")
         logits = load(folder, use_cpu=True).logits(splits.loc[test.index].reset_index())
+        if task.by_pixel:
+            assert not task.decides_otherwise(outputs_of(test, task), logits, 1e-3).any()
+            return
         written = task.units(outputs_of(test, task, "logit"))
         assert np.allclose(task.units(logits), written, atol=1e-4 * max(1, np.abs(written).max()))
 
@@ -120,6 +138,9 @@ class TestEveryCase:
         splits = pd.read_parquet(folder / "splits.parquet")
         ids = splits[splits["split"] == "test"].head(4)["id"]
         for key, answer in zip(ids, pipeline_answers[strategy, kind], strict=True):
+            if RecordedRun(folder).task.by_pixel:
+                assert_same_mask(predictions.loc[key, "mask"], answer, RecordedRun(folder).task)
+                continue
             if RecordedRun(folder).task.by_word:
                 assert entities_of(predictions.loc[key, "prediction"]) == entities_of(answer)
                 continue
@@ -139,6 +160,7 @@ class TestEveryCase:
                 "subset_accuracy",
                 "mae",
                 "log_loss",
+                "pixel_accuracy",
             } & known.keys()  # the others may hang on a class of a few rows
             for measured in known.values():
                 assert measured["low"] <= measured["value"] <= measured["high"]

@@ -22,6 +22,7 @@ KINDS = {
     "text-regression": ("roberta", "regression"),
     "pair": ("bert", "single_label"),
     "tokens": ("bert", "tokens"),
+    "masks": ("convnext", "masks"),
 }
 
 
@@ -70,6 +71,9 @@ def data_of(kind: str, folder: Path) -> dict:
     if kind.startswith("image"):
         columns = {"input": "path", "label": "label", "task": task}
         return {"train": str(image_table(folder, task))} | columns | _separator(task)
+    if kind == "masks":
+        scenes = folder / "scenes"
+        return {"train": str(scenes if scenes.exists() else tiny.mask_folder(scenes))}
     if kind == "tokens":
         file = folder / "entities.conll"
         return {"train": str(file if file.exists() else tiny.token_file(file))}
@@ -101,7 +105,7 @@ def configuration(strategy: str, kind: str, folder: Path, **training: object) ->
     return checked(
         {
             "data": data_of(kind, folder),
-            "model": str(model),
+            "model": {"name": str(model)} | ({"image_size": 64} if kind == "masks" else {}),
             "strategy": {"type": strategy} | options,
             "training": training,
             # Cross-validation of few examples is the default: it has tests of its own, and costs every run some seconds.

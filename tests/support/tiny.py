@@ -370,6 +370,23 @@ def image_folder(
     return Path(path)
 
 
+def mask_folder(path: Path, count: int = 30, size: int = 48) -> Path:
+    """Writes `path/images/<number>.png` and `path/masks/<number>.png`: a square (1) and a bar (2) on a background (0)."""
+    for part in ("images", "masks"):
+        (Path(path) / part).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        mask = np.zeros((size, size + 8), np.uint8)
+        top, left = rng.integers(2, size // 2, 2)
+        mask[top : top + size // 3, left : left + size // 3] = 1
+        mask[-size // 6 :, : rng.integers(size // 3, size)] = 2
+        colours = np.array([[70, 80, 90], [220, 60, 50], [60, 90, 220]])[mask]
+        pixels = np.clip(colours + rng.normal(0, 15, colours.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(Path(path) / "images" / f"{number:03d}.png")
+        Image.fromarray(mask).save(Path(path) / "masks" / f"{number:03d}.png")
+    return Path(path)
+
+
 PITCHES = {"low": 300, "middle": 900, "high": 2500}
 
 
