@@ -22,7 +22,7 @@ from hftransfer.modalities.inspection import each_in_threads
 log = logging.getLogger(__name__)
 
 MOST_COLOURS = 64  # without a table: more are the edges of a picture that was resized, or JPEG
-NEAR, LEAST_NEAR, LEAST_VALUES = 32, 0.8, 8  # of masks of 0 and 255 with values between
+NEAR, LEAST_NEAR, LEAST_INNER = 32, 0.8, 3  # of masks of 0 and 255 with values between
 
 
 @dataclass(frozen=True)
@@ -220,11 +220,15 @@ def _of_classes(counts: Counter, classes: Classes, where: str) -> _Scheme:
 
 
 def _between(counts: Counter) -> bool:
-    """Return whether values are those of 0 and 255, blurred by resizing or JPEG."""
-    total = sum(counts.values())
+    """Return whether values are those of 0 and 255, blurred by resizing or JPEG.
+
+    Class numbers are small, or count up without a gap; the greys of a blurred outline are neither.
+    """
+    inner = sorted(set(counts) - {0, 255})
     near = sum(count for value, count in counts.items() if not NEAR < value < 255 - NEAR)
-    upper = any(200 < value < 255 for value in counts)
-    return len(counts) >= LEAST_VALUES and max(counts) <= 255 and upper and near >= LEAST_NEAR * total
+    gaps = len(inner) > 200 or bool(inner) and inner != list(range(inner[0], inner[0] + len(inner)))
+    upper = len(inner) >= LEAST_INNER and 128 <= inner[-1] <= 254
+    return upper and gaps and near >= LEAST_NEAR * sum(counts.values()) and not _even(sorted(counts))
 
 
 def _even(values: list[int]) -> bool:

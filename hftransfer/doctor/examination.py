@@ -12,6 +12,7 @@ from hftransfer.doctor.files import check_files, check_readable
 from hftransfer.doctor.findings import Finding
 from hftransfer.doctor.images import check_images
 from hftransfer.doctor.labels import check_labels
+from hftransfer.doctor.masks import check_masks, usable_masks
 from hftransfer.doctor.recordings import check_recordings
 from hftransfer.doctor.shortcuts import check_hints
 from hftransfer.doctor.sources import check_sources
@@ -69,6 +70,8 @@ def examine_loaded(data: LabelledData) -> Iterator[Finding]:
     frame = data.frame.assign(where=data.frame["id"])
     facts = Facts(frame, data.modality, data.task, data.inspections, DataConfig(), known_links=data.links)
     yield from check_labels(facts)
+    if facts.task.by_pixel:
+        yield from check_masks(facts)
     yield from check_copies(facts)
 
 
@@ -77,7 +80,10 @@ def gather_facts(config: DataConfig, dataset: Any = None) -> Facts:
     read = read_rows(config, dataset)
     frame = read.frame.reset_index(drop=True)
     frame["label"] = frame["label"].astype(object).where(frame["label"].notna(), None)
-    return Facts(frame, read.modality, read.task, kind_of(read.modality).inspect(frame), config, read)
+    inspections, faults = kind_of(read.modality).inspect(frame), {}
+    if read.task.by_pixel:
+        frame, faults = usable_masks(frame, inspections)
+    return Facts(frame, read.modality, read.task, inspections, config, read, mask_faults=faults)
 
 
 def check_data(facts: Facts, processor: Any = None) -> Iterator[Finding]:
@@ -92,6 +98,8 @@ def check_data(facts: Facts, processor: Any = None) -> Iterator[Finding]:
         yield from check_images(facts, image_size(processor))
     elif facts.kind.content == "sound":
         yield from check_recordings(facts, processor)
+    if facts.task.by_pixel:
+        yield from check_masks(facts)
     yield from check_copies(facts)
     yield from check_sources(facts)
     yield from check_hints(facts)

@@ -1,7 +1,7 @@
 """What every check reads: the rows, what one look at each input showed, and how they are or would be divided."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -24,7 +24,8 @@ class Facts:
 
     `frame` has the columns id, where (how messages call the row), split (None where nothing is given), group, input,
     input_pair, label (None where missing); `inspections` has one entry per row; `read` is what came from the data itself, None
-    for data that is already loaded; `known_links` are the `groups.links` of the rows, where they were searched before.
+    for data that is already loaded; `known_links` are the `groups.links` of the rows, where they were searched before;
+    `mask_faults` say by row why a mask cannot be used: such a row has no label.
     """
 
     frame: pd.DataFrame
@@ -34,6 +35,7 @@ class Facts:
     config: DataConfig
     read: Read | None = None
     known_links: dict[str, np.ndarray] | None = None
+    mask_faults: dict[int, str] = field(default_factory=dict)
 
     @property
     def kind(self) -> ModalityKind:
@@ -77,7 +79,8 @@ class Facts:
 
     def _row(self, index: int, other: int) -> str:
         row, partner = self.frame.iloc[index], self.frame.iloc[other]
-        notes = [row[name] for name in ("label", "split") if row[name] is not None and row[name] != partner[name]]
+        shown = ("split",) if self.task.by_pixel else ("label", "split")
+        notes = [row[name] for name in shown if row[name] is not None and row[name] != partner[name]]
         words = ", ".join(" ".join(map(str, note)) if isinstance(note, list) else str(note) for note in notes)
         text = f" {row['input'][:SHOWN]!r}" if not self.kind.files else ""
         return row["where"] + text + (f" [{words}]" if notes else "")

@@ -139,6 +139,60 @@ KINDS = {
         "The tokenizer does not know the language or script well: many unknown tokens, or words broken into many pieces.",
         "Take a checkpoint that was pretrained on this language, or a multilingual one.",
     ),
+    "mask-broken": Kind(
+        "error",
+        "Masks that cannot be read, or whose shape is not that of their picture. Training stops at them.",
+        "Replace them, or leave them out: data.on_error=skip.",
+    ),
+    "mask-resized": Kind(
+        "note",
+        "Masks of another size than their picture, but of its shape. They are resized to it: each pixel takes the value at its "
+        "centre.",
+        "Nothing to do. Masks at the size of their picture have more exact outlines.",
+    ),
+    "mask-binary": Kind(
+        "note",
+        "Masks that hold 0 and 255 alone. They are read as background and one class; elsewhere 255 means not labelled.",
+        "Nothing to do if 255 is the class.",
+    ),
+    "mask-blurred": Kind(
+        "warning",
+        "Values between those of classes along outlines: the masks were resized with smoothing, or saved as JPEG. Outlines are "
+        "less exact, and classes appear where there are none.",
+        "Save masks as PNG, and resize them with nearest-exact interpolation.",
+    ),
+    "mask-unnamed": Kind(
+        "warning",
+        "Values or colours of masks that no class has. These pixels are read as not labelled.",
+        "Name them in data.classes or in the file of classes, or correct the masks.",
+    ),
+    "mask-empty": Kind(
+        "note",
+        "Masks that hold the background alone, or no labelled pixel. The model learns from them where nothing is.",
+        "Nothing to do if nothing is to be seen there; draw what is missing otherwise.",
+    ),
+    "mask-rare": Kind(
+        "warning",
+        "Classes with less than 1 % of the labelled pixels: a model that never finds them has a high pixel accuracy.",
+        "Read the IoU of each class, and try training.imbalance=balanced. More images of these classes help most.",
+    ),
+    "mask-class-missing": Kind(
+        "warning",
+        "Classes that no mask of a part has. Without training masks they cannot be learned; without test masks nothing is known "
+        "about them.",
+        "Give the splits so that each part has every class, add images, or merge the class with another.",
+    ),
+    "mask-overlap": Kind(
+        "note",
+        "Pixels inside of the outlines of several classes. A pixel has one class: that of the later annotation.",
+        "Order the annotations so that what lies in front comes last, or correct the outlines.",
+    ),
+    "mask-shifted": Kind(
+        "warning",
+        "The outlines of masks lie beside the edges of their pictures, in most images to the same side. Resizing that takes the "
+        "upper left pixel, or a cropped picture, shifts masks so.",
+        "Look at some masks over their pictures, and make them again from the originals.",
+    ),
     "label-missing": Kind(
         "error",
         "Rows without a label. Training stops at them.",

@@ -22,10 +22,12 @@ MOST_CODES = 50
 
 def check_labels(facts: Facts) -> Iterator[Finding]:
     """Yield findings that the labels alone show, and those of contradicting copies."""
-    missing = np.flatnonzero(~facts.labelled)
+    missing = np.setdiff1d(np.flatnonzero(~facts.labelled), list(facts.mask_faults))
     if len(missing):
         message = f"No label: {len(missing)} of {len(facts.frame)} rows."
         yield Finding("label-missing", message, facts.where(missing))
+    if facts.task.by_pixel:
+        return
     yield from _numbers(facts)
     if facts.task.has_classes:
         yield from _class_sizes(facts)

@@ -140,7 +140,7 @@ def free_columns(facts: Facts) -> list[str]:
         if name in given or name.lower() in ("id", "split", "index") or isinstance(values.iloc[0], dict | list | bytes):
             continue
         texts = values.map(str)  # `astype(str)` would leave missing values missing
-        is_label = (texts.str.strip() == facts.frame["label"].astype(str)).all()
+        is_label = (texts.str.strip() == facts.frame["label"].map(str)).all()
         is_input = all(given.endswith(text) for given, text in zip(shown.head(50), texts.head(50), strict=True))
         if not is_label and not is_input:
             names.append(name)

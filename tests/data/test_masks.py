@@ -221,6 +221,26 @@ def test_masks_of_jpeg_are_read_at_the_middle(tmp_path, caplog):
     assert "hold values between (JPEG or resized)" in caplog.text
 
 
+@pytest.mark.parametrize("how", ["BILINEAR", "BICUBIC", "LANCZOS"])
+@pytest.mark.parametrize("size", [(96, 72), (61, 47), (20, 15)])
+def test_smoothed_masks_of_two_values_are_one_class(tmp_path, how, size):
+    def smoothed(mask):
+        return np.asarray(Image.fromarray(255 * binary(mask)).resize(size, Image.Resampling[how]))
+
+    write_folder(tmp_path, smoothed)
+    assert rows_of(tmp_path).task.names == ("background", "foreground")
+
+
+@pytest.mark.parametrize("classes", [3, 20, 150])
+def test_many_classes_with_ignored_pixels_are_no_smoothed_mask(tmp_path, classes):
+    def as_file(mask):
+        rare = np.arange(mask.size).reshape(mask.shape) % 768
+        return np.where(mask > 0, np.where(mask == 2, IGNORED, 0), np.where(rare < classes, rare, 0)).astype(np.uint8)
+
+    write_folder(tmp_path, as_file)
+    assert len(rows_of(tmp_path).task.names) == classes
+
+
 def test_greys_spread_for_the_eye_are_classes(tmp_path):
     expected = write_folder(tmp_path, lambda mask: np.array([0, 128, 255], np.uint8)[mask])
     assert_masks(rows_of(tmp_path), expected, ("background", "class 128", "class 255"))

@@ -471,7 +471,7 @@ BROKEN = {
 
 
 def test_every_kind_has_its_broken_fixture():
-    assert set(BROKEN) == set(KINDS)
+    assert set(BROKEN) == {id_ for id_ in KINDS if not id_.startswith("mask-")}  # those: tests/doctor/test_masks.py
 
 
 @pytest.mark.parametrize("id_", BROKEN)
