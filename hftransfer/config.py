@@ -128,6 +128,8 @@ class RunConfig(Settings):
         evaluation = self.evaluation.for_task(data.task)
         training = self.training.resolved(data.kind)
         resolved_parts = {"strategy": strategy, "model": model, "evaluation": evaluation, "training": training}
+        if data.classes:  # what other masks are read by later
+            resolved_parts["data"] = self.data.model_copy(update={"classes": data.classes})
         return self.model_copy(update=resolved_parts)
 
     def to_yaml(self) -> str:

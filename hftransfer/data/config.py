@@ -69,7 +69,7 @@ class DataConfig(Settings):
     mask: str | None = Field(
         None, description="path of the mask of an image, such as {parent}/../masks/{stem}_mask.png"
     )
-    classes: str | list[str] | dict[str, Any] | None = Field(
+    classes: str | list[str] | dict[str | int, Any] | None = Field(
         None, description="of masks: a file of classes, their names, or the value or colour of each name"
     )
     on_error: Literal["stop", "skip"] = "stop"

@@ -39,7 +39,7 @@ class LabelledData:
     rows that were left out and why; `inspections` holds, row by row, what the one look at each input showed; `patch` is what
     `config.patch` did; `given` names the parts that the data came divided into: the others were cut here. `columns` are those
     that `input` and `label` were read from, where there are any. `links` are pairs of examples that belong together, by the
-    reason why (`groups.links`), None where they were not searched.
+    reason why (`groups.links`), None where they were not searched. `classes` is the name of each value or colour of masks.
     """
 
     frame: pd.DataFrame
@@ -52,6 +52,7 @@ class LabelledData:
     given: tuple[str, ...] = ()
     columns: dict[str, list[str]] = field(default_factory=dict)
     links: dict[str, np.ndarray] | None = field(default=None, repr=False)
+    classes: dict[str, str] | None = None
 
     @property
     def kind(self) -> ModalityKind:
@@ -105,7 +106,9 @@ def load_data(
     roles = {"input": list(read.columns[0].input), "label": list(read.columns[0].label)}
     columns = {} if read.sources[0].kind == CLASS_FOLDER else roles
     found = found if list(rows["place"]) == places else None  # examples went or came since
-    return replace(_labelled(rows, read.modality, task, skipped, about), given=given, columns=columns, links=found)
+    classes = read.sources[0].masks.classes if read.sources[0].masks else None
+    loaded = _labelled(rows, read.modality, task, skipped, about)
+    return replace(loaded, given=given, columns=columns, links=found, classes=classes)
 
 
 def _groups(rows: pd.DataFrame, modality: str, config: SplitConfig) -> tuple[pd.Series, dict[str, np.ndarray] | None]:

@@ -20,7 +20,7 @@ FILES = (
     "classes.txt", "labels.txt", "labelmap.txt", "label_map.txt", "class_names.txt", "_classes.csv", "classes.csv",
     "class_dict.csv", "classes.json", "id2label.json", "labels.json",
 )  # fmt: skip
-BACKGROUND = {"background", "_background_", "__background__", "bg", "unlabeled", "unlabelled", "void", "none", "other"}
+BACKGROUND = {"background", "_background_", "__background__", "bg", "unlabeled", "unlabelled", "void"}
 IGNORE = {"__ignore__", "_ignore_", "ignore"}
 
 
@@ -39,19 +39,19 @@ class Classes:
 
     def with_background(self) -> "Classes":
         """Return these classes with a background in front that their list leaves out."""
-        return Classes(("background", *self.names), dict(enumerate(range(len(self.names) + 1))), origin=self.origin)
+        return listed_classes(["background", *self.names], self.origin)
 
 
-def given_classes(option: str | list[str] | dict[str, Any]) -> Classes:
-    """Return the classes that `data.classes` gives: a file, a list of names, or a value or colour for each name."""
+def given_classes(option: str | list[str] | dict[str | int, Any]) -> Classes:
+    """Return the classes that `data.classes` gives: a file, names, a value or colour for each name, or the reverse."""
     if isinstance(option, str):
         path = Path(option).expanduser()
         if not path.is_file():
             raise UserError(f"data.classes: {missing(path)}")
         return read_classes(path)
     if isinstance(option, list):
-        return _listed(option, "data.classes")
-    return _of_pairs(option.items(), "data.classes")
+        return listed_classes(option, "data.classes")
+    return _of_json(option, "data.classes")
 
 
 def find_classes(folders: Iterable[Path]) -> Classes | None:
@@ -81,12 +81,12 @@ def _of_lines(lines: Sequence[str], origin: str) -> Classes:
     lines = [line for line in lines if line and not line.startswith("#")]
     labelmap = [re.fullmatch(r"([^:]+):(\d+),(\d+),(\d+):.*", line) for line in lines]
     if lines and all(labelmap):  # of CVAT: name:r,g,b:parts:actions
-        colours = {packed([int(each) for each in found.groups()[1:]]): row for row, found in enumerate(labelmap)}
-        return Classes(tuple(found[1] for found in labelmap), _counted(lines), colours, origin=origin)
+        colours = [packed([int(each) for each in found.groups()[1:]]) for found in labelmap]
+        return _made([(found[1], row, colours[row]) for row, found in enumerate(labelmap)], origin)
     numbered = [re.fullmatch(r"(\d+)\s*[\s:,;=]\s*(\D.*)", line) for line in lines]
     if lines and all(numbered):
         return _of_pairs([(found[2], int(found[1])) for found in numbered], origin)
-    return _listed([line for line in lines if line.lower() not in IGNORE], origin)
+    return listed_classes([line for line in lines if line.lower() not in IGNORE], origin)
 
 
 def _of_table(rows: Sequence[Sequence[str]], origin: str) -> Classes:
@@ -100,37 +100,43 @@ def _of_table(rows: Sequence[Sequence[str]], origin: str) -> Classes:
         return _of_pairs([(row[names], [int(row[place]) for place in places]) for row in rows], origin)
     value = next((place for place, name in enumerate(header) if name in ("pixel value", "value", "id", "index")), None)
     if value is None:
-        return _listed([row[names] for row in rows], origin)
+        return listed_classes([row[names] for row in rows], origin)
     return _of_pairs([(row[names], int(row[value])) for row in rows], origin)
 
 
 def _of_json(content: Any, origin: str) -> Classes:
     content = content.get("id2label", content) if isinstance(content, dict) else content
-    if isinstance(content, dict) and all(str(key).isdigit() for key in content):
-        return _of_pairs([(name, int(value)) for value, name in content.items()], origin)
+    if isinstance(content, dict) and all(re.fullmatch(r"\d+|#[0-9a-fA-F]{6}", str(key)) for key in content):
+        pairs = [(name, int(key) if str(key).isdigit() else str(key)) for key, name in content.items()]
+        return _of_pairs(pairs, origin)
     if isinstance(content, dict):
         return _of_pairs(content.items(), origin)
     if all(isinstance(entry, str) for entry in content):
-        return _listed(content, origin)
+        return listed_classes(content, origin)
     pairs = [(entry["name"], entry.get("color", entry.get("colour", entry.get("id")))) for entry in content]
     return _of_pairs(pairs, origin)
 
 
-def _listed(names: Sequence[str], origin: str) -> Classes:
-    names = tuple(name.strip() for name in names)
+def listed_classes(names: Sequence[str], origin: str) -> Classes:
+    """Return classes whose values are their places in a list."""
+    names = [name.strip() for name in names]
     _refuse_twice(names, origin)
-    return Classes(names, _counted(names), listed=True, origin=origin)
+    return _made([(name, place, None) for place, name in enumerate(names)], origin, listed=True)
 
 
 def _of_pairs(pairs: Iterable[tuple[Any, Any]], origin: str) -> Classes:
     """Return classes from pairs of a name and its value or colour, in the order of values; background first."""
     read = [(str(name).strip(), *_value_or_colour(value, origin)) for name, value in pairs]
-    numbered = sorted(read, key=lambda each: each[1]) if all(colour is None for *_, colour in read) else read
-    ordered = sorted(numbered, key=lambda each: each[0].lower() not in BACKGROUND)
+    return _made(sorted(read, key=lambda each: each[1]) if all(each[2] is None for each in read) else read, origin)
+
+
+def _made(entries: Sequence[tuple[str, int | None, int | None]], origin: str, listed: bool = False) -> Classes:
+    """Return classes from names with value and colour, in this order but for the background, which comes first."""
+    ordered = sorted(entries, key=lambda each: each[0].lower() not in BACKGROUND)
     names = tuple(dict.fromkeys(name for name, *_ in ordered))  # several values may mean one class
     values = {value: names.index(name) for name, value, _ in ordered if value is not None}
     colours = {colour: names.index(name) for name, _, colour in ordered if colour is not None}
-    return Classes(names, values, colours, origin=origin)
+    return Classes(names, values, colours, listed, origin)
 
 
 def _value_or_colour(given: Any, origin: str) -> tuple[int | None, int | None]:
@@ -149,10 +155,6 @@ def _refuse_twice(names: Sequence[str], origin: str) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"{origin} names {', '.join(map(repr, twice))} more than once.")
-
-
-def _counted(names: Sequence[Any]) -> dict[int, int]:
-    return {place: place for place in range(len(names))}
 
 
 def packed(colour: Sequence[int]) -> int:

@@ -45,6 +45,11 @@ class _Scheme:
     threshold: bool = False  # masks of 0 and 255 with values between: 128 and above is the class
     binary: bool = False
 
+    def written(self) -> dict[str, str]:
+        """Return the name of each value or colour, in the order of classes: what `data.classes` takes."""
+        ordered = sorted(self.table.items(), key=lambda item: item[::-1])
+        return {written(value) if self.by_colour else str(value): self.names[place] for value, place in ordered}
+
 
 def read_masks(
     values: list[Any], classes: Classes | None, column: str, where: str
@@ -67,7 +72,8 @@ def read_masks(
     pairs = list(zip(values, seen, strict=True))
     masks = each_in_threads(lambda pair: _converted(*pair, scheme), pairs, "reading masks")
     between = sum(not set(each.counts) <= {0, 255} for each in whole) if scheme.threshold else 0
-    return scheme.names, masks, MaskFacts(scheme.binary, between, _unnamed(scheme, counts, where))
+    facts = MaskFacts(scheme.binary, between, _unnamed(scheme, counts, where), classes=scheme.written())
+    return scheme.names, masks, facts
 
 
 def _unnamed(scheme: _Scheme, counts: Counter, where: str) -> dict[str, int]:
@@ -187,6 +193,8 @@ def _of_values(counts: Counter, classes: Classes | None, foreground: str, where:
     two = classes is None or len(classes.names) <= 2
     name = next((each for each in (classes.names if classes else ()) if each.lower() not in BACKGROUND), foreground)
     between = two and not palettes and _between(counts)
+    if two and classes is not None and 1 not in classes.values and set(counts) - {IGNORED} == {0, 1}:
+        return _Scheme(["background", name], {0: 0, 1: 1})  # masks of 0 and 1 for a model of 0 and 255
     if two and (set(counts) in ({0, 255}, {255}) or between):
         return _Scheme(["background", name], {0: 0, 255: 1}, threshold=between, binary=True)
     if classes is not None:

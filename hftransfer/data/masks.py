@@ -5,18 +5,19 @@ they are found. Where a column holds masks, `Source.declared` says so, and `Sour
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hftransfer.core.errors import UserError
-from hftransfer.core.mask_files import decode_mask, encode_mask, mask_size, resized_mask
+from hftransfer.core.mask_files import IGNORED, decode_mask, encode_mask, mask_size, resized_mask
 from hftransfer.data.columns import as_written, is_called_label, require_column
 from hftransfer.data.config import DataConfig
-from hftransfer.data.mask_classes import find_classes, given_classes
+from hftransfer.data.mask_classes import Classes, find_classes, given_classes, listed_classes
 from hftransfer.data.mask_folders import MASKS, masked
 from hftransfer.data.mask_values import read_masks
 from hftransfer.data.rows import file_input
@@ -67,13 +68,10 @@ def with_masks(sources: list[Source], config: DataConfig) -> list[Source]:
         return sources
     sources = [_with_template(source, config) for source in sources]
     found = [_raw(source, column, config) for source, column in zip(sources, columns, strict=True)]
+    classes = _classes(sources, columns, found, config)
+    found = [_renumbered(*each, classes) for each in zip(sources, columns, found, strict=True)]
     values = [value for parts in found for part in parts.values() for value in part]
-    if are_masks(values) and columns[0] in sources[0].class_names:  # drawn from outlines
-        names, masks, facts = sources[0].class_names[columns[0]], values, MaskFacts()
-    else:
-        given = config.classes
-        classes = find_classes(_places(sources, values)) if given is None else given_classes(given)
-        names, masks, facts = read_masks(values, classes, columns[0], sources[0].name)
+    names, masks, facts = read_masks(values, classes, columns[0], sources[0].name)
     masks = iter(masks)
     return [
         _canonical(
@@ -81,6 +79,41 @@ def with_masks(sources: list[Source], config: DataConfig) -> list[Source]:
         )
         for source, column, parts in zip(sources, columns, found, strict=True)
     ]
+
+
+def _classes(
+    sources: list[Source], columns: list[str | None], found: list[dict[str, list]], config: DataConfig
+) -> Classes | None:
+    """Return the classes that are given, those of outlines, or those of a file; None without any."""
+    if config.classes is not None:
+        return given_classes(config.classes)
+    drawn = [
+        name for source, column in zip(sources, columns, strict=True) for name in source.class_names.get(column, ())
+    ]
+    if drawn:
+        return listed_classes(list(dict.fromkeys(drawn)), "the annotations")
+    return find_classes(_places(sources, [value for parts in found for part in parts.values() for value in part]))
+
+
+def _renumbered(source: Source, column: str | None, parts: dict[str, list], classes: Classes | None) -> dict[str, list]:
+    """Return masks drawn from outlines with the numbers that all sources have, by the names of their classes."""
+    own = source.class_names.get(column)
+    if own is None or classes is None or list(classes.names[: len(own)]) == own and classes.listed:
+        return parts
+    unknown = [name for name in own if name not in classes.names]
+    if unknown:
+        log.warning("%s: %s are no classes of %s; their pixels are read as not labelled.", source.name, ", ".join(unknown),
+                    classes.origin)  # fmt: skip
+    value_of = {place: value for value, place in reversed(classes.values.items())}
+    table = np.full(256, IGNORED, dtype=np.uint8)
+    for place, name in enumerate(own):
+        if name in classes.names:
+            table[place] = value_of[classes.names.index(name)]
+
+    def renumbered(mask: Any) -> Any:
+        return encode_mask(table[decode_mask(mask)]) if isinstance(mask, bytes) else mask
+
+    return {part: each_in_threads(renumbered, masks, "numbering classes") for part, masks in parts.items()}
 
 
 def _canonical(
@@ -207,6 +240,14 @@ def fitted(rows: pd.DataFrame) -> pd.DataFrame:
             "%d masks have another size than their picture and its shape: they are resized (nearest pixel).", changed
         )
     return rows.assign(label=pd.Series(labels, index=rows.index, dtype=object))
+
+
+def usable_masks(frame: pd.DataFrame, inspections: Sequence[Inspection]) -> tuple[pd.DataFrame, dict[int, str]]:
+    """Return the rows with masks of the size of their picture, and by row why others have none."""
+    rows = fitted(frame.assign(inspection=pd.Series(list(inspections), index=frame.index, dtype=object)))
+    faults = {place: label.reason for place, label in enumerate(rows["label"]) if isinstance(label, Fault)}
+    kept = [None if isinstance(label, Fault) else label for label in rows["label"]]
+    return frame.assign(label=pd.Series(kept, index=frame.index, dtype=object)), faults
 
 
 def _fitted(label: Any, inspection: Inspection) -> Any:

@@ -28,13 +28,15 @@ SPLIT_WORDS = {
 class MaskFacts:
     """What reading masks showed: 0 and 255 read as one class (`binary`), with values between (`between`, in the masks).
 
-    `unnamed` are pixels of values or colours without a class, `overlap` those that two annotations claim.
+    `unnamed` are pixels of values or colours without a class, `overlap` those that two annotations claim. `classes` is the name
+    of each value or colour.
     """
 
     binary: bool = False
     between: int = 0
     unnamed: dict[str, int] = field(default_factory=dict)
     overlap: int = 0
+    classes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from hftransfer.core.errors import UserError
 from hftransfer.data import DataConfig, LabelledData
+from hftransfer.data.masks import usable_masks
 from hftransfer.data.read import read_rows
 from hftransfer.doctor.copies import check_copies
 from hftransfer.doctor.facts import Facts
@@ -12,7 +13,7 @@ from hftransfer.doctor.files import check_files, check_readable
 from hftransfer.doctor.findings import Finding
 from hftransfer.doctor.images import check_images
 from hftransfer.doctor.labels import check_labels
-from hftransfer.doctor.masks import check_masks, usable_masks
+from hftransfer.doctor.masks import check_masks
 from hftransfer.doctor.recordings import check_recordings
 from hftransfer.doctor.shortcuts import check_hints
 from hftransfer.doctor.sources import check_sources

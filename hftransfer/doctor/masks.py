@@ -4,18 +4,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from hftransfer.core.errors import UnreadableInput
 from hftransfer.core.image_files import open_image
 from hftransfer.core.mask_files import IGNORED, decode_mask
 from hftransfer.data.mask_classes import BACKGROUND
-from hftransfer.data.masks import fitted
 from hftransfer.data.sources import SPLITS
-from hftransfer.data.values import Fault
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
-from hftransfer.modalities.inspection import Inspection, each_in_threads
+from hftransfer.modalities.inspection import each_in_threads
 
 FEW_IMAGES, LEAST_SHARE = 10, 0.01
 SAMPLE = 200  # masks whose outlines are looked at
@@ -25,14 +22,6 @@ FARTHEST, CLEARER, AGREEING = (
     1.15,
     2 / 3,
 )  # pixels of a shift, how much clearer edges are there, in which share of images
-
-
-def usable_masks(frame: pd.DataFrame, inspections: Sequence[Inspection]) -> tuple[pd.DataFrame, dict[int, str]]:
-    """Return the rows with masks of the size of their picture, and by row why others have none."""
-    rows = fitted(frame.assign(inspection=pd.Series(list(inspections), index=frame.index, dtype=object)))
-    faults = {place: label.reason for place, label in enumerate(rows["label"]) if isinstance(label, Fault)}
-    kept = [None if isinstance(label, Fault) else label for label in rows["label"]]
-    return frame.assign(label=pd.Series(kept, index=frame.index, dtype=object)), faults
 
 
 def check_masks(facts: Facts) -> Iterator[Finding]:

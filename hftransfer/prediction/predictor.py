@@ -265,13 +265,19 @@ def evaluate(path: str | Path, data: str, columns: dict[str, Any], config: Any) 
     and named in the log.
     """
     from hftransfer.data.config import DataConfig
+    from hftransfer.data.masks import usable_masks
     from hftransfer.data.read import read_rows
     from hftransfer.evaluation import evaluate_predictions
 
     predictor = load(path)
     task, columns = predictor.task, _columns_of_the_run(Path(path), data, columns)
     read = read_rows(DataConfig(train=data, task=task.type, modality=predictor.modality.kind.name, **columns))
-    frame = _usable(read.frame, predictor.modality.kind, data, RecordedRun(Path(path)))
+    frame = read.frame
+    if task.by_pixel:
+        frame, faults = usable_masks(frame, predictor.modality.kind.inspect(frame))
+        for row, reason in faults.items():
+            log.warning("%s: %s.", frame["where"].iloc[row], reason)
+    frame = _usable(frame, predictor.modality.kind, data, RecordedRun(Path(path)))
     frame, logits, places = _answered(predictor, frame, data)
     targets = task.targets([_as_known(label, task) for label in frame["label"]], places)
     scores = task.probabilities(logits)
@@ -341,14 +347,15 @@ def _columns_of_the_run(folder: Path, data: str, given: dict[str, Any]) -> dict[
     found = RecordedRun(folder).columns
     named = {"input": own.input or found.get("input"), "label": own.label or found.get("label")}
     known = {role: name for role, name in named.items() if name and _has(frame, name)} | given
-    if named["label"] and "label" not in known and not is_called_label(frame.columns):
+    masks = {"classes": own.classes} if own.classes is not None else {}  # their column and folders are found
+    if named["label"] and "label" not in known and not masks and not is_called_label(frame.columns):
         labels = [named["label"]] if isinstance(named["label"], str) else named["label"]
         raise UserError(
             f"{data} has no column {', '.join(map(repr, labels))}, which holds the labels of the run. Name another with "
             f"--label (there are {', '.join(map(repr, frame.columns))}), or ask for predictions: "
             f"hftransfer predict {folder} {data}."
         )
-    known |= {"separator": own.separator} if own.separator else {}
+    known |= masks | ({"separator": own.separator} if own.separator else {})
     group = own.split.group
     return known | ({"split": {"group": group}} if group and _has(frame, group) else {})
 

@@ -527,3 +527,48 @@ def test_boxes_alone_are_no_masks(tmp_path):
     (tmp_path / "annotations.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="no outlines"):
         rows_of(tmp_path / "annotations.json")
+
+
+# --- what a run knows of its masks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("as_file", "named"),
+    [(lambda mask: mask, {}), (in_colours, {}), (lambda mask: (7 * mask).astype(np.uint8), {}), (lambda mask: mask, {"classes": ["a", "background", "c"]}),
+     (lambda mask: 255 * binary(mask), {}), (in_colours, {"classes": {"dent": [0, 0, 255], "background": "000000", "crack": "#ff0000"}})],
+    ids=["numbers", "colours", "gaps", "background in the middle", "0 and 255", "table of colours"],
+)  # fmt: skip
+def test_masks_of_a_run_are_read_again_with_its_classes(tmp_path, as_file, named):
+    """Also where some classes are missing; reading by what was recorded records the same."""
+    write_folder(tmp_path / "a", as_file)
+    write_folder(tmp_path / "b", lambda mask: as_file(np.where(mask == 1, 0, mask).astype(np.uint8)))
+    first = loaded(tmp_path / "a", **named)
+    again = loaded(tmp_path / "a", classes=first.classes)
+    assert again.classes == first.classes and list(again.classes) == list(first.classes)
+    assert again.task == first.task and again.fingerprint == first.fingerprint
+    other = rows_of(tmp_path / "b", classes=first.classes)
+    assert other.task.names == first.task.names
+    values = [np.unique(mask).tolist() for mask in masks_of(other)]
+    assert all(set(each) <= {0, 1, 2} for each in values)
+
+
+def test_masks_of_0_and_1_for_a_run_of_0_and_255(tmp_path):
+    write_folder(tmp_path, binary)
+    read = rows_of(tmp_path, classes={"0": "background", "255": "crack"})
+    assert_masks(read, [binary(mask) for _, mask in scenes()], ("background", "crack"))
+
+
+def test_outlines_are_numbered_by_the_names_of_all_sources(tmp_path, caplog):
+    expected = write_coco(tmp_path / "a")
+    write_coco(tmp_path / "b")
+    content = json.loads((tmp_path / "b" / "annotations.json").read_text())
+    content["categories"] = [{"id": 10, "name": "crack"}, {"id": 5, "name": "dent"}, {"id": 0, "name": "unused"}]
+    (tmp_path / "b" / "annotations.json").write_text(json.dumps(content))
+    swapped = [np.array([0, 2, 1])[mask] for mask in expected]
+    assert_masks(
+        rows_of(tmp_path / "a", test=str(tmp_path / "b")), [*expected, *swapped], ("background", "crack", "dent")
+    )
+    known = {"0": "background", "3": "dent", "4": "hole"}
+    read = rows_of(tmp_path / "a", classes=known)
+    assert_masks(read, [np.array([0, IGNORED, 1])[mask] for mask in expected], ("background", "dent", "hole"))
+    assert "crack are no classes of data.classes" in caplog.text
