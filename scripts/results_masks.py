@@ -143,7 +143,9 @@ def _encoder() -> dict:
     from hftransfer.models.loading import ModelConfig, load_checkpoint
     from hftransfer.tasks import SingleLabel
 
-    return load_checkpoint(ModelConfig(name=MODEL), kind_of("image"), SingleLabel(("a", "b"))).model.timm_model.state_dict()
+    return load_checkpoint(
+        ModelConfig(name=MODEL), kind_of("image"), SingleLabel(("a", "b"))
+    ).model.timm_model.state_dict()
 
 
 def _values(path: str) -> np.ndarray:

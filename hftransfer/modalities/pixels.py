@@ -73,7 +73,7 @@ class PixelsKind(ImageKind):
 
 def as_labels(mask: np.ndarray) -> np.ndarray:
     """Return a mask as the loss reads it: int16, -100 where a pixel has no class."""
-    return np.where(mask == NO_CLASS, IGNORED, mask).astype(np.int16)
+    return np.where(mask == NO_CLASS, IGNORED, mask.astype(np.int16))  # -100 does not fit into uint8
 
 
 def _prediction(logits: "torch.Tensor", size: tuple[int, int]) -> bytes:

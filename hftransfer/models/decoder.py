@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 WIDTH = 32  # channels of the decoder; the 512 of the paper cost two hundred times as much
 STAGES = 4  # feature maps that the decoder reads, the finest first
+NEUTRAL = {"in_chans": 3, "global_pool": None, "drop_rate": None, "drop_path_rate": None}  # of timm; None: any value
 SIDE = 256  # pixels a side, where the encoder takes any size
 
 
@@ -65,8 +66,11 @@ def _timm_backbone(config: "PreTrainedConfig") -> "PreTrainedConfig":
     import timm
     from transformers import TimmBackboneConfig
 
-    if config.model_args:
-        raise ValueError(f"it is built with {config.model_args}, which a backbone does not keep")
+    further = {
+        name: value for name, value in (config.model_args or {}).items() if NEUTRAL.get(name, ...) not in (value, None)
+    }
+    if further:
+        raise ValueError(f"it is built with {further}, which a backbone does not keep")
     with torch.device("meta"):
         count = len(timm.create_model(config.architecture, features_only=True).feature_info.channels())
     stages = list(range(max(count - STAGES, 0), count))
@@ -95,11 +99,12 @@ def _own_backbone(config: "PreTrainedConfig") -> "PreTrainedConfig":
 def _copied(source: torch.nn.Module, model: "PreTrainedModel", name: str) -> frozenset[str]:
     """Give the encoder its pretrained tensors; return the names of all others.
 
-    Wrappers of timm flatten names (`stages.0` becomes `stages_0`), and both libraries put prefixes before them.
+    Wrappers of timm flatten names (`stages.0` becomes `stages_0`), and both libraries put prefixes before them
+    (`_backbone.model.`, `swin.`).
     """
     stored = {key.replace(".", "_"): tensor for key, tensor in source.state_dict().items()}
     own = model.backbone.state_dict()
-    pairs = {key: stored.get(_flat(key)) for key in own}
+    pairs = {key: next((stored[name] for name in _names(key) if name in stored), None) for key in own}
     holes = [key for key, tensor in pairs.items() if tensor is None or tensor.shape != own[key].shape]
     lost = [key for key in holes if "norm" not in key]  # norms of feature maps are new in every backbone
     if lost:
@@ -109,8 +114,10 @@ def _copied(source: torch.nn.Module, model: "PreTrainedModel", name: str) -> fro
     return frozenset(decoder | {f"backbone.{key}" for key in holes})
 
 
-def _flat(key: str) -> str:
-    return key.removeprefix("_backbone.").removeprefix("model.").replace(".", "_")
+def _names(key: str) -> list[str]:
+    """Return what a tensor of a backbone may be called in its checkpoint, flat: with all prefixes, and without."""
+    parts = key.split(".")
+    return ["_".join(parts[first:]) for first in range(min(3, len(parts) - 1))]
 
 
 def side_of(model: "PreTrainedModel", encoder: "PreTrainedModel") -> int:
