@@ -13,8 +13,11 @@ import pandas as pd
 
 from hftransfer.core.errors import UserError
 from hftransfer.data.columns import as_written, find_input, refuse_foreign, require_column
+from hftransfer.data.config import DataConfig
 from hftransfer.data.entities import joined
 from hftransfer.data.folders import tables_hint
+from hftransfer.data.mask_folders import without_masks
+from hftransfer.data.masks import mask_column
 from hftransfer.data.rows import as_files, file_input
 from hftransfer.data.sources import Source, missing
 from hftransfer.data.tables import decode_utf8, is_table, read_table_source
@@ -29,18 +32,23 @@ IDS = re.compile(r"[iI][dD]|.*_[iI][dD]|.*[a-z]I[dD]")  # id, image_id, Passenge
 
 
 def load_inputs(
-    sources: Sequence[Any], modality: str, columns: list[str] | None = None, own: tuple[str, ...] = ()
+    sources: Sequence[Any],
+    modality: str,
+    columns: list[str] | None = None,
+    own: tuple[str, ...] = (),
+    masks: bool = False,
 ) -> pd.DataFrame:
     """Columns `id`, `input` and, for pairs, `input_pair` of everything in `sources`, in order.
 
     A source is a table (its input named by `columns`, else in the columns `own` of a run, else found), a folder or glob
     (every file of the modality in it), such a file, or "-" (one text or path per line of standard input). An input in
     memory is one too (a Pillow image, an array of pixels, encoded bytes); for texts any other string is the text itself.
+    With `masks` those that stand beside images are no inputs.
     Only tables and texts are opened. Raises `UserError` where a file is missing.
     """
     kind = kind_of(modality)
     frames = [
-        _read(os.fspath(source), kind, columns, own)
+        _read(os.fspath(source), kind, columns, own, masks)
         if isinstance(source, str | os.PathLike)
         else _frame([f"input {number}"], [kind.encoded(source)])
         for number, source in enumerate(sources, 1)
@@ -66,7 +74,9 @@ def inputs_modality(source: str, columns: list[str] | None = None) -> str:
     return find_input(table, frame[columns] if columns else frame, set(), None, OPTION)[1]
 
 
-def _read(source: str, kind: ModalityKind, columns: list[str] | None, own: tuple[str, ...] = ()) -> pd.DataFrame:
+def _read(
+    source: str, kind: ModalityKind, columns: list[str] | None, own: tuple[str, ...], masks: bool
+) -> pd.DataFrame:
     if not source.strip():
         raise UserError("An empty text cannot be predicted: give a text, a file, a folder, or a table.")
     path = Path(source).expanduser()
@@ -74,8 +84,10 @@ def _read(source: str, kind: ModalityKind, columns: list[str] | None, own: tuple
         lines = [line.rstrip("\n") for line in sys.stdin]
         return _files(lines) if kind.files else _texts({f"line {n}": t for n, t in enumerate(lines, 1)})
     if _is_table(path):
-        return _table(path, kind, columns, own)
+        return _table(path, kind, columns, own, masks)
     found = _expand(source, path, kind)
+    if masks and found is not None and path.is_dir():
+        found = without_masks(path, found)
     if found is None and not kind.files:
         return _texts({source: source})
     if found is None:
@@ -132,9 +144,13 @@ def _hidden(entry: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in entry.relative_to(root).parts)
 
 
-def _table(path: Path, kind: ModalityKind, columns: list[str] | None, own: tuple[str, ...]) -> pd.DataFrame:
+def _table(
+    path: Path, kind: ModalityKind, columns: list[str] | None, own: tuple[str, ...], masks: bool
+) -> pd.DataFrame:
     source = read_table_source(path)
     frame = joined(source.parts["all"])
+    if masks and (column := mask_column(source, DataConfig(), wanted=True)) and column not in (columns or ()):
+        frame = frame.drop(columns=column)
     named = tuple(as_written(name, frame) for name in columns or own)
     if not columns and not set(named) <= set(frame.columns):
         named = ()  # a table that is no relative of the run's: its input is found

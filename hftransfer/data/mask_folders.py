@@ -54,6 +54,19 @@ def _frame(paths: list[str], pairs: dict[str, str | None]) -> pd.DataFrame:
     return pd.DataFrame({INPUT: paths, LABEL: [pairs[path] for path in paths]}, dtype=object)
 
 
+def without_masks(root: Path, files: list[str]) -> list[str]:
+    """Return the images below a folder that are no masks of others."""
+    images = [Path(path).relative_to(root).as_posix() for path in files]
+    try:
+        pairs = _beside(root, images) or _among(root, images)
+    except UserError:  # names that fit none: all are taken for images
+        return files
+    masks = {mask for mask in pairs.values() if mask is not None}
+    if masks:
+        log.info("%s: %d masks of images are passed over.", root, len(masks))
+    return [path for path, image in zip(files, images, strict=True) if image not in masks]
+
+
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 

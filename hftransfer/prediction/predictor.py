@@ -110,7 +110,7 @@ class Predictor:
         Raises `UserError`, also for one text where the run reads pairs, or two where it reads one.
         """
         sources = [inputs] if isinstance(inputs, str | PathLike) else list(inputs)
-        frame = load_inputs(sources, self.modality.kind.name, columns, self.columns)
+        frame = load_inputs(sources, self.modality.kind.name, columns, self.columns, self.task.by_pixel)
         found = 2 if "input_pair" in frame else 1
         if self.columns and found != len(self.columns):
             wanted = f"{len(self.columns)} input{'s' if len(self.columns) > 1 else ''} per example"

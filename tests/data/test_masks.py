@@ -10,7 +10,7 @@ from PIL import Image
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.mask_files import IGNORED, decode_mask
-from hftransfer.data import DataConfig, load_data
+from hftransfer.data import DataConfig, load_data, load_inputs
 from hftransfer.data.coco import from_runs, polygon_inside
 from hftransfer.data.mask_classes import read_classes
 from hftransfer.data.masks import are_masks
@@ -527,6 +527,22 @@ def test_boxes_alone_are_no_masks(tmp_path):
     (tmp_path / "annotations.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="no outlines"):
         rows_of(tmp_path / "annotations.json")
+
+
+# --- inputs without labels -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("images", "masks", "ending"), [("images", "masks", ""), (".", ".", "_mask"), ("a", "b", "")])
+def test_masks_beside_images_are_no_inputs(tmp_path, images, masks, ending):
+    write_folder(tmp_path, images=images, masks=masks, ending=ending)
+    count = 24 if images == "a" else 12  # folders of other names: all are images
+    assert len(load_inputs([str(tmp_path)], "image", masks=True)) == count
+    assert len(load_inputs([str(tmp_path)], "image")) == 24  # a classifier takes any picture
+
+
+def test_the_column_of_masks_is_no_input(tmp_path):
+    frame = load_inputs([str(write_table(tmp_path))], "image", masks=True)
+    assert all("/images/" in path for path in frame["input"])
 
 
 # --- what a run knows of its masks --------------------------------------------------------------------------------------
