@@ -16,6 +16,7 @@ import pandas as pd
 
 from hftransfer.apps import uploads
 from hftransfer.apps.corrections import keep_correction
+from hftransfer.apps.masks import OPACITY, mask_tab, overlay
 from hftransfer.apps.serving import Served, answered, serve
 from hftransfer.apps.web import start
 from hftransfer.apps.why import why_html
@@ -145,6 +146,8 @@ def _undecoded(upload: Any) -> str | None:
 def _answer(task: Task, label: str = "Prediction") -> gr.components.Component:
     if task.by_word:
         return gr.HighlightedText(label=label, show_legend=True, combine_adjacent=False)
+    if task.by_pixel:
+        return gr.Image(type="pil", format="png", label=label, interactive=False, height=320)
     if not task.has_classes:
         return gr.Dataframe(headers=["target", "value"], label=label, interactive=False, elem_classes="values")
     top = min(8, len(task.names))
@@ -156,6 +159,8 @@ def _asked(model: Served, frame: pd.DataFrame) -> tuple[Any, dict[str, Any]]:
     if model.task.by_word:
         found = [{"entity": e["label"], "start": e["start"], "end": e["end"]} for e in model.entities(frame)[0]]
         return dict(text=frame["input"].iloc[0], entities=found), {}
+    if model.task.by_pixel:
+        return overlay(model.task, frame["input"].iloc[0], model.masks(frame)[0], OPACITY), {}
     scores, limits = model.ask(frame)
     return _shown(model.task, scores[0]), limits
 
@@ -169,6 +174,8 @@ def _shown(task: Task, scores: np.ndarray) -> Any:
 
 def _events(given: Any) -> list[Any]:
     """Return what asks the model beside the button: a new picture, a recording, or Shift + Enter in a text."""
+    if isinstance(given, gr.Slider):
+        return []
     if isinstance(given, gr.Audio):
         return [given.upload, given.stop_recording]
     return [given.upload if isinstance(given, gr.Image) else given.submit]
@@ -179,7 +186,8 @@ def _asking(
 ) -> None:
     """Connect the button, and what each input has for it: a new picture, or Shift + Enter in a text."""
     own = [event for each in inputs for event in _events(each)]
-    asking = _said(ask, *_names(model))
+    further = [str(each.label).lower().split()[0] for each in inputs[len(model.columns) :]]  # settings beside the inputs
+    asking = _said(ask, *_names(model), *further)
     gr.on([button.click, *own], asking, list(inputs), outputs, api_name=api_name, concurrency_id="ask",
           show_progress_on=outputs[:1])  # fmt: skip
     for each in inputs:
@@ -188,6 +196,9 @@ def _asking(
 
 
 def _predict_tab(model: Served) -> None:
+    if model.task.by_pixel:
+        return mask_tab(model, lambda: _inputs(model), _said, _asking)
+
     def ask(*inputs: str | None) -> tuple[Any, str]:
         """Probabilities, or values, for one input, and remarks on it."""
         frame, remark = model.frame(*inputs)

@@ -77,6 +77,11 @@ class Served:
         with self.lock:
             return self.predictor.table(frame)["prediction"].tolist()
 
+    def masks(self, frame: pd.DataFrame) -> list[bytes]:
+        """Return the predicted mask of each image (`core.mask_files`)."""
+        with self.lock:
+            return self.predictor.table(frame)["mask"].tolist()
+
     def ask(self, frame: pd.DataFrame) -> tuple[np.ndarray, dict[str, Sequence[Any]]]:
         """Calibrated probabilities, or values, (N, C), and what the run knows of its limits (`Reliability.columns`)."""
         with self.lock:
@@ -148,6 +153,10 @@ def answered(model: Served, frame: pd.DataFrame) -> pd.DataFrame:
         if model.task.by_word:
             found = [json.dumps(entities, ensure_ascii=False) for entities in model.entities(frame)]
             return _inputs(model, frame).assign(prediction=found, error="")
+        if model.task.by_pixel:
+            areas = model.task.answers(model.masks(frame), (), ())
+            shares = {f"area:{name}": [each.get(name, 0.0) for each in areas] for name in model.task.names}
+            return _inputs(model, frame).assign(prediction=["|".join(each) for each in areas], error="", **shares)
         scores, limits = model.ask(frame)
     except UserError as error:
         if len(frame) > 1:
