@@ -17,6 +17,7 @@ from hftransfer.core.errors import UserError
 from hftransfer.core.wording import ends
 from hftransfer.data import LabelledData, load_data
 from hftransfer.doctor import examine_loaded
+from hftransfer.evaluation.kinds import titled
 from hftransfer.features.store import FeatureStore
 from hftransfer.models.loading import Checkpoint, load_checkpoint
 from hftransfer.pipeline import summary
@@ -157,7 +158,7 @@ def _log_result(made: Run) -> None:
         name, found = next(iter(made.metrics[part].items()))
         title = MetricsRecord.of(made.metrics).describe_part(part)
         log.info("Run saved to %s. %s %s %.4f (%s). Writing the report.", made.folder, title.capitalize(),
-                 name.replace("_", " "), found["value"], ends(found))  # fmt: skip
+                 titled(name), found["value"], ends(found))  # fmt: skip
 
 
 def _chosen(config: RunConfig, dataset: Any, resume: bool) -> tuple[RunConfig, Run]:

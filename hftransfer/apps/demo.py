@@ -22,6 +22,7 @@ from hftransfer.apps.web import start
 from hftransfer.apps.why import why_html
 from hftransfer.core.errors import UserError
 from hftransfer.core.wording import ends
+from hftransfer.evaluation.kinds import titled
 from hftransfer.runs.folder import beside
 from hftransfer.runs.record import MetricsRecord
 from hftransfer.tasks import Task
@@ -90,7 +91,7 @@ def _measured(folder: Path) -> str:
         return ""
     name, value = next(iter(found.items()))
     interval = ends(value, 3)
-    return f"{name.replace('_', ' ')} {value['value']:.3f} on held-out examples (95 % interval {interval})"
+    return f"{titled(name)} {value['value']:.3f} on held-out examples (95 % interval {interval})"
 
 
 def _said(function: Callable, *names: str) -> Callable:
@@ -186,7 +187,9 @@ def _asking(
 ) -> None:
     """Connect the button, and what each input has for it: a new picture, or Shift + Enter in a text."""
     own = [event for each in inputs for event in _events(each)]
-    further = [str(each.label).lower().split()[0] for each in inputs[len(model.columns) :]]  # settings beside the inputs
+    further = [
+        str(each.label).lower().split()[0] for each in inputs[len(model.columns) :]
+    ]  # settings beside the inputs
     asking = _said(ask, *_names(model), *further)
     gr.on([button.click, *own], asking, list(inputs), outputs, api_name=api_name, concurrency_id="ask",
           show_progress_on=outputs[:1])  # fmt: skip

@@ -66,7 +66,9 @@ def mask_tab(model: Served, inputs: Callable[[], list[Any]], said: Callable, ask
             given = inputs()
             button = gr.Button("Predict", variant="primary")
         with gr.Column(min_width=300):
-            shown = gr.Image(type="pil", format="png", label="Mask", interactive=False, height=320, buttons=["fullscreen"])
+            shown = gr.Image(
+                type="pil", format="png", label="Mask", interactive=False, height=320, buttons=["fullscreen"]
+            )
             opacity = gr.Slider(0, 100, OPACITY, step=5, label="Opacity of the mask (%)")
             areas, remarks = gr.HTML(), gr.HTML(elem_classes="remark")
             file = gr.DownloadButton("Mask as a PNG file", size="sm")

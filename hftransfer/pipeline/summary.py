@@ -12,6 +12,7 @@ from hftransfer.core.terminal import only_errors
 from hftransfer.core.wording import ends, percent
 from hftransfer.data import LabelledData
 from hftransfer.data.sources import SPLITS
+from hftransfer.evaluation.kinds import titled
 from hftransfer.pipeline.run_context import RunContext
 from hftransfer.runs.record import MetricsRecord
 from hftransfer.strategies import Plan
@@ -70,5 +71,5 @@ def result_lines(folder: Path, metrics: MetricsRecord) -> list[str]:
         name, found = next(iter(metrics.parts[metrics.headline].items()))
         title = metrics.describe_part(metrics.headline)
         interval = f"95 % interval {ends(found)}, {found['n']} examples"
-        lines.insert(0, f"Result: {title} {name.replace('_', ' ')} {found['value']:.4f} ({interval}).")
+        lines.insert(0, f"Result: {title} {titled(name)} {found['value']:.4f} ({interval}).")
     return [*lines, f"Next: hftransfer evaluate {run} · hftransfer predict {run} INPUTS · hftransfer demo {run}"]

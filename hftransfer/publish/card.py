@@ -287,14 +287,10 @@ def _results(run: RecordedRun, facts: dict[str, Any]) -> dict[str, Any]:
         "task": {"type": facts["pipeline_task"]},
         "dataset": {"type": Path(data).stem, "name": Path(data).name, "split": facts["split"]},
         "metrics": [
-            {"type": name, "value": round(found["value"], 6), "name": f"{_words(name)}, 95 % interval {_span(found)}"}
+            {"type": name, "value": round(found["value"], 6), "name": f"{titled(name)}, 95 % interval {_span(found)}"}
             for name, found in facts["metrics"].items()
         ],
     }
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _number(value: float) -> str:

@@ -4,9 +4,11 @@ A few held-out raw inputs go through every form that the run's model has (`forms
 scores are compared with those that the training process recorded in `predictions.parquet`.
 """
 
+import base64
 import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -19,15 +21,18 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import read_json, write_json
+from hftransfer.core.mask_files import decode_prediction, encode_prediction
 from hftransfer.evaluation.entities import differ, spans_of
 from hftransfer.evaluation.intervals import wilson
 from hftransfer.modalities import kind_of
 from hftransfer.runs.predictions import places_of
 from hftransfer.runs.reader import Part, RecordedRun
 from hftransfer.tasks import Task
+from hftransfer.tasks.tokens import ragged
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +184,8 @@ def ask_form(run: RecordedRun, part: Part, form: Form) -> Stage:
     seconds = found["seconds"] / len(part)
     if run.task.by_word:
         stage = compare_entities(form, run.task, part, found["answers"], seconds)
+    elif run.task.by_pixel:
+        stage = compare_masks(form, run.task, part, found["answers"], seconds)
     else:
         scores = np.array([[row.get(name, np.nan) for name in run.task.names] for row in found["answers"]])
         stage = compare(form, run.task, part, scores, seconds)
@@ -272,6 +279,25 @@ def compare_entities(form: Form, task: Task, part: Part, answers: list[dict[str,
         form.least_agreement,
         len(part),
     )
+
+
+def compare_masks(form: Form, task: Task, part: Part, answers: list[dict[str, str]], seconds: float) -> Stage:
+    """Compare masks with the recorded ones; the difference is the largest share of the pixels of an image."""
+    found = [_with_certainty(base64.b64decode(answer["mask"])) for answer in answers]
+    differ = task.decides_otherwise(part.scores, ragged(found), NEAR)
+    shares = [
+        float((decode_prediction(own)[0] != decode_prediction(other)[0]).mean())
+        for own, other in zip(part.scores, found, strict=True)
+    ]
+    names = tuple(row for row, other in zip(part.ids, differ, strict=True) if other)
+    agreement = float(1 - differ.mean())
+    return Stage(form.name, max(shares), agreement, seconds, form.bytes, names, form.least_agreement, len(part))
+
+
+def _with_certainty(png: bytes) -> bytes:
+    with Image.open(io.BytesIO(png)) as image:
+        numbers = np.asarray(image)
+    return encode_prediction(numbers, np.full(numbers.shape, 255, np.uint8))
 
 
 def _entity(name: str, score: float) -> dict[str, Any]:

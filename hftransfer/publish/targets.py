@@ -7,6 +7,8 @@
 `pipeline` and `onnx` are what a stranger would write and import nothing of ours; `adapter` and `demo` run our code.
 """
 
+import base64
+import io
 import json
 import sys
 import time
@@ -17,7 +19,9 @@ from typing import Any
 # `input`: a text or the path of a file; `array`: a file with what the pipeline takes instead; `input_pair`: the second
 # text of a pair.
 Row = dict[str, str]
-Ask = Callable[[Row], dict[str, float]]  # a score for each name
+Ask = Callable[[Row], dict[str, Any]]  # a score for each name; of segmentation `mask`, a PNG of class numbers in base64
+MASKS = "image-segmentation"
+OPAQUE = 100  # per cent of a mask over its image
 
 
 def through_pipeline(job: dict[str, Any]) -> Ask:
@@ -28,10 +32,12 @@ def through_pipeline(job: dict[str, Any]) -> Ask:
     task, own_code, options = job["pipeline_task"], job["trust_remote_code"], job["pipeline_options"]
     pipe = transformers.pipeline(task, job["folder"], device="cpu", trust_remote_code=own_code)
 
-    def ask(row: Row) -> dict[str, float]:
+    def ask(row: Row) -> dict[str, Any]:
         pair = {"text": row["input"], "text_pair": row.get("input_pair")}
         one = np.load(row["array"]) if "array" in row else row["input"]
         answer = pipe(pair if "input_pair" in row else one, **options)
+        if task == MASKS:
+            return {"mask": _mask({segment["label"]: segment["mask"] for segment in answer}, job["names"])}
         if all("entity_group" in entry for entry in answer):  # also of no entity
             return {f"{e['entity_group']} {e['start']}-{e['end']}": float(e["score"]) for e in answer}
         return {entry["label"]: entry["score"] for entry in answer}
@@ -116,6 +122,9 @@ def through_demo(job: dict[str, Any]) -> Ask:
 
     def ask(row: Row) -> dict[str, float]:
         given = [handle_file(row["input"])] if job["files"] else list(row.values())
+        if job["pipeline_task"] == MASKS:
+            *_, file = client.predict(*given, OPAQUE, api_name="/predict")[:4]
+            return {"mask": base64.b64encode(Path(file).read_bytes()).decode()}
         answer, *_ = client.predict(*given, api_name="/predict")
         if isinstance(answer, list):  # a text in pieces, some of them entities
             return _entities(answer)
@@ -124,6 +133,19 @@ def through_demo(job: dict[str, Any]) -> Ask:
         return {entry["label"]: entry["confidence"] for entry in answer["confidences"]}
 
     return ask
+
+
+def _mask(masks: dict[str, Any], names: list[str]) -> str:
+    """Return the masks (H, W) of all classes as one PNG of class numbers in base64."""
+    import numpy as np
+    from PIL import Image
+
+    numbers = np.zeros(np.asarray(next(iter(masks.values()))).shape, dtype=np.uint8)
+    for name, mask in masks.items():
+        numbers[np.asarray(mask) > 0] = names.index(name)
+    stream = io.BytesIO()
+    Image.fromarray(numbers).save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
 
 
 def _entities(pieces: list[dict[str, Any]]) -> dict[str, float]:

@@ -33,9 +33,9 @@ def test_the_demo_gives_the_mask_that_the_run_predicts(served):
     with Image.open(file) as mask:
         assert mask.mode == "P" and mask.size == Image.open(picture).size
         numbers = np.asarray(mask)
-    assert {name: (numbers == place).mean() for place, name in enumerate(RecordedRun(folder).task.names)} == pytest.approx(
-        {name: table[f"area:{name}"][0] for name in RecordedRun(folder).task.names}
-    )
+    assert {
+        name: (numbers == place).mean() for place, name in enumerate(RecordedRun(folder).task.names)
+    } == pytest.approx({name: table[f"area:{name}"][0] for name in RecordedRun(folder).task.names})
     assert all(name in areas for name in table["prediction"][0]) and not remarks
     covered = np.asarray(Image.open(shown).convert("RGB"))[numbers == 1]
     assert not len(covered) or (covered == palette(3)[1]).all()
