@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import write_json
 from hftransfer.data import LabelledData
+from hftransfer.evaluation.kinds import titled
 from hftransfer.pipeline import outputs
 from hftransfer.publish.card import BLANK, blanks, card_facts, render_card, table_cell, write_card
 from hftransfer.runs.reader import RecordedRun
@@ -42,9 +43,9 @@ def test_every_kind_has_a_card_whose_numbers_are_the_run_s(task, modality, tmp_p
     card = write_card(folder, "me/model").read_text()
     metrics = json.loads((folder / "metrics.json").read_text())["test"]
     table = rows_of(card, "metric")
-    assert set(table) == {name.replace("_", " ") for name in metrics}
+    assert set(table) == {titled(name) for name in metrics}
     for name, found in metrics.items():
-        value, span, rows = table[name.replace("_", " ")]
+        value, span, rows = table[titled(name)]
         assert float(value) == pytest.approx(found["value"], abs=6e-4) and int(rows) == found["n"]
         assert [float(end) for end in span.split(" to ")] == pytest.approx([found["low"], found["high"]], abs=6e-4)
     assert f'pipeline("{modality}-classification", "me/model")' in card
