@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn import metrics as sk
 
 from hftransfer.core.errors import UserError
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
@@ -30,6 +31,27 @@ def test_single_label_by_hand():
     assert found["balanced_accuracy"] == pytest.approx((2 / 3 + 1 + 0) / 3)
     assert found["macro_f1"] == pytest.approx((4 / 6 + 4 / 5 + 0) / 3)
     assert found["log_loss"] == pytest.approx(-(4 * np.log(0.8) + 2 * np.log(0.1)) / 6)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_single_label_is_what_scikit_learn_says(seed):
+    """With ties among scores, classes that are absent, and classes that are never guessed."""
+    rng = np.random.default_rng(seed)
+    rows, seen = int(rng.integers(2, 60)), int(rng.integers(1, 5))
+    targets = rng.integers(seen, size=rows)
+    scores = np.round(rng.dirichlet(np.ones(4) / 2, rows), 1) + 1e-3
+    task, predicted = SingleLabel(("a", "b", "c", "d")), scores.argmax(1)
+    found = compute_metrics(task, targets, scores)
+    some = len(np.unique(targets)) > 1
+    areas = [sk.roc_auc_score(targets == c, scores[:, c]) for c in np.unique(targets) if some]
+    expected = {
+        "accuracy": sk.accuracy_score(targets, predicted),
+        "balanced_accuracy": np.mean([(predicted[targets == c] == c).mean() for c in np.unique(targets)]),
+        "macro_f1": sk.f1_score(targets, predicted, labels=range(4), average="macro", zero_division=np.nan),
+        "auroc": np.mean(areas) if some else np.nan,
+        "mcc": sk.matthews_corrcoef(targets, predicted) if some else np.nan,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, nan_ok=True, abs=1e-12)
 
 
 def test_multi_label_by_hand():
