@@ -71,8 +71,8 @@ def _single_label(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[s
 def _matthews(hit: int, guessed: np.ndarray, present: np.ndarray) -> float:
     """Matthews' correlation from counts of the classes (C,) (Gorodkin 2004, eq. 8); 0 where one class is always guessed."""
     total = present.sum()
-    spread = (total**2 - guessed @ guessed) * (total**2 - present @ present)
-    return (hit * total - guessed @ present) / np.sqrt(float(spread)) if spread else 0.0
+    spreads = float(total**2 - guessed @ guessed) * float(total**2 - present @ present)
+    return (hit * total - guessed @ present) / np.sqrt(spreads) if spreads else 0.0
 
 
 def _multi_label(task: Task, targets: np.ndarray, scores: np.ndarray) -> dict[str, float]:

@@ -37,7 +37,7 @@ def test_single_label_by_hand():
 def test_single_label_is_what_scikit_learn_says(seed):
     """With ties among scores, classes that are absent, and classes that are never guessed."""
     rng = np.random.default_rng(seed)
-    rows, seen = int(rng.integers(2, 60)), int(rng.integers(1, 5))
+    rows, seen = 100_000 if seed == 0 else int(rng.integers(2, 60)), int(rng.integers(1, 5))
     targets = rng.integers(seen, size=rows)
     scores = np.round(rng.dirichlet(np.ones(4) / 2, rows), 1) + 1e-3
     task, predicted = SingleLabel(("a", "b", "c", "d")), scores.argmax(1)
