@@ -13,10 +13,10 @@ import pandas as pd
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.mask_files import MOST_CLASSES, encode_mask
+from hftransfer.data.encoding import decode_utf8
 from hftransfer.data.mask_classes import BACKGROUND
 from hftransfer.data.mask_folders import INPUT, LABEL, split_of
 from hftransfer.data.sources import MASK, MaskFacts, Source, describe_counts, in_order
-from hftransfer.data.tables import decode_utf8
 from hftransfer.data.values import Fault
 from hftransfer.modalities import ModalityKind, by_preference
 from hftransfer.modalities.inspection import each_in_threads

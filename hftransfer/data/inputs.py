@@ -14,13 +14,14 @@ import pandas as pd
 from hftransfer.core.errors import UserError
 from hftransfer.data.columns import as_written, find_input, refuse_foreign, require_column
 from hftransfer.data.config import DataConfig
+from hftransfer.data.encoding import decode_utf8
 from hftransfer.data.entities import joined
 from hftransfer.data.folders import tables_hint
 from hftransfer.data.mask_folders import without_masks
 from hftransfer.data.masks import mask_column
 from hftransfer.data.rows import as_files, file_input
 from hftransfer.data.sources import Source, missing
-from hftransfer.data.tables import decode_utf8, is_table, read_table_source
+from hftransfer.data.tables import is_table, read_table_source
 from hftransfer.data.values import is_missing
 from hftransfer.modalities import ModalityKind, first_kind, kind_of
 from hftransfer.runs.folder import holds_run

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hftransfer.core.errors import UserError
+from hftransfer.data.encoding import decode_utf8
 from hftransfer.data.sources import missing
-from hftransfer.data.tables import decode_utf8
 
 FILES = (
     "classes.txt", "labels.txt", "labelmap.txt", "label_map.txt", "class_names.txt", "_classes.csv", "classes.csv",

@@ -20,12 +20,13 @@ from hftransfer.evaluation.resampling import corrected_t_interval
 from hftransfer.features.sources import FeatureSource
 from hftransfer.modalities import kind_of
 from hftransfer.planning.strategies import baselines, candidates
-from hftransfer.planning.strategies.candidates import Clock, Search
+from hftransfer.planning.strategies.candidates import Clock
 from hftransfer.planning.strategies.command import advise
 from hftransfer.planning.strategies.decision import Difference, Evaluator, HeldOutPredictions
 from hftransfer.planning.strategies.experiments import Curve, Fold, Trial
 from hftransfer.planning.strategies.kept import Kept, put_in_place
 from hftransfer.planning.strategies.prior import Gain, updated
+from hftransfer.planning.strategies.search import TIMED_STEPS, Search
 from hftransfer.planning.strategies.wording import advice, as_dict, evidence
 from hftransfer.strategies import AutoStrategy
 from hftransfer.strategies.auto import seconds_of
@@ -299,7 +300,7 @@ def test_a_rung_that_does_not_fit_the_budget_is_left_out_with_a_line():
     assert search.skipped["lora"].startswith("it needs about 500 s, ") and search.skipped["lora"].endswith(
         "budget are left"
     )
-    assert [steps for _, steps, _ in search.experiments.asked] == [candidates.TIMED_STEPS] * 4
+    assert [steps for _, steps, _ in search.experiments.asked] == [TIMED_STEPS] * 4
     assert search.ended == "the budget is spent"
     assert advice(search) == (
         "There was no time for frozen, LoRA, full and scratch: take the probe (--prefer accuracy takes full)."

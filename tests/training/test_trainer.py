@@ -29,10 +29,10 @@ from hftransfer.strategies import FrozenStrategy, FullStrategy, GradualStrategy,
 from hftransfer.tasks import Regression, SingleLabel
 from hftransfer.train import run
 from hftransfer.training import trainer as loop
-from hftransfer.training.callbacks import StopCallback
+from hftransfer.training.callbacks import FreezeCallback, StopCallback
 from hftransfer.training.examples import training_order
 from hftransfer.training.freeze_check import FrozenMoved, check_frozen, tensor_hashes
-from hftransfer.training.trainer import FreezeCallback, Loss, parameter_groups
+from hftransfer.training.plan_trainer import Loss, parameter_groups
 from tests.support import tiny
 from tests.support.processes import start, two_processes, wait_for
 from tests.support.runs import KINDS, configuration

@@ -8,9 +8,10 @@ from typing import Any
 from hftransfer.config import RunConfig
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import write_json
-from hftransfer.planning.strategies.candidates import Clock, Search
+from hftransfer.planning.strategies.candidates import Clock
 from hftransfer.planning.strategies.experiments import Experiments
 from hftransfer.planning.strategies.kept import Kept, Once
+from hftransfer.planning.strategies.search import Search
 from hftransfer.planning.strategies.wording import FILE, advice, as_dict
 from hftransfer.runtime import launch
 

@@ -7,8 +7,9 @@ import numpy as np
 
 from hftransfer.core.wording import percent
 from hftransfer.evaluation.kinds import higher_is_better
-from hftransfer.planning.strategies.candidates import TITLES, TRAINED, Search
+from hftransfer.planning.strategies.candidates import TITLES, TRAINED
 from hftransfer.planning.strategies.decision import Difference, HeldOutPredictions
+from hftransfer.planning.strategies.search import Search
 
 if TYPE_CHECKING:
     from rich.console import Group
