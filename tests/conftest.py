@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -100,6 +101,23 @@ def tiny_run(tmp_path_factory, write_pages):
     base = tmp_path_factory.getbasetemp()
     root = Path(base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "tiny-runs"
     return SharedRuns(root, write_pages)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Runs end without the check of the saved model, a sixth of a tiny run: for tests of other things that train often."""
+    from hftransfer.pipeline import outputs
+
+    monkeypatch.setattr(outputs, "check_saved_model", lambda *_: {"examples": 0})
+
+
+@pytest.fixture
+def forked_programs(monkeypatch):
+    """Forms of a saved model are asked in processes that begin at once: `test_fresh_process` has a real one."""
+    from hftransfer.publish import round_trip
+    from tests.support.fork_server import run_python
+
+    monkeypatch.setattr(round_trip, "subprocess", SimpleNamespace(run=run_python))
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,7 @@ def test_every_command_after_training_runs_allowed_code(made, root):
     assert explain(predictor, part.frame.head(1))[0].heat is not None
 
 
-def test_the_round_trip_and_the_card_name_it(made):
+def test_the_round_trip_and_the_card_name_it(made, forked_programs):
     recorded = RecordedRun.open(made)
     stage = ask_form(recorded, readable_rows(recorded, 4), Form("pipeline", "pipeline", made / "model", 1))
     assert stage.label_agreement == 1 and stage.max_difference < 1e-4

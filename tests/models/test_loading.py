@@ -5,7 +5,6 @@ import logging
 import os
 import pickle
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from hftransfer.runs.record import RunRecord
 from hftransfer.tasks import SingleLabel, Task, make_task
 from hftransfer.train import run
 from tests.support import tiny
+from tests.support.fork_server import run_python
 
 TASK = SingleLabel(("red", "green", "blue"))
 FAMILIES = {**tiny.VISION_FAMILIES, **tiny.TEXT_FAMILIES}
@@ -202,7 +202,7 @@ def fresh_answers(folders, tmp_path_factory):
 def run_fresh(code: str, jobs: dict, root: Path) -> dict:
     (root / "jobs.json").write_text(json.dumps(jobs))
     arguments = [sys.executable, "-c", code, str(root / "jobs.json"), str(root / "answers.json")]
-    subprocess.run(arguments, check=True, cwd=root, env=os.environ | {"HF_HUB_OFFLINE": "1"}, timeout=300)
+    run_python(arguments, check=True, cwd=root)
     return json.loads((root / "answers.json").read_text())
 
 

@@ -21,6 +21,8 @@ from hftransfer.tasks import Regression, SingleLabel
 from hftransfer.train import run
 from tests.support.runs import configuration
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 @pytest.fixture(autouse=True)
 def headline_below_300(monkeypatch):

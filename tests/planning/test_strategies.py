@@ -36,6 +36,8 @@ from tests.behaviour.test_cli import call
 from tests.support import tiny
 from tests.support.runs import configuration, data_of
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 TASK = SingleLabel(("a", "b"))
 TARGETS = np.arange(200) % 2
 
@@ -509,7 +511,7 @@ def test_the_old_folder_stays_where_the_new_one_cannot_take_its_name(tmp_path, m
 
 # --- tiny networks ----------------------------------------------------------------------------------------------------
 
-FEW = ("strategy.budget=15s", "training.max_steps=2", "training.learning_rate=1e-3", "head.folds=2")
+FEW = ("strategy.budget=6s", "training.max_steps=2", "training.learning_rate=1e-3", "head.folds=2")
 
 
 def auto(kind, folder, *overrides):
@@ -555,7 +557,7 @@ def finished_config(folder):
 
 def test_a_validation_part_that_was_given_is_held_out_whole(tmp_path):
     table = tiny.text_table(tmp_path / "more.csv", rows=45, seed=5)
-    search = advise(auto("text", tmp_path, f"data.validation={table}"))
+    search = advise(auto("text", tmp_path, f"data.validation={table}", "strategy.budget=1s"))
     assert len(search.experiments.folds) == 1 and len(search.measured["probe"].rows) == 45
     assert set(search.experiments.data.frame["split"][search.measured["probe"].rows]) == {"validation"}
 

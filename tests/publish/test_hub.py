@@ -23,6 +23,7 @@ from hftransfer.publish.round_trip import forms_digest
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.train import run
 from tests.support import tiny
+from tests.support.fork_server import run_python
 from tests.support.local_hub import OWNER, TOKEN, LocalHub
 from tests.support.run_folders import SINGLE, make_run
 from tests.support.runs import configuration
@@ -61,7 +62,7 @@ def in_process(code: str, hub: LocalHub, home: Path, token: str | None = None) -
     )
     environment = {key: value for key, value in os.environ.items() if key != "HF_TOKEN"}
     environment |= hub.environment(home, token) | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=300)
+    done = run_python([sys.executable, "-c", program], env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     printed, _, answer = done.stdout.rpartition("ANSWER")
     return {"answer": json.loads(answer), "output": printed + done.stderr}

@@ -114,8 +114,10 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in STAGES if name no
 
 
 @pytest.mark.parametrize("name", ["pipeline", "onnx", *SLOW])
-def test_fresh_process(name, runs):
-    """The plain forms import nothing of ours."""
+def test_fresh_process(name, runs, request):
+    """The plain forms import nothing of ours. That of the pipeline is asked in a process that nothing has prepared."""
+    if name != "pipeline":
+        request.getfixturevalue("forked_programs")
     recorded = RecordedRun.open(runs("lora"))
     part = readable_rows(recorded, 4)
     (form,) = [each for each in forms_of(recorded) if each.name == name]
@@ -210,7 +212,7 @@ def test_a_certificate_ends_with_another_version_of_a_package(tmp_path, monkeypa
     assert forms_digest(folder) != before
 
 
-def test_model_that_does_not_load(runs, tmp_path):
+def test_model_that_does_not_load(runs, tmp_path, forked_programs):
     folder = tmp_path / "run"
     shutil.copytree(runs("images"), folder)
     (folder / "model" / "model.safetensors").unlink()

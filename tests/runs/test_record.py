@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from hftransfer.publish.card import write_card
 from hftransfer.report import write_report
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.runs.record import SCHEMA_VERSION, HistoryRecord, RunRecord
+from tests.support.fork_server import run_python
 from tests.support.run_folders import make_run
 
 EARLIER = Path(__file__).parents[1] / "support" / "run_of_version_0"
@@ -80,6 +80,6 @@ def test_loading_a_run_imports_no_code_of_the_training():
         "import sys, hftransfer; hftransfer.load; hftransfer.predict\n"
         "print(sorted({name.split('.')[1] for name in sys.modules if name.startswith('hftransfer.')}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_python([sys.executable, "-c", code], check=True)
     imported = set(re.findall(r"\w+", done.stdout))
     assert "prediction" in imported and not imported & {"pipeline", "training", "planning", "doctor", "train", "cli"}

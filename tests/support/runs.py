@@ -124,11 +124,15 @@ class SharedRuns:
     def __call__(self, strategy: str, kind: str) -> Path:
         """Return the folder of a run."""
         output = self.root / kind / f"{kind}-{strategy}"
+        done = output.with_name(f"{output.name}.done")  # seen without the lock, which another run of the kind may hold
+        if done.exists():
+            return output
         output.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.root / f"{kind}.lock"):
-            if not output.exists():
+            if not done.exists():
                 train(configuration(strategy, kind, output.parent))
                 self.write_pages(output)
+                done.touch()
         return output
 
 

@@ -243,7 +243,7 @@ def test_the_demo_highlights_entities(folder):
 @pytest.mark.parametrize(
     "forms", [("pipeline",), pytest.param(("adapter on its base", "demo"), marks=pytest.mark.slow)]
 )
-def test_the_round_trip_finds_the_recorded_entities(tiny_run, tmp_path, monkeypatch, forms):
+def test_the_round_trip_finds_the_recorded_entities(tiny_run, tmp_path, monkeypatch, forms, forked_programs):
     pytest.importorskip("gradio")
     from hftransfer.publish import round_trip
     from hftransfer.publish.round_trip import certify, check
@@ -276,6 +276,7 @@ COMMANDS = {
     "curve": ["curve", "DATA", "--model", "MODEL"],
     "next": ["next", "DATA", "--run", "RUN"],
     "review": ["review", "RUN"],
+    "embed": ["embed", "DATA", "--run", "RUN", "--output", "OUT"],
     "--explain": ["predict", "RUN", "a text", "--explain", "OUT"],
     "evaluation.folds": ["train", "DATA", "evaluation.folds=3", "--model", "MODEL", "--output", "OUT"],
     "evaluation.metrics": None,  # the evaluate library is asked first

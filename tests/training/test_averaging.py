@@ -18,6 +18,8 @@ from hftransfer.training.averaging import FEW
 from tests.support.runs import configuration
 from tests.training.test_trainer import changed, same, weights
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 RANDOM = "strategy.head_init=random"
 
 

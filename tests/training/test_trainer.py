@@ -34,8 +34,11 @@ from hftransfer.training.examples import training_order
 from hftransfer.training.freeze_check import FrozenMoved, check_frozen, tensor_hashes
 from hftransfer.training.plan_trainer import Loss, parameter_groups
 from tests.support import tiny
+from tests.support.fork_server import run_python
 from tests.support.processes import start, two_processes, wait_for
 from tests.support.runs import KINDS, configuration
+
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 TASK = SingleLabel(("a", "b", "c"))
 
@@ -714,7 +717,7 @@ def test_two_processes_give_what_one_gives(tmp_path, start_two):
 def test_fewer_processes_than_asked_for_is_an_error(tmp_path):
     config = configuration("probe", "text", tmp_path)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    done = subprocess.run([*launch, *train_command(config, tmp_path)], capture_output=True, text=True)
+    done = run_python([*launch, *train_command(config, tmp_path)])
     assert done.returncode != 0
     assert "asked for several processes but started only this one" in done.stderr
     assert "Traceback (most recent call last)" not in done.stderr.split("Error:")[0]
