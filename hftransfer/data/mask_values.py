@@ -12,7 +12,7 @@ from PIL import Image
 
 from hftransfer.core.errors import UnreadableInput, UserError
 from hftransfer.core.image_files import opened
-from hftransfer.core.mask_files import IGNORED, MOST_CLASSES, encode_mask
+from hftransfer.core.mask_files import IGNORED, MOST_CLASSES, UnreadableMask, encode_mask
 from hftransfer.data.mask_classes import BACKGROUND, Classes, named, packed, written
 from hftransfer.data.mask_folders import MASKS
 from hftransfer.data.sources import MaskFacts
@@ -100,15 +100,26 @@ def _look(value: Any) -> _Seen | None:
 def _counted(image: Image.Image) -> _Seen:
     pixels = _pixels(image)
     coloured = pixels.ndim == 3
-    found, counts = np.unique(_packed(pixels) if coloured else pixels, return_counts=True)
-    counts = dict(zip(found.tolist(), counts.tolist(), strict=True))
+    counts = _counts(_packed(pixels) if coloured else pixels)
     return _Seen(counts, coloured, {} if coloured else _palette(image, counts))
 
 
+def _counts(values: np.ndarray) -> dict[int, int]:
+    if values.dtype == np.uint8:  # many times as fast as to sort them
+        found = np.bincount(values.ravel(), minlength=256)
+        return {int(value): int(found[value]) for value in np.flatnonzero(found)}
+    return {int(value): int(count) for value, count in zip(*np.unique(values, return_counts=True), strict=True)}
+
+
 def _pixels(image: Image.Image) -> np.ndarray:
-    """Return the values (H, W) of a mask, or its colours (H, W, 3); grey written as colours is values."""
-    if image.mode in ("P", "L", "1") or image.mode.startswith("I"):
+    """Return the values (H, W) of a mask, or its colours (H, W, 3); grey written as colours is values.
+
+    Raises `UnreadableMask` for fractions.
+    """
+    if image.mode in ("P", "L", "1", "F") or image.mode.startswith("I"):
         pixels = np.asarray(image)
+        if image.mode == "F" and not (pixels == np.floor(pixels)).all():
+            raise UnreadableMask("of floats", "it holds fractions: expected the number of a class for each pixel")
         return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
     if image.mode in ("LA", "PA"):
         return np.asarray(image)[..., 0]
@@ -283,6 +294,13 @@ def _converted(value: Any, seen: _Seen | None, scheme: _Scheme) -> Any:
             pixels = _packed(np.asarray(image.convert("RGB")))
     if scheme.threshold:
         return encode_mask((pixels >= 128).astype(np.uint8))
-    found, places = np.unique(pixels, return_inverse=True)
-    classes = np.array([scheme.table.get(int(each), IGNORED) for each in found], dtype=np.uint8)
-    return encode_mask(classes[places].reshape(pixels.shape))
+    return encode_mask(_numbered(pixels, scheme.table))
+
+
+def _numbered(pixels: np.ndarray, table: dict[int, int]) -> np.ndarray:
+    """Return the class (H, W) of each value or colour, 255 for one that is not in the table."""
+    values = np.array(sorted(table))
+    classes = np.array([*(table[value] for value in values.tolist()), IGNORED], dtype=np.uint8)
+    places = np.searchsorted(values, pixels)
+    missing = values[np.minimum(places, len(values) - 1)] != pixels
+    return classes[np.where(missing, len(values), places)]

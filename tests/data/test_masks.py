@@ -241,6 +241,38 @@ def test_many_classes_with_ignored_pixels_are_no_smoothed_mask(tmp_path, classes
     assert len(rows_of(tmp_path).task.names) == classes
 
 
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [("I;16", "png"), ("I;16", "tif"), ("I", "tif"), ("F", "tif"), ("LA", "png"), ("RGB", "bmp"), ("RGBA", "png"), ("L", "gif"), ("1", "png")],
+)  # fmt: skip
+def test_masks_of_every_kind_of_file(tmp_path, mode, suffix):
+    expected = write_folder(tmp_path)
+    for path in list((tmp_path / "masks").iterdir()):
+        mask = np.asarray(Image.open(path))
+        path.unlink()
+        if mode == "I;16":
+            image = Image.fromarray(mask.astype(np.uint16))
+        elif mode == "1":
+            image = Image.fromarray(mask > 0)
+        else:
+            image = Image.fromarray(mask).convert(mode)
+        image.save(path.with_suffix(f".{suffix}"))
+    names = ("background", "class 1", "class 2")
+    assert_masks(
+        rows_of(tmp_path),
+        *(([binary(mask) for mask in expected], ("background", "foreground")) if mode == "1" else (expected, names)),
+    )
+
+
+def test_fractions_are_no_classes(tmp_path):
+    write_folder(tmp_path)
+    for path in list((tmp_path / "masks").iterdir()):
+        Image.fromarray(np.asarray(Image.open(path)).astype(np.float32) / 2).save(path.with_suffix(".tif"))
+        path.unlink()
+    with pytest.raises(UserError, match="it holds fractions: expected the number of a class"):
+        rows_of(tmp_path)
+
+
 def test_greys_spread_for_the_eye_are_classes(tmp_path):
     expected = write_folder(tmp_path, lambda mask: np.array([0, 128, 255], np.uint8)[mask])
     assert_masks(rows_of(tmp_path), expected, ("background", "class 128", "class 255"))
