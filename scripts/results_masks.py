@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--extra", nargs="*", default=[], help="further key=value arguments of every run")
     parser.add_argument("--render", type=Path)
     asked = parser.parse_args()
     if asked.render:
@@ -43,7 +44,7 @@ def main() -> None:
             for strategy in asked.strategies:
                 make = unet if strategy == "smp" else trained
                 line = {"data": asked.data.name, "strategy": strategy, "size": asked.size, "steps": asked.steps}
-                line |= {"seed": asked.seed, "images": int((table["split"] == "train").sum())}
+                line |= {"extra": asked.extra, "seed": asked.seed, "images": int((table["split"] == "train").sum())}
                 line |= make(table, strategy, asked, Path(folder))
                 print(json.dumps(line), file=file, flush=True)
                 print(line, file=sys.stderr)
@@ -72,7 +73,7 @@ def drawn(rows: pd.DataFrame, images: int, seed: int) -> pd.DataFrame:
 
 def trained(table: pd.DataFrame, strategy: str, asked: argparse.Namespace, folder: Path) -> dict:
     """Train once; seconds are those of the run, without Python's imports."""
-    from hftransfer.config import with_overrides
+    from hftransfer.config import parse_overrides, with_overrides
     from hftransfer.train import run
 
     path, number = folder / "table.csv", len(list(folder.iterdir()))
@@ -81,7 +82,7 @@ def trained(table: pd.DataFrame, strategy: str, asked: argparse.Namespace, folde
     values = {"data": data | {"split": {"group": "group"}}, "model": {"name": MODEL, "image_size": asked.size},
               "strategy": strategy, "output": str(folder / f"run{number}"), "seed": asked.seed,
               "training": {"max_steps": asked.steps}, "evaluation": {"folds": 0}}  # fmt: skip
-    done = run(with_overrides(values, {}))
+    done = run(with_overrides(values, parse_overrides(asked.extra)))
     about = json.loads((done.folder / "run.json").read_text())
     found = {name: {key: measured[key] for key in ("value", "low", "high")}
              for name, measured in done.metrics["test"].items()}  # fmt: skip
@@ -164,12 +165,16 @@ def render(lines: list[dict]) -> str:
     counts = sorted({line["images"] for line in lines})
     rows = ["| data | strategy | " + " | ".join(f"{count} images" for count in counts) + " | training seconds |"]
     rows.append("|" + "---|" * (3 + len(counts)))
-    for data, strategy in dict.fromkeys((line["data"], line["strategy"]) for line in lines):
-        own = {line["images"]: line for line in lines if (line["data"], line["strategy"]) == (data, strategy)}
+    for data, strategy in dict.fromkeys((line["data"], _name(line)) for line in lines):
+        own = {line["images"]: line for line in lines if (line["data"], _name(line)) == (data, strategy)}
         cells = [_cell(own.get(count)) for count in counts]
         seconds = own[max(own)]["seconds"]["training"]
         rows.append(f"| {' | '.join([data, strategy, *cells, f'{seconds:.0f}'])} |")
     return "\n".join(rows)
+
+
+def _name(line: dict) -> str:
+    return " ".join([line["strategy"], *line.get("extra", [])])
 
 
 def _cell(line: dict | None) -> str:
