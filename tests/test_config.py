@@ -142,7 +142,9 @@ def test_overrides_of_another_form(pair):
 
 
 def test_every_config_of_the_project_loads():
-    assert len(CONFIGS) == 26  # one per strategy and modality; auto of images and texts; three each of entities and masks
+    assert (
+        len(CONFIGS) == 26
+    )  # one per strategy and modality; auto of images and texts; three each of entities and masks
     for path in CONFIGS:
         config = RunConfig.from_yaml(path)
         assert path.stem == f"{config.strategy.type}", path
