@@ -22,6 +22,10 @@ MOST_CHARACTERS = 1_000_000  # of a text that are compared
 JACCARD = 0.8
 NO_PAIRS = np.empty((0, 2), dtype=int)
 BLOCK, TILE = 64, 2048  # hashes that are compared at a time: what they leave fits into a processor's cache
+MOST_COMPARED = 8_000  # pictures whose hashes are all compared; of more, those that are neighbours in one of the orders
+ORDERS, NEIGHBOURS = 32, 4
+SLACK = 16  # signs of the hash that two pictures and their mirror images may differ by: those of equal neighbours
+KEY = 32  # random projections that make up the place of a picture in an order: the number of bits of a key
 MOST_CANDIDATES = 4_000  # whose thumbnails are compared at a time
 MOST_PAIRS = 2_000_000  # that are kept one by one
 
@@ -46,14 +50,17 @@ def similar_images(
     different; N. Krawetz 2013, "Kind of like that"), the correlation of the differences decides: before a plain
     background the signs alone are alike. `short_sides` are the pixels of the originals: of two small pictures, such as
     single digits, the whole 32 x 32 thumbnails have to agree.
+
+    Up to `MOST_COMPARED` images all pairs are tried. Of more, neighbours in sorted orders are, and of a crowd of like images
+    links that connect them are returned: docs/scale.md has the recall.
     """
     known = np.array([index for index, item in enumerate(thumbnails) if item is not None], dtype=int)
     if len(known) < 2:
         return NO_PAIRS
     greys = np.stack([thumbnails[index] for index in known])
     sides = np.array(short_sides)[known] if short_sides else np.full(len(known), SMALL_PICTURE)
-    found = [_close_pairs(greys, other, sides < SMALL_PICTURE) for other in (greys, greys[:, :, ::-1])[: 1 + mirrored]]
-    return known[np.unique(np.concatenate(found), axis=0)].reshape(-1, 2)
+    search = _all_pairs if len(known) <= MOST_COMPARED else _neighbouring_pairs
+    return known[search(greys, sides < SMALL_PICTURE, mirrored)].reshape(-1, 2)
 
 
 def similar_texts(texts: list[str]) -> np.ndarray:
@@ -81,6 +88,86 @@ def plain(text: str) -> str:
     for sign in () if text.isascii() else {c for c in set(text) if unicodedata.category(c) == "Cf"}:
         visible = visible.replace(sign, "")
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", visible).casefold())) or text
+
+
+def _all_pairs(greys: np.ndarray, small: np.ndarray, mirrored: bool) -> np.ndarray:
+    """Pairs (P, 2), i < j, of alike images (N, 32, 32) uint8, after a comparison of all hashes."""
+    views = (greys, greys[:, :, ::-1])[: 1 + mirrored]
+    return np.unique(np.concatenate([_close_pairs(greys, view, small) for view in views]), axis=0)
+
+
+def _neighbouring_pairs(greys: np.ndarray, small: np.ndarray, mirrored: bool) -> np.ndarray:
+    """Pairs (P, 2), i < j, that link alike images (N, 32, 32) uint8; time grows as N log N, memory as N.
+
+    Each order sorts images and mirror images by the signs of random projections of their changes (Charikar 2002,
+    "Similarity estimation techniques from rounding algorithms", sec. 3; the sorted search is Ravichandran et al. 2005, sec.
+    2.3). Neighbours are tried as `_all_pairs` tries every pair.
+    """
+    count = len(greys)
+    keys, hashes = _sort_keys(greys, mirrored)
+    component, links, tried = np.arange(count), [NO_PAIRS], np.empty(0, dtype=np.int64)
+    for key in keys:
+        pairs = np.unique(_neighbours(np.flatnonzero(key)[np.argsort(key[key > 0], kind="stable")], hashes, count))
+        one, other = np.divmod(np.setdiff1d(pairs, tried, assume_unique=True), 2 * count)
+        one, other = _where(component[one] != component[other % count], one, other)
+        tried = np.union1d(tried, one * 2 * count + other)[:MOST_PAIRS]
+        agree = _agreeing(greys, small, one, other)
+        links.append(np.stack([one[agree], other[agree] % count], 1))
+        component = components(count, np.concatenate(links))
+    return np.unique(np.concatenate(links), axis=0)
+
+
+def _neighbours(order: np.ndarray, hashes: np.ndarray, count: int) -> np.ndarray:
+    """Numbers (P,) of pairs that are near in an order and by their hashes: `one` * 2 * count + `other`."""
+    ordered, found = hashes[order], []
+    for step in range(1, NEIGHBOURS + 1):
+        near = np.bitwise_count(ordered[:-step] ^ ordered[step:]).sum(1) <= HASH_DISTANCE + SLACK
+        one, other = _plain_first(order[:-step][near], order[step:][near], count)
+        distance = np.bitwise_count(hashes[one] ^ hashes[other]).sum(1)
+        found.append((one * 2 * count + other)[distance <= HASH_DISTANCE])
+    return np.concatenate(found)
+
+
+def _plain_first(one: np.ndarray, other: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs of image numbers, mirror images from `count` on, with the lower image first and not mirrored."""
+    swapped = one % count > other % count
+    one, other = np.where(swapped, other, one), np.where(swapped, one, other)
+    turned = one >= count  # both are turned: the pair stays what it is
+    return np.where(turned, one - count, one), np.where(turned, (other + count) % (2 * count), other)
+
+
+def _sort_keys(greys: np.ndarray, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Keys (ORDERS, M) uint32, 0 for a blank image, and hashes (M, 4), of images and then of their mirror images."""
+    planes = np.random.default_rng(0).standard_normal((2 * SIDE * (SIDE - 1), ORDERS * KEY), dtype=np.float32)
+    keys, hashes = [], []
+    for view in (greys, greys[:, :, ::-1])[: 1 + mirrored]:
+        for start in range(0, len(view), 1000):
+            halved = _halved(view[start : start + 1000])
+            changes = _changes(halved)
+            bits = np.packbits((changes @ planes > 0).reshape(len(changes), ORDERS, KEY), axis=2)
+            found = np.maximum(bits.view(np.uint32)[:, :, 0].byteswap(), 1)  # the first projection decides first
+            keys.append(np.where(changes.any(1, keepdims=True), found, 0))
+            hashes.append(_hashes(halved))
+    return np.ascontiguousarray(np.concatenate(keys).T), np.concatenate(hashes)
+
+
+def _agreeing(greys: np.ndarray, small: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return whether images of these numbers show the same (P,); those from N on are mirror images."""
+    agree = np.zeros(len(one), dtype=bool)
+    for start in range(0, len(one), MOST_CANDIDATES):
+        part = slice(start, start + MOST_CANDIDATES)
+        first, second = (_seen(greys, numbers[part]) for numbers in (one, other))
+        found = _products(_changes(_halved(first)), _changes(_halved(second))) >= CORRELATION
+        tiny = np.flatnonzero(found & small[one[part] % len(greys)] & small[other[part] % len(greys)])
+        found[tiny] = _products(_changes(first[tiny]), _changes(second[tiny])) >= SMALL_CORRELATION
+        agree[part] = found
+    return agree
+
+
+def _seen(greys: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Return the thumbnails of these numbers, mirrored from N on."""
+    found = greys[numbers % len(greys)]
+    return np.where((numbers >= len(greys))[:, None, None], found[:, :, ::-1], found)
 
 
 def _close_pairs(first: np.ndarray, second: np.ndarray, small: np.ndarray) -> np.ndarray:
@@ -189,15 +276,17 @@ def _minhashes(shingles: list[np.ndarray]) -> np.ndarray:
 
 def _banded_candidates(signatures: np.ndarray) -> list[tuple[int, int]]:
     """Pairs i < j that agree on a whole band; of a large bucket, all pairs with its first and neighbouring members."""
-    candidates: set[tuple[int, int]] = set()
+    count = len(signatures)
+    mixed = np.random.default_rng(1).integers(1, 2**63, MINHASHES // BANDS, dtype=np.uint64) | np.uint64(1)
+    found = [np.empty(0, dtype=np.int64)]
     for band in np.split(signatures, BANDS, axis=1):
-        _, bucket = np.unique(band, axis=0, return_inverse=True)
-        order = np.argsort(bucket.ravel(), kind="stable")
-        for members in np.split(order, np.flatnonzero(np.diff(bucket.ravel()[order])) + 1):
-            members = [int(member) for member in members]
-            candidates.update((members[0], other) for other in members[1:])
-            candidates.update(zip(members[1:-1], members[2:], strict=True))
-    return sorted(candidates)
+        bucket = (band.astype(np.uint64) * mixed).sum(1)  # wraps around at 64 bits
+        order = np.argsort(bucket, kind="stable")
+        alike = np.diff(bucket[order]) == 0
+        first = np.maximum.accumulate(np.where(np.r_[False, alike], 0, np.arange(count)))  # of each place's bucket
+        later = np.flatnonzero(alike) + 1
+        found += [order[first[later]] * count + order[later], order[later - 1] * count + order[later]]
+    return list(zip(*(part.tolist() for part in np.divmod(np.unique(np.concatenate(found)), count)), strict=True))
 
 
 def _jaccard(shingles: list[np.ndarray], first: int, second: int) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings, strategies
 from PIL import Image, ImageEnhance
 
 from hftransfer.core.errors import UserError
@@ -268,6 +269,31 @@ def test_the_search_in_blocks_finds_what_comparing_every_pair_finds(crowd, monke
         monkeypatch.setattr(duplicates, name, size)
     expected = reference_pairs(*crowd)
     assert len(expected) > 40 and similar_images(*crowd).tolist() == expected
+
+
+def test_neighbours_in_sorted_orders_link_what_comparing_every_pair_links(crowd, monkeypatch):
+    monkeypatch.setattr(duplicates, "MOST_COMPARED", 0)
+    expected, found = reference_pairs(*crowd), similar_images(*crowd).tolist()
+    assert {tuple(pair) for pair in found} <= {tuple(pair) for pair in expected}
+    assert np.array_equal(components(180, np.array(found)), components(180, np.array(expected)))
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(strategies.integers(0, 2**32), strategies.sampled_from([0, 8, 20]), strategies.booleans())
+def test_both_searches_find_the_same_copies(seed, noise, mirrored):
+    """Scenes with copies at the threshold and beside it, blanks, and a film: every frame like the one before it."""
+    rng = np.random.default_rng(seed)
+    scenes = np.stack([thumbnail(scene(int(rng.integers(2**32)))) for _ in range(60)]).astype(int)
+    copies = scenes + rng.normal(0, noise, scenes.shape).astype(int)
+    copies[::2] = copies[::2, :, ::-1]
+    film = scenes[0] + np.cumsum(rng.integers(-3, 4, (40, 32, 32)), axis=0)
+    greys = np.clip(np.concatenate([scenes, copies, film, np.full((3, 32, 32), 200)]), 0, 255).astype(np.uint8)
+    small = rng.random(len(greys)) < 0.3
+    exact, sorted_ = (
+        search(greys, small, mirrored) for search in (duplicates._all_pairs, duplicates._neighbouring_pairs)
+    )
+    assert set(map(tuple, sorted_.tolist())) <= set(map(tuple, exact.tolist()))
+    assert np.array_equal(components(len(greys), sorted_), components(len(greys), exact))
 
 
 def test_of_very_many_pairs_links_remain(crowd, monkeypatch):
