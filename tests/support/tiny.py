@@ -224,6 +224,22 @@ def _gpt2_tokenizer(_: Path):
     return transformers.GPT2Tokenizer(vocab=vocab, merges=merges, model_max_length=64)
 
 
+def _decoder_tokenizer(side: str, pad: str | None) -> Callable:
+    """A byte-level tokenizer that begins texts with a token, as those of decoders do; many come without padding."""
+
+    def make(_: Path):
+        tokenizer = Tokenizer.from_str(_byte_pairs(("<|begin|>", "<|end|>", "<pad>", "<|endoftext|>"))[2])
+        tokenizer.post_processor = processors.TemplateProcessing("<|begin|> $A", special_tokens=[("<|begin|>", 0)])
+        fast = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, bos_token="<|begin|>", eos_token="<|end|>", padding_side=side, model_max_length=64,
+            **({} if pad is None else {"pad_token": pad}),
+        )  # fmt: skip
+        fast.model_input_names = ["input_ids", "attention_mask"]
+        return fast
+
+    return make
+
+
 def _esm_tokenizer(folder: Path):
     vocab = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -241,6 +257,9 @@ _ENCODER = _SPREAD | {
     "intermediate_size": 64,
     "max_position_embeddings": 64,
 }
+
+
+_DECODER = _ENCODER | {"num_key_value_heads": 1, "bos_token_id": 0, "eos_token_id": 1}
 
 
 def _text(name: str, settings: dict, make_tokenizer: Callable) -> Callable[[Path], Path]:
@@ -287,6 +306,11 @@ TEXT_FAMILIES: dict[str, Callable[[Path], Path]] = {
         _ENCODER | {"position_embedding_type": "rotary", "token_dropout": False, "mask_token_id": 32},
         _esm_tokenizer,
     ),
+    "llama": _text("Llama", _DECODER, _decoder_tokenizer("right", None)),
+    "qwen2": _text("Qwen2", _DECODER, _decoder_tokenizer("right", "<|endoftext|>")),
+    "qwen3": _text("Qwen3", _DECODER | {"head_dim": 16}, _decoder_tokenizer("left", "<|endoftext|>")),
+    "gemma": _text("Gemma", _DECODER | {"head_dim": 16}, _decoder_tokenizer("left", "<pad>")),
+    "mistral": _text("Mistral", _DECODER | {"head_dim": 16, "sliding_window": None}, _decoder_tokenizer("left", None)),
 }
 
 
