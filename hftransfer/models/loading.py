@@ -23,6 +23,7 @@ from hftransfer.models.limits import check_shards, check_sizes
 from hftransfer.models.processors import is_timm_config, save_processor
 from hftransfer.models.references import ModelConfig, Reference, find, resolved
 from hftransfer.models.weights import InputKind, check_finite, pretrained_model, random_model, weights_hash
+from hftransfer.runtime.launch import full_state, is_divided
 from hftransfer.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -255,9 +256,15 @@ def _read_processor(reference: Reference, config: ModelConfig, kind: InputKind, 
 
 
 def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
-    """Write a folder that plain `transformers.pipeline(task, folder)` loads: safetensors, config, processor."""
+    """Write a folder that plain `transformers.pipeline(task, folder)` loads: safetensors, config, processor.
+
+    All processes call it for a network that FSDP has divided; the first one writes.
+    """
+    state = full_state(model) if is_divided(model) else None
+    if state == {}:
+        return
     with quiet_transformers():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=state)
         save_processor(processor, model, Path(folder))
 
 

@@ -23,6 +23,7 @@ from hftransfer.core.hashing import remote_code_key
 from hftransfer.models.heads import head_parameters
 from hftransfer.models.processors import is_timm_config
 from hftransfer.models.references import ModelConfig, Reference
+from hftransfer.runtime.launch import full_tensor
 
 log = logging.getLogger(__name__)
 
@@ -236,5 +237,5 @@ def weights_hash(model: torch.nn.Module, leave_out: frozenset[str] = frozenset()
     for name, tensor in sorted(model.state_dict().items()):
         if name not in leave_out:
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(full_tensor(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -94,10 +94,10 @@ def launched_world() -> World:
     for name, switch in {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}.items():
         if os.environ.get(switch, "").lower() == "true":
             raise UserError(
-                f"This launch divides the network among its processes ({name}). hftransfer needs it whole in each: it "
-                f"hashes what must not move, and stores features. Answer no to {name} in `accelerate config`, or start with "
-                "`accelerate launch --multi_gpu --num_processes N ...`; for less memory take strategy lora, or "
-                "training.gradient_checkpointing=true."
+                f"This launch divides the network among its processes ({name}). hftransfer trains only networks that are whole "
+                "in each: running one from a split point, averaging and merging were not tested on divided ones. Answer no "
+                f"to {name} in `accelerate config`, or start with `accelerate launch --multi_gpu --num_processes N ...`; for "
+                "less memory take strategy probe or lora, or training.gradient_checkpointing=true."
             )
     size = process_count()
     # accelerate's launcher of a single process sets MASTER_PORT only when it was asked for more than one.
@@ -115,6 +115,23 @@ def launched_world() -> World:
     )
     logger.info("Process %d of %d", world.rank + 1, world.size)
     return world
+
+
+def full_tensor(tensor: "torch.Tensor") -> "torch.Tensor":
+    """Return a tensor whole where FSDP has divided it among the processes, all of which have to call this together."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def is_divided(model: "torch.nn.Module") -> bool:
+    """Return whether FSDP has divided the tensors of a network among the processes."""
+    return any(hasattr(tensor, "full_tensor") for tensor in model.parameters())
+
+
+def full_state(model: "torch.nn.Module") -> "dict[str, torch.Tensor]":
+    """Return all tensors of a divided network, whole, in the memory of the first process; nothing on the others."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
 def process_count() -> int:

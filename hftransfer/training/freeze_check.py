@@ -11,6 +11,7 @@ from torch import nn
 from hftransfer.core.errors import UserError
 from hftransfer.models.layers import LayerGroups
 from hftransfer.runs.record import FreezeCheckRecord, LayerGroupRecord
+from hftransfer.runtime.launch import full_tensor
 from hftransfer.strategies import Plan
 from hftransfer.strategies.base import plain_name
 
@@ -31,7 +32,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _hash(tensor: torch.Tensor) -> str:
-    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    data = full_tensor(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
