@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
+from hftransfer.core import remote
 from hftransfer.core.errors import UnreadableInput
 from hftransfer.core.input_files import fault_of, require_file, shown_name
 
@@ -51,6 +52,8 @@ class UnreadableImage(UnreadableInput):
 def opened(source: str | Path | bytes) -> Iterator[Image.Image]:
     """Yield a Pillow image that is not decoded yet; whatever fails while it is used is raised as `UnreadableImage`."""
     try:
+        if remote.is_remote(source):
+            source = remote.read(source)
         if not isinstance(source, bytes):
             require_file(source)
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
@@ -62,6 +65,8 @@ def opened(source: str | Path | bytes) -> Iterator[Image.Image]:
 def read_file(path: str | Path) -> bytes:
     """Return the content of an image's file. Raises `UnreadableImage`."""
     try:
+        if remote.is_remote(path):
+            return remote.read(path)
         require_file(path)
         return Path(path).read_bytes()
     except _DECODING_ERRORS as error:

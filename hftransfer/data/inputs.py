@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from hftransfer.core.errors import UserError
+from hftransfer.core.remote import is_remote, listed, local_copy, read
 from hftransfer.data.columns import as_written, find_input, refuse_foreign, require_column
 from hftransfer.data.config import DataConfig
 from hftransfer.data.encoding import decode_utf8
@@ -65,6 +66,8 @@ def load_inputs(
 def inputs_modality(source: str, columns: list[str] | None = None) -> str:
     """Return the modality of a table, folder or file without labels: by its columns, or by names of files."""
     path = Path(source).expanduser()
+    if is_remote(source):
+        return _remote_modality(source, columns)
     if path.is_dir() or not _is_table(path):
         names = [entry.name for entry in _files_below(path)] if path.is_dir() else [source]
         return first_kind(lambda kind: any(map(kind.is_file_name, names))).name
@@ -81,6 +84,8 @@ def _read(
     if not source.strip():
         raise UserError("An empty text cannot be predicted: give a text, a file, a folder, or a table.")
     path = Path(source).expanduser()
+    if _lies_elsewhere(source, kind):
+        return _remote(source, kind, columns, own)
     if source == "-":
         lines = [line.rstrip("\n") for line in sys.stdin]
         return _files(lines) if kind.files else _texts({f"line {n}": t for n, t in enumerate(lines, 1)})
@@ -94,6 +99,42 @@ def _read(
     if found is None:
         raise UserError(missing(path))
     return _files(found) if kind.files else _texts({name: decode_utf8(Path(name)) for name in found})
+
+
+def _lies_elsewhere(source: str, kind: ModalityKind) -> bool:
+    """Whether a source is an address to read; a text may be one, or begin with one, and is then a text."""
+    if kind.files or not is_remote(source):
+        return is_remote(source)
+    return _names_a_file(source, kind) or is_table(Path(source)) or source.endswith("/")
+
+
+def _remote_modality(address: str, columns: list[str] | None) -> str:
+    if is_table(Path(address)):
+        with local_copy(address) as path:
+            return inputs_modality(str(path), columns)
+    names = listed(address)
+    return first_kind(lambda kind: any(map(kind.is_file_name, names))).name
+
+
+def _remote(address: str, kind: ModalityKind, columns: list[str] | None, own: tuple[str, ...]) -> pd.DataFrame:
+    """Return the rows of a table, folder, glob or file that lies elsewhere. Its pictures stay there until they are read."""
+    if is_table(Path(address)):
+        with local_copy(address) as path:
+            frame = _table(path, kind, columns, own, masks=False)
+        if kind.files:
+            frame["input"] = [_beside(value, path.parent, address) for value in frame["input"]]
+        return frame
+    found = [name for name in listed(address) if kind.is_file_name(name)]
+    if not found:
+        raise UserError(f"{address} holds no {kind.file_noun}.")
+    return _files(found) if kind.files else _texts({name: read(name).decode("utf-8") for name in found})
+
+
+def _beside(value: str | bytes, folder: Path, address: str) -> str | bytes:
+    """Return the address of a file that a table names by a path beside itself."""
+    if isinstance(value, bytes) or is_remote(value) or not value:
+        return value
+    return f"{address.rpartition('/')[0]}/{Path(value).relative_to(folder).as_posix()}"
 
 
 def _is_table(path: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from hftransfer.core.errors import UserError
+from hftransfer.core.remote import is_remote
 from hftransfer.data.columns import Columns, files_below, require_column, split_column
 from hftransfer.data.config import AUTOMATIC, DataConfig
 from hftransfer.data.sources import CLASS_FOLDER, SPLIT_WORDS, SPLITS, Source, describe_counts
@@ -86,6 +87,8 @@ def file_input(value: Any, root: Path | None, allow_outside: bool) -> str | byte
         return value
     if is_missing(value):
         return ""
+    if is_remote(str(value).strip()) and allow_outside:
+        return str(value).strip()
     path = os.path.join(root or "", str(value).strip())
     if root is not None and not allow_outside:
         _refuse_outside(path, root)
