@@ -511,7 +511,7 @@ def test_the_old_folder_stays_where_the_new_one_cannot_take_its_name(tmp_path, m
 
 # --- tiny networks ----------------------------------------------------------------------------------------------------
 
-FEW = ("strategy.budget=6s", "training.max_steps=2", "training.learning_rate=1e-3", "head.folds=2")
+FEW = ("strategy.budget=15s", "training.max_steps=2", "training.learning_rate=1e-3", "head.folds=2")
 
 
 def auto(kind, folder, *overrides):

@@ -49,6 +49,7 @@ class Search:
     interrupted: bool = False
     _trained: dict[str, Trained] = field(default_factory=dict)
     _differences: dict[tuple, Difference] = field(default_factory=dict)
+    _simplest: dict[tuple, str] = field(default_factory=dict)
     _unaffordable: set[str] = field(default_factory=set)  # better, but without time for the final training
 
     def __post_init__(self) -> None:
@@ -91,7 +92,10 @@ class Search:
         """Return the candidate of the highest expected gain, or the simplest that the held-out rows cannot separate."""
         if prefer == "simplicity":
             affordable = [candidate for candidate in self.deployable if candidate.name not in self._unaffordable]
-            return self.evaluator.simplest(affordable).name
+            asked = tuple((one.name, one.folds) for one in affordable)
+            if asked not in self._simplest:  # a paired test for each
+                self._simplest[asked] = self.evaluator.simplest(affordable).name
+            return self._simplest[asked]
         gains = {name: gain.mean for name, gain in self.expected.items() if name not in self._unaffordable}
         return max((name for name in gains if not self._behind(name)), key=gains.__getitem__)
 
