@@ -88,7 +88,9 @@ def _from_words(source: Source, frame: pd.DataFrame, words: str, label: str | No
         log.warning("%s: %d I tags continue no entity of their type: each begins one.", source.name, broken)
     if "doc" in frame:
         log.info("%s: data.split.group=doc keeps the sentences of one document together.", source.name)
-    return replace(source, parts=parts, class_names={k: v for k, v in source.class_names.items() if k not in beside})
+    repairs = (f"{broken} I tags continue no entity of their type: each begins one",) if broken else ()
+    names = {k: v for k, v in source.class_names.items() if k not in beside}
+    return replace(source, parts=parts, class_names=names, repairs=repairs)
 
 
 def _beside(words: pd.Series, tags: pd.Series) -> bool:
@@ -225,7 +227,7 @@ def _from_spans(source: Source, frame: pd.DataFrame, spans: str, text: str | Non
     log.info("%s: spans of texts in %r, read as entities.", source.name, spans)
     for what, count in changed.items():
         log.warning("%s: %d spans %s.", source.name, count, what)
-    return replace(source, parts=parts)
+    return replace(source, parts=parts, repairs=tuple(f"{count} spans {what}" for what, count in changed.items()))
 
 
 def _text_column(frame: pd.DataFrame, spans: str, where: str) -> str:

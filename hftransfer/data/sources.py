@@ -59,6 +59,7 @@ class Source:
     passed_over: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
     masks: MaskFacts | None = None
+    repairs: tuple[str, ...] = ()  # how tags and spans were read otherwise than they stand, in words
 
     @property
     def mask_columns(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from hftransfer.data import DataConfig, LabelledData
 from hftransfer.data.masks import usable_masks
 from hftransfer.data.read import read_rows
 from hftransfer.doctor.copies import check_copies
+from hftransfer.doctor.entities import check_entities
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.files import check_files, check_readable
 from hftransfer.doctor.findings import Finding
@@ -101,6 +102,8 @@ def check_data(facts: Facts, processor: Any = None) -> Iterator[Finding]:
         yield from check_recordings(facts, processor)
     if facts.task.by_pixel:
         yield from check_masks(facts)
+    if facts.task.by_word:
+        yield from check_entities(facts, processor)
     yield from check_copies(facts)
     yield from check_sources(facts)
     yield from check_hints(facts)

@@ -193,6 +193,35 @@ KINDS = {
         "upper left pixel, or a cropped picture, shifts masks so.",
         "Look at some masks over their pictures, and make them again from the originals.",
     ),
+    "entity-repaired": Kind(
+        "note",
+        "Tags that continue no entity of their type, or spans that overlap or have blanks at their ends. They are read as the "
+        "log says.",
+        "Look at some of them: a wrong tag in the middle of an entity makes two of it.",
+    ),
+    "entity-types": Kind(
+        "note",
+        "Names that are marked at least five times, a fifth of them or more with another type. Names may be ambiguous; often "
+        "annotators disagree.",
+        "Look at them, and agree on a rule.",
+    ),
+    "entity-contradiction": Kind(
+        "warning",
+        "The same words between the same neighbours, marked once and not at all or with another type elsewhere. The model cannot "
+        "learn both.",
+        "Look at them, and correct the wrong ones.",
+    ),
+    "entity-type-missing": Kind(
+        "warning",
+        "Types that no text of a part has. Without training entities they cannot be found; without test entities nothing is "
+        "known about them.",
+        "More texts with these types, or a division that spreads them.",
+    ),
+    "entity-long": Kind(
+        "warning",
+        "Entities longer than a window of the model: none shows them whole. Shorter ones are never cut, as windows overlap.",
+        "A larger model.max_length, or entities of fewer words.",
+    ),
     "label-missing": Kind(
         "error",
         "Rows without a label. Training stops at them.",

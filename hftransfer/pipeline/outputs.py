@@ -192,8 +192,8 @@ def _cross_validated(context: RunContext, probe: Probe | None, intercept: bool) 
     """Cross-validation of a head on its stored features, where it is asked for or affordable."""
     config, data = context.config, context.data
     folds = folds_of(config, len(data.frame), data.given, data.kind)
-    if not folds or context.trains:
-        return {}
+    if not folds or context.trains or data.task.by_word:
+        return {}  # `repeats` makes a run of each fold
     evaluation = config.evaluation.model_copy(update={"folds": folds})
     try:
         return cross_validate_head(

@@ -17,6 +17,7 @@ from hftransfer.core.errors import UserError
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
 from hftransfer.modalities import ModalityKind, kind_of
 from hftransfer.probe.solver import make_folds, solve_head
+from hftransfer.runs.predictions import outputs_of, places_of
 from hftransfer.runs.record import MetricsRecord, RunRecord
 from hftransfer.runtime import launch
 from hftransfer.strategies.head import HeadConfig
@@ -64,8 +65,12 @@ def folds_of(config: RunConfig, rows: int, given: tuple[str, ...], kind: Modalit
     asked = config.evaluation.folds
     if asked is not None or own_test_part(config, given) or rows >= HEADLINE_BELOW:
         return asked or 0
-    solved_only = config.strategy.defaults(kind) is None
-    return DEFAULT_FOLDS if solved_only else 0
+    return DEFAULT_FOLDS if _solved_at_once(config, kind) else 0
+
+
+def _solved_at_once(config: RunConfig, kind: ModalityKind) -> bool:
+    """Return whether folds need the features of examples alone; else each fold is a run of its own."""
+    return config.strategy.defaults(kind) is None and not kind.by_word
 
 
 def headline_of(config: RunConfig, rows: int, given: tuple[str, ...], metrics: dict[str, Any]) -> str | None:
@@ -89,7 +94,7 @@ def offer_folds(config: RunConfig, rows: int, given: tuple[str, ...], kind: Moda
             "(evaluation.folds=0 leaves it out).", rows, DEFAULT_FOLDS,
         )  # fmt: skip
         return
-    cost = "" if config.strategy.defaults(kind) is None else " It costs five more trainings."
+    cost = "" if _solved_at_once(config, kind) else " It costs five more trainings."
     log.info("Only %d labelled rows: evaluation.folds=5 tests the model on every one of them in turn.%s", rows, cost)
 
 
@@ -158,7 +163,7 @@ def _pooled(
     from hftransfer.evaluation.resampling import over_repeats
 
     rows = np.concatenate(held_out).reshape(-1, len(targets))
-    answers = np.concatenate(scores).reshape(len(rows), len(targets), -1)
+    answers = np.concatenate(scores).reshape(*rows.shape, *scores[0].shape[1:])
     measured = []
     for order, answered in zip(rows, answers, strict=True):
         own = None if groups is None else list(groups[order])
@@ -205,17 +210,18 @@ def _repeats(folds: int, sources: int) -> int:
 
 
 def _cross_validated(config: RunConfig, once: Once) -> dict[str, Any]:
-    """Each fold a run of its own: of strategies that train the network."""
+    """Each fold a run of its own: of strategies that train the network, and of examples with several units."""
     rows = pd.read_parquet(config.output_folder / "splits.parquet")
     record = RunRecord.read(config.output_folder)
     task = record.task.make()
-    targets = task.encode_all([list(x) if isinstance(x, np.ndarray) else x for x in rows["label"]])
+    labels = pd.Series([list(x) if isinstance(x, np.ndarray) else x for x in rows["label"]], dtype=object)
+    targets = task.encode_all(labels.tolist())
     groups = None if rows["group"].isna().all() else rows["group"].fillna(rows["id"]).to_numpy()
     folds = divisions(task, targets, groups, config.evaluation.folds, config.evaluation.repeats or 1, config.seed)
     fits_validation = (
         config.strategy.defaults(kind_of(record.modality).for_task(task)) is None
     )  # of a head: only trainings choose a step on it
-    scores, trained_on = [], []
+    scores, truths, trained_on = [], [], []
     for number, (train, held_out) in enumerate(folds, start=1):
         log.info("Fold %d of %d", number, len(folds))
         split = np.full(len(rows), "train", dtype=object)
@@ -224,21 +230,25 @@ def _cross_validated(config: RunConfig, once: Once) -> dict[str, Any]:
             task, targets[train], None if groups is None else groups[train], VALIDATION_FOLDS, config.seed
         )
         split[train[inner[0][1]]] = "validation"
-        scores.append(_held_out_scores(config, once, rows.assign(split=split), task))
+        table = _held_out_table(config, once, rows.assign(split=split))
+        scores.append(outputs_of(table, task))
+        truths.append(task.targets(labels[held_out].tolist(), places_of(table)))
         trained_on.append(len(train) if fits_validation else int((split == "train").sum()))
-    return _pooled(task, targets, groups, [held_out for _, held_out in folds], scores, trained_on, config.evaluation)
+    held_out = [rows for _, rows in folds]
+    order = np.argsort(np.concatenate(held_out)[: len(rows)])
+    truth = np.concatenate(truths)[: len(rows)][order]
+    return _pooled(task, truth, groups, held_out, scores, trained_on, config.evaluation)
 
 
-def _held_out_scores(config: RunConfig, once: Once, rows: pd.DataFrame, task: Task) -> np.ndarray:
-    """Return the scores (n, C) of the test rows of `rows`, in their order, by one more run whose folder is not kept."""
+def _held_out_table(config: RunConfig, once: Once, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the predictions of the test rows of `rows`, in their order, by one more run whose folder is not kept."""
     with tempfile.TemporaryDirectory() as place:
         rows.to_parquet(Path(place) / "splits.parquet", index=False)
         split = config.data.split.model_copy(update={"file": str(Path(place) / "splits.parquet")})
         data = config.data.model_copy(update={"split": split})
         once(_single(config).model_copy(update={"output": str(Path(place) / "run"), "data": data}))
         table = pd.read_parquet(Path(place) / "run" / "predictions.parquet").set_index("id")
-        wanted = rows["id"][rows["split"] == "test"]
-        return table.loc[wanted, [f"score:{name}" for name in task.names]].to_numpy(dtype=np.float64)
+        return table.loc[rows["id"][rows["split"] == "test"]].reset_index()
 
 
 def _again(config: RunConfig, once: Once, split: str, seed: int) -> dict[str, Any]:

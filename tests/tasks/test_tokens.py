@@ -278,13 +278,24 @@ COMMANDS = {
     "review": ["review", "RUN"],
     "embed": ["embed", "DATA", "--run", "RUN", "--output", "OUT"],
     "--explain": ["predict", "RUN", "a text", "--explain", "OUT"],
-    "evaluation.folds": ["train", "DATA", "evaluation.folds=3", "--model", "MODEL", "--output", "OUT"],
     "evaluation.metrics": None,  # the evaluate library is asked first
     "doctor --fix": ["doctor", "DATA", "--fix"],
     "doctor --measure": ["doctor", "DATA", "--model", "MODEL", "--measure"],
     "data.patch": ["train", "DATA", "data.patch=PATCH", "--model", "MODEL", "--output", "OUT"],
     "export": ["export", "RUN"],
 }
+
+
+@pytest.mark.parametrize("strategy", ["probe", "frozen"])
+def test_folds_hold_out_each_text_once(tmp_path, strategy):
+    """The cross-validated metrics stand on all texts, also on those of the training part."""
+    config = configuration(strategy, "tokens", tmp_path)
+    config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"folds": 3})})
+    recorded = RecordedRun.open(run(config).folder)
+    metrics = json.loads((recorded.folder / "metrics.json").read_text())
+    assert metrics["cross_validation"]["entity_recall"]["n"] == len(recorded.splits)
+    assert metrics["cross_validation"]["entity_f1"]["value"] > 0.3  # answers beside the wrong texts would have none
+    assert metrics["cross_validation_folds"] == {"folds": 3, "repeats": 1, "examples": len(recorded.splits)}
 
 
 def test_every_command_that_lacks_the_task_is_tried():
