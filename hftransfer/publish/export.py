@@ -26,11 +26,13 @@ from tqdm.auto import tqdm
 from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.core.files import read_json, replacing, write_json
 from hftransfer.evaluation.intervals import Measured, measure, wilson
+from hftransfer.features.passes import as_arrays, in_pieces, joined
 from hftransfer.models.layers import LayerGroups
 from hftransfer.prediction.predictor import Predictor, load
 from hftransfer.publish.round_trip import EIGHT_BITS, NEAR_VALUE, readable, readable_rows
 from hftransfer.runs.reader import Part, RecordedRun
 from hftransfer.tasks import Task
+from hftransfer.tasks.tokens import ragged
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -168,8 +170,8 @@ def _metadata(run: RecordedRun) -> dict[str, str]:
     """Return what a program needs that has nothing but the graph: strings, most of them JSON."""
     limits = run.folder / "trust.json"
     values = {
-        "labels": json.dumps(run.task.names, ensure_ascii=False),
-        "task": run.task.problem_type,
+        "labels": json.dumps(run.task.output_names, ensure_ascii=False),
+        "task": run.task.problem_type or run.record.pipeline_task,
         "temperature": json.dumps(run.record.temperature),
         "temperature_is_folded_in": "true",
     }
@@ -206,8 +208,12 @@ def _calibrating(run: RecordedRun) -> pd.DataFrame:
 
 
 def compare(task: Task, original: np.ndarray, exported: np.ndarray) -> dict[str, Any]:
-    """Two sets of logits (N, C) of the same rows: largest difference, and the share of decisions that agree."""
+    """Two sets of logits (N, C) of the same rows: largest difference, and the share of decisions that agree.
+
+    Of rows with several units the logits are those of all units; a row agrees where all of its units do.
+    """
     same = _agree(task, original, exported)
+    original, exported = task.units(original), task.units(exported)
     agreement = Measured(float(same.mean()), *wilson(same.sum(), len(same)), len(same))
     return {
         "rows": len(same),
@@ -258,10 +264,8 @@ def _agree(task: Task, original: np.ndarray, exported: np.ndarray) -> np.ndarray
     """(N,) whether both decide alike."""
     if not task.has_classes:
         return (np.abs(original - exported) <= NEAR_VALUE * np.maximum(original.std(0), 1e-6)).all(1)
-    first, second = (
-        task.decide(task.probabilities(logits)).reshape(len(logits), -1) for logits in (original, exported)
-    )
-    return (first == second).all(1)
+    decided = (task.decide(task.probabilities(logits)) for logits in (original, exported))
+    return np.array([np.array_equal(first, second) for first, second in zip(*decided, strict=True)])
 
 
 def _quality(task: Task, part: Part, logits: np.ndarray) -> Measured:
@@ -282,14 +286,26 @@ def _with_further_inputs(run: RecordedRun, part: Part) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Batches:
-    """Batches of encoded inputs, made when they are asked for: all of them may be too many for the memory."""
+    """Batches of encoded inputs, made when they are asked for: all of them may be too many for the memory.
+
+    A batch has the windows of `BATCH` inputs, which is one for each where the modality has no others.
+    """
 
     predictor: Predictor
     items: list[Any]
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for start in range(0, len(self.items), BATCH):
-            yield self.predictor.modality.collate(self.items[start : start + BATCH])
+        for number in range(-(-len(self.items) // BATCH)):
+            yield self.predictor.modality.collate(self._pieces(number)[0])
+
+    def of_inputs(self, number: int, logits: np.ndarray) -> np.ndarray:
+        """Return the logits of the inputs of a batch, (n, C) or of their units, from what a form has for the batch."""
+        pieces, rows = self._pieces(number)
+        values = as_arrays(self.predictor.modality.kind.read(pieces, torch.from_numpy(logits)))
+        return joined(ragged(values) if isinstance(values, list) else values, rows, int(rows.max()) + 1)
+
+    def _pieces(self, number: int) -> tuple[list[Any], np.ndarray]:
+        return in_pieces(self.predictor.modality.kind, self.items[number * BATCH : (number + 1) * BATCH])
 
 
 def _in_random_order(part: Part) -> Part:
@@ -341,7 +357,7 @@ def _timed(answer: Answer, batches: Batches, seconds: float, title: str) -> Time
             start = time.perf_counter()
             if number and start - begin + (start - started) / number > seconds:
                 break
-            found.append(answer(batch))
+            found.append(batches.of_inputs(number, answer(batch)))
             spent += time.perf_counter() - start
             bar.update(len(found[-1]))
     logits = np.concatenate(found)

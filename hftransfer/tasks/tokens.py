@@ -29,7 +29,7 @@ class Tokens(Task):
     output, outputs, unit = "type of entity", "types of entities", "word"
     by_word = True
     lacks = frozenset({"advise", "strategy auto", "rank", "curve", "next", "review", "embed", "--explain",
-                       "evaluation.metrics", "doctor --fix", "doctor --measure", "data.patch", "export"})  # fmt: skip
+                       "evaluation.metrics", "doctor --fix", "doctor --measure", "data.patch"})  # fmt: skip
     headline = learning_metric = "entity_f1"
     macro_metric, class_metric = "macro_f1", "f1"
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from hftransfer.config import checked
 from hftransfer.core.errors import UserError
+from hftransfer.modalities import kind_of
 from hftransfer.prediction.predictor import load
 from hftransfer.publish import export as module
 from hftransfer.publish.export import as_table, check, compare, export
@@ -125,6 +126,8 @@ def test_a_slow_form_does_not_take_longer_than_its_share():
     """Ten batches of 10 ms in 50 ms: the batch that would end later is not begun."""
 
     class Modality:
+        kind = kind_of("text")
+
         def collate(self, items):
             return {"x": torch.zeros(len(items), 1)}
 

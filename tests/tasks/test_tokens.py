@@ -263,6 +263,28 @@ def test_runs_are_compared_by_entities(folder, tiny_run):
     assert json.loads(said.stdout[said.stdout.index("{") :])["metric"] == "entity_f1"
 
 
+@pytest.mark.parametrize("form", ["onnx", "safetensors-merged"])
+def test_exported_models_give_the_logits_of_words(folder, tmp_path, form):
+    from hftransfer.publish.export import as_table, export
+
+    pytest.importorskip("onnxscript")
+    exported = export(folder, form, tmp_path / form)
+    comparison = json.loads((exported / "export.json").read_text())
+    recorded = RecordedRun.open(folder)
+    assert comparison["rows"] == (recorded.splits["split"] == "test").sum()
+    assert comparison["metric"] == "entity_f1" and comparison["agreement"]["value"] == 1
+    quality = comparison["sides"][form]["quality"]
+    assert quality["value"] == pytest.approx(recorded.metrics.test["entity_f1"]["value"])
+    assert 0 < comparison["max_difference"] < 1e-4 if form == "onnx" else comparison["max_difference"] == 0
+    as_table(exported)
+    if form == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(exported / "model.onnx"), providers=["CPUExecutionProvider"])
+        about = session.get_modelmeta().custom_metadata_map
+        assert json.loads(about["labels"]) == list(recorded.task.tags) and about["task"] == "token-classification"
+
+
 def test_doctor_takes_entities(folder):
     data = RecordedRun.open(folder).config["data"]["train"]
     said = invoke("doctor", data)
@@ -282,7 +304,6 @@ COMMANDS = {
     "doctor --fix": ["doctor", "DATA", "--fix"],
     "doctor --measure": ["doctor", "DATA", "--model", "MODEL", "--measure"],
     "data.patch": ["train", "DATA", "data.patch=PATCH", "--model", "MODEL", "--output", "OUT"],
-    "export": ["export", "RUN"],
 }
 
 
