@@ -78,14 +78,14 @@ def plain(train: pd.DataFrame, test: pd.DataFrame, strategy: str, asked: argpars
         set_seed,
     )
 
-    from hftransfer.core.starter import load
+    from hftransfer.core.starter import checkpoint
     from hftransfer.evaluation.intervals import measure
     from hftransfer.tasks import Tokens
     from hftransfer.tasks.tokens import IGNORED, ragged
 
     set_seed(asked.seed)
     task = Tokens(tuple(sorted({tag[2:] for tags in train["tags"] for tag in tags if tag != "O"})))
-    source = load(MODEL)
+    source = checkpoint(MODEL).path
     tokenizer = AutoTokenizer.from_pretrained(source)
 
     def item(words: list[str], tags: list[str]) -> dict:

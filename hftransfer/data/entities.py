@@ -1,7 +1,7 @@
 """Words with tags, and texts with spans, in all usual forms, as one: texts and lists of entities in characters.
 
 Read are lists of words beside lists of tags (CoNLL files, `datasets`), doccano (`label: [[start, end, name]]`), Prodigy and
-spaCy (`spans` or `entities` with start, end, label), and Label Studio's short JSON (`labels` of each span).
+spaCy (`spans` or `entities` with start, end, label), and Label Studio (`labels` of each span; `label_studio` for its tasks).
 """
 
 import logging

@@ -9,6 +9,7 @@ import pandas as pd
 
 from hftransfer.core.errors import UserError
 from hftransfer.data.encoding import decode_utf8
+from hftransfer.data.label_studio import unfolded
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ def read_jsonl(path: Path) -> tuple[pd.DataFrame, dict, dict]:
     for place, line in enumerate(decode_utf8(path).split("\n"), start=1):
         if line.strip():
             rows.append(_object(_parse_json(line, f"{path}, line {place}"), f"{path}, line {place}"))
-    return frame_of(rows), {}, {}
+    return frame_of(unfolded(rows)), {}, {}
 
 
 def read_json(path: Path) -> tuple[pd.DataFrame, dict, dict]:
@@ -40,7 +41,7 @@ def read_json(path: Path) -> tuple[pd.DataFrame, dict, dict]:
     if not isinstance(content, list):
         raise UserError(f"{path}: expected a list of objects, one per row, found {type(content).__name__}.")
     rows = [_object(row, f"{path}, entry {place}") for place, row in enumerate(content, start=1)]
-    return frame_of(rows), {}, {}
+    return frame_of(unfolded(rows)), {}, {}
 
 
 def _records(content: Any) -> Any:

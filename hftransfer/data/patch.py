@@ -143,8 +143,8 @@ class Patch:
             if split == "test" and decision.action in ("relabel", "drop") and not config.patch_test:
                 held_back += 1
             elif decision.action == "relabel":
-                label = self._label(decision, task)
-                if task.encode(label) != task.encode(rows.at[at, "label"]):
+                label = self._label(decision, task, rows.at[at, "input"])
+                if not task.same_label(label, rows.at[at, "label"]):
                     rows.at[at, "label"] = label
                     done["relabelled"][split] += 1
             elif decision.action == "drop":
@@ -180,10 +180,10 @@ class Patch:
             log.warning("patch: %d decisions are left out, their input has changed, such as %r", len(other), other[0])
         return [decision for decision in found if decision.id not in other]
 
-    def _label(self, decision: Decision, task: Task) -> Any:
-        """Return the label as rows have it. Raises `UserError` for one that the task does not know."""
+    def _label(self, decision: Decision, task: Task, value: Any) -> Any:
+        """Return the label of the input `value` as rows have it. Raises `UserError` for one that the task does not know."""
         try:
-            return _as_task_has_it(decision.label, task)
+            return _entities(decision.label, task, value) if task.by_word else _as_task_has_it(decision.label, task)
         except UserError as error:
             raise UserError(f"The patch {self.path}, {decision.id or decision.input!r}: {error}") from None
 
@@ -196,7 +196,9 @@ class Patch:
         inputs = [each.input for each in new]
         if kind_of(modality).files:
             inputs = [file_input(value, self.path.parent, False) for value in inputs]
-        frame = pd.DataFrame({"input": inputs, "label": [self._label(each, task) for each in new]}, dtype=object)
+        frame = pd.DataFrame(
+            {"input": inputs, "label": [self._label(each, task, each.input) for each in new]}, dtype=object
+        )
         if "input_pair" in rows:
             frame["input_pair"] = [each.input_pair or "" for each in new]
         where = [f"{self.path} ({each.when or 'added'})" for each in new]
@@ -212,6 +214,23 @@ def _as_task_has_it(label: Any, task: Task) -> Any:
     if None in values or len(values) != len(task.names):
         raise UserError(f"expected {len(task.names)} numbers ({', '.join(task.names)}), found {label!r}.")
     return values[0] if len(values) == 1 else values
+
+
+def _entities(label: Any, task: Task, text: str) -> list[dict[str, Any]]:
+    """Return the entities of a text in their order. Raises `UserError` for such as leave it, overlap, or have no type."""
+    keys = ("start", "end", "label")
+    if not isinstance(label, list) or not all(isinstance(each, dict) and {*keys} <= each.keys() for each in label):
+        raise UserError(f"expected a list of entities with start, end and label, found {label!r}.")
+    found = sorted(({key: each[key] for key in keys} for each in label), key=lambda each: each["start"])
+    end = 0
+    for each in found:
+        if not end <= each["start"] < each["end"] <= len(text):
+            raise UserError(
+                f"the entity {each} leaves its text of {len(text)} characters, or overlaps the one before it."
+            )
+        end = each["end"]
+    task.encode(found)
+    return found
 
 
 def _one_side(rows: pd.DataFrame, groups: set[str], done: dict[str, Counter]) -> pd.DataFrame:

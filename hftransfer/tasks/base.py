@@ -123,6 +123,10 @@ class Task(ABC):
     def decode(self, prediction: Any) -> Any:
         """Return a prediction or target in the user's words: a name, a list of names, a float or a list of floats."""
 
+    def same_label(self, label: Any, other: Any) -> bool:
+        """Return whether two labels of one example say the same."""
+        return self.encode(label) == self.encode(other)
+
     @abstractmethod
     def label_names(self, label: Any) -> list[str]:
         """Return the names of classes in one label; none for numbers."""

@@ -29,7 +29,7 @@ class Tokens(Task):
     output, outputs, unit = "type of entity", "types of entities", "word"
     by_word = True
     lacks = frozenset({"advise", "strategy auto", "rank", "curve", "next", "review", "embed", "--explain",
-                       "evaluation.metrics", "doctor --fix", "doctor --measure", "data.patch"})  # fmt: skip
+                       "evaluation.metrics", "doctor --fix", "doctor --measure"})  # fmt: skip
     headline = learning_metric = "entity_f1"
     macro_metric, class_metric = "macro_f1", "f1"
 
@@ -134,6 +134,10 @@ class Tokens(Task):
 
     def label_names(self, label: Any) -> list[str]:
         return [entity["label"] for entity in label]
+
+    def same_label(self, label: Any, other: Any) -> bool:
+        first, second = ({(e["start"], e["end"], e["label"]) for e in entities} for entities in (label, other))
+        return first == second
 
     def describe(self, label: Any) -> str:
         return ", ".join(f"{entity['text']} ({entity['label']})" for entity in label) or "(none)"

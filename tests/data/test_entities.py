@@ -231,3 +231,71 @@ def test_a_frame_from_python(tmp_path):
     frame = pd.DataFrame({"tokens": [ADA.split()] * 2, "tags": [SCHEMES["BILOU"].split()] * 2})
     read = read_rows(DataConfig(), frame)
     assert spans_of(read.frame["label"][0]) == EXPECTED
+
+
+# --- Label Studio and patches -----------------------------------------------------------------------------------------
+
+
+def label_studio_task(number: int, *annotations: dict) -> dict:
+    return {"id": number, "data": {"text": ADA, "source": "a"}, "annotations": list(annotations), "predictions": []}
+
+
+def annotation(*spans: tuple[int, int, str], **named) -> dict:
+    marked = [{"type": "labels", "value": {"start": start, "end": end, "text": ADA[start:end], "labels": [label]}}
+              for start, end, label in spans]  # fmt: skip
+    return {"result": [*marked, {"type": "relation", "from_id": "a"}]} | named
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_the_full_export_of_label_studio(tmp_path, suffix):
+    tasks = [
+        label_studio_task(1, annotation(*EXPECTED)),
+        label_studio_task(2, annotation((0, 3, "PER")), annotation(*EXPECTED)),
+        label_studio_task(3, annotation(*EXPECTED), annotation((0, 3, "PER"), was_cancelled=True)),
+        label_studio_task(4, annotation(*EXPECTED, ground_truth=True), annotation((0, 3, "PER"))),
+        label_studio_task(5, annotation()),
+    ]
+    lines = json.dumps(tasks) if suffix == "json" else "\n".join(map(json.dumps, tasks))
+    (tmp_path / f"export.{suffix}").write_text(lines)
+    read = rows_of(tmp_path / f"export.{suffix}")
+    assert read.task.type == "tokens" and read.frame["input"].tolist() == [ADA] * 5
+    assert [spans_of(label) for label in read.frame["label"]] == [EXPECTED] * 4 + [[]]
+    assert read.frame["id"].tolist() == ["1", "2", "3", "4", "5"]
+
+
+def patched(tmp_path, label) -> tuple:
+    rows = [{"text": f"{ADA} {number}", "label": [[0, 12, "PER"], [28, 34, "LOC"]]} for number in range(12)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    before = load_data(DataConfig(train=str(tmp_path / "data.jsonl"))).frame
+    row = before[before["split"] == "train"].iloc[0]
+    decision = {"id": row["id"], "digest": row["digest"], "action": "relabel", "label": label}
+    (tmp_path / "p.jsonl").write_text(json.dumps(decision))
+    data = load_data(DataConfig(train=str(tmp_path / "data.jsonl"), patch=str(tmp_path / "p.jsonl")))
+    return data, data.frame.set_index("id").loc[row["id"], "label"]
+
+
+def entity(start: int, end: int, label: str) -> dict:
+    return {"start": start, "end": end, "label": label}
+
+
+def test_a_patch_replaces_the_entities_of_a_text(tmp_path):
+    wanted = [entity(0, 3, "PER"), entity(28, 34, "LOC")]  # as many of each type as before
+    data, label = patched(tmp_path, wanted[::-1])
+    assert label == wanted and data.patch["relabelled"] == {"train": 1}
+    assert patched(tmp_path, [])[1] == []
+    same, _ = patched(tmp_path, [entity(0, 12, "PER"), entity(28, 34, "LOC")])
+    assert same.patch["relabelled"] == {}
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ([entity(0, 99, "PER")], "leaves its text of"),
+        ([entity(0, 12, "PER"), entity(4, 12, "LOC")], "overlaps the one before it"),
+        ([entity(0, 12, "PRE")], "Unknown label 'PRE'"),
+        ("PER", "expected a list of entities with start, end and label"),
+    ],
+)
+def test_a_patch_of_impossible_entities_is_refused(tmp_path, label, said):
+    with pytest.raises(UserError, match=said):
+        patched(tmp_path, label)

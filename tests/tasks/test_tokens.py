@@ -303,7 +303,6 @@ COMMANDS = {
     "evaluation.metrics": None,  # the evaluate library is asked first
     "doctor --fix": ["doctor", "DATA", "--fix"],
     "doctor --measure": ["doctor", "DATA", "--model", "MODEL", "--measure"],
-    "data.patch": ["train", "DATA", "data.patch=PATCH", "--model", "MODEL", "--output", "OUT"],
 }
 
 
