@@ -23,6 +23,7 @@ TEXT = "text"  # the column that words become
 LABELS = ("ner_tags", "ner", "tags", "labels", "label", "entities", "spans", "annotations")
 WORDS = ("tokens", "words", "sentence", TEXT)
 TEXTS = (TEXT, "sentence", "content", "data", "document")
+DOCUMENTS, FEWEST_DOCUMENTS = ("doc", "document", "doc_id", "document_id"), 10
 NAME = ("label", "labels", "type", "entity", "entity_group", "tag", "name")  # keys of an entity that hold its type
 START, END = ("start", "start_offset", "begin", "start_char"), ("end", "end_offset", "stop", "end_char")
 
@@ -46,9 +47,27 @@ def with_entities(source: Source, label: str | None = None, text: str | None = N
     frame = next(iter(source.parts.values()))
     words = _words(frame, text)
     if words:
-        return _from_words(source, frame, words, label)
+        return _with_documents(_from_words(source, frame, words, label))
     spans = _spans(frame, label)
-    return _from_spans(source, frame, spans, text) if spans else source
+    return _with_documents(_from_spans(source, frame, spans, text)) if spans else source
+
+
+def _with_documents(source: Source) -> Source:
+    """Return a source that names the column of its documents, where sentences of one document may be told by it."""
+    frame = next(iter(source.parts.values()))
+    for name in DOCUMENTS:
+        count = frame[name].nunique() if name in frame and not frame[name].map(_is_list).any() else 0
+        if FEWEST_DOCUMENTS <= count < len(frame):
+            log.info("%s: sentences of one document (%r, %d documents) stay on one side.", source.name, name, count)
+            return replace(source, documents=name)
+        if 0 < count < min(FEWEST_DOCUMENTS, len(frame)):
+            log.info("%s: %d documents are too few to divide: data.split.group=%s does it nevertheless.",
+                     source.name, count, name)  # fmt: skip
+    return source
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | dict)
 
 
 def joined(frame: pd.DataFrame) -> pd.DataFrame:
@@ -86,8 +105,6 @@ def _from_words(source: Source, frame: pd.DataFrame, words: str, label: str | No
     log.info("%s: tags of words in %r (%s), read as entities.", source.name, chosen, scheme)
     if broken:
         log.warning("%s: %d I tags continue no entity of their type: each begins one.", source.name, broken)
-    if "doc" in frame:
-        log.info("%s: data.split.group=doc keeps the sentences of one document together.", source.name)
     repairs = (f"{broken} I tags continue no entity of their type: each begins one",) if broken else ()
     names = {k: v for k, v in source.class_names.items() if k not in beside}
     return replace(source, parts=parts, class_names=names, repairs=repairs)

@@ -42,7 +42,7 @@ def gather(sources: list[Source], columns: list[Columns], config: DataConfig) ->
             rows = _inputs(source, found, frame, config.allow_outside)
             rows["where"] = _where(source, part, frame, rows, kind_of(found.modality))
             rows["split"] = None if part == "all" else part
-            rows["group"] = _groups(source, frame, config.split.group, number > 0)
+            rows["group"] = _groups(source, frame, config.split.group, number > 0) or _documents(source, part, frame)
             if source.kind == CLASS_FOLDER and number > 0:  # its own root: the same path may stand in two of them
                 rows["written"] = f"{part}/" + rows["written"]
             frames.append(rows)
@@ -135,8 +135,19 @@ def _where(source: Source, part: str, frame: pd.DataFrame, rows: pd.DataFrame, k
     return [f"{place} ({path})" for place, path in zip(places, rows["written"], strict=True)]
 
 
+def _documents(source: Source, part: str, frame: pd.DataFrame) -> list[str | None]:
+    """Return the document of each row, where there are any; each part counts its own."""
+    if source.documents not in frame:
+        return [None] * len(frame)
+    before = "" if part == "all" else f"{part}/"
+    return [None if is_missing(value) else f"{before}{value}" for value in frame[source.documents]]
+
+
 def _groups(source: Source, frame: pd.DataFrame, column: str | None, optional: bool) -> list[str | None]:
-    if column is None or column in AUTOMATIC or (optional and column not in frame):
+    """Return the groups that the user named; none where no column is."""
+    if column is None:
+        return []
+    if column in AUTOMATIC or (optional and column not in frame):
         return [None] * len(frame)
     require_column(column, frame, f"data.split.group: {source.name}")
     return [None if is_missing(value) else str(value) for value in frame[column]]

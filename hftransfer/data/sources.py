@@ -60,6 +60,7 @@ class Source:
     empty: tuple[str, ...] = ()
     masks: MaskFacts | None = None
     repairs: tuple[str, ...] = ()  # how tags and spans were read otherwise than they stand, in words
+    documents: str | None = None  # the column whose equal values are one document: its sentences stay on one side
 
     @property
     def mask_columns(self) -> tuple[str, ...]:

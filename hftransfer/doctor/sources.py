@@ -12,7 +12,7 @@ from hftransfer.doctor.shortcuts import free_columns
 
 def check_sources(facts: Facts) -> Iterator[Finding]:
     """Yield a finding for each column of sources that no group keeps together, by given splits or by trying one."""
-    if facts.config.split.group:
+    if facts.config.split.group or facts.frame["group"].notna().any():
         return
     given = (facts.frame["split"] == "test").any()
     divided = facts.frame if given else facts.divided

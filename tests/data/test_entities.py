@@ -299,3 +299,32 @@ def test_a_patch_replaces_the_entities_of_a_text(tmp_path):
 def test_a_patch_of_impossible_entities_is_refused(tmp_path, label, said):
     with pytest.raises(UserError, match=said):
         patched(tmp_path, label)
+
+
+def documents(count: int) -> list[dict]:
+    return [
+        {"text": f"{ADA} {number}", "label": [[0, 12, "PER"]], "document": f"d{number % count}"} for number in range(60)
+    ]
+
+
+def test_sentences_of_one_document_stay_on_one_side(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, documents(12))))
+    frame = load_data(DataConfig(train=str(tmp_path / "data.jsonl"), split={"copies": "apart"})).frame
+    assert frame["group"].nunique() == 12 and (frame.groupby("group")["split"].nunique() == 1).all()
+    assert set(frame["split"]) == {"train", "validation", "test"}
+    assert "sentences of one document ('document', 12 documents) stay on one side" in caplog.text
+
+
+def test_few_documents_are_no_groups(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, documents(3))))
+    read = rows_of(tmp_path / "data.jsonl")
+    assert read.frame["group"].isna().all() and "3 documents are too few to divide" in caplog.text
+
+
+def test_documents_of_two_files_are_different_ones(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(map(json.dumps, documents(12))))
+    read = rows_of(tmp_path / "train.jsonl", test=str(tmp_path / "test.jsonl"))
+    assert read.frame.groupby("group")["split"].nunique().eq(1).all() and read.frame["group"].nunique() == 24
