@@ -165,7 +165,7 @@ def _require_in_all_parts(found: Columns, source: Source) -> None:
 def _find_roles(
     source: Source, frame: pd.DataFrame, config: DataConfig, named_input: tuple[str, ...], named_label: tuple[str, ...]
 ) -> Columns:
-    taken = set(named_label) | ({config.split.group} - set(AUTOMATIC))
+    taken = set(named_label) | ({config.split.group, source.documents} - {None, *AUTOMATIC})
     for name in (*named_input, *named_label):
         require_column(name, frame, source.name)
     if named_input:
