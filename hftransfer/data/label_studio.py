@@ -31,8 +31,7 @@ def _spans(annotation: Any) -> list[dict[str, Any]]:
     results = annotation.get("result") if isinstance(annotation, dict) else None
     values = [result.get("value") for result in results or () if isinstance(result, dict)]
     return [
-        {"start": value["start"], "end": value["end"], "label": label}
-        | ({"text": value["text"]} if isinstance(value.get("text"), str) else {})
+        dict(start=value["start"], end=value["end"], label=label, text=value.get("text"))
         for value in values
         if isinstance(value, dict) and isinstance(value.get("start"), int) and isinstance(value.get("end"), int)
         for label in value.get("labels") or ()
