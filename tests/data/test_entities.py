@@ -318,9 +318,8 @@ def test_sentences_of_one_document_stay_on_one_side(tmp_path, caplog):
 
 def test_few_documents_are_no_groups(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    rows = [row | {"document": int(row["document"][1:])} for row in documents(3)]
-    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    read = rows_of(tmp_path / "data.jsonl")
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, documents(3))))
+    read = rows_of(tmp_path / "data.jsonl", input="text")
     assert read.frame["group"].isna().all() and "3 documents are too few to divide" in caplog.text
 
 
