@@ -84,7 +84,7 @@ def plain(train: pd.DataFrame, test: pd.DataFrame, strategy: str, asked: argpars
     from hftransfer.tasks.tokens import IGNORED, ragged
 
     set_seed(asked.seed)
-    task = Tokens(tuple(sorted({tag[2:] for tags in train["tags"] for tag in tags if tag != "O"})))
+    task = Tokens(tuple(sorted({tag[2:] for rows in (train, test) for tags in rows["tags"] for tag in tags} - {""})))
     source = checkpoint(MODEL).path
     tokenizer = AutoTokenizer.from_pretrained(source)
 
