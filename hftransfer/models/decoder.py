@@ -40,7 +40,8 @@ def with_decoder(encoder: "PreTrainedModel", task: Task) -> tuple["PreTrainedMod
         backbone = _timm_backbone(encoder.config) if timm else _own_backbone(encoder.config)
         config = UperNetConfig(backbone_config=backbone, hidden_size=WIDTH, use_auxiliary_head=False, **labels)
         model = UperNetForSemanticSegmentation(config).float()
-        maps = model.eval().backbone(torch.zeros(2, 3, side_of(model, encoder), side_of(model, encoder))).feature_maps
+        side = side_of(encoder)
+        maps = model.eval().backbone(torch.zeros(1, 3, side, side)).feature_maps
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise _refusal(name, str(error)) from error
     if [each.shape[1] for each in maps] != list(model.backbone.channels):
@@ -86,13 +87,9 @@ def _own_backbone(config: "PreTrainedConfig") -> "PreTrainedConfig":
         raise ValueError(f"transformers has no backbone of the type {config.model_type}")
     settings = {key: value for key, value in config.to_dict().items() if key not in ("out_features", "out_indices")}
     found = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    names = found.stage_names[1:]
-    chosen = (
-        names[-STAGES:]
-        if len(names) <= STAGES + 1
-        else names[len(names) % STAGES + len(names) // STAGES - 1 :: len(names) // STAGES]
-    )
-    found.out_features = chosen[-STAGES:]
+    names = found.stage_names[1:]  # without the stem
+    ends = [len(names) * (stage + 1) // STAGES for stage in range(STAGES)]
+    found.out_features = names if len(names) <= STAGES else [names[end - 1] for end in ends]
     return found
 
 
@@ -120,12 +117,16 @@ def _names(key: str) -> list[str]:
     return ["_".join(parts[first:]) for first in range(min(3, len(parts) - 1))]
 
 
-def side_of(model: "PreTrainedModel", encoder: "PreTrainedModel") -> int:
-    """Return the side in pixels of the images that the encoder takes: its own where its positions are fixed."""
+def side_of(encoder: "PreTrainedModel") -> int:
+    """Return the side in pixels of the images that the encoder takes: its own where its positions are fixed.
+
+    Else `SIDE`, in whole patches: what a patch size of 14 leaves of 256 pixels would be cut off, and the mask be moved.
+    """
     fixed = getattr(encoder, "timm_model", None)
     if fixed is not None and hasattr(fixed, "pos_embed"):
         return fixed.patch_embed.img_size[0]
-    return SIDE
+    patch = getattr(encoder.config, "patch_size", None)
+    return SIDE // patch * patch if isinstance(patch, int) else SIDE
 
 
 def pixel_processor(processor: Any, side: int) -> Any:

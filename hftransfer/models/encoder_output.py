@@ -54,13 +54,7 @@ class EncoderOutput(SplitPoint):
         """While it lasts, `model(split_point=rows)` runs the decoder alone."""
         hidden: list[Tensor] = []
 
-        def take(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-            hidden[:] = [kwargs.pop("split_point")]
-            for name, shape in self._stem_inputs.items():
-                kwargs[name] = hidden[0].new_zeros(()).expand(len(hidden[0]), *shape)
-            return args, kwargs
-
-        with self.model.register_forward_pre_hook(take, with_kwargs=True):
+        with self.model.register_forward_pre_hook(self._taking(hidden), with_kwargs=True):
             with replaced(self.encoder, lambda *a, **k: self._output(hidden[0])):
                 yield
 

@@ -90,7 +90,7 @@ def _with_decoder(
     check_finite(encoder, reference)
     processor = _read_processor(reference, config, kind.encoder, encoder)
     model, new = with_decoder(encoder, task)
-    processor = pixel_processor(processor, config.image_size or side_of(model, encoder))
+    processor = pixel_processor(processor, config.image_size or side_of(encoder))
     new = frozenset(model.state_dict()) if random_weights else new
     identity = weights_hash(model, frozenset() if random_weights else new)
     return Checkpoint(model, processor, model.config, identity, reference.source, new)

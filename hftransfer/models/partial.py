@@ -79,14 +79,8 @@ class SplitPoint:
         """While it lasts, `model(**skeleton, split point=hidden)` runs the blocks from `layer group` on, and only those."""
         hidden: list[Tensor] = []
 
-        def take(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-            hidden[:] = [kwargs.pop("split_point")]
-            for name, shape in self._stem_inputs.items():  # some models check the shape
-                kwargs[name] = hidden[0].new_zeros(()).expand(len(hidden[0]), *shape)
-            return args, kwargs
-
         with ExitStack() as stack:
-            stack.enter_context(self.model.register_forward_pre_hook(take, with_kwargs=True))
+            stack.enter_context(self.model.register_forward_pre_hook(self._taking(hidden), with_kwargs=True))
             for block in self.blocks[: self.depth - 1]:
                 stack.enter_context(replaced(block, lambda *a, **k: self._in_form(hidden[0])))
             for path, shape in self._stem_shapes.items():
@@ -97,6 +91,17 @@ class SplitPoint:
                 first = self.blocks[0]
                 stack.enter_context(first.register_forward_pre_hook(lambda m, args: (hidden[0], *args[1:])))
             yield
+
+    def _taking(self, hidden: list[Tensor]) -> Callable:
+        """Return a hook that moves the argument `split_point` of the model into `hidden`, with blank inputs in its place."""
+
+        def take(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            hidden[:] = [kwargs.pop("split_point")]
+            for name, shape in self._stem_inputs.items():  # some models check the shape
+                kwargs[name] = hidden[0].new_zeros(()).expand(len(hidden[0]), *shape)
+            return args, kwargs
+
+        return take
 
     def _in_form(self, hidden: Tensor) -> Any:
         """`hidden` in the structure in which the last block below the split point returned it (tensor, tuple, …)."""

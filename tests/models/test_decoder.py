@@ -58,6 +58,18 @@ def test_the_encoder_is_the_checkpoint_and_the_pipeline_answers_alike(family, tm
             assert np.array_equal(np.asarray(segment["mask"]) > 0, classes == TASK.names.index(segment["label"]))
 
 
+def test_the_default_size_is_in_whole_patches(tmp_path):
+    from transformers import Dinov2Config, Dinov2ForImageClassification, ViTImageProcessor
+
+    settings = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    Dinov2ForImageClassification(Dinov2Config(**settings)).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 28, "width": 28}).save_pretrained(tmp_path)
+    found = load_checkpoint(ModelConfig(name=str(tmp_path)), KIND, TASK)
+    assert dict(found.processor.size) == {"height": 252, "width": 252}
+    sides = {each.shape[-1] for each in found.model.backbone(torch.zeros(1, 3, 252, 252)).feature_maps}
+    assert sides == {18} and found.model.config.backbone_config.out_features == ["stage1", "stage2", "stage3", "stage4"]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_replay_of_the_decoder_is_the_whole_network(family, tmp_path):
     checkpoint = segmenter(family, tmp_path / "model")
