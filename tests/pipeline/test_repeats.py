@@ -15,6 +15,7 @@ from hftransfer.evaluation.metrics import compute_metrics
 from hftransfer.evaluation.resampling import over_repeats, spread
 from hftransfer.modalities import kind_of
 from hftransfer.pipeline import repeats
+from hftransfer.runs.predictions import outputs_of
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.strategies.head import HeadConfig
 from hftransfer.tasks import Regression, SingleLabel
@@ -38,20 +39,21 @@ def test_folds_of_a_run_test_every_row_once_and_pool_their_answers(tmp_path, mon
     """The value is that of all rows together, and the inner validation part is not counted as trained on."""
     config = changed(configuration("scratch", "text", tmp_path, max_steps=1), "evaluation.folds=3")
     tested, pooled, sizes = [], [], []
-    answered, combined = repeats._held_out_scores, resampling.over_repeats
+    answered, combined = repeats._held_out_table, resampling.over_repeats
 
-    def spied(config, once, rows, task):
+    def spied(config, once, rows):
         tested.extend(rows.index[rows["split"] == "test"])
         sizes.append((rows["split"] == "train").sum())
         assert {"train", "validation", "test"} == set(rows["split"])
-        pooled.append(answered(config, once, rows, task))
-        return pooled[-1]
+        table = answered(config, once, rows)
+        pooled.append(outputs_of(table, RecordedRun.open(config.output_folder).task))
+        return table
 
     def ratio(found, tested_per_trained):
         assert tested_per_trained == pytest.approx(60 / sum(sizes)) and sum(sizes) < 120
         return combined(found, tested_per_trained)
 
-    monkeypatch.setattr(repeats, "_held_out_scores", spied)
+    monkeypatch.setattr(repeats, "_held_out_table", spied)
     monkeypatch.setattr(resampling, "over_repeats", ratio)
     finished = run(config)
     splits = pd.read_parquet(finished.folder / "splits.parquet")
@@ -79,7 +81,7 @@ def test_folds_of_a_head_are_those_of_whole_runs_without_running_them(kind, imba
     settings = ["evaluation.folds=3", "evaluation.repeats=1", f"training.imbalance={imbalance}", "training.bf16=false"]
     config = changed(configuration("probe", kind, tmp_path), *settings)
     with monkeypatch.context() as patched:
-        patched.setattr(repeats, "_held_out_scores", None)
+        patched.setattr(repeats, "_held_out_table", None)
         quick = run(config).metrics["cross_validation"]
     monkeypatch.setattr("hftransfer.pipeline.outputs.cross_validate_head", lambda *rest: {})
     slow = run(changed(config, f"output={tmp_path / 'slow'}")).metrics["cross_validation"]
