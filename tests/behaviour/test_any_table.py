@@ -266,7 +266,7 @@ some_data = st.one_of(any_frames(), usable_frames)
 some_kinds = st.sampled_from([*WRITERS, "saved", "splits", "pictures"])
 
 
-@settings(few, max_examples=30)
+@settings(few, max_examples=15)
 @given(content=some_data, kind=some_kinds, number=st.integers(0, 19))
 def test_any_data_end_in_success_or_the_users_mistake(tmp_path_factory, known, content, kind, number):
     _ask_commands(tmp_path_factory, known, content, kind, number)

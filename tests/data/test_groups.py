@@ -264,18 +264,23 @@ def crowd() -> tuple[list[np.ndarray], list[int]]:
     return thumbnails, [128] * 80 + [8] * 70 + [80] * 30
 
 
-def test_the_search_in_blocks_finds_what_comparing_every_pair_finds(crowd, monkeypatch):
+@pytest.fixture(scope="module")
+def every_pair(crowd):
+    """The pairs that the slow reference finds."""
+    return reference_pairs(*crowd)
+
+
+def test_the_search_in_blocks_finds_what_comparing_every_pair_finds(crowd, every_pair, monkeypatch):
     for name, size in {"BLOCK": 7, "TILE": 19, "MOST_CANDIDATES": 3}.items():
         monkeypatch.setattr(duplicates, name, size)
-    expected = reference_pairs(*crowd)
-    assert len(expected) > 40 and similar_images(*crowd).tolist() == expected
+    assert len(every_pair) > 40 and similar_images(*crowd).tolist() == every_pair
 
 
-def test_neighbours_in_sorted_orders_link_what_comparing_every_pair_links(crowd, monkeypatch):
+def test_neighbours_in_sorted_orders_link_what_comparing_every_pair_links(crowd, every_pair, monkeypatch):
     monkeypatch.setattr(duplicates, "MOST_COMPARED", 0)
-    expected, found = reference_pairs(*crowd), similar_images(*crowd).tolist()
-    assert {tuple(pair) for pair in found} <= {tuple(pair) for pair in expected}
-    assert np.array_equal(components(180, np.array(found)), components(180, np.array(expected)))
+    found = similar_images(*crowd).tolist()
+    assert {tuple(pair) for pair in found} <= {tuple(pair) for pair in every_pair}
+    assert np.array_equal(components(180, np.array(found)), components(180, np.array(every_pair)))
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)

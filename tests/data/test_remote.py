@@ -109,6 +109,7 @@ def store(tmp_path):
         server.wait()
 
 
+@pytest.mark.slow  # needs the extra `test-remote`
 def test_a_bucket_of_an_object_store_is_read(store, elsewhere, tiny_run, monkeypatch):
     here, _ = elsewhere
     secrets = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
