@@ -168,8 +168,8 @@ def render(lines: list[dict]) -> str:
     for data, strategy in dict.fromkeys((line["data"], _name(line)) for line in lines):
         own = {line["images"]: line for line in lines if (line["data"], _name(line)) == (data, strategy)}
         cells = [_cell(own.get(count)) for count in counts]
-        seconds = own[max(own)]["seconds"]["training"]
-        rows.append(f"| {' | '.join([data, strategy, *cells, f'{seconds:.0f}'])} |")
+        seconds = own[max(own)]["seconds"]["training"]  # None: the run was held up
+        rows.append(f"| {' | '.join([data, strategy, *cells, f'{seconds:.0f}' if seconds else '–'])} |")
     return "\n".join(rows)
 
 
