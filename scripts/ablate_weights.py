@@ -83,7 +83,8 @@ def measured(config: Any) -> dict[str, Any]:
     from hftransfer.evaluation.metrics import compute_metrics
     from hftransfer.models.layers import LayerGroups
     from hftransfer.models.loading import load_checkpoint
-    from hftransfer.pipeline.run_context import network_predictions, prepare, solve_head, stored_activations
+    from hftransfer.pipeline.activations import network_predictions, stored_activations
+    from hftransfer.pipeline.run_context import prepare, solve_head
     from hftransfer.runtime import devices
     from hftransfer.runtime.interruption import Stop
     from hftransfer.runtime.launch import launched_world

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hftransfer.config import with_overrides
-from hftransfer.pipeline import run_context
+from hftransfer.pipeline import activations
 from hftransfer.prediction.predictor import load
 from hftransfer.train import run
 
@@ -35,7 +35,7 @@ def main() -> None:
         if asked.side:
             return print(json.dumps(large(folder, Path(place), asked.side)))
         stored = trained(folder, Path(place) / "stored", asked.steps)
-        with patch.object(run_context, "_split_point", lambda *_: None):
+        with patch.object(activations, "_split_point", lambda *_: None):
             plain = trained(folder, Path(place) / "plain", asked.steps)
     gap = max(float((stored["weights"][name] - other).abs().max()) for name, other in plain["weights"].items())
     print(json.dumps({

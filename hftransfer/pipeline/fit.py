@@ -9,13 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hftransfer.models.layers import LayerGroups
-from hftransfer.pipeline.run_context import (
-    RunContext,
-    network_predictions,
-    probe_predictions,
-    solve_head,
-    stored_activations,
-)
+from hftransfer.pipeline.activations import network_predictions, stored_activations
+from hftransfer.pipeline.run_context import RunContext, probe_predictions, solve_head
 from hftransfer.pipeline.summary import log_training
 from hftransfer.probe.fit import Probe
 from hftransfer.runs.predictions import Predictions

@@ -2,7 +2,6 @@
 
 import logging
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,23 +15,21 @@ from hftransfer.config import RunConfig
 from hftransfer.core.errors import UserError
 from hftransfer.core.hashing import content_key, remote_code_key
 from hftransfer.data import LabelledData
-from hftransfer.features.extract import FrozenPass, NotStored, replayed_batch
-from hftransfer.features.passes import ComputeConfig, in_pieces, joined, predict_logits, predict_pieces
+from hftransfer.features.extract import FrozenPass
+from hftransfer.features.passes import ComputeConfig, in_pieces
 from hftransfer.features.sources import open_head, read_features
-from hftransfer.features.store import Features, FeatureStore
+from hftransfer.features.store import FeatureStore
 from hftransfer.modalities import Modality, ModalityKind
-from hftransfer.models.encoder_output import EncoderOutput
 from hftransfer.models.heads import final_linear, output_layers
 from hftransfer.models.layers import LayerGroups
 from hftransfer.models.loading import Checkpoint, load_checkpoint
-from hftransfer.models.partial import SplitPoint
 from hftransfer.models.weights import architecture_key, weights_hash
 from hftransfer.probe.fit import Probe, Rows, fold_scale, fold_temperature, solve_probe
 from hftransfer.runs.predictions import Predictions
 from hftransfer.runtime import autotune, devices
 from hftransfer.runtime.cpu_kernels import replaced
 from hftransfer.runtime.launch import World
-from hftransfer.strategies import Plan, ProbeStrategy
+from hftransfer.strategies import ProbeStrategy
 from hftransfer.strategies.head import HeadConfig
 from hftransfer.tasks import Task
 from hftransfer.tasks.tokens import ragged
@@ -325,57 +322,6 @@ def word_owners(context: RunContext) -> np.ndarray:
     return np.repeat(np.arange(len(context.targets)), [len(tags) for tags in context.targets])
 
 
-def stored_activations(context: RunContext, plan: Plan) -> tuple[SplitPoint | None, Features | None]:
-    """Return split point and activations below the layers that train; None where they cannot be stored exactly."""
-    augmentation = context.modality.augmentation
-    if plan.split_point is None or (augmentation and augmentation.level != "none"):
-        return None, None
-    split_point = _split_point(context, plan)
-    if split_point is None:
-        return None, None
-    pieces, few = context.pieces, _of_all_lengths(context)
-    if split_point.is_exact(
-        context.compute_config.place(context.modality.collate([pieces.items[piece] for piece in few]))
-    ):
-        with suppress(NotStored):
-            stored = context.frozen(plan.layer_groups).split_point(pieces.items, pieces.keys, split_point)
-            if _replays(context, split_point, stored, few):
-                log.info("Activations below %s are computed once", plan.layer_groups.name_of(plan.split_point))
-                return split_point, stored
-    log.info("Activations are not stored: %s cannot be run from a split point", type(context.model).__name__)
-    return None, None
-
-
-def _split_point(context: RunContext, plan: Plan) -> SplitPoint | None:
-    """Return where a network is run from; None for one whose decoder reads frozen and trained stages alike."""
-    if not context.data.task.by_pixel:
-        return SplitPoint(context.model, plan.layer_groups, plan.split_point)
-    whole = plan.split_point == plan.layer_groups.head_depth
-    return EncoderOutput(context.model, plan.layer_groups) if whole else None
-
-
-def _of_all_lengths(context: RunContext, count: int = 4) -> list[int]:
-    """Return positions of a few pieces, from the shortest to the longest."""
-    ordered = np.argsort(context.modality.lengths(context.pieces.items), kind="stable")
-    return ordered[np.unique(np.linspace(0, len(ordered) - 1, count).astype(int))].tolist()
-
-
-def _replays(context: RunContext, split_point: SplitPoint, stored: Features, rows: list[int]) -> bool:
-    """Return whether pieces of different length give the live network's logits from what is stored of them."""
-    items = [context.pieces.items[row] for row in rows]
-    context.model.eval()
-    with torch.no_grad(), context.compute_config.context():
-        live = context.model(**context.compute_config.place(context.modality.collate(items))).logits.float()
-        try:
-            with split_point.replaying():
-                batch = context.compute_config.place(replayed_batch(stored, context.modality, items, rows))
-                replayed = context.model(**batch).logits.float()
-        except (RuntimeError, TypeError, ValueError, IndexError):
-            return False  # stored in another order of dimensions (XLNet), or of another length
-    tolerance = 1e-3 if context.compute_config.autocast is None else 0.05
-    return torch.allclose(live, replayed, atol=tolerance * max(1.0, live.abs().max().item()))
-
-
 # --- predictions ------------------------------------------------------------------------------------------------------
 
 
@@ -390,43 +336,6 @@ def probe_predictions(context: RunContext, probe: Probe) -> Predictions:
     logits = np.concatenate([probe.head.out_of_fold, probe.logits[others]])
     seen = np.concatenate([np.ones(len(context.fitted), bool), np.zeros(len(others), bool)])
     return Predictions(np.concatenate([context.fitted, others]), logits.astype(np.float32), seen)
-
-
-def network_predictions(context: RunContext, plan: Plan, stored: Features | None) -> Predictions:
-    """Of the validation and test rows, by the trained network, from stored activations where there are any."""
-    positions = context.positions("validation", "test")
-    none = np.zeros(len(positions), bool)
-    if stored is None:
-        items = [context.items[position] for position in positions]
-        return Predictions(positions, predict_logits(plan.model, context.modality, items, context.compute_config), none)
-    source, chosen = Replayed(context.modality, stored), context.pieces.of(positions)
-    items = [context.pieces.items[piece] for piece in chosen]
-
-    def read(places: list[int], logits: torch.Tensor) -> Any:
-        return context.modality.kind.read([items[place] for place in places], logits)
-
-    found = predict_pieces(plan.model, source, list(zip(chosen, items, strict=True)), context.compute_config, read)
-    rows = np.searchsorted(positions, context.pieces.rows[chosen])
-    return Predictions(positions, joined(found, rows, len(positions)), none)
-
-
-@dataclass(frozen=True)
-class Replayed:
-    """A modality whose items are (position, item) and whose batches start at the split point."""
-
-    modality: Modality
-    stored: Features
-
-    @property
-    def mixes_lengths(self) -> bool:
-        return self.modality.mixes_lengths
-
-    def lengths(self, items: list[Any]) -> list[int]:
-        return self.modality.lengths([item for _, item in items])
-
-    def collate(self, items: list[Any], training: bool = False) -> dict[str, torch.Tensor]:
-        positions, inner = zip(*items, strict=True)
-        return replayed_batch(self.stored, self.modality, inner, positions)
 
 
 def finalise(context: RunContext, predictions: Predictions) -> Predictions:

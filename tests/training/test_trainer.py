@@ -341,11 +341,11 @@ def test_gradient_checkpointing_gives_the_same_weights(tmp_path):
 
 
 def test_frozen_from_the_store_equals_frozen_without_it(tmp_path, monkeypatch):
-    from hftransfer.pipeline import run_context
+    from hftransfer.pipeline import activations
 
     config = configuration("frozen", "text", tmp_path, evaluations=1)
     stored = weights(run(config).folder)
-    monkeypatch.setattr(run_context.SplitPoint, "is_exact", lambda self, batch: False)
+    monkeypatch.setattr(activations.SplitPoint, "is_exact", lambda self, batch: False)
     live = weights(run(changed(config, f"output={tmp_path / 'live'}")).folder)
     assert same(stored, live, 1e-5)
 
