@@ -1,6 +1,6 @@
 """Time and memory of `doctor`, `train --strategy probe`, `predict` and `embed` by the number of examples.
 
-    python scripts/scale.py --run doctor texts 10000 [--cells docs/data/scale.jsonl] [--folder /tmp/scale]
+    python scripts/scale.py --run doctor texts 10000 [--cells docs/data/scale.jsonl] [--folder FOLDER]
     python scripts/scale.py --recall
     python scripts/scale.py --render docs/data/scale.jsonl --plot docs/scale.svg
 
@@ -17,6 +17,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,7 +194,7 @@ def main() -> None:
     parser.add_argument("--render", type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--cells", type=Path, default=ROOT / "docs" / "data" / "scale.jsonl")
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/scale"))
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "scale")
     options = parser.parse_args()
     cells: list[dict] = []
     if options.run:

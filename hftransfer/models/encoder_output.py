@@ -5,7 +5,7 @@ that the encoder hands on are kept, each once, as one row of numbers (D,) an ima
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hftransfer.models.heads import base_model_of
 from hftransfer.models.layers import LayerGroups
-from hftransfer.models.partial import Batch, SplitPoint, replaced
+from hftransfer.models.partial import Batch, Reached, SplitPoint, replaced
 
 
 class EncoderOutput(SplitPoint):
@@ -30,7 +30,7 @@ class EncoderOutput(SplitPoint):
         """Return all that the encoder hands on, (B, D)."""
         tensors: dict[int, Tensor] = {}
         self._stem_inputs = {name: value.shape[1:] for name, value in batch.items() if value.is_floating_point()}
-        with self._recording(stop=False), torch.no_grad():
+        with self._recording(stop=True), torch.no_grad(), suppress(Reached):  # the decoder is not wanted
             self.model(**batch)
         leaves, _ = self._template
         for leaf in leaves:
@@ -45,6 +45,8 @@ class EncoderOutput(SplitPoint):
     def _recording(self, stop: bool) -> Iterator[None]:
         def note(module: nn.Module, args: tuple, output: Any) -> None:
             self._template = tree_flatten(output)
+            if stop:
+                raise Reached
 
         with self.encoder.register_forward_hook(note):
             yield

@@ -27,7 +27,7 @@ def skeleton_of(batch: Batch) -> Batch:
     return {name: value for name, value in batch.items() if not value.is_floating_point()}
 
 
-class _Reached(Exception):
+class Reached(Exception):
     """Ends a forward pass at the split point: nothing above it is wanted."""
 
 
@@ -47,7 +47,7 @@ class SplitPoint:
         with self._recording(stop=True), torch.no_grad():
             try:
                 self.model(**batch)
-            except _Reached as reached:
+            except Reached as reached:
                 return reached.args[0]
         raise RuntimeError(f"the forward pass never reached {self.layer_groups.name_of(self.depth)}")
 
@@ -112,7 +112,7 @@ class SplitPoint:
     def _recording(self, stop: bool) -> Iterator[None]:
         def reached(hidden: Tensor) -> None:
             if stop:
-                raise _Reached(hidden.detach().clone())  # in-place activations may follow
+                raise Reached(hidden.detach().clone())  # in-place activations may follow
 
         def block_output(module: nn.Module, args: tuple, output: Any) -> None:
             self._template = _form(output)

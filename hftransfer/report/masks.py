@@ -2,7 +2,6 @@
 
 import base64
 import io
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -10,9 +9,11 @@ from PIL import Image
 from hftransfer.core.errors import UserError
 from hftransfer.core.image_files import open_image
 from hftransfer.core.mask_files import IGNORED, coloured, decode_mask, decode_prediction, palette, resized_mask
+from hftransfer.evaluation.masks import confusion
 from hftransfer.report.picked import Picked
 from hftransfer.runs.reader import Part, RecordedRun
 from hftransfer.tasks import Task
+from hftransfer.tasks.masks import shares
 
 SIDE = 200  # pixels of the longer side of each of the four pictures
 GAP = 4
@@ -69,21 +70,12 @@ def _picture(source: str, size: tuple[int, int]) -> np.ndarray:
 
 
 def _mean_iou(task: Task, truth: bytes, prediction: bytes) -> float:
-    true, (found, _) = decode_mask(truth), decode_prediction(prediction)
-    known = true != IGNORED
-    both, either = [], []
-    for number in range(len(task.names)):
-        one, other = (true == number) & known, (found == number) & known
-        both.append(np.count_nonzero(one & other))
-        either.append(np.count_nonzero(one | other))
-    present = np.array(either) > 0
-    return float((np.array(both)[present] / np.array(either)[present]).mean()) if present.any() else 1.0
+    """Return the mean over the classes that one image has, or was said to have."""
+    counts = confusion(decode_mask(truth), decode_prediction(prediction)[0], len(task.names))
+    either = counts.sum(0) + counts.sum(1) - counts.diagonal()
+    present = either > 0
+    return float((counts.diagonal()[present] / either[present]).mean()) if present.any() else 1.0
 
 
 def _areas(task: Task, part: Part, rows: list[int]) -> list[str]:
-    return [described(answer) for answer in task.answers(part.scores[rows], (), ())]
-
-
-def described(areas: dict[str, Any]) -> str:
-    """Return shares of the area as one line."""
-    return ", ".join(f"{name} {share:.1%}" for name, share in areas.items())
+    return [shares(answer) for answer in task.answers(part.scores[rows], (), ())]

@@ -70,7 +70,7 @@ class Masks(Task):
         return [name for name, count in zip(self.names, pixels_of(label, len(self.names)), strict=True) if count]
 
     def describe(self, label: bytes) -> str:
-        return ", ".join(f"{name} {share:.1%}" for name, share in self.areas(decode_mask(label)).items())
+        return shares(self.areas(decode_mask(label)))
 
     def one_hot(self, targets: np.ndarray) -> np.ndarray:
         """Return which classes each image has, (N, C)."""
@@ -138,6 +138,11 @@ def _differs(one: bytes, other: bytes, tie: float) -> bool:
         return True
     unsure = certainty < 255 * (0.5 + tie) + 1  # of two classes that share the rest, neither is more than this
     return bool(((own != found) & ~unsure).mean() > MOST_DIFFERENT)
+
+
+def shares(areas: dict[str, float]) -> str:
+    """Return shares of the area as one line."""
+    return ", ".join(f"{name} {share:.1%}" for name, share in areas.items())
 
 
 @lru_cache(maxsize=1 << 16)

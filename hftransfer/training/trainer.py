@@ -312,7 +312,7 @@ def _all_evaluations(trainer: PlanTrainer, task: Task, order: np.ndarray, averag
 
     These are all evaluations; of `averaged` weights, the start and the mean.
     """
-    if task.by_word or task.by_pixel:
+    if task.by_part:
         return []
     chosen = trainer.args.metric_for_best_model
     values = [entry[f"eval_{chosen}"] for entry in trainer.state.log_history if f"eval_{chosen}" in entry]
