@@ -183,14 +183,15 @@ def _events(given: Any) -> list[Any]:
 
 
 def _asking(
-    model: Served, inputs: Sequence[Any], button: gr.Button, ask: Callable, outputs: list[Any], api_name: str
-) -> None:
-    """Connect the button, and what each input has for it: a new picture, or Shift + Enter in a text."""
+    model: Served, inputs: Sequence[Any], button: gr.Button, ask: Callable, outputs: list[Any], api_name: str,
+    settings: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """Connect the button, and what each input has for it: a new picture, or Shift + Enter in a text.
+
+    `settings` are what the API calls inputs beside those of the model.
+    """
     own = [event for each in inputs for event in _events(each)]
-    further = [
-        str(each.label).lower().split()[0] for each in inputs[len(model.columns) :]
-    ]  # settings beside the inputs
-    asking = _said(ask, *_names(model), *further)
+    asking = _said(ask, *_names(model), *settings)
     gr.on([button.click, *own], asking, list(inputs), outputs, api_name=api_name, concurrency_id="ask",
           show_progress_on=outputs[:1])  # fmt: skip
     for each in inputs:

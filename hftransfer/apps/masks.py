@@ -73,5 +73,5 @@ def mask_tab(model: Served, inputs: Callable[[], list[Any]], said: Callable, ask
             areas, remarks = gr.HTML(), gr.HTML(elem_classes="remark")
             file = gr.DownloadButton("Mask as a PNG file", size="sm")
     asked = gr.State(None)
-    asking(model, [*given, opacity], button, ask, [shown, areas, remarks, file, asked], "predict")
+    asking(model, [*given, opacity], button, ask, [shown, areas, remarks, file, asked], "predict", ("opacity",))
     opacity.release(said(again), [asked, opacity], shown, api_visibility="private")

@@ -1,26 +1,22 @@
 """Check that `transformers.pipeline` with the saved model gives the recorded masks, as `self_check` does for scores."""
 
-import logging
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from hftransfer.core.errors import UserError
 from hftransfer.core.image_files import open_image
 from hftransfer.core.mask_files import decode_prediction, encode_prediction
 from hftransfer.features.passes import predict_logits
 from hftransfer.models.loading import quiet_transformers
+from hftransfer.pipeline.plain_pipeline import concluded, opened
 from hftransfer.pipeline.run_context import RunContext
 from hftransfer.pipeline.tolerance import EXAMPLES, Tolerance
 from hftransfer.runs.predictions import Predictions
 from hftransfer.tasks import Task
 from hftransfer.tasks.tokens import ragged
-
-log = logging.getLogger(__name__)
 
 SECONDS = 2.0  # after which no further image is asked
 
@@ -38,29 +34,16 @@ def check_pixels(folder: Path, context: RunContext, model: nn.Module, prediction
     found = through_pipeline(folder, sources, context)
     rows, recorded = rows[: len(found)], recorded[: len(found)]
     differ = task.decides_otherwise(recorded, found, Tolerance.of(context.compute_config).tie)
-    if differ.any():
-        ids = ", ".join(map(str, context.data.frame["id"].iloc[rows[differ]].tolist()[:5]))
-        raise UserError(
-            f"The saved model is not the evaluated one: transformers.pipeline finds other masks in {int(differ.sum())} of "
-            f"{len(rows)} images ({ids}). The run is not complete. Try store=false and training.bf16=false; if it stays, "
-            f"{type(context.model).__name__} cannot be used here: please report it."
-        )
-    seconds = time.perf_counter() - begin
-    log.info("Self-check: pipeline finds the recorded masks in %d images (%.1f s)", len(rows), seconds)
-    return {"examples": len(rows), "seconds": seconds}
+    ids = context.data.frame["id"].iloc[rows[differ]].tolist()
+    return concluded(context, "masks", "images", len(rows), ids, begin)
 
 
 def through_pipeline(folder: Path, sources: list[Any], context: RunContext) -> np.ndarray:
     """Return the masks (N,) that the plain pipeline finds in the first images, as many as `SECONDS` allow."""
-    from transformers import pipeline
-
     kind, task = context.modality.kind, context.data.task
     begin, found = time.perf_counter(), []
     with quiet_transformers():
-        ask = pipeline(
-            kind.pipeline_task, str(folder), device=context.compute_config.device, dtype=torch.float32,
-            trust_remote_code=context.config.model.trust_remote_code,
-        )  # fmt: skip
+        ask = opened(folder, context, {})
         for source in sources:
             if found and time.perf_counter() - begin > SECONDS:
                 break

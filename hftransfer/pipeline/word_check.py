@@ -1,24 +1,20 @@
 """Check that `transformers.pipeline` with the saved model gives the recorded entities, as `self_check` does for scores."""
 
-import logging
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from hftransfer.core.errors import UserError
 from hftransfer.evaluation.entities import differ, spans_of
 from hftransfer.features.passes import predict_logits
 from hftransfer.models.loading import quiet_transformers
+from hftransfer.pipeline.plain_pipeline import concluded, opened
 from hftransfer.pipeline.run_context import RunContext
 from hftransfer.pipeline.tolerance import EXAMPLES, Tolerance
 from hftransfer.runs.predictions import Predictions
-
-log = logging.getLogger(__name__)
 
 
 def check_words(folder: Path, context: RunContext, model: nn.Module, predictions: Predictions) -> dict[str, Any]:
@@ -40,28 +36,15 @@ def check_words(folder: Path, context: RunContext, model: nn.Module, predictions
         for id_, text, words, own, found in zip(ids, texts, places, scores, answers, strict=True)
         if differ(spans_of(text, task.entities(text, words, own)), spans_of(text, found), words, own, tie)
     ]
-    if others:
-        raise UserError(
-            f"The saved model is not the evaluated one: transformers.pipeline finds other entities in {len(others)} of "
-            f"{len(rows)} texts ({', '.join(map(str, others[:5]))}). The run is not complete. Try store=false and "
-            f"training.bf16=false; if it stays, {type(context.model).__name__} cannot be used here: please report it."
-        )
-    seconds = time.perf_counter() - begin
-    log.info("Self-check: pipeline finds the recorded entities in %d texts (%.1f s)", len(rows), seconds)
-    return {"examples": len(rows), "seconds": seconds}
+    return concluded(context, "entities", "texts", len(rows), others, begin)
 
 
 def through_pipeline(folder: Path, texts: list[str], context: RunContext) -> list[list[dict[str, Any]]]:
     """Return the entities that the plain pipeline finds."""
-    from transformers import pipeline
-
     kind = context.modality.kind
     with quiet_transformers(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Tokenizer does not support real words")
-        ask = pipeline(
-            kind.pipeline_task, str(folder), device=context.compute_config.device, dtype=torch.float32,
-            trust_remote_code=context.config.model.trust_remote_code, **kind.pipeline_options(0),
-        )  # fmt: skip
+        ask = opened(folder, context, kind.pipeline_options(0))
         return [ask(text) for text in texts]
 
 

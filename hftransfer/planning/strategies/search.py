@@ -25,7 +25,7 @@ USED = 0.9  # of the time left, for a training that is shortened to it: predicti
 SPENT = "the budget is spent"
 UNTRACKED = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 
-Keep = Callable[[dict[str, Any]], None]  # makes the run folder anew with these changes to the configuration
+Keep = Callable[[dict[str, Any]], None]  # makes the run folder again with these changes to the configuration
 
 
 @dataclass
