@@ -7,6 +7,7 @@ imports torch: nothing else here waits for it.
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import evaluate
 import numpy as np
@@ -45,19 +46,20 @@ def load_further(names: Sequence[str]) -> dict[str, evaluate.EvaluationModule]:
 def measure_further(
     names: Sequence[str], task: Task, targets: np.ndarray, scores: np.ndarray, groups: Sequence[str | None] | None
 ) -> dict[str, Measured]:
-    """Metrics of the evaluate library, with intervals, on class indices, 0/1 rows or values as decided."""
-    found = {}
+    """Metrics of the evaluate library, with intervals, on what was decided (`Task.as_lists`)."""
+    truth, decided, found = task.as_lists(targets), task.as_lists(task.decide(scores)), {}
     for name, metric in load_further(names).items():
-        found |= _measure_one(name, metric, targets, task.decide(scores), groups)
+        found |= _measure_one(name, metric, truth, decided, groups)
     return found
 
 
-def _measure_one(name, metric, targets, predictions, groups) -> dict[str, Measured]:
-    if predictions.ndim == 2 and predictions.shape[1] == 1:
-        targets, predictions = targets[:, 0], predictions[:, 0]
-    value = _numbers(name, metric, predictions, targets)
-    drawn = [_numbers(name, metric, predictions[rows], targets[rows]) for rows in _draw_rows(groups, len(targets))]
-    draws = Draws(len(targets), groups)
+def _measure_one(name: str, metric: Any, truth: list, decided: list, groups: Sequence[str | None] | None):
+    value = _numbers(name, metric, decided, truth)
+    drawn = [
+        _numbers(name, metric, [decided[row] for row in rows], [truth[row] for row in rows])
+        for rows in _draw_rows(groups, len(truth))
+    ]
+    draws = Draws(len(truth), groups)
     return {key: _with_ends(draws, value[key], [found.get(key, np.nan) for found in drawn]) for key in value}
 
 
@@ -70,9 +72,9 @@ def _with_ends(draws: Draws, value: float, drawn: list[float]) -> Measured:
     return Measured(value, value - reach, value + reach, rows) if reach > 0 else Measured(value, np.nan, np.nan, rows)
 
 
-def _numbers(name: str, metric, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+def _numbers(name: str, metric: Any, predictions: list, references: list) -> dict[str, float]:
     try:
-        answer = metric.compute(predictions=predictions.tolist(), references=references.tolist())
+        answer = metric.compute(predictions=predictions, references=references)
     except Exception as error:  # the script is somebody's code: it can raise anything
         raise UserError(f"The metric {name!r} does not fit this task: {_first_line(error)}") from error
     return {key: float(value) for key, value in answer.items() if np.isscalar(value) and not isinstance(value, str)}

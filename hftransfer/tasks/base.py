@@ -143,6 +143,11 @@ class Task(ABC):
         """Return a table of predictions in the form of a flat file, where a cell holds one value."""
         return table
 
+    def as_lists(self, decided: np.ndarray) -> list[Any]:
+        """Return targets or decisions as the metrics of the evaluate library read them: one plain value for each example."""
+        single = decided.ndim == 2 and decided.shape[1] == 1
+        return (decided[:, 0] if single else decided).tolist()
+
     @abstractmethod
     def one_hot(self, targets: np.ndarray) -> np.ndarray:
         """Return as floats (N, C) which outputs apply to each example; of numbers, the targets themselves."""

@@ -29,7 +29,7 @@ class Tokens(Task):
     output, outputs, unit = "type of entity", "types of entities", "word"
     by_word = True
     lacks = frozenset({"advise", "strategy auto", "rank", "curve", "next", "review", "embed", "--explain",
-                       "evaluation.metrics", "doctor --fix", "doctor --measure"})  # fmt: skip
+                       "doctor --fix", "doctor --measure"})  # fmt: skip
     headline = learning_metric = "entity_f1"
     macro_metric, class_metric = "macro_f1", "f1"
 
@@ -131,6 +131,10 @@ class Tokens(Task):
     def decode(self, prediction: Any) -> list[str]:
         """Return the tags of the words of one text."""
         return [self.tags[tag] for tag in prediction]
+
+    def as_lists(self, decided: np.ndarray) -> list[list[str]]:
+        """Return the tags of the words of each text by name, as seqeval reads them."""
+        return [self.decode(tags) for tags in decided]
 
     def label_names(self, label: Any) -> list[str]:
         return [entity["label"] for entity in label]

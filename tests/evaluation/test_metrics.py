@@ -11,7 +11,8 @@ from hftransfer.core.errors import UserError
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
 from hftransfer.evaluation.kinds import METRICS, higher_is_better
 from hftransfer.evaluation.metrics import compute_metrics
-from hftransfer.tasks import MultiLabel, Regression, SingleLabel
+from hftransfer.tasks import MultiLabel, Regression, SingleLabel, Tokens
+from hftransfer.tasks.tokens import ragged
 
 SINGLE = SingleLabel(("a", "b", "c"))
 MULTI = MultiLabel(("x", "y"))
@@ -155,6 +156,19 @@ def test_a_metric_script_on_this_machine_is_measured_with_an_interval(tmp_path):
     assert late["value"] == pytest.approx((predicted > targets).mean())
     assert late["low"] < late["value"] < late["high"] and late["n"] == 80
     assert found["accuracy"]["value"] == (predicted == targets).mean()  # ours, not a download
+
+
+def test_a_metric_of_the_library_reads_the_tags_of_the_words_of_each_text(tmp_path):
+    """As seqeval: lists of names, which a metric of numbers would refuse."""
+    names = 'datasets.Sequence(datasets.Value("string"))'
+    script = tmp_path / "alike.py"
+    script.write_text(SCRIPT.replace("Lateness", "Alike").replace('datasets.Value("int64")', names)
+                      .replace("p > r", "list(p) == list(r) and p[0] == 'B-LOC'"))  # fmt: skip
+    task = Tokens(("LOC",))
+    targets = ragged([np.array([1, 2]), np.array([1]), np.array([0, 0, 1])])
+    scores = ragged([np.eye(3)[tags] for tags in ([1, 2], [0], [0, 0, 1])])
+    found = evaluate_predictions(task, targets, scores, None, EvaluationConfig(metrics=[str(script)]))["metrics"]
+    assert found["lateness"]["value"] == pytest.approx(1 / 3) and found["lateness"]["n"] == 3
 
 
 def test_a_metric_that_cannot_be_had_is_said_in_words(tmp_path):

@@ -300,7 +300,6 @@ COMMANDS = {
     "review": ["review", "RUN"],
     "embed": ["embed", "DATA", "--run", "RUN", "--output", "OUT"],
     "--explain": ["predict", "RUN", "a text", "--explain", "OUT"],
-    "evaluation.metrics": None,  # the evaluate library is asked first
     "doctor --fix": ["doctor", "DATA", "--fix"],
     "doctor --measure": ["doctor", "DATA", "--model", "MODEL", "--measure"],
 }
