@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from scipy.stats import norm, rankdata
 
-from hftransfer.evaluation.entities import Counts, entity_statistics
+from hftransfer.evaluation.entities import Counts, entity_statistics, type_statistics
 from hftransfer.evaluation.masks import mask_statistics, statistics_of
 from hftransfer.evaluation.metrics import row_losses
 from hftransfer.tasks import Task
@@ -154,8 +154,11 @@ def _correlation_influence(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def by_class(task: Task, targets: np.ndarray, scores: np.ndarray) -> Statistics:
     """Precision, recall and F1 of each class with the rows they stand on, as a function of weights (R, N): (R, C) each.
 
-    `present` rows carry the class, `guessed` rows are said to, `union` rows are one of the two; NaN where undefined.
+    `present` rows carry the class, `guessed` rows are said to, `union` rows are one of the two; NaN where undefined. Of
+    entities they are counts of these.
     """
+    if task.by_word:
+        return type_statistics(Counts.of(task, targets, scores))
     one_hot = np.eye(task.head_size, dtype=np.float32)
     predicted = task.decide(scores)
     if task.exclusive:

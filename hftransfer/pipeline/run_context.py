@@ -24,6 +24,7 @@ from hftransfer.models.heads import final_linear, output_layers
 from hftransfer.models.layers import LayerGroups
 from hftransfer.models.loading import Checkpoint, load_checkpoint
 from hftransfer.models.weights import architecture_key, weights_hash
+from hftransfer.pipeline.words import of_texts, words_of
 from hftransfer.probe.fit import Probe, Rows, fold_scale, fold_temperature, solve_probe
 from hftransfer.runs.predictions import Predictions
 from hftransfer.runtime import autotune, devices
@@ -36,7 +37,6 @@ from hftransfer.tasks.tokens import ragged
 
 log = logging.getLogger(__name__)
 
-MOST_WORDS, LEAST_OUTSIDE = 20_000, 5_000  # that a probe is fitted on: all of entities, a sample of the others
 MOST_MOVED = 0.05  # of the distance between two examples, by padding: rounding moves less than 0.001
 
 
@@ -281,45 +281,16 @@ def solve_head(context: RunContext) -> Probe | None:
         return None
     frozen = context.frozen(LayerGroups.of(context.model))
     head = context.config.strategy.readable(context.config.head)
+    rows, task, head = head_problem(context, head)
+    return solve_probe(frozen, rows, task, head, context.config.seed)
+
+
+def head_problem(context: RunContext, head: HeadConfig) -> tuple[Rows, Task, HeadConfig]:
+    """Return what a linear probe is fitted on: the examples, or the words of all of them, with their task and options."""
     if context.data.task.by_word:
-        return solve_probe(frozen, *_words(context), _of_words(head), context.config.seed)
+        return words_of(context, head)
     digests = context.data.frame["digest"].tolist()
-    rows = Rows(context.items, digests, context.targets, context.fitted, context.groups)
-    return solve_probe(frozen, rows, context.data.task, head, context.config.seed)
-
-
-def _of_words(head: HeadConfig) -> HeadConfig:
-    """Return the options of a head on single words. Raises `UserError` for the mean of a text."""
-    if head.pooling == "mean":
-        raise UserError("head.pooling=mean is of whole texts; each word is read by itself. Leave it out.")
-    return head.model_copy(update={"pooling": "head"})
-
-
-def _words(context: RunContext) -> tuple[Rows, Task]:
-    """Return all words as rows of their own, each in the group of its text, and the task of a word.
-
-    Of many words without an entity a sample is fitted, and each counts for those that it stands for.
-    """
-    task, pieces = context.data.task, context.pieces
-    targets, owners = task.units(context.targets).astype(np.int64), word_owners(context)
-    fitted = np.flatnonzero(np.isin(owners, context.fitted))
-    outside = fitted[targets[fitted] == 0]
-    most = max(MOST_WORDS - (len(fitted) - len(outside)), LEAST_OUTSIDE)
-    unit = task.of_unit
-    if len(outside) > most:
-        kept = np.random.default_rng(context.config.seed).choice(outside, most, replace=False)
-        fitted = np.sort(np.concatenate([fitted[targets[fitted] != 0], kept]))
-        log.info("Linear probe: %d of %d words without an entity are fitted", most, len(outside))
-        given = np.array(unit.weights or np.ones(unit.head_size))
-        given[0] *= len(outside) / most
-        unit = replace(unit, weights=tuple(map(float, given)))
-    ids = context.data.frame["id"].to_numpy() if context.groups is None else context.groups
-    return Rows(pieces.items, pieces.keys, targets, fitted, ids[owners]), unit
-
-
-def word_owners(context: RunContext) -> np.ndarray:
-    """Return the number of the row (U,) that each word of all rows belongs to."""
-    return np.repeat(np.arange(len(context.targets)), [len(tags) for tags in context.targets])
+    return Rows(context.items, digests, context.targets, context.fitted, context.groups), context.data.task, head
 
 
 # --- predictions ------------------------------------------------------------------------------------------------------
@@ -329,8 +300,7 @@ def probe_predictions(context: RunContext, probe: Probe) -> Predictions:
     """Of the rows the head was fitted on by the folds that did not see them, and of all others by the head."""
     if context.data.task.by_word:
         positions = context.positions("validation", "test")
-        ends = np.cumsum([len(tags) for tags in context.targets])
-        logits = ragged(np.split(probe.logits.astype(np.float32), ends[:-1]))[positions]
+        logits = of_texts(probe.logits.astype(np.float32), context.targets)[positions]
         return Predictions(positions, logits, np.zeros(len(positions), bool))
     others = np.setdiff1d(np.arange(len(context.items)), context.fitted)
     logits = np.concatenate([probe.head.out_of_fold, probe.logits[others]])

@@ -16,6 +16,8 @@ from hftransfer.core.errors import UserError
 from hftransfer.evaluation.entities import errors_of
 from hftransfer.evaluation.intervals import measure, per_class, wilson
 from hftransfer.evaluation.metrics import compute_metrics
+from hftransfer.planning.checkpoints.ranking import rank
+from hftransfer.planning.labels.command import measured
 from hftransfer.prediction.predictor import load
 from hftransfer.report import write_report
 from hftransfer.runs.reader import RecordedRun
@@ -294,8 +296,6 @@ def test_doctor_takes_entities(folder):
 COMMANDS = {
     "advise": ["advise", "DATA", "--model", "MODEL"],
     "strategy auto": ["train", "DATA", "--model", "MODEL", "--strategy", "auto", "--output", "OUT"],
-    "rank": ["rank", "DATA", "--models", "MODEL"],
-    "curve": ["curve", "DATA", "--model", "MODEL"],
     "next": ["next", "DATA", "--run", "RUN"],
     "review": ["review", "RUN"],
     "embed": ["embed", "DATA", "--run", "RUN", "--output", "OUT"],
@@ -315,6 +315,24 @@ def test_folds_hold_out_each_text_once(tmp_path, strategy):
     assert metrics["cross_validation"]["entity_recall"]["n"] == len(recorded.splits)
     assert metrics["cross_validation"]["entity_f1"]["value"] > 0.3  # answers beside the wrong texts would have none
     assert metrics["cross_validation_folds"] == {"folds": 3, "repeats": 1, "examples": len(recorded.splits)}
+
+
+def test_rank_compares_checkpoints_by_entities(folder):
+    """Each text is judged by a probe that did not see its words."""
+    config = RecordedRun.open(folder).config
+    ranking = rank(checked({"data": config["data"], "seed": 0}), [config["model"]["name"]])
+    (found,) = ranking.checkpoints
+    assert ranking.metric == "entity_f1" and found.metrics["entity_recall"].n == ranking.rows
+    assert 0.3 < found.metrics["entity_f1"].value <= 1 and found.metrics["entity_f1"].low < 1
+
+
+def test_the_curve_of_entities_rises_with_texts(folder, caplog):
+    config = RecordedRun.open(folder).config
+    model = {"name": config["model"]["name"]}
+    found = measured(checked({"data": config["data"], "model": model, "seed": 0}), None, 2)
+    assert found.metric == "entity_f1" and found.points[-1].measured > found.points[0].measured
+    assert {gain.name for gain in found.classes} == set(RecordedRun.open(folder).task.names[:2])
+    assert all("its own f1" in gain.words for gain in found.classes)
 
 
 def test_every_command_that_lacks_the_task_is_tried():

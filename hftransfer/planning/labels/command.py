@@ -9,8 +9,9 @@ from hftransfer.core.files import write_json
 from hftransfer.core.terminal import show
 from hftransfer.data import load_data
 from hftransfer.evaluation.kinds import titled
-from hftransfer.pipeline.run_context import probed
-from hftransfer.planning.labels.curve import Problem
+from hftransfer.pipeline.run_context import RunContext, probed
+from hftransfer.pipeline.words import owners_of, words_of
+from hftransfer.planning.labels.curve import Problem, Words
 from hftransfer.planning.labels.forecast import Forecast, Gain, forecast
 from hftransfer.report.figures import FIRST, INK, MUTED, SECOND, drawn
 
@@ -41,8 +42,9 @@ def measured(config: "RunConfig", more: int | None, classes: int) -> Forecast:
         )
     context, probe = probed(config, data)
     problem = Problem(
-        data.task, probe.features, context.targets, context.fitted, context.positions("test"), context.groups
-    )
+        data.task, probe.features, context.targets, context.fitted, context.positions("test"), context.groups,
+        _words(context),
+    )  # fmt: skip
     logger = logging.getLogger("hftransfer.probe.solver")
     level = logger.level
     logger.setLevel(logging.WARNING)  # a line for each of a hundred fits says nothing
@@ -50,6 +52,13 @@ def measured(config: "RunConfig", more: int | None, classes: int) -> Forecast:
         return forecast(problem, probe.head, more, classes, seed=config.seed)
     finally:
         logger.setLevel(level)
+
+
+def _words(context: RunContext) -> Words | None:
+    if not context.data.task.by_word:
+        return None
+    rows, unit, _ = words_of(context, context.config.head)
+    return Words(owners_of(context.targets), rows, unit)
 
 
 def as_table(found: Forecast) -> "Group":

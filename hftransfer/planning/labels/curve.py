@@ -15,7 +15,9 @@ from tqdm.auto import tqdm
 from hftransfer.evaluation import bootstrap
 from hftransfer.evaluation.intervals import Draws, Measured
 from hftransfer.evaluation.kinds import higher_is_better
+from hftransfer.pipeline.words import of_texts
 from hftransfer.planning.labels.power_law import PowerLaws, fit
+from hftransfer.probe.fit import Rows
 from hftransfer.probe.solver import Fit, LinearProbe, make_folds, refit, solve_head
 from hftransfer.tasks import Task
 
@@ -25,10 +27,23 @@ REACH = 2.0  # beyond twice the rows at hand a power law is a guess
 
 
 @dataclass(frozen=True)
+class Words:
+    """The words of all texts: their text `owners` (U,), and what a probe on them is fitted on (`pipeline.words.words_of`)."""
+
+    owners: np.ndarray
+    rows: Rows
+    unit: Task
+
+    def of(self, texts: np.ndarray) -> np.ndarray:
+        """Return the numbers of the words to fit on that some texts have."""
+        return self.rows.fitted[np.isin(self.owners[self.rows.fitted], texts)]
+
+
+@dataclass(frozen=True)
 class Problem:
     """Features (N, D) and targets of all rows; `pool` are the numbers of the rows to learn from, `held` of those to judge on.
 
-    `groups` (N,) belong together in folds and resamples.
+    `groups` (N,) belong together in folds and resamples. Of texts whose words are fitted, `words` has the rows of words.
     """
 
     task: Task
@@ -37,6 +52,29 @@ class Problem:
     pool: np.ndarray
     held: np.ndarray
     groups: np.ndarray | None = None
+    words: Words | None = None
+
+    @property
+    def unit(self) -> Task:
+        """The task of what is fitted: of an example, or of a word."""
+        return self.task if self.words is None else self.words.unit
+
+    def fitted(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return features, targets as the loss sees them, and groups of what is fitted for some rows."""
+        if self.words is not None:
+            fitted = self.words.of(rows)
+            return self.features[fitted], self.words.rows.targets[fitted], self.words.rows.groups[fitted]
+        groups = None if self.groups is None else self.groups[rows]
+        return self.features[rows], self.task.standardised(self.targets[rows]), groups
+
+    def scores(self, head: Fit | LinearProbe) -> np.ndarray:
+        """Return what a head says of the held-out rows, as `Task.probabilities` has it."""
+        if self.words is not None:
+            words = np.isin(self.words.owners, self.held)
+            logits = of_texts(head.logits(self.features[words]), self.targets[self.held])
+        else:
+            logits = self.task.in_units(head.logits(self.features[self.held]))
+        return self.task.probabilities(logits)
 
 
 class Scorer:
@@ -44,7 +82,7 @@ class Scorer:
 
     def __init__(self, problem: Problem, seed: int):
         self.problem, self.task = problem, problem.task
-        self.features, self.targets = problem.features[problem.held], problem.targets[problem.held]
+        self.targets = problem.targets[problem.held]
         groups = None if problem.groups is None else list(problem.groups[problem.held])
         classes = self.task.classes_of(self.targets)
         draws = Draws(len(self.targets), groups, classes, seed, RESAMPLES)
@@ -53,15 +91,12 @@ class Scorer:
 
     def __call__(self, head: Fit | LinearProbe, metric: str) -> np.ndarray:
         """(1 + RESAMPLES,), the value on the rows themselves first."""
-        return bootstrap.statistics(self.task, self.targets, self._scores(head))(self.weights)[metric]
+        return bootstrap.statistics(self.task, self.targets, self.problem.scores(head))(self.weights)[metric]
 
     def of_class(self, head: Fit | LinearProbe, number: int) -> np.ndarray:
         """Return the same, of recall (F1 for several labels) of one class."""
-        found = bootstrap.by_class(self.task, self.targets, self._scores(head))(self.weights)
+        found = bootstrap.by_class(self.task, self.targets, self.problem.scores(head))(self.weights)
         return found[self.task.class_metric][:, number]
-
-    def _scores(self, head: Fit | LinearProbe) -> np.ndarray:
-        return self.task.probabilities(self.task.in_units(head.logits(self.features)))
 
 
 @dataclass(frozen=True)
@@ -171,14 +206,15 @@ def arrange(problem: Problem, seed: int) -> np.ndarray:
 
 def solved(problem: Problem, rows: np.ndarray, seed: int) -> LinearProbe:
     """Solver and penalty for these rows, by cross-validation."""
-    task, targets = problem.task, problem.targets[rows]
-    groups = None if problem.groups is None else problem.groups[rows]
-    folds = make_folds(task, targets, groups, FOLDS, seed)
-    return solve_head(problem.features[rows], task.standardised(targets), task, folds)
+    features, targets, groups = problem.fitted(rows)
+    in_units = problem.targets[rows] if problem.words is None else targets
+    folds = make_folds(problem.unit, in_units, groups, FOLDS, seed)
+    return solve_head(features, targets, problem.unit, folds)
 
 
 def fitted(problem: Problem, rows: np.ndarray, like: LinearProbe) -> Fit:
-    return refit(problem.features[rows], problem.task.standardised(problem.targets[rows]), problem.task, like)
+    features, targets, _ = problem.fitted(rows)
+    return refit(features, targets, problem.unit, like)
 
 
 @dataclass(frozen=True)
@@ -218,5 +254,4 @@ def measure_class(
 
 def _examples(problem: Problem, number: int) -> np.ndarray:
     """Which rows of the pool (bool) carry the class."""
-    targets = problem.targets[problem.pool]
-    return targets == number if problem.task.exclusive else targets[:, number] > 0
+    return problem.task.one_hot(problem.targets[problem.pool])[:, number] > 0
