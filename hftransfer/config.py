@@ -128,8 +128,9 @@ class RunConfig(Settings):
         evaluation = self.evaluation.for_task(data.task)
         training = self.training.resolved(data.kind)
         resolved_parts = {"strategy": strategy, "model": model, "evaluation": evaluation, "training": training}
-        if data.classes:  # what other masks are read by later
-            resolved_parts["data"] = self.data.model_copy(update={"classes": data.classes})
+        # What other masks, or other rows, are read by later.
+        if found := {name: value for name, value in (("classes", data.classes), ("input", data.kinds)) if value}:
+            resolved_parts["data"] = self.data.model_copy(update=found)
         return self.model_copy(update=resolved_parts)
 
     def to_yaml(self) -> str:
@@ -224,8 +225,8 @@ def _is_text(key: str) -> bool:
 
 
 def _holds_text(annotation: Any) -> bool:
-    """Return whether an annotation is made of str, list[str], Literal names and None alone."""
-    if get_origin(annotation) in (Union, UnionType, list):
+    """Return whether an annotation is made of str, list[str], dict[str, str], Literal names and None alone."""
+    if get_origin(annotation) in (Union, UnionType, list, dict):
         return all(map(_holds_text, get_args(annotation)))
     if get_origin(annotation) is Literal:
         return all(isinstance(choice, str) for choice in get_args(annotation))

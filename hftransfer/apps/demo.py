@@ -316,7 +316,7 @@ def _batch_tab(model: Served) -> None:
         for earlier in Path(made.name).iterdir():  # Gradio has its own copy, which it removes after an hour
             shutil.rmtree(earlier)
         with tempfile.TemporaryDirectory() as place:
-            frame = uploads.read_batch(file, model.kind, model.columns, Path(place))
+            frame = uploads.read_batch(file, model.kind, model.predictor.named or model.columns, Path(place))
             table = pd.concat(_chunks(model, frame, progress), ignore_index=True)
         target = Path(made.name) / uuid.uuid4().hex / "predictions.csv"
         target.parent.mkdir()

@@ -15,6 +15,7 @@ import yaml
 from hftransfer.apps import uploads
 from hftransfer.core.errors import UnreadableInput, UserError
 from hftransfer.core.files import read_json
+from hftransfer.data.named_inputs import NamedInputs
 from hftransfer.modalities import ModalityKind
 from hftransfer.prediction.explain import Explanation, explain
 from hftransfer.prediction.predictor import Predictor, load
@@ -129,6 +130,8 @@ def _columns(folder: Path) -> tuple[str, ...]:
     for name in ("config.yaml", "training_config.json"):  # a run folder; a folder as it is pushed
         if (folder / name).is_file():
             found = yaml.safe_load((folder / name).read_text(encoding="utf-8"))["data"].get("input")
+            if isinstance(found, dict):
+                return (NamedInputs(found).title,)
             names = (found,) if isinstance(found, str) else tuple(found or ("input",))
             return ("first text", "second text") if len(names) == 1 and _of_pairs(folder) else names
     return ("input",)

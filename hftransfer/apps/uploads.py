@@ -7,7 +7,6 @@ import stat
 import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -16,6 +15,8 @@ from PIL import Image
 from hftransfer.core.errors import UserError
 from hftransfer.core.image_files import UnreadableImage, opened
 from hftransfer.data import load_inputs
+from hftransfer.data.inputs import Own
+from hftransfer.data.named_inputs import NamedInputs
 from hftransfer.modalities import ModalityKind
 
 MAX_PIXELS = 64_000_000  # phones take 12 to 50 million
@@ -92,24 +93,25 @@ def describe(error: UserError) -> str:
     return str(error)
 
 
-def read_batch(path: str | None, kind: ModalityKind, columns: Sequence[str], place: Path) -> pd.DataFrame:
+def read_batch(path: str | None, kind: ModalityKind, columns: Own, place: Path) -> pd.DataFrame:
     """Rows with `id`, `input` and, for pairs, `input_pair` of an uploaded file; archives are unpacked into `place`.
 
     Files come as a zip; values as a table (`columns` are looked for first) or a zip of .txt files; pairs as a table. A
     table never names files: a stranger could point at the server's own. Raises `UserError`.
     """
+    pairs = not isinstance(columns, NamedInputs) and len(columns) == 2
     if path is None:
-        raise UserError(f"Choose a file first: {expected(kind, len(columns) == 2)}.")
+        raise UserError(f"Choose a file first: {expected(kind, pairs)}.")
     suffix = Path(path).suffix.lower()
     if suffix == ".zip":
         frame = _unpacked(Path(path), kind, place)
     elif suffix in suffixes(kind):
         frame = _table(Path(path), kind.name, columns)
     else:
-        raise UserError(f"Expected {expected(kind, len(columns) == 2)}, found {Path(path).name}.")
+        raise UserError(f"Expected {expected(kind, pairs)}, found {Path(path).name}.")
     if len(frame) > MAX_ROWS:
         raise UserError(f"{Path(path).name} holds {len(frame):,} rows; the limit is {MAX_ROWS:,}. Send it in parts.")
-    if len(columns) == 2 and "input_pair" not in frame:
+    if pairs and "input_pair" not in frame:
         raise UserError("The model compares two texts: send a table with two text columns.")
     if not kind.files:
         _refuse_long(frame)
@@ -137,10 +139,12 @@ def expected(kind: ModalityKind, pairs: bool) -> str:
     return f"a table ({', '.join(TABLES)})" + (" with two text columns" if pairs else zipped)
 
 
-def _table(path: Path, modality: str, columns: Sequence[str]) -> pd.DataFrame:
+def _table(path: Path, modality: str, columns: Own) -> pd.DataFrame:
     """Return the model's own columns where the table has them; else the ones that look like inputs are found."""
     _refuse_large(path)
     try:
+        if isinstance(columns, NamedInputs):
+            return load_inputs([str(path)], modality, own=columns)
         try:
             return load_inputs([str(path)], modality, list(columns) or None)
         except UserError:

@@ -1,7 +1,6 @@
 """Which column is the input, the label, the id and the split: what the user names, else what the content shows."""
 
 import logging
-import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -12,8 +11,10 @@ from typing import Any
 import pandas as pd
 
 from hftransfer.core.errors import UserError, did_you_mean
+from hftransfer.data.bookkeeping import divides, numbers_examples
 from hftransfer.data.config import AUTOMATIC, DataConfig
-from hftransfer.data.sources import CLASS_FOLDER, SPLIT_WORDS, Source
+from hftransfer.data.named_inputs import CATEGORY, NUMBER, NamedInputs, described, kind_of_column
+from hftransfer.data.sources import CLASS_FOLDER, Source
 from hftransfer.data.values import filled, number
 from hftransfer.modalities import MODALITIES, ModalityKind, by_preference, first_kind, kind_of
 
@@ -27,8 +28,6 @@ LABEL_NAMES = (
     {"ner_tags", "ner", "entities", "spans", "annotations"},
 )
 PAIRS = ({"premise", "hypothesis"}, {"query", "passage"}, {"question", "answer"}, {"question", "sentence"})
-# Columns that number the examples: pandas writes the first two.
-INDEX_NAMES = re.compile(r"unnamed: \d+|__index_level_\d+__|index|idx|id|uid|guid|split", re.IGNORECASE)
 _SAMPLE = 500
 MOST_FILES = 200_000  # that are looked at for those a table may mean
 
@@ -43,13 +42,14 @@ def usual_names() -> set[str]:
 class Columns:
     """The roles of columns; `input` has two names for text pairs, `label` several where outputs stand in columns.
 
-    `all` are the columns of the source, whatever their role.
+    `all` are the columns of the source, whatever their role; `named` says how those of `input` are one text together.
     """
 
     input: tuple[str, ...]
     label: tuple[str, ...]
     modality: str
     all: frozenset[str] = frozenset()
+    named: NamedInputs | None = None
 
 
 def with_names_of(reference: Iterable[str], source: Source) -> Source:
@@ -168,6 +168,8 @@ def _find_roles(
     taken = set(named_label) | ({config.split.group, source.documents} - {None, *AUTOMATIC})
     for name in (*named_input, *named_label):
         require_column(name, frame, source.name)
+    if named := NamedInputs.of(config.input, frame):
+        return _combined(source, frame, named, named_label or (_find_label(source, frame, {*named.kinds, *taken}),))
     if named_input:
         inputs, modality = named_input, config.modality
         if modality is None:
@@ -175,15 +177,46 @@ def _find_roles(
     else:
         inputs, modality = find_input(source, frame, taken, config.modality)
     label = named_label or (_find_label(source, frame, {*inputs, *taken}),)
-    if set(inputs) & set(label):
-        raise UserError(f"The column {sorted(set(inputs) & set(label))} cannot be input and label at once.")
+    _require_apart(inputs, label)
     kind = kind_of(modality)
     if len(inputs) > 2 or (len(inputs) == 2 and not kind.pairs):
         raise UserError(f"data.input takes one column, or two columns of texts (a pair); found {list(inputs)}.")
     refuse_foreign(kind, frame, inputs, source.name)
     if source.kind != CLASS_FOLDER:
         log.info("%s: input %s (%s), label %s.", source.name, _words(inputs), modality, _words(label))
+    if not kind.files and not config.input:
+        _offer(source, frame, inputs, {*label, *taken})
     return Columns(inputs, label, modality, frozenset(frame.columns))
+
+
+def _combined(source: Source, frame: pd.DataFrame, named: NamedInputs, label: tuple[str, ...]) -> Columns:
+    """Return the roles of the columns where several are one text together."""
+    _require_apart(named.kinds, label)
+    if named.files:
+        raise UserError(
+            f"data.input names {described(named.kinds)}. Texts, numbers and categories become one text; "
+            f"{named.files[0]} is a file and cannot."
+        )
+    log.info("%s: input %s, written as one text (%s); label %s.",
+             source.name, described(named.kinds), named.title, _words(label))  # fmt: skip
+    return Columns(tuple(named.kinds), label, "text", frozenset(frame.columns), named)
+
+
+def _require_apart(inputs: Iterable[str], label: Iterable[str]) -> None:
+    if both := sorted(set(inputs) & set(label)):
+        raise UserError(f"The column {both} cannot be input and label at once.")
+
+
+def _offer(source: Source, frame: pd.DataFrame, inputs: tuple[str, ...], taken: set[str]) -> None:
+    """Log which columns a run of texts leaves aside, and what reads them."""
+    free = [name for name in frame.columns if name not in taken and name not in inputs]
+    free = [name for name in free if not (numbers_examples(name, frame[name]) or divides(name, frame[name]))]
+    kinds = {name: kind_of_column(frame[name]) for name in free}
+    varied = [name for name in free if filled(frame[name]).astype(str).nunique() > 1]
+    values = {name: kinds[name] for name in varied if kinds[name] == NUMBER or _is_category(kinds[name], frame[name])}
+    if values:
+        wanted = described(dict.fromkeys(inputs, "text") | values).replace(" (", ": ").replace(")", "")
+        log.info("%s: not read are %s; data.input={%s} reads them too.", source.name, _words(list(values)), wanted)
 
 
 def refuse_foreign(kind: ModalityKind, frame: pd.DataFrame, names: Iterable[str], where: str) -> None:
@@ -280,7 +313,7 @@ def _find_label(source: Source, frame: pd.DataFrame, taken: set[str]) -> str:
             return _said(named[0], others, "label", "data.label")
         if named:
             raise _unclear("the label", "data.label", named, source.name, frame)
-    free = [name for name in free if not (_numbers_examples(name, frame[name]) or _divides(name, frame[name]))]
+    free = [name for name in free if not (numbers_examples(name, frame[name]) or divides(name, frame[name]))]
     likely = [name for name in free if not _held_by(source, frame, name) and _could_be_label(frame[name])]
     if len(likely) == 1:
         return likely[0]
@@ -290,14 +323,6 @@ def _find_label(source: Source, frame: pd.DataFrame, taken: set[str]) -> str:
 def is_called_label(names: Iterable[str]) -> bool:
     """Return whether one of the columns has a usual name for labels."""
     return any(name.lower() in group for name in names for group in LABEL_NAMES)
-
-
-def _numbers_examples(name: str, values: pd.Series) -> bool:
-    """Return whether a column identifies the examples: by its name, or since it counts them up."""
-    if INDEX_NAMES.fullmatch(name.strip()) or not name.strip():
-        return True
-    numbers = [number(value) for value in values]
-    return len(numbers) > 2 and None not in numbers and set(pd.Series(numbers).diff().dropna()) == {1.0}
 
 
 def _said(chosen: str, candidates: list[str], role: str, option: str) -> str:
@@ -314,6 +339,15 @@ def _could_be_label(values: pd.Series) -> bool:
         return False
     if isinstance(sample.iloc[0], list) or all(number(value) is not None for value in sample):
         return True
+    return _repeats(sample)
+
+
+def _is_category(kind: str, values: pd.Series) -> bool:
+    return kind == CATEGORY and _repeats(values)
+
+
+def _repeats(values: pd.Series) -> bool:
+    sample = filled(values)
     return sample.astype(str).nunique() <= len(sample) / 2
 
 
@@ -347,34 +381,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _as_tuple(value: str | list[str] | None) -> tuple[str, ...]:
+def _as_tuple(value: str | list[str] | dict[str, str] | None) -> tuple[str, ...]:
     return () if value is None else (value,) if isinstance(value, str) else tuple(value)
 
 
 def _words(names: tuple[str, ...] | list[str]) -> str:
     return ", ".join(map(repr, names))
-
-
-SPLIT_NAMES = {"split", "usage", "subset", "partition", "set", "data_split", "dataset_split"}
-
-
-def split_column(frame: pd.DataFrame, labels: str | list[str] | None = None) -> str | None:
-    """Return the column that divides the examples, by its name and its values; not one of those that `labels` names."""
-    for name in frame.columns:
-        if name in _as_tuple(labels):
-            continue
-        if _divides(name, frame[name]):
-            return name
-        if name.lower() == "split":
-            words = {str(value).strip().lower() for value in frame[name]}
-            log.warning(
-                "Column %r is no division into train, validation and test (values: %s). The division in column %r is "
-                "ignored: %s cannot be told. Call its values train, validation and test if it is one.",
-                name, sorted(words)[:5], name, ", ".join(sorted(words - set(SPLIT_WORDS))[:5]),
-            )  # fmt: skip
-    return None
-
-
-def _divides(name: str, values: pd.Series) -> bool:
-    """Return whether a column is called like a split (`Usage` in FER2013) and holds words for splits alone."""
-    return name.strip().lower() in SPLIT_NAMES and {str(value).strip().lower() for value in values} <= set(SPLIT_WORDS)

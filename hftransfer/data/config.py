@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.settings import Count, Seed, Settings
+from hftransfer.data.named_inputs import input_kinds
 from hftransfer.modalities import kind_of
 from hftransfer.tasks import TASKS
 
@@ -61,7 +62,10 @@ class DataConfig(Settings):
     train: str | None = None
     validation: str | None = None
     test: str | None = None
-    input: str | list[str] | None = None
+    input: str | list[str] | dict[str, str] | None = Field(
+        None,
+        description="column of the inputs; two texts; or several inputs by name, such as {caption: text, price: number}",
+    )
     label: str | list[str] | None = None
     task: TaskName | None = None
     modality: str | None = None
@@ -78,6 +82,15 @@ class DataConfig(Settings):
     allow_outside: bool = False
     patch: str | None = None
     patch_test: bool = Field(False, description="let the patch relabel and drop test rows too")
+
+    @field_validator("input")
+    @classmethod
+    def _are_kinds(cls, wanted: Any) -> Any:
+        for name, kind in wanted.items() if isinstance(wanted, dict) else ():
+            if kind not in input_kinds():
+                known = ", ".join(input_kinds())
+                raise PydanticCustomError("kind", f"expected one of {known} as the kind of {name}, found {kind!r}")
+        return wanted
 
     @field_validator("modality")
     @classmethod

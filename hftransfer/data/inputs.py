@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import pandas as pd
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.remote import is_remote, listed, local_copy, read
-from hftransfer.data.columns import as_written, find_input, refuse_foreign, require_column
+from hftransfer.data.columns import as_written, find_input, refuse_foreign, require_column, with_names_of
 from hftransfer.data.config import DataConfig
 from hftransfer.data.encoding import decode_utf8
 from hftransfer.data.entities import joined
 from hftransfer.data.folders import tables_hint
 from hftransfer.data.mask_folders import without_masks
 from hftransfer.data.masks import mask_column
+from hftransfer.data.named_inputs import NamedInputs, require_known
 from hftransfer.data.rows import as_files, file_input
 from hftransfer.data.sources import Source, missing
 from hftransfer.data.tables import is_table, read_table_source
@@ -29,6 +30,7 @@ from hftransfer.runs.folder import holds_run
 
 log = logging.getLogger(__name__)
 
+Own = tuple[str, ...] | NamedInputs  # the columns of a run: one, a pair, or those that are one text together
 OPTION = "--column"  # names the input of a table for predict and next
 IDS = re.compile(r"[iI][dD]|.*_[iI][dD]|.*[a-z]I[dD]")  # id, image_id, PassengerId
 
@@ -37,7 +39,7 @@ def load_inputs(
     sources: Sequence[Any],
     modality: str,
     columns: list[str] | None = None,
-    own: tuple[str, ...] = (),
+    own: Own = (),
     masks: bool = False,
 ) -> pd.DataFrame:
     """Columns `id`, `input` and, for pairs, `input_pair` of everything in `sources`, in order.
@@ -45,14 +47,15 @@ def load_inputs(
     A source is a table (its input named by `columns`, else in the columns `own` of a run, else found), a folder or glob
     (every file of the modality in it), such a file, or "-" (one text or path per line of standard input). An input in
     memory is one too (a Pillow image, an array of pixels, encoded bytes); for texts any other string is the text itself.
-    With `masks` those that stand beside images are no inputs.
+    With `masks` those that stand beside images are no inputs. Where `own` are columns that make one text, a table has them all,
+    and a mapping in memory (`{"price": 12, "caption": "…"}`) is one input; a text stands for itself.
     Only tables and texts are opened. Raises `UserError` where a file is missing.
     """
     kind = kind_of(modality)
     frames = [
         _read(os.fspath(source), kind, columns, own, masks)
         if isinstance(source, str | os.PathLike)
-        else _frame([f"input {number}"], [kind.encoded(source)])
+        else _frame([f"input {number}"], [_in_memory(source, kind, own)])
         for number, source in enumerate(sources, 1)
     ]
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
@@ -78,9 +81,14 @@ def inputs_modality(source: str, columns: list[str] | None = None) -> str:
     return find_input(table, frame[columns] if columns else frame, set(), None, OPTION)[1]
 
 
-def _read(
-    source: str, kind: ModalityKind, columns: list[str] | None, own: tuple[str, ...], masks: bool
-) -> pd.DataFrame:
+def _in_memory(source: Any, kind: ModalityKind, own: Own) -> Any:
+    if not isinstance(source, Mapping) or not isinstance(own, NamedInputs):
+        return kind.encoded(source)
+    require_known(own.kinds, source)
+    return own.text(source)
+
+
+def _read(source: str, kind: ModalityKind, columns: list[str] | None, own: Own, masks: bool) -> pd.DataFrame:
     if not source.strip():
         raise UserError("An empty text cannot be predicted: give a text, a file, a folder, or a table.")
     path = Path(source).expanduser()
@@ -116,7 +124,7 @@ def _remote_modality(address: str, columns: list[str] | None) -> str:
     return first_kind(lambda kind: any(map(kind.is_file_name, names))).name
 
 
-def _remote(address: str, kind: ModalityKind, columns: list[str] | None, own: tuple[str, ...]) -> pd.DataFrame:
+def _remote(address: str, kind: ModalityKind, columns: list[str] | None, own: Own) -> pd.DataFrame:
     """Return the rows of a table, folder, glob or file that lies elsewhere. Its pictures stay there until they are read."""
     if is_table(Path(address)):
         with local_copy(address) as path:
@@ -186,20 +194,20 @@ def _hidden(entry: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in entry.relative_to(root).parts)
 
 
-def _table(
-    path: Path, kind: ModalityKind, columns: list[str] | None, own: tuple[str, ...], masks: bool
-) -> pd.DataFrame:
+def _table(path: Path, kind: ModalityKind, columns: list[str] | None, own: Own, masks: bool) -> pd.DataFrame:
     source = read_table_source(path)
     frame = joined(source.parts["all"])
     if masks and (column := mask_column(source, DataConfig(), wanted=True)) and column not in (columns or ()):
         frame = frame.drop(columns=column)
-    named = tuple(as_written(name, frame) for name in columns or own)
-    if not columns and not set(named) <= set(frame.columns):
-        named = ()  # a table that is no relative of the run's: its input is found
-    names = named or _found(source, frame, kind.name)
+    ids = _own_ids(frame) or [f"{path.name}#{number}" for number in range(1, len(frame) + 1)]
+    if isinstance(own, NamedInputs) and not columns:
+        return _frame(ids, _combined(with_names_of(own.kinds, source), own, path))
+    wanted = tuple(as_written(name, frame) for name in columns or own)
+    if not columns and not set(wanted) <= set(frame.columns):
+        wanted = ()  # a table that is no relative of the run's: its input is found
+    names = wanted or _found(source, frame, kind.name)
     for name in names:
         require_column(name, frame, str(path))
-    ids = _own_ids(frame) or [f"{path.name}#{number}" for number in range(1, len(frame) + 1)]
     if kind.files:
         # What the user points at for prediction is opened wherever it lies: nothing of it leaves in a model.
         values = as_files(frame[names[0]], source, kind)
@@ -207,6 +215,14 @@ def _table(
     refuse_foreign(kind, frame, names, source.name)
     texts = [["" if is_missing(value) else str(value) for value in frame[name]] for name in names]
     return _frame(ids, *texts)
+
+
+def _combined(source: Source, named: NamedInputs, path: Path) -> list[str]:
+    """Return one text for each row of a table that has all columns of a run."""
+    frame = source.parts["all"]
+    for name in named.kinds:
+        require_column(name, frame, str(path))
+    return named.texts(frame, source.name)
 
 
 def _own_ids(frame: pd.DataFrame) -> list[str] | None:

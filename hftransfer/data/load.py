@@ -39,7 +39,8 @@ class LabelledData:
     rows that were left out and why; `inspections` holds, row by row, what the one look at each input showed; `patch` is what
     `config.patch` did; `given` names the parts that the data came divided into: the others were cut here. `columns` are those
     that `input` and `label` were read from, where there are any. `links` are pairs of examples that belong together, by the
-    reason why (`groups.links`), None where they were not searched. `classes` is the name of each value or colour of masks.
+    reason why (`groups.links`), None where they were not searched. `classes` is the name of each value or colour of masks;
+    `kinds` the kind of each column that is part of one text.
     """
 
     frame: pd.DataFrame
@@ -53,6 +54,7 @@ class LabelledData:
     columns: dict[str, list[str]] = field(default_factory=dict)
     links: dict[str, np.ndarray] | None = field(default=None, repr=False)
     classes: dict[str, str] | None = None
+    kinds: dict[str, str] | None = None
 
     @property
     def kind(self) -> ModalityKind:
@@ -108,7 +110,8 @@ def load_data(
     found = found if list(rows["place"]) == places else None  # examples went or came since
     classes = read.sources[0].masks.classes if read.sources[0].masks else None
     loaded = _labelled(rows, read.modality, task, skipped, about)
-    return replace(loaded, given=given, columns=columns, links=found, classes=classes)
+    kinds = read.columns[0].named.kinds if read.columns[0].named else None
+    return replace(loaded, given=given, columns=columns, links=found, classes=classes, kinds=kinds)
 
 
 def _groups(rows: pd.DataFrame, modality: str, config: SplitConfig) -> tuple[pd.Series, dict[str, np.ndarray] | None]:

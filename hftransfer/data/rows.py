@@ -10,7 +10,8 @@ import pandas as pd
 
 from hftransfer.core.errors import UserError
 from hftransfer.core.remote import is_remote
-from hftransfer.data.columns import Columns, files_below, require_column, split_column
+from hftransfer.data.bookkeeping import split_column
+from hftransfer.data.columns import Columns, files_below, require_column
 from hftransfer.data.config import AUTOMATIC, DataConfig
 from hftransfer.data.sources import CLASS_FOLDER, SPLIT_WORDS, SPLITS, Source, describe_counts
 from hftransfer.data.values import is_missing
@@ -25,7 +26,7 @@ def by_split_column(source: Source, labels: str | list[str] | None = None) -> So
     if set(source.parts) != {"all"} or source.kind == CLASS_FOLDER:
         return source
     frame = source.parts["all"]
-    column = split_column(frame, labels)
+    column = split_column(frame, [labels] if isinstance(labels, str) else labels or ())
     if column is None:
         return source
     words = frame[column].map(lambda value: SPLIT_WORDS[str(value).strip().lower()])
@@ -112,12 +113,17 @@ def _inputs(source: Source, found: Columns, frame: pd.DataFrame, allow_outside: 
         inputs = [file_input(kind.encoded(value), source.root, allow_outside) for value in values]
         written = [digest(value) if isinstance(value, bytes) else _relative(value, source.root) for value in inputs]
         return pd.DataFrame({"input": inputs, "written": written}, dtype=object)
-    texts = {
-        role: ["" if is_missing(value) else str(value) for value in frame[name]]
-        for role, name in zip(("input", "input_pair"), found.input, strict=False)
-    }
+    texts = (
+        {"input": found.named.texts(frame, source.name)}
+        if found.named
+        else {role: _texts(frame[name]) for role, name in zip(("input", "input_pair"), found.input, strict=False)}
+    )
     written = [digest(*row) for row in zip(*texts.values(), strict=True)]
     return pd.DataFrame({**texts, "written": written}, dtype=object)
+
+
+def _texts(values: pd.Series) -> list[str]:
+    return ["" if is_missing(value) else str(value) for value in values]
 
 
 def _relative(path: str, root: Path | None) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hftransfer.core.errors import UserError
+from hftransfer.data.named_inputs import NamedInputs
 from hftransfer.features.passes import ComputeConfig, in_order, passes
 from hftransfer.features.sources import FeatureSource, Reader, mean_is_exact, open_head, read_features
 from hftransfer.modalities import Modality, kind_of
@@ -38,7 +39,7 @@ class Embedder:
     read: Callable[[Batch], Tensor]
     width: int
     made_by: dict[str, Any]
-    columns: tuple[str, ...] = ()
+    columns: tuple[str, ...] | NamedInputs = ()
 
     def features(self, frame: pd.DataFrame) -> np.ndarray:
         """Return the features (N, D) float32 of rows with `input` (and `input_pair`). Raises `UnreadableInput`."""
@@ -56,7 +57,7 @@ def of_run(run: str, batch_size: int, world: World = World()) -> Embedder:
     made_by = {"weights": weights_hash(model), "features": "what the last layer of the run reads"}
     return Embedder(
         predictor.modality, predictor.compute_config, lambda batch: read_features(model, batch),
-        final_linear(model).in_features, made_by, predictor.columns,
+        final_linear(model).in_features, made_by, predictor.own,
     )  # fmt: skip
 
 

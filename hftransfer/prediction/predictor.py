@@ -16,6 +16,7 @@ import torch
 from hftransfer.core.errors import UnreadableInput, UserError
 from hftransfer.data import load_inputs
 from hftransfer.data.columns import as_written, is_called_label
+from hftransfer.data.named_inputs import NamedInputs
 from hftransfer.data.values import is_missing, without_point
 from hftransfer.features.passes import ComputeConfig, predict_logits
 from hftransfer.modalities import AugmentationConfig, Modality, ModalityKind, first_kind
@@ -45,6 +46,12 @@ class Predictor:
     compute_config: ComputeConfig
     reliability: Reliability | None = None
     columns: tuple[str, ...] = ()  # of the table that the run was trained on; two for pairs; () where nobody knows
+    named: NamedInputs | None = None  # the columns that are one text together
+
+    @property
+    def own(self) -> tuple[str, ...] | NamedInputs:
+        """What a table is asked for."""
+        return self.named or self.columns
 
     def _repr_html_(self) -> str:
         """Return the predictor as a notebook shows it: what it reads, and what it answers."""
@@ -99,8 +106,8 @@ class Predictor:
         `unknown`, and the `distance` that says so). One of a regression adds the ends of the prediction interval,
         `lower:` and `upper:` of each target.
 
-        `inputs` are files, folders, globs, a table (`columns` names its inputs), texts, or a list of Pillow images or
-        arrays of pixels. Raises `UserError`.
+        `inputs` are files, folders, globs, a table (`columns` names its inputs), texts, or a list of Pillow images, arrays
+        of pixels, or, for a run whose input is several columns, mappings from their names. Raises `UserError`.
         """
         return self.table(self.frame(inputs, columns), views)
 
@@ -110,7 +117,7 @@ class Predictor:
         Raises `UserError`, also for one text where the run reads pairs, or two where it reads one.
         """
         sources = [inputs] if isinstance(inputs, str | PathLike) else list(inputs)
-        frame = load_inputs(sources, self.modality.kind.name, columns, self.columns, self.task.by_pixel)
+        frame = load_inputs(sources, self.modality.kind.name, columns, self.own, self.task.by_pixel)
         found = 2 if "input_pair" in frame else 1
         if self.columns and found != len(self.columns):
             wanted = f"{len(self.columns)} input{'s' if len(self.columns) > 1 else ''} per example"
@@ -209,8 +216,10 @@ def load(
     workers = devices.thread_plan(device, world).workers
     modality = kind.bind(processor, AugmentationConfig(level="light"))
     compute_config = ComputeConfig(device, workers=workers, batch_size=batch_size)
-    columns = tuple(RecordedRun(Path(path)).columns.get("input", ()))
-    return Predictor(model, modality, task, compute_config, Reliability.read(Path(path), task), columns)
+    run = RecordedRun(Path(path))
+    named = NamedInputs(run.named_inputs) if run.named_inputs else None
+    columns = (named.title,) if named else tuple(run.columns.get("input", ()))
+    return Predictor(model, modality, task, compute_config, Reliability.read(Path(path), task), columns, named)
 
 
 @contextmanager

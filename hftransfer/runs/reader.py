@@ -94,6 +94,20 @@ class RecordedRun:
         return self.record.data.columns
 
     @property
+    def named_inputs(self) -> dict[str, str]:
+        """The kind of each column that is part of one text; empty where the input is one column or a pair."""
+        found = self._inputs
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def _inputs(self) -> Any:
+        """What the configuration calls the input; it lies under another name in a folder as it is pushed."""
+        for name in ("config.yaml", "training_config.json"):
+            if (self.folder / name).is_file():
+                return yaml.safe_load((self.folder / name).read_text(encoding="utf-8")).get("data", {}).get("input")
+        return None
+
+    @property
     def trained_on(self) -> set[str]:
         """Content digests of the training examples; empty for a model folder and for earlier runs."""
         if not (self.folder / "splits.parquet").is_file() or "digest" not in self.splits:

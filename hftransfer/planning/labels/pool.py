@@ -13,6 +13,7 @@ import pandas as pd
 from hftransfer.config import checked
 from hftransfer.core.errors import UserError
 from hftransfer.data import LabelledData, inputs_modality, load_inputs
+from hftransfer.data.inputs import Own
 from hftransfer.modalities import kind_of
 from hftransfer.modalities.inspection import Inspection, digest
 from hftransfer.models.layers import LayerGroups
@@ -63,7 +64,8 @@ def next_to_label(
     if run:
         predictor = load(run)
         predictor.task.require("next")
-        frame, _ = _new_rows(pool, predictor.modality.kind.name, columns, _labelled(run, predictor.modality.kind.name))
+        name = predictor.modality.kind.name
+        frame, _ = _new_rows(pool, name, columns, _labelled(run, name), predictor.own)
         logits, features = predictor.read(frame)
         seen = Seen(features, predictor.task, predictor.task.probabilities(logits))
         if not predictor.task.has_classes:
@@ -95,13 +97,13 @@ def _labelled(run: str, modality: str) -> set[str]:
 
 
 def _new_rows(
-    pool: str, modality: str, columns: list[str] | None, labelled: set[str]
+    pool: str, modality: str, columns: list[str] | None, labelled: set[str], own: Own = ()
 ) -> tuple[pd.DataFrame, list[Inspection]]:
     """Readable rows of the pool, each content once, none with a label already, and what a look at each showed.
 
     What is left out is logged. Raises `UserError` where nothing is left.
     """
-    frame = load_inputs([pool], modality, columns)
+    frame = load_inputs([pool], modality, columns, own)
     if (
         frame["input"].tolist() == [pool] and not Path(pool).expanduser().exists()
     ):  # as `predict` reads it, where a text may stand on the command line
