@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 from hftransfer.core.errors import UserError
 from hftransfer.core.settings import Count, Seed, Settings
 from hftransfer.data.named_inputs import input_kinds
-from hftransfer.modalities import kind_of
+from hftransfer.modalities import MODALITIES, kind_of
 from hftransfer.tasks import TASKS
 
 
@@ -82,6 +82,17 @@ class DataConfig(Settings):
     allow_outside: bool = False
     patch: str | None = None
     patch_test: bool = Field(False, description="let the patch relabel and drop test rows too")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_input_needs_no_mapping(cls, values: Any) -> Any:
+        wanted = values.get("input") if isinstance(values, dict) else None
+        if not isinstance(wanted, dict) or len(wanted) != 1:
+            return values
+        ((name, kind),) = wanted.items()
+        if kind not in MODALITIES:  # an only number is written as a text, another word refused
+            return values
+        return values | {"input": name, "modality": values.get("modality") or kind}
 
     @field_validator("input")
     @classmethod
