@@ -2,6 +2,7 @@
 
 import functools
 import html
+import re
 import shutil
 import tempfile
 import uuid
@@ -48,7 +49,7 @@ def build_demo(path: str | list[str], examples: bool = True) -> gr.Blocks:
     if not 1 <= len(paths) <= 2:
         raise UserError(f"The demo shows one run, or compares two; found {len(paths)}.")
     models = [serve(one, examples) for one in paths]
-    if len({(model.kind.name, len(model.columns)) for model in models}) > 1:
+    if len({(model.kind.name, model.columns if model.predictor.named else len(model.columns)) for model in models}) > 1:
         raise UserError(f"{paths[0]} and {paths[1]} take different inputs, so nothing can be asked of both.")
     with gr.Blocks(title=f"{models[0].name} · hftransfer", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
         gr.HTML(_headline(models[0]))
@@ -115,6 +116,8 @@ def _said(function: Callable, *names: str) -> Callable:
 
 def _names(model: Served) -> list[str]:
     """Return what the API calls the inputs."""
+    if named := model.predictor.named:
+        return [re.sub(r"\W", "_", name) for name in named.kinds]
     return list(model.kind.api_names[: len(model.columns)])
 
 
@@ -131,6 +134,9 @@ def _inputs(model: Served) -> list[gr.components.Component]:
         sound = gr.Audio(type="filepath", sources=["upload", "microphone"], label=name)
         sound.preprocess = _undecoded
         return [sound]
+    if named := model.predictor.named:
+        return [gr.Textbox(label=label, lines=4 if kind == model.kind.name else 1, max_lines=16, info=kind)
+                for label, kind in named.kinds.items()]  # fmt: skip
     labels = [name] if len(model.columns) == 1 else [name.replace("_", " ") for name in model.columns]
     return [
         gr.Textbox(label=label, lines=8 // len(labels), max_lines=16, placeholder="Write or paste here",

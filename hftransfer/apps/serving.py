@@ -56,6 +56,8 @@ class Served:
         elif self.kind.files:
             remark = uploads.check_file(inputs[0], self.kind)
         else:
+            if named := self.predictor.named:
+                inputs = (named.text(dict(zip(named.kinds, inputs, strict=True))),)
             inputs, remark = tuple(uploads.check_text(text) for text in inputs), ""
         return pd.DataFrame([("", *inputs)], columns=["id", "input", "input_pair"][: len(inputs) + 1]), remark
 

@@ -85,13 +85,15 @@ class NamedInputs:
         return [self.text(row) for row in frame[list(self.kinds)].to_dict("records")]
 
     def text(self, row: Mapping[str, Any]) -> str:
-        """Return one row as one text: `price: 12 | brand: acme | caption: the text`."""
+        """Return one row as one text: `price: 12 | brand: acme | caption: the text`. Raises `UserError`."""
         given = [name for name in self.written if not is_missing(row.get(name))]
-        return BETWEEN.join(f"{name}: {self._value(row[name], self.kinds[name])}" for name in given)
+        return BETWEEN.join(f"{name}: {self._value(name, row[name])}" for name in given)
 
-    def _value(self, value: Any, kind: str) -> str:
-        if kind != NUMBER:
+    def _value(self, name: str, value: Any) -> str:
+        if self.kinds[name] != NUMBER:
             return str(value).strip()
+        if number(value) is None:
+            raise UserError(f"Expected a number as {name}, found {value!r}.")
         return np.format_float_positional(number(value), DIGITS, unique=False, fractional=False, trim="-")
 
 

@@ -13,6 +13,7 @@ from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.files import check_files, check_readable
 from hftransfer.doctor.findings import Finding
 from hftransfer.doctor.images import check_images
+from hftransfer.doctor.inputs import check_named_inputs
 from hftransfer.doctor.labels import check_labels
 from hftransfer.doctor.masks import check_masks
 from hftransfer.doctor.recordings import check_recordings
@@ -106,6 +107,7 @@ def check_data(facts: Facts, processor: Any = None) -> Iterator[Finding]:
         yield from check_entities(facts, processor)
     yield from check_copies(facts)
     yield from check_sources(facts)
+    yield from check_named_inputs(facts)
     yield from check_hints(facts)
 
 

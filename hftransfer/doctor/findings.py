@@ -279,6 +279,17 @@ KINDS = {
         "collected apart (another day, another device, another source), which often shows in the inputs too.",
         "If the column names a source, a person or a day, keep it on one side: data.split.group=COLUMN.",
     ),
+    "input-missing": Kind(
+        "note",
+        "Rows in which a column of the input is empty. The text of such a row lacks it, in training and later.",
+        "Nothing to do where the value is often unknown in use too; else fill it.",
+    ),
+    "input-tells-label": Kind(
+        "warning",
+        "A column of the input gives the label nearly always. Often it is written after the label is known, and will be "
+        "empty or different in use.",
+        "If it is not known before the label is, take it out of data.input.",
+    ),
     "duplicate": Kind(
         "warning",
         "Rows whose input is byte for byte the same as another's. They count double.",

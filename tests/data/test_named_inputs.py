@@ -157,3 +157,30 @@ def test_a_table_without_one_of_the_columns_is_refused(run, tmp_path):
 def test_a_mapping_with_another_name_is_refused(run):
     with pytest.raises(UserError, match="The model reads caption, price, brand; 'prize' is none of these"):
         hftransfer.load(run).predict([{"caption": "a lamp", "prize": 3}])
+
+
+def test_the_demo_has_a_field_for_each_column(run):
+    from hftransfer.apps.demo import build_demo
+    from hftransfer.apps.serving import serve
+
+    app = build_demo(str(run), examples=False)
+    labels = [block.label for block in app.blocks.values() if type(block).__name__ == "Textbox"]
+    assert labels[:3] == list(KINDS)
+    frame, _ = serve(run, examples=False).frame("a lamp", "3.50", "")
+    assert frame["input"].tolist() == ["price: 3.5 | caption: a lamp"]
+
+
+def test_a_field_for_a_number_takes_no_word(run):
+    from hftransfer.apps.serving import serve
+
+    with pytest.raises(UserError, match="Expected a number as price, found 'much'"):
+        serve(run, examples=False).frame("a lamp", "much", "acme")
+
+
+def test_next_reads_the_columns_of_the_run(run, tmp_path):
+    from hftransfer.planning.labels.pool import next_to_label
+
+    fresh = listings(12).assign(caption=[f"a chair for the garden {row}" for row in range(12)])
+    fresh.drop(columns="label").to_csv(tmp_path / "pool.csv", index=False)
+    found = next_to_label(str(tmp_path / "pool.csv"), 3, str(run), None)
+    assert found["input"].str.startswith("price: ").all()

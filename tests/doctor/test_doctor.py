@@ -267,6 +267,16 @@ def label_in_metadata(path):
     return found(train=save(path / "t.csv", frame(station=["north", "south"] * 30)))
 
 
+def input_missing(path):
+    table = frame(price=[None, *range(59)], label=(["good"] * 2 + ["bad"] * 2) * 15)
+    return found(train=save(path / "t.csv", table), input={"text": "text", "price": "number"})
+
+
+def input_tells_label(path):
+    table = frame(price=[10, 99] * 30)
+    return found(train=save(path / "t.csv", table), input={"text": "text", "price": "number"})
+
+
 def duplicate(path):
     return found(train=save(path / "t.csv", frame(), frame().head(3)))
 
@@ -445,6 +455,8 @@ BROKEN = {
         label_in_metadata,
         "The column 'station' alone tells the class in 100% of the cases (chance: 50%).",
     ),
+    "input-missing": (input_missing, "Missing inputs, of 60 rows: price 1."),
+    "input-tells-label": (input_tells_label, "The column 'price' alone tells the class in 100% of the cases."),
     "duplicate": (duplicate, "Rows with an equal input elsewhere: 6 (groups: 3)."),
     "duplicate-near": (duplicate_near, "Rows with a near copy: 2 of 51 (groups: 1)."),
     "duplicate-neighbour": (duplicate_neighbour, "Pairs that the model sees as nearly the same, not found by their content: "),
