@@ -169,7 +169,7 @@ def _chosen(config: RunConfig, dataset: Any, resume: bool) -> tuple[RunConfig, R
         raise UserError("strategy auto is not resumed: its output is a whole run from the first minute on. Train anew.")
 
     def once(other: RunConfig) -> dict[str, Any]:
-        metrics = _once(other, dataset, False, Stop(), "strategy auto").metrics
+        metrics = _once(other, dataset, False, Stop()).metrics
         _write_pages(other.output_folder)
         return metrics
 
@@ -222,8 +222,8 @@ def _again(config: RunConfig, dataset: Any) -> dict[str, Any]:
         return _once(config, dataset, False, Stop()).metrics
 
 
-def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop, command: str | None = None) -> Run:
-    """Make one run folder on behalf of a `command`; its metrics are known to the main process."""
+def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
+    """Make one run folder; its metrics are known to the main process."""
     world = launched_world()
     seconds = Seconds(world)
     device = devices.choose_device(world, config.use_cpu)
@@ -234,8 +234,6 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop, command: st
             folder = stack.enter_context(run_folder.making(config.output_folder, resume, world.rank == 0))
         with seconds("data"):
             data = load_data(config.data, dataset)
-            if command:
-                data.task.require(command)
             summary.log_data(config, data)
             summary.log_findings(config, list(examine_loaded(data)))
             check_parts(config, data.frame["split"])

@@ -48,19 +48,16 @@ class MaskCounts:
 
 def statistics_of(targets: Sequence[bytes], predictions: Sequence[bytes], classes: int) -> MaskCounts:
     """Return the counts of masks and predictions as `core.mask_files` encodes them; one thread for each core."""
-    return _statistics(tuple(targets), tuple(predictions), classes)
-
-
-@lru_cache(maxsize=4)  # metrics, intervals and classes of one part ask for the same
-def _statistics(targets: tuple[bytes, ...], predictions: tuple[bytes, ...], classes: int) -> MaskCounts:
-    def of_image(pair: tuple[bytes, bytes]) -> tuple[np.ndarray, np.ndarray]:
-        truth, predicted = decode_mask(pair[0]), decode_prediction(pair[1])[0]
-        return confusion(truth, predicted, classes), boundary_counts(truth, predicted, classes)
-
     with ThreadPoolExecutor(cpu_count()) as pool:
-        found = list(pool.map(of_image, zip(targets, predictions, strict=True)))
+        found = list(pool.map(lambda pair: _counts(*pair, classes), zip(targets, predictions, strict=True)))
     confusions, boundaries = (np.array([each[side] for each in found], dtype=np.int64) for side in (0, 1))
     return MaskCounts(confusions.reshape(-1, classes, classes), boundaries.reshape(-1, classes, 2))
+
+
+@lru_cache(maxsize=1 << 12)  # metrics, intervals, folds and pairs ask for the same images
+def _counts(target: bytes, prediction: bytes, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    truth, predicted = decode_mask(target), decode_prediction(prediction)[0]
+    return confusion(truth, predicted, classes), boundary_counts(truth, predicted, classes)
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

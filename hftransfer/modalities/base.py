@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 INPUTS = ("input", "input_pair")  # the columns of a frame that hold inputs
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
+# The gain of a strategy of which no results on other data sets are known: none, and a wide spread (mean, deviation).
+ASSUMED_GAINS = dict.fromkeys(
+    ("best-layer", "frozen", "lora", "full", "frozen, best layer", "lora, best layer", "full, best layer"), (0.0, 0.1)
+)
+
 
 class ModalityKind:
     """A kind of input. A new one is a subclass in one file, and one `register` of an object of it.
@@ -63,6 +68,7 @@ class ModalityKind:
     # Over the probe, and of "…, best layer" over that head: mean, standard deviation; `scripts/prior.py`.
     batch_size: int | None = None  # of training, where the usual one is not right
     prior_gains: Mapping[str, tuple[float, float]] = {}
+    prior_measured = True  # by results on other data sets; else `prior_gains` is an assumption
     solves_head = True  # the head has a closed solution on frozen features; else it is trained from the start
     random_first: tuple[str, ...] = ()  # strategies whose head begins at random by `auto`; else as the probe's
     rates_need_batchnorm = False  # the rates are those of networks with BatchNorm; without it they are lowered

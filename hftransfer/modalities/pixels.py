@@ -12,6 +12,7 @@ from PIL import Image
 from hftransfer.core.image_files import size_of
 from hftransfer.core.mask_files import IGNORED as NO_CLASS
 from hftransfer.core.mask_files import decode_mask, encode_prediction, resized_mask
+from hftransfer.modalities.base import ASSUMED_GAINS
 from hftransfer.modalities.image import AugmentationConfig, ImageKind, Vision
 from hftransfer.tasks.masks import sized
 from hftransfer.tasks.tokens import IGNORED
@@ -40,7 +41,8 @@ class PixelsKind(ImageKind):
         "probe": 1e-3, "frozen": 5e-4, "full": 5e-4, "gradual": 5e-4, "lora": 5e-4, "scratch": 1e-3,
     }  # fmt: skip
     batch_size = 8  # an image has as many answers as pixels
-    prior_gains = {}
+    prior_gains, prior_measured = ASSUMED_GAINS, False
+    raw_model = None  # the pixels of a small picture say nothing of single pixels
     rates_need_batchnorm = False
 
     def __init__(self, size: tuple[int, int] | None = None):

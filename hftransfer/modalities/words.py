@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hftransfer.core.errors import UserError
+from hftransfer.modalities.base import ASSUMED_GAINS
 from hftransfer.modalities.text import Text, TextKind
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class WordsKind(TextKind):
     by_word = True
     auto_class_name = "AutoModelForTokenClassification"
     pipeline_task = "token-classification"
+    prior_gains, prior_measured = ASSUMED_GAINS, False
+    raw_model = None  # a bag of words says nothing of single words
 
     def check_processor(self, processor: Any, model: Any, name: str) -> None:
         super().check_processor(processor, model, name)

@@ -213,6 +213,14 @@ class Task(ABC):
         their spread.
         """
 
+    def faultless(self, targets: np.ndarray) -> np.ndarray:
+        """Return scores, as `probabilities` has them, that decide for the targets."""
+        return self.one_hot(targets)
+
+    def commonest(self, known: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        """Return scores for the examples of the targets `asked` from the frequencies, or the mean, of `known` targets."""
+        return np.repeat(self.one_hot(known).mean(0, dtype=np.float64)[None], len(asked), axis=0)
+
     def evidence(self, logits: Any, output: int) -> Any:
         """Return what speaks for one output, (N,) of (N, C) logits (numpy or torch): what an explanation explains."""
         return logits[:, output]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hftransfer.core.mask_files import IGNORED as NO_CLASS
-from hftransfer.core.mask_files import decode_mask, decode_prediction
+from hftransfer.core.mask_files import decode_mask, decode_prediction, encode_prediction, mask_size
 from hftransfer.tasks.base import Task
 from hftransfer.tasks.single_label import SingleLabel
 from hftransfer.tasks.tokens import IGNORED, ragged
@@ -33,7 +33,7 @@ class Masks(Task):
     output, outputs, unit = "class", "classes", "pixel"
     by_pixel = True
     least_outputs = 2  # UperNet refuses fewer
-    lacks = frozenset({"advise", "strategy auto", "rank", "curve", "next", "review", "--explain",
+    lacks = frozenset({"rank", "curve", "next", "review", "--explain",
                        "evaluation.metrics", "doctor --fix", "doctor --measure", "data.patch", "export"})  # fmt: skip
     headline = learning_metric = selection_metric = "mean_iou"
     macro_metric, class_metric = "mean_iou", "iou"
@@ -130,6 +130,20 @@ class Masks(Task):
     def decides_otherwise(self, recorded: np.ndarray, found: np.ndarray, tie: float, share: float = 0.05) -> np.ndarray:
         """Return for each image (N,) whether more pixels differ than rounding moves; unsure pixels are left out."""
         return np.array([_differs(*pair, tie) for pair in zip(recorded, found, strict=True)], dtype=bool)
+
+    def faultless(self, targets: np.ndarray) -> np.ndarray:
+        masks = (decode_mask(mask) for mask in targets)
+        return ragged([_certain(np.where(mask == NO_CLASS, 0, mask)) for mask in masks])
+
+    def commonest(self, known: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        """Return predictions that have the class of most pixels everywhere."""
+        number = int(self.pixels(known).sum(0).argmax())
+        return ragged([_certain(np.full(mask_size(mask), number, np.uint8)) for mask in asked])
+
+
+def _certain(classes: np.ndarray) -> bytes:
+    """Return the prediction of classes (H, W) without doubt."""
+    return encode_prediction(classes, np.full(classes.shape, 255, np.uint8))
 
 
 def _differs(one: bytes, other: bytes, tie: float) -> bool:

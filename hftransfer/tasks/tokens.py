@@ -28,7 +28,7 @@ class Tokens(Task):
     architecture = "ForTokenClassification"
     output, outputs, unit = "type of entity", "types of entities", "word"
     by_word = True
-    lacks = frozenset({"advise", "strategy auto", "next", "review", "embed", "--explain",
+    lacks = frozenset({"next", "review", "embed", "--explain",
                        "doctor --fix", "doctor --measure"})  # fmt: skip
     headline = learning_metric = "entity_f1"
     macro_metric, class_metric = "macro_f1", "f1"
@@ -205,6 +205,14 @@ class Tokens(Task):
             bool(self.of_unit.decides_otherwise(one, other, tie).any()) if len(one) else False
             for one, other in zip(recorded, found, strict=True)
         ])  # fmt: skip
+
+    def faultless(self, targets: np.ndarray) -> np.ndarray:
+        return ragged([np.eye(self.head_size)[tags] for tags in targets])
+
+    def commonest(self, known: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        """Return for every word of each text (N,) the frequencies (W, C) of the tags."""
+        counts = np.bincount(self.units(known).astype(np.int64), minlength=self.head_size)
+        return ragged([np.tile(counts / max(counts.sum(), 1), (len(tags), 1)) for tags in asked])
 
     def _each(self, function: Any, values: np.ndarray) -> np.ndarray:
         """Return a function of the values of one text, or of each text."""

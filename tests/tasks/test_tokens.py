@@ -294,8 +294,6 @@ def test_doctor_takes_entities(folder):
 
 
 COMMANDS = {
-    "advise": ["advise", "DATA", "--model", "MODEL"],
-    "strategy auto": ["train", "DATA", "--model", "MODEL", "--strategy", "auto", "--output", "OUT"],
     "next": ["next", "DATA", "--run", "RUN"],
     "review": ["review", "RUN"],
     "embed": ["embed", "DATA", "--run", "RUN", "--output", "OUT"],

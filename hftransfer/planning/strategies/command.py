@@ -48,6 +48,6 @@ def keep_the_best(config: RunConfig, dataset: Any, once: Once) -> tuple[Kept, bo
 def _search(config: RunConfig, dataset: Any, clock: Clock, kept: Kept | None = None) -> Search:
     with tempfile.TemporaryDirectory(prefix="hftransfer-") as scratch:
         experiments = Experiments.open(config, dataset, Path(scratch))
-        search = Search(experiments, config.strategy, clock, kept, kept.seconds if kept else 0.0)
+        search = Search(experiments, config.strategy, clock, kept, kept.overhead if kept else 0.0)
         search.run()
     return search

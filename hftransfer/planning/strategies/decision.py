@@ -145,6 +145,6 @@ class Evaluator:
         if not self.task.has_classes:
             return True
         targets = self.targets[predictions.rows]
-        faultless = self.task.one_hot(targets)
+        faultless = self.task.faultless(targets)
         gain = self.difference(HeldOutPredictions("faultless", predictions.rows, faultless), predictions)
         return gain.is_better if prefer == "simplicity" else gain.value > 0

@@ -20,6 +20,7 @@ from hftransfer.config import RunConfig
 from hftransfer.core.terminal import only_errors
 from hftransfer.data import LabelledData, load_data
 from hftransfer.data.splits import take_examples
+from hftransfer.features.passes import in_pieces
 from hftransfer.features.sources import FeatureSource
 from hftransfer.models.layers import LayerGroups
 from hftransfer.models.loading import load_checkpoint
@@ -27,16 +28,18 @@ from hftransfer.models.partial import SplitPoint
 from hftransfer.models.references import resolved
 from hftransfer.pipeline.fit import Seconds, fit
 from hftransfer.pipeline.repeats import VALIDATION_FOLDS
-from hftransfer.pipeline.run_context import RunContext, prepare
+from hftransfer.pipeline.run_context import RunContext, head_problem, prepare
+from hftransfer.pipeline.words import held_out_words
 from hftransfer.planning.strategies import baselines
 from hftransfer.planning.strategies.decision import Evaluator, HeldOutPredictions
 from hftransfer.probe.fit import Rows, candidates, sample, solve_feature_sources
-from hftransfer.probe.solver import make_folds, mean_loss
+from hftransfer.probe.solver import LinearProbe, make_folds, mean_loss
 from hftransfer.runtime import devices
 from hftransfer.runtime.interruption import Stop
 from hftransfer.runtime.launch import launched_world
 from hftransfer.strategies import ProbeStrategy, ScratchStrategy
 from hftransfer.strategies.head import HeadConfig
+from hftransfer.tasks import Task
 from hftransfer.training.freeze_check import Sizes
 
 log = logging.getLogger(__name__)
@@ -80,8 +83,7 @@ class Experiments:
     @classmethod
     def open(cls, config: RunConfig, dataset: Any, scratch: Path) -> "Experiments":
         """Load data and network. Raises `UserError` for every mistake in the input, as a run does."""
-        data = _without_test(load_data(config.data, dataset))
-        data.task.require("advise")
+        data = _learnable(config, load_data(config.data, dataset))
         model = resolved(config.model, data.kind)
         config = config.model_copy(update={"strategy": ProbeStrategy(), "model": model})
         context = _context(config, data, scratch)
@@ -104,7 +106,8 @@ class Experiments:
 
     def _time(self, forward: Any) -> float:
         """Seconds a row of one forward pass, loading and encoding included; the second of two passes."""
-        items, compute_config, best = self.context.items[:TIMED_ROWS], self.context.compute_config, np.inf
+        rows, compute_config, best = self.context.items[:TIMED_ROWS], self.context.compute_config, np.inf
+        items, _ = in_pieces(self.data.kind, rows)
         self.context.model.eval()
         for _ in range(2):
             begin = time.perf_counter()
@@ -116,7 +119,7 @@ class Experiments:
                         )
                     )
             best = min(best, time.perf_counter() - begin)
-        return best / len(items)
+        return best / len(rows)
 
     # --- baselines ----------------------------------------------------------------------------------------------------
 
@@ -152,7 +155,8 @@ class Experiments:
 
     def feature_sources(self, head: HeadConfig) -> list[FeatureSource]:
         frozen = self.context.frozen(LayerGroups.of(self.context.model))
-        return candidates(self.context.model, frozen.layer_groups, head, sample(frozen, self._rows(self.context)))
+        rows, _, head = head_problem(self.context, head)
+        return candidates(self.context.model, frozen.layer_groups, head, sample(frozen, rows))
 
     def probes(self, wanted: list[FeatureSource]) -> "Curve":
         """Return a head on each of these feature sources, from one pass over the rows."""
@@ -170,27 +174,33 @@ class Experiments:
             context = replace(_context(config, self.data, self.scratch), config=self.config)
             return self._solved(context, self.feature_sources(self.config.head))
 
-    def _rows(self, context: RunContext) -> Rows:
-        return Rows(context.items, self.data.frame["digest"].tolist(), context.targets, context.fitted, context.groups)
-
     def _solved(self, context: RunContext, wanted: list[FeatureSource]) -> "Curve":
         begin = time.perf_counter()
         frozen, config = context.frozen(LayerGroups.of(context.model)), self.config
         with _quiet():
-            solved = solve_feature_sources(
-                frozen, self._rows(context), self.data.task, config.head, config.seed, wanted
-            )
-        logits = {}
-        for feature_source, head in solved.heads.items():
-            table = np.full((len(self.data.frame), self.data.task.head_size), np.nan)
-            table[context.fitted] = head.out_of_fold
-            if len(self.folds) == 1:
-                held_out = self.folds[0].held_out
-                table[held_out] = head.logits(solved.features[feature_source][held_out])
-            logits[feature_source] = table
+            rows, task, head_config = head_problem(context, config.head)
+            solved = solve_feature_sources(frozen, rows, task, head_config, config.seed, wanted)
+            logits = {
+                source: self._held_out_logits(context, rows, task, head, solved.features[source])
+                for source, head in solved.heads.items()
+            }
         losses = {feature_source: head.loss for feature_source, head in solved.heads.items()}
         folds = self.folds if len(self.folds) > 1 else [Fold(self.folds[0].train, self.context.fitted)]
         return Curve(self, logits, losses, folds, time.perf_counter() - begin, solved.seconds)
+
+    def _held_out_logits(
+        self, context: RunContext, rows: Rows, task: Task, head: LinearProbe, features: np.ndarray
+    ) -> np.ndarray:
+        """Return logits (N, C), or (N,) of (W, C), of every row that was held out; NaN for the others."""
+        if self.data.task.by_word:
+            folds = [(fold.train, fold.held_out) for fold in self.folds]
+            return held_out_words(features, rows, task, head, context.targets, folds)
+        table = np.full((len(self.data.frame), task.head_size), np.nan)
+        table[context.fitted] = head.out_of_fold
+        if len(self.folds) == 1:
+            held_out = self.folds[0].held_out
+            table[held_out] = head.logits(features[held_out])
+        return table
 
     def row_seconds_up_to(self, block: int) -> float:
         """Seconds a row of the network without the blocks above `block`."""
@@ -269,13 +279,15 @@ class Curve:
         )  # fmt: skip
 
     def _chosen(self, allowed: Sequence[FeatureSource]) -> list[FeatureSource]:
-        task = self.experiments.data.task
-        targets = task.standardised(self.experiments.context.targets)
-        losses = np.array([
-            [mean_loss(task, self.logits[r][f.held_out], targets[f.held_out]) * len(f.held_out) for r in allowed]
-            for f in self.folds
-        ])  # fmt: skip
+        losses = np.array([[self._loss(r, f.held_out) * len(f.held_out) for r in allowed] for f in self.folds])
         return [allowed[int(choice)] for choice in (losses.sum(0) - losses).argmin(1)]
+
+    def _loss(self, source: FeatureSource, rows: np.ndarray) -> float:
+        """Return the mean loss of some rows, or of their words."""
+        task = self.experiments.data.task
+        targets = task.units(task.standardised(self.experiments.context.targets)[rows])
+        targets = targets.astype(np.int64) if task.by_word else targets
+        return mean_loss(task.of_unit, task.units(self.logits[source][rows]), targets)
 
 
 def _quiet() -> AbstractContextManager[None]:
@@ -293,7 +305,14 @@ def _context(config: RunConfig, data: LabelledData, scratch: Path) -> RunContext
     return prepare(config, data, checkpoint, devices.choose_device(world, config.use_cpu), world, scratch / "features")
 
 
-def _without_test(data: LabelledData) -> LabelledData:
+def _learnable(config: RunConfig, data: LabelledData) -> LabelledData:
+    """Return the rows outside of the test part.
+
+    A validation part that was merely cut off belongs to the rows that candidates learn from (`RunContext.fitted`), also
+    where a probe has a use for it.
+    """
+    if data.task.by_part and "validation" not in data.given and not config.data.train_examples:
+        data = replace(data, frame=data.frame.assign(split=data.frame["split"].replace("validation", "train")))
     kept = (data.frame["split"] != "test").to_numpy()
     inspections = [inspection for inspection, keep in zip(data.inspections, kept, strict=True) if keep]
     return replace(data, frame=data.frame[kept].reset_index(drop=True), inspections=inspections, links=None)

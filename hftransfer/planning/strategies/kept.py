@@ -10,6 +10,7 @@ from hftransfer.config import RunConfig, with_overrides
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import remove
 from hftransfer.runs import folder as run_folder
+from hftransfer.runs.record import RunRecord
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,11 @@ class Kept:
             metrics = self.once(config)
         self.config, self.metrics = config, metrics
         self.seconds = time.perf_counter() - begin
+
+    @property
+    def overhead(self) -> float:
+        """Seconds of the folder at the output besides its training."""
+        return self.seconds - RunRecord.read(self.output).seconds.get("training", 0.0)
 
     def _replace(self, config: RunConfig) -> dict[str, Any]:
         beside = self.output.with_name(f"{self.output.name}.next")

@@ -135,11 +135,21 @@ class Search:
     # --- heads and baselines ------------------------------------------------------------------------------------------
 
     def _heads(self) -> None:
+        if not self.experiments.data.kind.solves_head:
+            return self._trained_probe()
         plain = self.experiments.feature_sources(self.experiments.config.head)
         self.curve = self.experiments.probes(plain)
         self._note(self.curve.predictions("probe", plain, {"strategy.type": "probe"}))
         if self.experiments.config.head.layer == "last":
             self._best_layer()
+
+    def _trained_probe(self) -> None:
+        """Train the probe on one fold where its head has no solution: what trains more is compared with it."""
+        changes = {"strategy.type": "probe"}
+        config = with_overrides(self.experiments.config.model_dump(mode="json"), changes)
+        steps = self.experiments.steps(config)
+        self._trained["probe"] = Trained("probe", changes, config, steps, steps, 0.0, 0.0, 0.0)
+        self._add_fold(self._trained["probe"])
 
     def _best_layer(self) -> None:
         """Measure a head on every block, where the network can be cut above them and the budget holds it."""
@@ -157,7 +167,7 @@ class Search:
     def _baselines(self) -> None:
         self._note(self.experiments.majority())
         steps = {"raw": self.experiments.raw_input} if self.experiments.data.kind.raw_model else {}
-        steps["random"] = self._random_features
+        steps |= {"random": self._random_features} if self.experiments.data.kind.solves_head else {}
         for name, measure in steps.items():
             cost = self.measured["probe"].seconds  # of the same order: one pass, some heads
             if cost + self._reserved > self.clock.left:
@@ -180,7 +190,7 @@ class Search:
             candidate = self._fitting(self._timed(name))
         except UserError as error:  # nothing to adapt in this network
             return self._skip(name, str(error))
-        needed, reserved = candidate.fold_seconds, self._final_seconds(candidate)
+        needed, reserved = self._fold_seconds(candidate), self._final_seconds(candidate)
         if reserved > self.clock.left or (needed > self.clock.left and self.prior(name) is None):
             return self._skip(name, self._too_expensive(needed + reserved))
         self._trained[name] = candidate
@@ -203,7 +213,7 @@ class Search:
             what = "be told from" if self.wishes.prefer == "simplicity" else "be better than"
             return f"even a faultless candidate could not {what} {TITLES[best.name]} on these {len(best.rows)} rows"
         gain = self.transfer_gain
-        if name == "scratch" and (gain is None or gain.is_better):
+        if name == "scratch" and self.experiments.data.kind.solves_head and (gain is None or gain.is_better):
             return (
                 "pretrained features are better than random ones here" if gain else "random features were not measured"
             )
@@ -250,7 +260,19 @@ class Search:
         return replace(candidate, changes=changes, steps=steps, config=with_overrides(
             self.experiments.config.model_dump(mode="json"), changes))  # fmt: skip
 
+    def _lacking(self, candidate: Trained) -> Trained | None:
+        """Return the probe where it is trained as well and has not answered the next fold of another candidate."""
+        probe = self._trained.get("probe")
+        behind = probe is not None and candidate is not probe and len(probe.trials) <= len(candidate.trials)
+        return probe if behind else None
+
+    def _fold_seconds(self, candidate: Trained) -> float:
+        probe = self._lacking(candidate)
+        return candidate.fold_seconds + (probe.fold_seconds if probe else 0.0)
+
     def _add_fold(self, candidate: Trained) -> None:
+        if probe := self._lacking(candidate):
+            self._add_fold(probe)
         trial = self.experiments.train(candidate.config, self.experiments.folds[len(candidate.trials)])
         candidate.add(trial)
         self._note(self._predictions(candidate))
@@ -270,7 +292,7 @@ class Search:
             candidate = self._open_candidate()
             if candidate is None:
                 return
-            if candidate.fold_seconds + max(self._final_seconds(candidate), self._reserved) > self.clock.left:
+            if self._fold_seconds(candidate) + max(self._final_seconds(candidate), self._reserved) > self.clock.left:
                 self.ended = SPENT
                 return
             self._add_fold(candidate)
@@ -280,6 +302,8 @@ class Search:
         chosen, folds, most = self.chosen, self._folds_so_far, len(self.experiments.folds)
         others = [name for name in folds if name != chosen and 0 < folds[name] < most]
         gains = {name: self._lead(name, chosen) for name in others if not self._is_worse(name, chosen)}
+        if chosen == "probe" and not gains:
+            return None  # nothing is left to compare it with
         name = next_to_measure(chosen, gains, folds, most)
         return self._trained[name] if name else None
 

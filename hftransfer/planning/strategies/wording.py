@@ -7,6 +7,7 @@ import numpy as np
 
 from hftransfer.core.wording import percent
 from hftransfer.evaluation.kinds import higher_is_better
+from hftransfer.modalities.base import ASSUMED_GAINS
 from hftransfer.planning.strategies.candidates import TITLES, TRAINED
 from hftransfer.planning.strategies.decision import Difference, HeldOutPredictions
 from hftransfer.planning.strategies.search import Search
@@ -76,7 +77,8 @@ def _instead(search: Search) -> str:
 def _of_prior(search: Search) -> str:
     gain = 100 * search.expected[search.chosen].mean
     start = " from the best layer's head" if "head.layer" in search.changes else ""
-    expected = f"is expected to gain {gain:+.1f} points over the probe by prior results, not measured here"
+    source = "prior results" if search.experiments.data.kind.prior_measured else "an assumption"
+    expected = f"is expected to gain {gain:+.1f} points over the probe by {source}, not measured here"
     return f"{TITLES[search.chosen]}{start} {expected}"
 
 
@@ -217,7 +219,12 @@ def _peak(search: Search) -> str:
 
 def _expected(search: Search) -> str:
     """Describe what prior results say of the chosen candidate, and what is expected of it with what was measured."""
-    prior = search.prior(search.chosen)
+    prior, kind, task = search.prior(search.chosen), search.experiments.data.kind, search.evaluator.task
+    if not kind.prior_measured:
+        return (
+            f"There are no prior results on {task.outputs}: before a fold is measured, a strategy is assumed to gain nothing "
+            f"over the probe, with a standard deviation of {100 * ASSUMED_GAINS['full'][1]:.0f} points."
+        )
     if prior is None or search.chosen not in search.measured:
         return ""
     both = 100 * search.expected[search.chosen].mean
