@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hftransfer.config import RunConfig, parse_overrides, with_overrides
+from hftransfer.config import RunConfig, checked, parse_overrides, with_overrides
 from hftransfer.core.mask_files import IGNORED, encode_mask
 from hftransfer.evaluation.metrics import compute_metrics
+from hftransfer.modalities.pixels import PixelsKind
 from hftransfer.pipeline.words import held_out_words, owners_of
+from hftransfer.planning.strategies.candidates import changed
 from hftransfer.planning.strategies.command import advise
 from hftransfer.planning.strategies.wording import as_dict, evidence
 from hftransfer.probe.fit import Rows
@@ -44,6 +46,8 @@ def test_candidates_are_compared_by_the_headline_of_whole_examples(tmp_path, kin
     exact = compute_metrics(search.evaluator.task, search.evaluator.targets[rows], scores)[metric]
     assert candidates["probe"]["score"]["value"] == pytest.approx(exact, nan_ok=True)
     assert candidates["frozen"]["over_probe"]["low"] <= candidates["frozen"]["over_probe"]["value"]
+    open_ended = changed(checked({"data": "d", "model": "m"}), {"strategy.type": "probe"})
+    assert kind == "tokens" or search.experiments.steps(open_ended) == 200  # the own steps of a probe that trains
     assert any(sentence.startswith("There are no prior results on") for sentence in evidence(search))
 
 
@@ -81,6 +85,12 @@ def test_a_faultless_answer_has_no_error_and_the_commonest_no_entity():
     assert compute_metrics(masks, labels, masks.faultless(labels))["mean_iou"] == 1
     found = compute_metrics(masks, labels, masks.commonest(labels, labels))
     assert found["pixel_accuracy"] == pytest.approx(13 / 18)
+
+
+def test_a_changed_configuration_leaves_the_batch_size_to_the_kind_of_input():
+    """A candidate of masks had batches of 32 images in place of 8."""
+    config = changed(checked({"data": "d", "model": "m"}), {"strategy.type": "full"})
+    assert config.training.resolved(PixelsKind()).per_device_train_batch_size == PixelsKind.batch_size
 
 
 def test_auto_leaves_a_whole_run_of_masks_within_its_budget(tmp_path):

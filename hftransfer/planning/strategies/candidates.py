@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from hftransfer.config import RunConfig
+from hftransfer.config import RunConfig, with_overrides
 from hftransfer.planning.strategies.experiments import Trial
 
 # From cheap to expensive, as a sentence says them.
@@ -15,6 +15,11 @@ TITLES = {
 HEADS = ("probe", "best-layer")
 ADAPTED = ("frozen", "lora", "full")
 TRAINED = (*ADAPTED, "scratch")
+
+
+def changed(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
+    """Return a configuration with changes. What it leaves open stays open: the kind of input decides it."""
+    return with_overrides(config.model_dump(mode="json", exclude_unset=True), changes)
 
 
 @dataclass

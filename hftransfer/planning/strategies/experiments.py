@@ -213,6 +213,8 @@ class Experiments:
         """Return the steps of a training on a fold."""
         from hftransfer.training.arguments import planned_steps
 
+        with _quiet():
+            config = config.resolved(self.data)
         batch = config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
         examples = int((self._divided(self.folds[0]).frame["split"] == "train").sum())
         return planned_steps(config.training, config.strategy.defaults(self.data.kind), batch, examples)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hftransfer.config import RunConfig, with_overrides
+from hftransfer.config import RunConfig
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import remove
+from hftransfer.planning.strategies.candidates import changed
 from hftransfer.runs import folder as run_folder
 from hftransfer.runs.record import RunRecord
 
@@ -31,8 +32,7 @@ class Kept:
     def __call__(self, changes: dict[str, Any]) -> None:
         """Make the run with these changes to what was asked for, at the output."""
         begin = time.perf_counter()
-        values = self.asked.model_dump(mode="json") | {"output": str(self.output)}
-        config = with_overrides(values, changes)
+        config = changed(self.asked, changes | {"output": str(self.output)})
         if self.output.exists() and self.metrics:
             metrics = self._replace(config)
         else:
@@ -50,7 +50,8 @@ class Kept:
         remove(run_folder.incomplete(beside))  # of a search that was killed
         try:
             metrics = self.once(config.model_copy(update={"output": str(beside)}))
-            (beside / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+            made = RunConfig.from_yaml(beside / "config.yaml", {"output": str(self.output)})
+            (beside / "config.yaml").write_text(made.to_yaml(), encoding="utf-8")
             put_in_place(beside, self.output)
         finally:
             remove(beside)

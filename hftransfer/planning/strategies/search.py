@@ -9,9 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from hftransfer.config import with_overrides
 from hftransfer.core.errors import UserError
-from hftransfer.planning.strategies.candidates import ADAPTED, HEADS, TITLES, TRAINED, Clock, Trained, next_to_measure
+from hftransfer.planning.strategies.candidates import (
+    ADAPTED,
+    HEADS,
+    TITLES,
+    TRAINED,
+    Clock,
+    Trained,
+    changed,
+    next_to_measure,
+)
 from hftransfer.planning.strategies.decision import Difference, HeldOutPredictions, Preference
 from hftransfer.planning.strategies.experiments import Curve, Experiments
 from hftransfer.planning.strategies.prior import PROBE, RETRAINING, Gain, prior_gain, updated
@@ -146,7 +154,7 @@ class Search:
     def _trained_probe(self) -> None:
         """Train the probe on one fold where its head has no solution: what trains more is compared with it."""
         changes = {"strategy.type": "probe"}
-        config = with_overrides(self.experiments.config.model_dump(mode="json"), changes)
+        config = changed(self.experiments.config, changes)
         steps = self.experiments.steps(config)
         self._trained["probe"] = Trained("probe", changes, config, steps, steps, 0.0, 0.0, 0.0)
         self._add_fold(self._trained["probe"])
@@ -225,7 +233,7 @@ class Search:
         """Time a few steps; the prediction for a fold follows from it."""
         begin = time.perf_counter()
         changes = {"strategy.type": name} | (self._start if name in ADAPTED else {})
-        config = with_overrides(self.experiments.config.model_dump(mode="json"), changes)
+        config = changed(self.experiments.config, changes)
         fold, training = self.experiments.folds[0], config.training
         steps = self.experiments.steps(config)
         unevaluated = {"early_stopping_patience": None, "extra": training.extra | UNTRACKED}
@@ -257,8 +265,7 @@ class Search:
             return candidate
         log.info("%s: %d steps fit into the budget, its own are %d", TITLES[candidate.name], steps, candidate.own_steps)
         changes = candidate.changes | {"training.max_steps": steps}
-        return replace(candidate, changes=changes, steps=steps, config=with_overrides(
-            self.experiments.config.model_dump(mode="json"), changes))  # fmt: skip
+        return replace(candidate, changes=changes, steps=steps, config=changed(self.experiments.config, changes))
 
     def _lacking(self, candidate: Trained) -> Trained | None:
         """Return the probe where it is trained as well and has not answered the next fold of another candidate."""
