@@ -47,6 +47,10 @@ def rank(
     candidates: Annotated[str | None, typer.Option(help="auto: a short list for images or texts")] = None,
     rows: Annotated[int, typer.Option(min=10, help="training rows to rank on, stratified")] = 1000,
     metric: Annotated[str | None, typer.Option(help="metric to rank by; default: the task's own")] = None,
+    max_ms: Annotated[
+        float | None, typer.Option(min=0, help="leave out what needs more milliseconds a row here")
+    ] = None,
+    max_mb: Annotated[float | None, typer.Option(min=0, help="leave out what has more megabytes of weights")] = None,
     plot: Annotated[Path | None, typer.Option(help="draw score against latency into this .png or .svg")] = None,
     as_json: Json = False,
     verbose: Details = False,
@@ -54,10 +58,11 @@ def rank(
     """Rank checkpoints for the data at hand: cross-validated probes on the same rows, and what each costs."""
     from hftransfer.planning.checkpoints.command import named_models
     from hftransfer.planning.checkpoints.command import rank as rank_checkpoints
+    from hftransfer.planning.checkpoints.ranking import Limits
 
     names, overrides = named_models(models or [], overrides or [], candidates)
     config = read_config(data_or_config, overrides, None, names[0], "probe", None)
-    rank_checkpoints(config, names, rows, metric, plot, as_json)
+    rank_checkpoints(config, names, rows, metric, Limits(max_ms, max_mb), plot, as_json)
 
 
 def curve(

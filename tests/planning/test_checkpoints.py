@@ -165,6 +165,28 @@ def test_test_rows_are_never_ranked_on(checkpoints, table):
     assert "95 % intervals" in shown
 
 
+def test_what_exceeds_a_limit_is_left_out_and_said(monkeypatch, capsys, checkpoints, table):
+    config = checked({"data": str(table), "model": "auto"})
+    sizes = {c.name: c.bytes / 1e6 for c in rank(config, list(map(str, checkpoints)), rows=40).checkpoints}
+    (small, least), (large, _) = sorted(sizes.items(), key=lambda item: item[1])
+    arguments = ["rank", table, "--models", *checkpoints, "--rows", 40, "--json", "--max-mb", least]
+    code, out, err = call(monkeypatch, capsys, *arguments)
+    found = json.loads(out)
+    assert (code, [c["name"] for c in found["checkpoints"]]) == (0, [small]), err
+    assert found["left_out"][large].endswith(f"above --max-mb {least:g}")
+    code, _, err = call(monkeypatch, capsys, "rank", table, "--models", small, "--rows", 40, "--max-ms", 0)
+    assert code == 2 and "No checkpoint keeps the limits: " in err and "ms a row, above --max-ms 0" in err
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_narrow_terminal_shows_the_names_whole(width):
+    ranking = ranking_of({"starter/efficientnet-lite0": 0.9, "a": 0.5}, [3.0, 1.0])
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(as_table(ranking))
+    lines = [line.split("│")[1].strip() for line in console.export_text().splitlines() if line.count("│") > 4]
+    assert "".join(lines).startswith("starter/efficientnet-lite0")
+
+
 def test_of_the_automatic_list_what_does_not_load_costs_a_line(monkeypatch, caplog, tmp_path, checkpoints, table):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")

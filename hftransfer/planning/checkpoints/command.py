@@ -7,7 +7,7 @@ from hftransfer.core.errors import UserError
 from hftransfer.core.terminal import show
 from hftransfer.evaluation.intervals import Measured
 from hftransfer.evaluation.kinds import titled
-from hftransfer.planning.checkpoints.ranking import Ranked, Ranking
+from hftransfer.planning.checkpoints.ranking import Limits, Ranked, Ranking
 from hftransfer.planning.checkpoints.ranking import rank as ranked_checkpoints
 from hftransfer.report.figures import FIRST, INK, MUTED, check_figure_name, drawn, log_x
 
@@ -33,12 +33,18 @@ def named_models(models: list[str], rest: list[str], candidates: str | None) -> 
 
 
 def rank(
-    config: "RunConfig", names: list[str], rows: int, metric: str | None, plot: Path | None, as_json: bool
+    config: "RunConfig",
+    names: list[str],
+    rows: int,
+    metric: str | None,
+    limits: Limits,
+    plot: Path | None,
+    as_json: bool,
 ) -> Ranking:
     """Rank, print, draw. Raises `UserError`."""
     if plot:
         check_figure_name(plot)
-    ranking = ranked_checkpoints(config, names, rows, metric)
+    ranking = ranked_checkpoints(config, names, rows, metric, limits)
     if plot:
         draw(ranking, plot)
     show(ranking.to_dict(), lambda: as_table(ranking), as_json)
@@ -53,8 +59,9 @@ def as_table(ranking: Ranking) -> "Group":
 
     title = f"Cross-validated probe on {ranking.rows} rows, 95 % intervals"
     table = Table(title=title, title_justify="left")
-    for column in ("checkpoint", titled(ranking.metric), "best is better by", "ms a row", "size"):
-        table.add_column(column, justify="left" if column == "checkpoint" else "right", no_wrap=column != "checkpoint")
+    table.add_column("checkpoint", overflow="fold", min_width=18)
+    for column in (titled(ranking.metric), "best is better by", "ms a row", "size"):
+        table.add_column(column, justify="right")
     for checkpoint in ranking.checkpoints:
         table.add_row(*_cells(ranking, checkpoint))
     return Group(table, *_remarks(ranking), Text(ranking.verdict, "bold"))
@@ -63,7 +70,7 @@ def as_table(ranking: Ranking) -> "Group":
 def _cells(ranking: Ranking, found: Ranked) -> list[str]:
     pair = ranking.pairs_of_best.get(found.name)
     against = "" if pair is None else _against(ranking, pair.difference, pair.low, pair.high, pair.separated)
-    size = f"{found.parameters / 1e6:.1f} M, {found.bytes / 1e6:,.0f} MB"
+    size = f"{found.bytes / 1e6:,.0f} MB"
     score = _span(found.metrics[ranking.metric])
     return [found.name, score, against, f"{found.milliseconds:.3g}", size]
 
@@ -74,7 +81,8 @@ def _against(ranking: Ranking, difference: float, low: float, high: float, separ
 
 def _remarks(ranking: Ranking) -> list[str]:
     known = [checkpoint for checkpoint in ranking.checkpoints if checkpoint.objective]
-    return [f"  {found.name}: {found.objective}; licence {found.licence or 'unknown'}" for found in known]
+    said = [f"  {found.name}: {found.objective}; licence {found.licence or 'unknown'}" for found in known]
+    return said + [f"  {name} is left out: {reason}" for name, reason in ranking.left_out.items()]
 
 
 def _span(found: Measured) -> str:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import pandas as pd
 import torch
@@ -48,13 +48,33 @@ class Ranked:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a checkpoint may cost: milliseconds a row on this machine, and megabytes of weights in float32."""
+
+    milliseconds: float | None = None
+    megabytes: float | None = None
+
+    def exceeded(self, found: Ranked) -> str | None:
+        """Say which limit a checkpoint exceeds; None where it keeps both."""
+        if self.milliseconds is not None and found.milliseconds > self.milliseconds:
+            return f"{found.milliseconds:.3g} ms a row, above --max-ms {self.milliseconds:g}"
+        if self.megabytes is not None and found.bytes > 1e6 * self.megabytes:
+            return f"{found.bytes / 1e6:,.0f} MB, above --max-mb {self.megabytes:g}"
+        return None
+
+
+@dataclass(frozen=True)
 class Ranking:
-    """Checkpoints on the same `rows`, best first by `metric`; `pairs` are tested on these rows."""
+    """Checkpoints on the same `rows`, best first by `metric`; `pairs` are tested on these rows.
+
+    `left_out` says which limit a checkpoint exceeds, by its name.
+    """
 
     metric: str
     rows: int
     checkpoints: list[Ranked]
     pairs: list[Pair]
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def pairs_of_best(self) -> dict[str, Pair]:
@@ -99,11 +119,13 @@ class Ranking:
         return asdict(self) | words
 
 
-def rank(config: RunConfig, names: list[str], rows: int = 1000, metric: str | None = None) -> Ranking:
+def rank(
+    config: RunConfig, names: list[str], rows: int = 1000, metric: str | None = None, limits: Limits = Limits()
+) -> Ranking:
     """Probe each checkpoint of `names` on a stratified sample of the training and validation rows.
 
     `names` ["auto"] stands for the list in `candidates.py`, of which those that cannot be had are left out. Test rows
-    stay unseen: they judge what is trained in the end. Raises `UserError`.
+    stay unseen: they judge what is trained in the end. What exceeds a limit is left out. Raises `UserError`.
     """
     data = load_data(config.data)
     data.task.require("rank")
@@ -111,19 +133,26 @@ def rank(config: RunConfig, names: list[str], rows: int = 1000, metric: str | No
     metric = metric or data.task.headline
     if metric not in (known := metric_names(data.task)):
         raise UserError(f"The metric {metric!r} is not measured here.{did_you_mean(metric, known)}")
-    found, outcomes = [], []
+    found, outcomes, left_out = [], [], {}
     for candidate in (bar := tqdm(_candidates(config, names, data), desc="checkpoints", leave=False, disable=None)):
         bar.set_postfix_str(candidate.name)
         with _skipping(candidate.name, names == ["auto"]):
             ranked, part = _ranked(config, candidate, data)
+            if reason := limits.exceeded(ranked):
+                left_out[candidate.name] = reason
+                continue
             found, outcomes = [*found, ranked], [*outcomes, part]
+    for name, reason in left_out.items():
+        log.info("Left out %s: %s", name, reason)
+    if left_out and not found:
+        raise UserError(f"No checkpoint keeps the limits: {'; '.join(map(': '.join, left_out.items()))}.")
     if not found:
         raise UserError("No checkpoint could be tried. Name some with --models: folders, Hub ids, or starter/….")
     if any(metric not in ranked.metrics for ranked in found):
         raise UserError(f"The metric {metric!r} is undefined on these rows: choose another with --metric.")
     pairs = compare_parts(data.task, outcomes, [ranked.name for ranked in found], metric)
     best_first = sorted(found, key=lambda ranked: ranked.metrics[metric].value, reverse=higher_is_better(metric))
-    return Ranking(metric, len(data.frame), best_first, pairs)
+    return Ranking(metric, len(data.frame), best_first, pairs, left_out)
 
 
 def sample(data: LabelledData, rows: int, seed: int) -> LabelledData:
