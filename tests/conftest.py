@@ -1,10 +1,10 @@
 """One thread, no network, a feature store of its own: before torch is imported."""
 
 import gc
-import html
 import os
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -72,9 +72,10 @@ def pages(write_pages, monkeypatch):
 def empty_plots():
     """Plots are most of the time that the pages of a tiny run take: tests that look at them ask for `drawn_plots`."""
     from hftransfer.report import plots
+    from tests.support.runs import empty_plot
 
     drawn = plots._svg
-    plots._svg = lambda figure, title: f'<svg role="img" aria-label="{html.escape(title)}"></svg>'
+    plots._svg = empty_plot
     return drawn
 
 
@@ -117,7 +118,7 @@ def forked_programs(monkeypatch):
     from hftransfer.publish import round_trip
     from tests.support.fork_server import run_python
 
-    monkeypatch.setattr(round_trip, "subprocess", SimpleNamespace(run=run_python))
+    monkeypatch.setattr(round_trip, "subprocess", SimpleNamespace(run=partial(run_python, ready=True)))
 
 
 @pytest.fixture(scope="session")

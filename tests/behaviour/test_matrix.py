@@ -72,7 +72,7 @@ def pipeline_answers(tiny_run, request) -> dict[tuple[str, str], list]:
             questions = [[str(path / "model"), _about(path)["pipeline_task"], raw_inputs(path)] for path in folders]
             asked.write_text(json.dumps(questions))
             command = [sys.executable, "-c", PIPELINE, str(asked), str(answers)]
-            run_python(command, check=True, cwd=tiny_run.root)
+            run_python(command, check=True, cwd=tiny_run.root, ready=True)
     return dict(zip(cases, json.loads(answers.read_text()), strict=True))
 
 

@@ -202,7 +202,7 @@ def fresh_answers(folders, tmp_path_factory):
 def run_fresh(code: str, jobs: dict, root: Path) -> dict:
     (root / "jobs.json").write_text(json.dumps(jobs))
     arguments = [sys.executable, "-c", code, str(root / "jobs.json"), str(root / "answers.json")]
-    run_python(arguments, check=True, cwd=root)
+    run_python(arguments, check=True, cwd=root, ready=True)
     return json.loads((root / "answers.json").read_text())
 
 

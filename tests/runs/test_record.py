@@ -80,6 +80,6 @@ def test_loading_a_run_imports_no_code_of_the_training():
         "import sys, hftransfer; hftransfer.load; hftransfer.predict\n"
         "print(sorted({name.split('.')[1] for name in sys.modules if name.startswith('hftransfer.')}))"
     )
-    done = run_python([sys.executable, "-c", code], check=True)
+    done = run_python([sys.executable, "-c", code], check=True, ready=True)
     imported = set(re.findall(r"\w+", done.stdout))
     assert "prediction" in imported and not imported & {"pipeline", "training", "planning", "doctor", "train", "cli"}

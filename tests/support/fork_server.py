@@ -2,9 +2,11 @@
 
 A program begins three times as fast. The server imports only libraries that do not read the
 environment. Of transformers, huggingface_hub and this package a program imports what it needs, as in any fresh process.
+A program that may have them, in the environment of the tests, is forked from a second server with `ready`.
 """
 
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -12,12 +14,21 @@ import subprocess
 import sys
 import tempfile
 import types
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TextIO
+
+READY = ("scipy.stats", "sklearn.linear_model", "datasets", "transformers.modeling_utils", "transformers.pipelines")
 
 
-def run_python(command: list[str], cwd=None, env=None, check=False, **_: object) -> subprocess.CompletedProcess:
-    """Run `command`, which begins with `sys.executable`, as `subprocess.run` would with its output captured as text."""
+def run_python(
+    command: list[str], cwd=None, env=None, check=False, ready: bool = False, **_: object
+) -> subprocess.CompletedProcess:
+    """Run `command`, which begins with `sys.executable`, as `subprocess.run` would with its output captured as text.
+
+    With `ready`, transformers, scikit-learn and scipy are imported already.
+    """
     server = _server()
     with tempfile.TemporaryDirectory() as place:
         out, err = Path(place) / "out", Path(place) / "err"
@@ -25,6 +36,7 @@ def run_python(command: list[str], cwd=None, env=None, check=False, **_: object)
             "arguments": [str(part) for part in command[1:]],
             "cwd": str(cwd or Path.cwd()),
             "env": dict(env or os.environ),
+            "ready": ready,
         }
         server.stdin.write(json.dumps(order | {"out": str(out), "err": str(err)}) + "\n")
         server.stdin.flush()
@@ -42,14 +54,44 @@ def _server() -> subprocess.Popen:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
-def serve() -> dict:
+def serve(orders: TextIO, answers: TextIO) -> dict:
     """Fork for each order, and answer with its exit code; return the order in the forked process."""
-    while line := sys.stdin.readline():
-        child = os.fork()
-        if not child:
-            return json.loads(line)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-    sys.exit()
+    second = None
+    while line := orders.readline():
+        order = json.loads(line)
+        if order["ready"] and "transformers" not in sys.modules:
+            second = second or fork_second()
+            if isinstance(second, dict):
+                return second
+            code = second(line)
+        elif child := os.fork():
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        else:
+            return order
+        print(code, file=answers, flush=True)
+    os._exit(0)
+
+
+def fork_second() -> Callable[[str], int] | dict:
+    """Fork the server that has transformers ready: a function that hands an order on, or in its own children the order."""
+    orders, answers = os.pipe(), os.pipe()
+    if os.fork():
+        os.close(orders[0])
+        os.close(answers[1])
+        to, back = os.fdopen(orders[1], "w"), os.fdopen(answers[0])
+
+        def hand_on(line: str) -> int:
+            print(line, end="", file=to, flush=True)
+            return int(back.readline())
+
+        return hand_on
+    os.close(orders[1])
+    os.close(answers[0])
+    for library in READY:
+        importlib.import_module(library)
+    gc.collect()
+    gc.freeze()
+    return serve(os.fdopen(orders[0]), os.fdopen(answers[1], "w"))
 
 
 def become(order: dict) -> None:
@@ -82,4 +124,4 @@ if __name__ == "__main__":
 
     gc.collect()
     gc.freeze()
-    become(serve())
+    become(serve(sys.stdin, sys.stdout))

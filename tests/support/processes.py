@@ -15,14 +15,7 @@ from pathlib import Path
 from hftransfer.config import RunConfig
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        "hftransfer.train",
-        "hftransfer.training.trainer",
-        "transformers.models.bert.modeling_bert",
-        "tests.support.processes",
-    ]
-)
+CONTEXT.set_forkserver_preload(["tests.support.prepared"])
 RANK = ("RANK", "LOCAL_RANK")
 WORLD = ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
 

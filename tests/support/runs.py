@@ -1,5 +1,6 @@
 """Tiny runs: the configuration of one for every strategy and kind of data, and runs that all tests read together."""
 
+import html
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +114,11 @@ def configuration(strategy: str, kind: str, folder: Path, **training: object) ->
             "output": str(folder / f"{kind}-{strategy}"),
         }
     )
+
+
+def empty_plot(figure: object, title: str) -> str:
+    """Stand for a drawn figure: drawing is most of the time that the pages of a tiny run take."""
+    return f'<svg role="img" aria-label="{html.escape(title)}"></svg>'
 
 
 class SharedRuns:
