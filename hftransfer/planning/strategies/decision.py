@@ -71,12 +71,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Knows the truth. `targets` and `groups` follow all rows of the data; answers name theirs by number."""
+    """Knows the truth. `targets` and `groups` follow all rows of the data; answers name theirs by number.
+
+    Values and differences are kept: the search asks for the same ones at every step.
+    """
 
     task: Task
     targets: np.ndarray
     groups: Sequence[str | None] | None = None
     resamples: int = 1000
+    _known: dict[tuple, Any] = field(default_factory=dict, repr=False)
 
     @property
     def metric(self) -> str:
@@ -90,13 +94,22 @@ class Evaluator:
 
     def value(self, predictions: HeldOutPredictions, rows: np.ndarray | None = None) -> float:
         """Return the metric alone, on some of the rows that were answered."""
-        return value_of(self.task, self._part(predictions, predictions.rows if rows is None else rows), self.metric)
+        rows = predictions.rows if rows is None else rows
+        asked = predictions, rows.tobytes()
+        if asked not in self._known:
+            self._known[asked] = value_of(self.task, self._part(predictions, rows), self.metric)
+        return self._known[asked]
 
     def difference(self, new: HeldOutPredictions, old: HeldOutPredictions) -> Difference:
         """Paired, on the rows that both have answered (McNemar's table, or the paired bootstrap).
 
         The interval is that of these rows under these fits; how much another training set would move it is not in it.
         """
+        if (new, old) not in self._known:
+            self._known[new, old] = self._difference(new, old)
+        return self._known[new, old]
+
+    def _difference(self, new: HeldOutPredictions, old: HeldOutPredictions) -> Difference:
         rows = np.intersect1d(new.rows, old.rows)
         parts = [self._part(old, rows), self._part(new, rows)]
         (pair,) = compare_parts(self.task, parts, [old.name, new.name], self.metric, self.resamples)
