@@ -96,6 +96,10 @@ class Plan:
         in_head = self.depth_of(path) == self.layer_groups.head_depth
         return self.batchnorm == "adapt" or (self.batchnorm == "head" and in_head)
 
+    def closed(self, progress: float) -> set[int]:
+        """Return the layer groups that may not move yet at this share of the training."""
+        return {depth for depth in self.opens_at if not self.is_open(depth, progress)}
+
     def is_open(self, depth: int, progress: float) -> bool:
         return progress >= self.opens_at.get(depth, 0.0) - 1e-9  # shares are sums of fractions
 

@@ -22,11 +22,15 @@ class FreezeCallback(TrainerCallback):
     def __init__(self, plan: Plan):
         self.plan = plan
         self.still: list[nn.Module] = []
+        self.closed: set[int] | None = None
         plan.model.register_forward_pre_hook(self._hold)
 
     def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         progress = state.global_step / max(state.max_steps, 1)
-        self.still = self.plan.still_modules(progress)
+        closed = self.plan.closed(progress)
+        if closed == self.closed:
+            return
+        self.closed, self.still = closed, self.plan.still_modules(progress)
         for name, parameter in self.plan.model.named_parameters():
             wanted = name in self.plan.rate_factors and self.plan.is_open(self.plan.depth_of(name), progress)
             if parameter.requires_grad != wanted:

@@ -205,7 +205,9 @@ def test_the_heat_lies_on_the_corner_that_decides(family, tmp_path):
     values = {
         "data": {"train": str(tmp_path / "data")}, "model": str(model), "output": str(tmp_path / "run"),
         "strategy": "full", "augmentation": {"level": "none"}, "evaluation": {"resamples": 100, "explanations": False},
-        "training": {"max_steps": 150, "learning_rate": 3e-3, "bf16": False, "evaluations": 1},
+        "training": {
+            "max_steps": 80, "learning_rate": 3e-3, "bf16": False, "evaluations": 1, "per_device_train_batch_size": 8
+        },
     }  # fmt: skip
     predictor = load(run(with_overrides(values, {})).folder, use_cpu=True)
     peaks, shares = [], []
@@ -225,7 +227,7 @@ def test_the_word_that_decides_stands_out(tmp_path):
     pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
     config = configuration("full", "text", tmp_path)
     finished = trained(
-        config, f"data.train={tmp_path / 'table.csv'}", "training.max_steps=200", "training.learning_rate=3e-3",
+        config, f"data.train={tmp_path / 'table.csv'}", "training.max_steps=80", "training.learning_rate=3e-3",
     )  # fmt: skip
     (found,) = explain(load(finished.folder), pd.DataFrame({"input": ["the goal of senate coach was team"]}))
     assert found.answer == "yes"
