@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 HeadInit = Literal["auto", "probe", "random"]
 LayerDecay = Annotated[float, Field(gt=0, le=1)]
+L2SP = Annotated[float, Field(ge=0, description="pull of pretrained tensors towards their start (L2-SP); 0: none")]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Plan:
     split_point: int | None = None
     opens_at: dict[int, float] = field(default_factory=dict)
     batchnorm: Literal["frozen", "head", "adapt"] = "frozen"  # what learns statistics: nothing, the head, what trains
+    l2_sp: float = 0.0  # strength of the penalty on the distance of pretrained tensors from their start
     finish: Callable[[nn.Module], nn.Module] = lambda model: model
     save_adapter: Callable[[nn.Module, Path], None] | None = None
 
@@ -70,6 +72,10 @@ class Plan:
     def lowest_depth(self) -> int:
         """The lowest layer group with a parameter that trains."""
         return min(self.depth_of(name) for name in self.rate_factors)
+
+    def is_held(self, name: str) -> bool:
+        """Whether L2-SP holds a parameter: it trains, and it is not of the head, which has no pretrained values."""
+        return self.l2_sp > 0 and name in self.rate_factors and self.depth_of(name) < self.layer_groups.head_depth
 
     def freeze(self) -> None:
         """Let gradients reach what trains and nothing else."""

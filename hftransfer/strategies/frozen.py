@@ -10,7 +10,7 @@ from torch import nn
 
 from hftransfer.modalities import ModalityKind
 from hftransfer.models.layers import LayerGroups
-from hftransfer.strategies.base import Defaults, LayerDecay, Plan, Strategy, factors
+from hftransfer.strategies.base import L2SP, Defaults, LayerDecay, Plan, Strategy, factors
 
 
 class FrozenStrategy(Strategy):
@@ -21,11 +21,12 @@ class FrozenStrategy(Strategy):
     top: int | float = 0.25
     layer_decay: LayerDecay = 1.0
     batchnorm: Literal["frozen", "adapt"] = "frozen"
+    l2_sp: L2SP = 0.0
 
     def prepare(self, model: nn.Module, layer_groups: LayerGroups) -> Plan:
         lowest = layer_groups.first_trainable_depth(self.top)
         rates = factors(model, layer_groups, lowest, self.head_factor, self.layer_decay)
-        return Plan(model, layer_groups, rates, split_point=lowest, batchnorm=self.batchnorm)
+        return Plan(model, layer_groups, rates, split_point=lowest, batchnorm=self.batchnorm, l2_sp=self.l2_sp)
 
     def defaults(self, kind: ModalityKind) -> Defaults:
         return Defaults(self.rate_for(kind), epochs=10, min_steps=200)

@@ -10,19 +10,24 @@ from torch import nn
 
 from hftransfer.modalities import ModalityKind
 from hftransfer.models.layers import LayerGroups
-from hftransfer.strategies.base import Defaults, LayerDecay, Plan, Strategy, factors
+from hftransfer.strategies.base import L2SP, Defaults, LayerDecay, Plan, Strategy, factors
 
 
 class FullStrategy(Strategy):
-    """`layer_decay`: factor on the rate from each block to the one below; 1 is one rate for all."""
+    """`layer_decay`: factor on the rate from each block to the one below; 1 is one rate for all.
+
+    `l2_sp`: strength of the pull to the pretrained values, in place of weight decay there (`training/start_penalty.py`).
+    Weights then stay within about 1 / strength of their start, whatever the rate.
+    """
 
     type: Literal["full"] = "full"
     layer_decay: LayerDecay = 0.8
     batchnorm: Literal["frozen", "adapt"] = "frozen"
+    l2_sp: L2SP = 0.0
 
     def prepare(self, model: nn.Module, layer_groups: LayerGroups) -> Plan:
         rates = factors(model, layer_groups, 0, self.head_factor, self.layer_decay)
-        return Plan(model, layer_groups, rates, batchnorm=self.batchnorm)
+        return Plan(model, layer_groups, rates, batchnorm=self.batchnorm, l2_sp=self.l2_sp)
 
     def defaults(self, kind: ModalityKind) -> Defaults:
         return Defaults(self.rate_for(kind), epochs=10, min_steps=200, augment=True)

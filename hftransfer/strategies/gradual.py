@@ -12,7 +12,7 @@ from torch import nn
 from hftransfer.core.errors import UserError
 from hftransfer.modalities import ModalityKind
 from hftransfer.models.layers import LayerGroups
-from hftransfer.strategies.base import Defaults, LayerDecay, Plan, Strategy, factors
+from hftransfer.strategies.base import L2SP, Defaults, LayerDecay, Plan, Strategy, factors
 
 
 class GradualStrategy(Strategy):
@@ -28,12 +28,16 @@ class GradualStrategy(Strategy):
     schedule: list[Annotated[float, Field(ge=0, lt=1)]] | None = Field(None, min_length=1)
     layer_decay: LayerDecay = 0.8
     batchnorm: Literal["frozen", "adapt"] = "frozen"
+    l2_sp: L2SP = 0.0
 
     def prepare(self, model: nn.Module, layer_groups: LayerGroups) -> Plan:
         opens_at = self._opens_at(layer_groups)
         lowest = min(opens_at)
         rates = factors(model, layer_groups, lowest, self.head_factor, self.layer_decay)
-        return Plan(model, layer_groups, rates, split_point=lowest or None, opens_at=opens_at, batchnorm=self.batchnorm)
+        return Plan(
+            model, layer_groups, rates, split_point=lowest or None, opens_at=opens_at, batchnorm=self.batchnorm,
+            l2_sp=self.l2_sp,
+        )  # fmt: skip
 
     def _opens_at(self, layer_groups: LayerGroups) -> dict[int, float]:
         depths = range(len(layer_groups.blocks), -1, -1)

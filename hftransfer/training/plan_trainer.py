@@ -84,7 +84,8 @@ def parameter_groups(plan: Plan, learning_rate: float, weight_decay: float) -> l
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in plan.model.named_parameters():
         if name in plan.rate_factors:
-            decay = 0.0 if parameter.ndim <= 1 or any(part in name for part in spared) else weight_decay
+            undecayed = parameter.ndim <= 1 or plan.is_held(name) or any(part in name for part in spared)
+            decay = 0.0 if undecayed else weight_decay
             groups.setdefault((learning_rate * plan.rate_factors[name], decay), []).append(parameter)
     return [
         {"params": found, "lr": rate, "weight_decay": decay}

@@ -37,6 +37,7 @@ from hftransfer.training.checkpointing import STATE, Snapshot, complete_best, ke
 from hftransfer.training.examples import Collator, Examples, Rows, training_order
 from hftransfer.training.pixel_metrics import PixelMetrics
 from hftransfer.training.plan_trainer import Loss, PlanTrainer
+from hftransfer.training.start_penalty import StartPenalty
 
 log = logging.getLogger(__name__)
 
@@ -304,7 +305,8 @@ def _callbacks(plan: Plan, config: TrainingConfig) -> list[TrainerCallback]:
     stopping = [EarlyStoppingCallback(config.early_stopping_patience)] if config.early_stopping_patience else []
     evaluations = [] if {"eval_strategy", "eval_steps"} & config.extra.keys() else [Evaluations(config.evaluations)]
     shared = [SharedStatistics()] if plan.batchnorm != "frozen" else []
-    return [OwnDraws(), FreezeCallback(plan), *shared, *evaluations, ProgressBarCallback(), *stopping]
+    held = [StartPenalty(plan)] if plan.l2_sp else []
+    return [OwnDraws(), FreezeCallback(plan), *held, *shared, *evaluations, ProgressBarCallback(), *stopping]
 
 
 def _all_evaluations(trainer: PlanTrainer, task: Task, order: np.ndarray, averaged: bool) -> list[np.ndarray]:

@@ -288,7 +288,7 @@ def plain(tmp_path_factory):
     "training.label_smoothing_factor=0.2", "training.gradient_accumulation_steps=2", "training.max_steps=3",
     "training.num_train_epochs=1", "training.max_grad_norm=0.001", "training.bf16=true", "training.per_device_train_batch_size=4",
     "training.extra={adam_beta1: 0.1}", "augmentation.level=none", "augmentation.level=strong", "augmentation.flip=false",
-    "strategy.layer_decay=0.1", "strategy.batchnorm=adapt",
+    "strategy.layer_decay=0.1", "strategy.batchnorm=adapt", "strategy.l2_sp=1000",
     "strategy.head_init=probe", "seed=3", "data.train_examples=12",
 ])  # fmt: skip
 def test_every_option_changes_the_weights(plain, option, tmp_path):
