@@ -121,10 +121,32 @@ class RunConfig(Settings):
         name = name.split(":")[0].split(".")[0] or "data"
         return Path(self.output or f"runs/{name}-{self.strategy.type}")
 
+    def of_input(self, name: str, output: Path) -> "RunConfig":
+        """Return the configuration of the run of one of several inputs. It is measured once, as a part of theirs."""
+        evaluation = self.evaluation.model_copy(update={"folds": 0, "seeds": 1, "metrics": []})
+        parts = {"data": self.data.model_copy(update={"input": name}), "evaluation": evaluation, "output": str(output)}
+        return self.model_copy(update=parts | {"model": self.model.inputs[name], "push_to_hub": HubConfig()})
+
+    def _model(self, data: LabelledData) -> ModelConfig:
+        """Return the checkpoint made definite, or those of several inputs. Raises `UserError`."""
+        if not data.several:
+            return data.fitted(resolved(self.model, data.kind))
+        views = {name: data.of_input(name) for name in data.looks}
+        if unknown := self.model.inputs.keys() - views.keys():
+            raise UserError(f"model.{min(unknown)}: no input of that name has a network.{did_you_mean(min(unknown), views)}")
+        common = self.model.model_copy(update={"inputs": {}})
+        if len(views) > 1 and common != ModelConfig():
+            first = next(iter(views))
+            raise UserError(f"There are several inputs ({', '.join(views)}): name a checkpoint for each, model.{first}=….")
+        inputs = {
+            name: view.fitted(resolved(self.model.inputs.get(name, common), view.kind)) for name, view in views.items()
+        }
+        return ModelConfig(inputs=inputs)
+
     def resolved(self, data: LabelledData) -> "RunConfig":
         """Return this configuration with checkpoint and strategy made definite for the inputs."""
         strategy = self.strategy.resolved(data.kind, self.model.keep_head)
-        model = data.fitted(resolved(self.model, data.kind))
+        model = self._model(data)
         evaluation = self.evaluation.for_task(data.task)
         training = self.training.resolved(data.kind)
         resolved_parts = {"strategy": strategy, "model": model, "evaluation": evaluation, "training": training}
@@ -246,11 +268,25 @@ def checked(values: Mapping[str, Any]) -> RunConfig:
     for section, field in SHORT_FOR.items():
         if isinstance(values.get(section), str):
             values[section] = {field: values[section]}
+    if isinstance(values.get("model"), Mapping):
+        values["model"] = _by_input(values["model"], values.get("data"))
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         problems = {_where(problem): problem for problem in reversed(error.errors())}  # a union fails once per member
         raise UserError("\n".join(_explain(problem) for problem in reversed(problems.values()))) from None
+
+
+def _by_input(model: Mapping[str, Any], data: Any) -> dict[str, Any]:
+    """Return the section with what it says of single inputs (`model.photo`) under `inputs`."""
+    wanted = data.get("input") if isinstance(data, Mapping) else None
+    names = wanted if isinstance(wanted, Mapping | list | tuple) else ()
+    named = {name: model[name] for name in model if name in names and name not in ModelConfig.model_fields}
+    if not named:
+        return dict(model)
+    given = {name: {"name": value} if isinstance(value, str) else value for name, value in named.items()}
+    others = {name: value for name, value in model.items() if name not in named}
+    return others | {"inputs": dict(others.get("inputs") or {}) | given}
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any) -> None:

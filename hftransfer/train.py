@@ -19,6 +19,7 @@ from hftransfer.data import LabelledData, load_data
 from hftransfer.doctor import examine_loaded
 from hftransfer.evaluation.kinds import titled
 from hftransfer.features.store import FeatureStore
+from hftransfer.fusion.run import fuse
 from hftransfer.models.loading import Checkpoint, load_checkpoint
 from hftransfer.pipeline import summary
 from hftransfer.pipeline.error_translation import explained
@@ -138,7 +139,7 @@ def _check_training(config: RunConfig) -> None:
 
 def _explain(config: RunConfig, made: Run) -> None:
     """Write what led to the answers that the report shows, where there are any."""
-    wanted = config.evaluation.explanations and "--explain" not in RecordedRun(made.folder).task.lacks
+    wanted = config.evaluation.explanations and not RecordedRun(made.folder).lacks("--explain")
     if wanted and {"test", "validation"} & made.metrics.keys():
         from hftransfer.prediction.explain import explain_run
 
@@ -239,6 +240,8 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
             check_parts(config, data.frame["split"])
         config = config.resolved(data)
         offer_folds(config, len(data.frame), data.given, data.kind)
+        if data.several:
+            return Run(config.output_folder, fuse(config, data, device, world, folder, stop))
         with seconds("checkpoint"):
             _seed(config.seed)
             random_weights = config.strategy.from_random_weights

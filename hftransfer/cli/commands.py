@@ -187,7 +187,7 @@ def predict(
 
     predictor = load(run)
     if explain is not None:
-        predictor.task.require("--explain")
+        predictor.require("--explain")
     frame = predictor.frame(inputs, column)
     table = predictor.table(frame, views)
     if explain is not None:

@@ -42,7 +42,8 @@ def usual_names() -> set[str]:
 class Columns:
     """The roles of columns; `input` has two names for text pairs, `label` several where outputs stand in columns.
 
-    `all` are the columns of the source, whatever their role; `named` says how those of `input` are one text together.
+    `all` are the columns of the source, whatever their role; `named` says how those of `input` are one text together, or
+    inputs of their own where one is a file: `modality` is then that of the first file.
     """
 
     input: tuple[str, ...]
@@ -190,13 +191,12 @@ def _find_roles(
 
 
 def _combined(source: Source, frame: pd.DataFrame, named: NamedInputs, label: tuple[str, ...]) -> Columns:
-    """Return the roles of the columns where several are one text together."""
+    """Return the roles of the columns where several are one text together, or each an input of its own beside files."""
     _require_apart(named.kinds, label)
     if named.files:
-        raise UserError(
-            f"data.input names {described(named.kinds)}. Texts, numbers and categories become one text; "
-            f"{named.files[0]} is a file and cannot."
-        )
+        log.info("%s: input %s; label %s.", source.name, described(named.kinds), _words(label))
+        several = named if len(named.kinds) > 1 else None
+        return Columns(tuple(named.kinds), label, named.kinds[named.files[0]], frozenset(frame.columns), several)
     log.info("%s: input %s, written as one text (%s); label %s.",
              source.name, described(named.kinds), named.title, _words(label))  # fmt: skip
     return Columns(tuple(named.kinds), label, "text", frozenset(frame.columns), named)

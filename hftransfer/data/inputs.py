@@ -21,7 +21,7 @@ from hftransfer.data.folders import tables_hint
 from hftransfer.data.mask_folders import without_masks
 from hftransfer.data.masks import mask_column
 from hftransfer.data.named_inputs import NamedInputs, require_known
-from hftransfer.data.rows import as_files, file_input
+from hftransfer.data.rows import as_files, file_input, named_columns
 from hftransfer.data.sources import Source, missing
 from hftransfer.data.tables import is_table, read_table_source
 from hftransfer.data.values import is_missing
@@ -64,6 +64,46 @@ def load_inputs(
     if frame.isna().any(axis=None):
         raise UserError("Some inputs are pairs of texts and some are single texts: predict them apart.")
     return frame
+
+
+def load_examples(inputs: Any, kinds: Mapping[str, str]) -> pd.DataFrame:
+    """Return `id` and a column for each of several inputs (`named_rows`) of tables, a DataFrame, or mappings by name.
+
+    Raises `UserError` where a column is missing; a value may be.
+    """
+    several = inputs if isinstance(inputs, list | tuple) else [inputs]
+    mappings = [each for each in several if isinstance(each, Mapping)]
+    tables = [_of_mappings(mappings, kinds)] if mappings else []
+    tables += [each for each in several if not isinstance(each, Mapping)]
+    frames = [_examples(table, NamedInputs(dict(kinds))) for table in tables]
+    if not frames:
+        raise UserError(f"There is nothing to predict: give a table with the columns {', '.join(kinds)}.")
+    return pd.concat(frames, ignore_index=True)
+
+
+def _of_mappings(rows: list[Mapping[str, Any]], kinds: Mapping[str, str]) -> pd.DataFrame:
+    for row in rows:
+        require_known(kinds, row)
+    return pd.DataFrame([[row.get(name) for name in kinds] for row in rows], columns=list(kinds), dtype=object)
+
+
+def _examples(table: Any, named: NamedInputs) -> pd.DataFrame:
+    if isinstance(table, pd.DataFrame):
+        source, where = Source("the examples", "table", {"all": table.reset_index(drop=True).astype(object)}), "input"
+    elif not _is_table(Path(table).expanduser()):
+        raise UserError(
+            f"The model reads several inputs ({', '.join(named.kinds)}), and {str(table)!r} is no table. Give a table with "
+            "these columns."
+        )
+    else:
+        source, where = read_table_source(Path(table).expanduser()), Path(table).name
+    source = with_names_of(named.kinds, source)
+    frame = source.parts["all"]
+    for name in named.kinds:
+        require_column(name, frame, source.name)
+    rows = named_columns(source, named, frame, allow_outside=True)
+    rows.insert(0, "id", _own_ids(frame) or [f"{where}#{number}" for number in range(1, len(frame) + 1)])
+    return rows
 
 
 def inputs_modality(source: str, columns: list[str] | None = None) -> str:

@@ -14,6 +14,17 @@ from hftransfer.core.wording import describe
 from hftransfer.data.config import AUTOMATIC, DataConfig, SplitConfig
 from hftransfer.data.groups import join_copies, leak_groups, links
 from hftransfer.data.masks import fitted
+from hftransfer.data.named_inputs import NamedInputs
+from hftransfer.data.named_rows import (
+    Kinds,
+    column_of,
+    faults,
+    inspections_of,
+    is_column,
+    look_of,
+    networks_of,
+    together,
+)
 from hftransfer.data.patch import Patch, without_known
 from hftransfer.data.read import read_rows
 from hftransfer.data.sources import CLASS_FOLDER, SPLITS
@@ -21,6 +32,7 @@ from hftransfer.data.splits import assign_splits, read_split_file, single_exampl
 from hftransfer.data.values import Fault, is_missing
 from hftransfer.modalities import ModalityKind, kind_of
 from hftransfer.modalities.inspection import Inspection, digest
+from hftransfer.runs.several import require_one_input
 from hftransfer.tasks import Task
 
 if TYPE_CHECKING:
@@ -40,7 +52,8 @@ class LabelledData:
     `config.patch` did; `given` names the parts that the data came divided into: the others were cut here. `columns` are those
     that `input` and `label` were read from, where there are any. `links` are pairs of examples that belong together, by the
     reason why (`groups.links`), None where they were not searched. `classes` is the name of each value or colour of masks;
-    `kinds` the kind of each column that is part of one text.
+    `kinds` the kind of each column that is part of one text, or of several inputs. Of these, the frame has a column for each
+    (`named_rows`), `input` is the first file, and `looks` holds the inspections of each with a network.
     """
 
     frame: pd.DataFrame
@@ -55,6 +68,30 @@ class LabelledData:
     links: dict[str, np.ndarray] | None = field(default=None, repr=False)
     classes: dict[str, str] | None = None
     kinds: dict[str, str] | None = None
+    looks: dict[str, list[Inspection]] = field(default_factory=dict, repr=False)
+
+    @property
+    def several(self) -> bool:
+        """Whether examples have several inputs, each in a column of its own (`named_rows`)."""
+        return bool(self.looks)
+
+    def require(self, command: str) -> None:
+        """Raise `UserError` where a command or setting does not take these data."""
+        self.task.require(command)
+        require_one_input(command, list(self.kinds) if self.several else [])
+
+    def of_input(self, name: str) -> "LabelledData":
+        """Return the examples that have one of several inputs, with it alone."""
+        looks = self.looks[name]
+        present = self.frame[column_of(name)].notna().to_numpy()
+        digests = [inspection.digest for inspection in looks]
+        frame = self.frame.assign(input=self.frame[column_of(name)], digest=digests)[present]
+        frame = frame[[each for each in frame if not is_column(each)]].reset_index(drop=True)
+        return replace(
+            self, frame=frame, modality=self.kinds[name], fingerprint=_fingerprint(frame), links=None, kinds=None, looks={},
+            inspections=[look for look, there in zip(looks, present, strict=True) if there],
+            columns=self.columns | {"input": [name]},
+        )  # fmt: skip
 
     @property
     def kind(self) -> ModalityKind:
@@ -92,7 +129,11 @@ def load_data(
     rows = _without_unlabelled_parts(read.frame)
     rows = _leave_out(rows, rows["label"].map(_label_fault), config, skipped)
     rows = _leave_out(rows, single_examples(rows, task, config.split), config, skipped)
-    rows = _looked_at(rows, read.modality, config, skipped)
+    kinds = read.columns[0].named.kinds if read.columns[0].named else None
+    several = kinds if kinds and read.columns[0].named.files else None
+    if config.patch and several:
+        require_one_input("data.patch", list(several))
+    rows = _each_looked_at(rows, several, config, skipped) if several else _looked_at(rows, read.modality, config, skipped)
     if task.by_pixel:
         rows = fitted(rows)
         rows = _leave_out(rows, rows["label"].map(_label_fault), config, skipped)
@@ -110,7 +151,8 @@ def load_data(
     found = found if list(rows["place"]) == places else None  # examples went or came since
     classes = read.sources[0].masks.classes if read.sources[0].masks else None
     loaded = _labelled(rows, read.modality, task, skipped, about)
-    kinds = read.columns[0].named.kinds if read.columns[0].named else None
+    if several:
+        loaded = replace(loaded, looks={name: list(rows[look_of(name)]) for name in networks_of(several)})
     return replace(loaded, given=given, columns=columns, links=found, classes=classes, kinds=kinds)
 
 
@@ -137,6 +179,19 @@ def _looked_at(rows: pd.DataFrame, modality: str, config: DataConfig, skipped: l
         digest=[inspection.digest for inspection in inspections],
     )
     return _leave_out(rows, rows["inspection"].map(lambda inspection: inspection.fault), config, skipped)
+
+
+def _each_looked_at(rows: pd.DataFrame, kinds: Kinds, config: DataConfig, skipped: list[str]) -> pd.DataFrame:
+    """Do what `_looked_at` does for rows of several inputs, of which some may be missing.
+
+    The inspection of a row is that of the input that pages show, with the content hash of all inputs; each input with a
+    network has a column of its own.
+    """
+    looks = inspections_of(rows, kinds)
+    rows = rows.assign(digest=together(looks), **{look_of(name): looks[name] for name in networks_of(kinds)})
+    shown = zip(looks[NamedInputs(dict(kinds)).files[0]], rows["digest"], strict=True)
+    rows["inspection"] = [replace(inspection, digest=hashed) for inspection, hashed in shown]
+    return _leave_out(rows, pd.Series(faults(looks), index=rows.index, dtype=object), config, skipped)
 
 
 def _patched(
@@ -236,7 +291,8 @@ def _labelled(
     targets = task.encode_all(list(train))
     if not task.has_classes and (targets == targets[0]).all():
         raise UserError(f"There is nothing to learn: all {len(train)} training targets are {train.iloc[0]}.")
-    kept = ["id", "split", "group", "input", *(["input_pair"] if "input_pair" in rows else []), "label", "digest"]
+    inputs = [name for name in rows if name == "input_pair" or is_column(name)]
+    kept = ["id", "split", "group", "input", *inputs, "label", "digest"]
     frame = rows[kept].astype(object)
     frame["group"] = [None if is_missing(group) else group for group in frame["group"]]
     log.info("Task %s with %d outputs; fixed order: %s.", task.type, len(task.names), ", ".join(task.names[:20]))

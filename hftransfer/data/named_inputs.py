@@ -42,12 +42,13 @@ class NamedInputs:
 
     @classmethod
     def of(cls, wanted: Any, frame: pd.DataFrame) -> "NamedInputs | None":
-        """Return what `data.input` combines: a mapping, or more than two columns; None for one column or a pair."""
+        """Return what `data.input` combines: a mapping, or several columns; None for one column or a pair of texts."""
         if isinstance(wanted, Mapping):
             return cls(dict(wanted))
-        if isinstance(wanted, list | tuple) and len(wanted) > 2:
-            return cls({name: kind_of_column(frame[name]) for name in wanted})
-        return None
+        if not isinstance(wanted, list | tuple) or len(wanted) < 2:
+            return None
+        found = cls({name: kind_of_column(frame[name]) for name in wanted})
+        return found if len(wanted) > 2 or found.files else None
 
     @property
     def files(self) -> list[str]:

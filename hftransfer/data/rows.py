@@ -13,9 +13,11 @@ from hftransfer.core.remote import is_remote
 from hftransfer.data.bookkeeping import split_column
 from hftransfer.data.columns import Columns, files_below, require_column
 from hftransfer.data.config import AUTOMATIC, DataConfig
+from hftransfer.data.named_inputs import NUMBER, NamedInputs
+from hftransfer.data.named_rows import category, column_of
 from hftransfer.data.sources import CLASS_FOLDER, SPLIT_WORDS, SPLITS, Source, describe_counts
-from hftransfer.data.values import is_missing
-from hftransfer.modalities import ModalityKind, kind_of
+from hftransfer.data.values import is_missing, number
+from hftransfer.modalities import MODALITIES, ModalityKind, kind_of
 from hftransfer.modalities.inspection import digest
 
 log = logging.getLogger(__name__)
@@ -108,6 +110,8 @@ def _refuse_outside(path: str, root: Path) -> None:
 def _inputs(source: Source, found: Columns, frame: pd.DataFrame, allow_outside: bool) -> pd.DataFrame:
     """Columns `input`, `input_pair` for pairs, and `written`: what the id is made from."""
     kind = kind_of(found.modality)
+    if found.named and found.named.files:
+        return _several(source, found.named, frame, allow_outside)
     if kind.files:
         values = as_files(frame[found.input[0]], source, kind)
         inputs = [file_input(kind.encoded(value), source.root, allow_outside) for value in values]
@@ -120,6 +124,38 @@ def _inputs(source: Source, found: Columns, frame: pd.DataFrame, allow_outside: 
     )
     written = [digest(*row) for row in zip(*texts.values(), strict=True)]
     return pd.DataFrame({**texts, "written": written}, dtype=object)
+
+
+def _several(source: Source, named: NamedInputs, frame: pd.DataFrame, allow_outside: bool) -> pd.DataFrame:
+    """Columns `input` (that of the first file), `written`, and one for each input."""
+    rows = named_columns(source, named, frame, allow_outside)
+    shown = [value or "" for value in rows[column_of(named.files[0])]]
+    written = [
+        digest(value) if isinstance(value, bytes) else _relative(value, source.root) or digest(*map(str, row))
+        for value, row in zip(shown, rows.to_numpy(), strict=True)
+    ]
+    return rows.assign(input=shown, written=written)
+
+
+def named_columns(source: Source, named: NamedInputs, frame: pd.DataFrame, allow_outside: bool) -> pd.DataFrame:
+    """Return a column for each input, as `named_rows` has them. Raises `UserError` for what is no number."""
+    named.require(frame, source.name)
+    found = {
+        column_of(name): _values(source, kind, frame[name], allow_outside) for name, kind in named.kinds.items()
+    }
+    return pd.DataFrame(found, dtype=object)
+
+
+def _values(source: Source, kind: str, values: pd.Series, allow_outside: bool) -> list[Any]:
+    """Return the values of one input: paths or encoded bytes, texts, numbers or names; None where one is missing."""
+    if kind not in MODALITIES:
+        read = number if kind == NUMBER else category
+        return [None if is_missing(value) else read(value) for value in values]
+    modality = kind_of(kind)
+    if not modality.files:
+        return [None if is_missing(value) else str(value) for value in values]
+    files = as_files(values, source, modality)
+    return [file_input(modality.encoded(value), source.root, allow_outside) or None for value in files]
 
 
 def _texts(values: pd.Series) -> list[str]:

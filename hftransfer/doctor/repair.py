@@ -50,7 +50,7 @@ def fix(config: DataConfig) -> list[Path]:
     neither folder nor table, or when the copy exists.
     """
     facts = gather_facts(config)
-    facts.task.require("doctor --fix")
+    facts.require("doctor --fix")
     for source in facts.read.sources:
         if source.kind == "dataset":
             raise UserError(f"--fix writes copies of folders and tables; {source.name} is neither. Save it as a table.")

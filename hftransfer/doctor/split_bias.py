@@ -58,7 +58,7 @@ def measure_honesty(run: "RunConfig", dataset: Any = None) -> Iterator[Finding]:
     """
     split = run.data.split.model_copy(update={"group": run.data.split.group or "auto", "file": None})
     data = load_data(run.data.model_copy(update={"split": split, "on_error": "skip"}), dataset)
-    data.task.require("doctor --measure")
+    data.require("doctor --measure")
     data = _fewer(data)
     features = probed(run, data)[1].features
     yield from _neighbours(features, data)

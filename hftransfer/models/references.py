@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub import errors as hub_errors
+from pydantic import Field
 
 from hftransfer.core import starter
 from hftransfer.core.errors import UserError, did_you_mean
@@ -39,6 +40,7 @@ class ModelConfig(Settings):
     split_special_tokens: bool = True
     trust_remote_code: bool = False
     revision: str | None = None
+    inputs: dict[str, "ModelConfig"] = Field({}, description="of several inputs, the checkpoint of each: model.NAME=…")
 
 
 @dataclass(frozen=True)

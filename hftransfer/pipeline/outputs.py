@@ -15,6 +15,7 @@ from hftransfer.core.files import finite
 from hftransfer.core.version import __version__
 from hftransfer.core.wording import describe
 from hftransfer.data import LabelledData
+from hftransfer.data.named_rows import is_column, recorded
 from hftransfer.data.sources import SPLITS
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
 from hftransfer.modalities import Modality
@@ -66,7 +67,10 @@ def split_table(data: LabelledData, modality: Modality) -> pd.DataFrame:
     """Return what `splits.parquet` holds: id, split, group, label, digest of the content, input (empty for images as bytes)."""
     frame = data.frame
     inputs = [modality.recorded(value) for value in frame["input"]]
+    named = [name for name in frame if is_column(name)]
     table = frame[["id", "split", "group", "label", "digest"]].assign(input=inputs)
+    for name in named:
+        table[name] = [recorded(value) for value in frame[name]]
     return table.assign(input_pair=frame["input_pair"]) if "input_pair" in frame else table
 
 
@@ -157,7 +161,7 @@ def write_run(
     keep_inputs(folder, data.frame, data.kind)
     labelled_table(data, predictions, context.places).to_parquet(folder / "predictions.parquet", index=False)
     if probe is not None and not data.task.by_word:
-        _out_of_fold_table(context, probe, predictions.temperature).to_parquet(folder / "oof.parquet", index=False)
+        out_of_fold_table(context, probe, predictions.temperature).to_parquet(folder / "oof.parquet", index=False)
     save_model(model, context.checkpoint.processor, folder / "model")
     checked = check_saved_model(folder / "model", context, model, predictions, probe)
     steps = trained.steps_logits if trained else ()
@@ -174,7 +178,7 @@ def write_run(
         metrics["notes"]["probabilities"] = (
             "training.imbalance=balanced: they are calibrated for classes that are equally frequent, not for these data"
         )
-    metrics |= _cross_validated(context, probe, final_linear(model).bias is not None)
+    metrics |= cross_validated(context, probe, final_linear(model).bias is not None)
     metrics["headline"] = headline_of(config, len(data.frame), data.given, metrics)
     if record.interruption:
         kept = "best weights until then" if "validation" in metrics else "weights of that step"
@@ -184,11 +188,11 @@ def write_run(
     rates = rates_by_depth(plan, trained.learning_rate) if trained else {}
     HistoryRecord(entries=trained.history if trained else ()).write(folder)
     freeze_check(plan.layer_groups, record.fitted.sizes, rates, record.fitted.before, record.after).write(folder)
-    _record(context, record, predictions, checked).write(folder)
+    run_record(context, predictions, record.seconds, checked, record).write(folder)
     return metrics
 
 
-def _cross_validated(context: RunContext, probe: Probe | None, intercept: bool) -> dict[str, Any]:
+def cross_validated(context: RunContext, probe: Probe | None, intercept: bool) -> dict[str, Any]:
     """Cross-validation of a head on its stored features, where it is asked for or affordable."""
     config, data = context.config, context.data
     folds = folds_of(config, len(data.frame), data.given, data.kind)
@@ -197,8 +201,9 @@ def _cross_validated(context: RunContext, probe: Probe | None, intercept: bool) 
     evaluation = config.evaluation.model_copy(update={"folds": folds})
     try:
         return cross_validate_head(
-            data.task, probe.tried, context.targets, context.groups, config.head, intercept, evaluation, config.seed
-        )
+            data.task, probe.tried, context.targets, context.groups, config.head, intercept, evaluation, config.seed,
+            probe.blocks,
+        )  # fmt: skip
     except UserError as error:  # a single group, or too few examples
         if config.evaluation.folds:
             raise
@@ -206,7 +211,7 @@ def _cross_validated(context: RunContext, probe: Probe | None, intercept: bool) 
         return {}
 
 
-def _out_of_fold_table(context: RunContext, probe: Probe, temperature: float) -> pd.DataFrame:
+def out_of_fold_table(context: RunContext, probe: Probe, temperature: float) -> pd.DataFrame:
     rows = context.data.frame.iloc[context.fitted]
     logits = context.data.task.in_units(probe.head.out_of_fold)
     table = prediction_table(rows["id"].tolist(), context.data.task, logits / (1.0 if context.trains else temperature))
@@ -214,9 +219,13 @@ def _out_of_fold_table(context: RunContext, probe: Probe, temperature: float) ->
     return table
 
 
-def _record(context: RunContext, record: Record, predictions: Predictions, self_check: dict[str, Any]) -> RunRecord:
+def run_record(
+    context: RunContext, predictions: Predictions, seconds: dict[str, float], self_check: dict[str, Any],
+    record: Record | None = None,
+) -> RunRecord:  # fmt: skip
+    """Return what `run.json` holds; `record` is of a network, None of a head on several of them."""
     data, compute_config = context.data, context.compute_config
-    trained, probe = record.fitted.trained, record.fitted.probe
+    trained, probe = (record.fitted.trained, record.fitted.probe) if record else (None, None)
     return RunRecord(
         schema_version=SCHEMA_VERSION,
         modality=data.modality,
@@ -227,11 +236,11 @@ def _record(context: RunContext, record: Record, predictions: Predictions, self_
         feature_source=probe and FeatureSourceRecord(chosen=probe.feature_source.name, losses=finite(probe.losses)),
         temperature=predictions.temperature,
         steps=trained.steps if trained else 0,
-        interrupted=record.interruption,
+        interrupted=record.interruption if record else None,
         batch_size=(trained.batch_size, trained.accumulation) if trained else None,
         learning_rate=trained.learning_rate if trained else None,
         truncated_share=context.modality.truncated_share,
-        seconds=record.seconds,
+        seconds=seconds,
         versions=versions(),
         seed=context.config.seed,
         world_size=compute_config.world_size,

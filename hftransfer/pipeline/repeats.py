@@ -123,12 +123,13 @@ def repeat(config: RunConfig, once: Once) -> dict[str, dict[str, Any]]:
 
 def cross_validate_head(
     task: Task, features: Sequence[tuple[np.ndarray, np.ndarray]], targets: np.ndarray, groups: np.ndarray | None,
-    head: HeadConfig, intercept: bool, config: EvaluationConfig, seed: int,
+    head: HeadConfig, intercept: bool, config: EvaluationConfig, seed: int, blocks: np.ndarray | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Repeated cross-validation of a head on frozen features: each fold chooses its own feature source, penalty and temperature.
 
     Args:
         features: (N, D) of all rows by each feature source that a fold may choose.
+        blocks: (D,) the input that each feature is of, where there are several (`solver.standardiser`).
     """
     from hftransfer.evaluation.calibration import MIN_ROWS_FOR_TEMPERATURE, fit_temperature
 
@@ -139,7 +140,7 @@ def cross_validate_head(
         fitted = (task.with_balance(targets[train]) if task.weights else task).with_scale(targets[train], intercept)
         inner = make_folds(task, targets[train], None if groups is None else groups[train], head.folds, seed)
         wanted = fitted.standardised(targets[train])
-        solve = partial(solve_head, targets=wanted, task=fitted, folds=inner, intercept=intercept)
+        solve = partial(solve_head, targets=wanted, task=fitted, folds=inner, intercept=intercept, blocks=blocks)
         found = [solve(compared[train]) for compared, _ in features]
         best, (compared, read) = min(zip(found, features, strict=True), key=lambda pair: pair[0].loss)
         best = best if read is compared else solve(read[train])

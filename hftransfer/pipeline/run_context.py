@@ -316,7 +316,7 @@ def finalise(context: RunContext, predictions: Predictions) -> Predictions:
         return replace(predictions, logits=task.in_units(predictions.logits))
     if task.by_pixel:  # no logits are kept that a temperature could be fitted on
         return predictions
-    temperature = _temperature(context, predictions)
+    temperature = temperature_of(context, predictions)
     fold_temperature(context.model, temperature)
     return replace(predictions, logits=predictions.logits / temperature, temperature=temperature)
 
@@ -328,7 +328,7 @@ def calibration_rows(context: RunContext, predictions: Predictions) -> np.ndarra
     return np.isin(predictions.positions, context.positions("validation"))
 
 
-def _temperature(context: RunContext, predictions: Predictions) -> float:
+def temperature_of(context: RunContext, predictions: Predictions) -> float:
     """From rows that no weight was fitted on; 1 where there are too few of them to tell."""
     from hftransfer.evaluation.calibration import MIN_ROWS_FOR_TEMPERATURE, fit_temperature
 

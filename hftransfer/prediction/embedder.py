@@ -52,7 +52,7 @@ class Embedder:
 def of_run(run: str, batch_size: int, world: World = World()) -> Embedder:
     """Return what the last layer of a finished run reads. Raises `UserError`."""
     predictor = load(run, batch_size=batch_size, world=world)
-    predictor.task.require("embed")
+    predictor.require("embed")
     model = predictor.model
     made_by = {"weights": weights_hash(model), "features": "what the last layer of the run reads"}
     return Embedder(

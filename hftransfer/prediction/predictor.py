@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from hftransfer.modalities import AugmentationConfig, Modality, ModalityKind, fi
 from hftransfer.models.heads import final_linear
 from hftransfer.prediction.readable import answered, faults
 from hftransfer.prediction.reliability import Reliability, answers
+from hftransfer.probe import fused
 from hftransfer.runs import folder as run_folder
 from hftransfer.runs.predictions import prediction_table
 from hftransfer.runs.reader import RecordedRun
@@ -30,6 +31,9 @@ from hftransfer.runtime import devices
 from hftransfer.runtime.launch import World
 from hftransfer.tasks import TASKS, Regression, SingleLabel, Task
 from hftransfer.tasks.tokens import ragged
+
+if TYPE_CHECKING:
+    from hftransfer.prediction.fused import FusedPredictor
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +56,24 @@ class Predictor:
     def own(self) -> tuple[str, ...] | NamedInputs:
         """What a table is asked for."""
         return self.named or self.columns
+
+    @property
+    def decodes(self) -> bool:
+        """Whether reading the inputs is what finds faults: files are decoded once unless one is broken."""
+        return self.modality.kind.files
+
+    @property
+    def reads(self) -> dict[str, Any]:
+        """What tells which inputs other data have, as `DataConfig` takes it."""
+        return {"modality": self.modality.kind.name}
+
+    def require(self, command: str) -> None:
+        """Raise `UserError` where a command does not take this model."""
+        self.task.require(command)
+
+    def digests(self, frame: pd.DataFrame) -> list[str]:
+        """Return the content hash of each row, by which a run knows its training examples."""
+        return self.modality.kind.digests(frame)
 
     def _repr_html_(self) -> str:
         """Return the predictor as a notebook shows it: what it reads, and what it answers."""
@@ -147,7 +169,7 @@ class Predictor:
             return prediction_table(["a"], self.task, logits, (["a"], [np.array([[0, 1]])]))
         features = np.zeros((1, final_linear(self.model).in_features), np.float32)
         logits = np.ones((1, self.task.head_size), np.float32)  # so that labels apply, where several can
-        return self._with_limits(["a"], logits, features)
+        return with_limits(self.task, self.reliability, ["a"], logits, features)
 
     def errors(self, frame: pd.DataFrame) -> pd.Series:
         """Why each row of `frame` cannot be read; None for those that can."""
@@ -165,18 +187,22 @@ class Predictor:
         logits, features = self.read(frame)
         if views:
             logits = self.logits(frame, views)
-        return self._with_limits(frame["id"].tolist(), logits, features)
+        return with_limits(self.task, self.reliability, frame["id"].tolist(), logits, features)
 
-    def _with_limits(self, ids: list[str], logits: np.ndarray, features: np.ndarray) -> pd.DataFrame:
-        table = prediction_table(ids, self.task, logits)
-        if self.reliability is None:
-            return table
-        limits = self.reliability.columns(self.task, logits, features)
-        if "unknown" in limits:
-            limits = {"answer": _answers(table["prediction"], limits["unknown"])} | limits
-        for place, (name, values) in enumerate(limits.items(), start=2):
-            table.insert(place, name, values)
+
+def with_limits(
+    task: Task, reliability: Reliability | None, ids: list[str], logits: np.ndarray, features: np.ndarray
+) -> pd.DataFrame:
+    """Return a table of predictions, with what the run knows of its limits."""
+    table = prediction_table(ids, task, logits)
+    if reliability is None:
         return table
+    limits = reliability.columns(task, logits, features)
+    if "unknown" in limits:
+        limits = {"answer": _answers(table["prediction"], limits["unknown"])} | limits
+    for place, (name, values) in enumerate(limits.items(), start=2):
+        table.insert(place, name, values)
+    return table
 
 
 def _answers(predictions: Sequence[str | list[str]], unknown: Sequence[bool]) -> list[str]:
@@ -191,13 +217,24 @@ def load(
     batch_size: int = 16,
     trust_remote_code: bool | None = None,
     world: World = World(),
-) -> Predictor:
+) -> "Predictor | FusedPredictor":
     """Load the model of a run folder, or of a model folder in the layout of transformers.
 
     `trust_remote_code` lets Python code of the folder run; None allows what the run's own configuration allowed. `world`
     chooses the accelerator of one process among several, which answer apart. Raises `UserError` for a folder without a
-    model, and for code that is not allowed.
+    model, and for code that is not allowed. A run on several inputs has a model for each (`prediction.fused`).
     """
+    if (Path(path) / fused.ABOUT).is_file():
+        from hftransfer.prediction.fused import load_fused
+
+        return load_fused(Path(path), use_cpu, batch_size, trust_remote_code, world)
+    return load_one(path, use_cpu, batch_size, trust_remote_code, world)
+
+
+def load_one(
+    path: str | Path, use_cpu: bool, batch_size: int, trust_remote_code: bool | None, world: World
+) -> Predictor:
+    """Do what `load` does for one model."""
     from transformers import AutoConfig
 
     from hftransfer.models.loading import quiet_transformers
@@ -280,13 +317,13 @@ def evaluate(path: str | Path, data: str, columns: dict[str, Any], config: Any) 
 
     predictor = load(path)
     task, columns = predictor.task, _columns_of_the_run(Path(path), data, columns)
-    read = read_rows(DataConfig(train=data, task=task.type, modality=predictor.modality.kind.name, **columns))
+    read = read_rows(DataConfig(train=data, task=task.type, **columns | predictor.reads))
     frame = read.frame
     if task.by_pixel:
         frame, faults = usable_masks(frame, predictor.modality.kind.inspect(frame))
         for row, reason in faults.items():
             log.warning("%s: %s.", frame["where"].iloc[row], reason)
-    frame = _usable(frame, predictor.modality.kind, data, RecordedRun(Path(path)))
+    frame = _usable(frame, predictor, data, RecordedRun(Path(path)))
     frame, logits, places = _answered(predictor, frame, data)
     targets = task.targets([_as_known(label, task) for label in frame["label"]], places)
     scores = task.probabilities(logits)
@@ -294,7 +331,7 @@ def evaluate(path: str | Path, data: str, columns: dict[str, Any], config: Any) 
     return evaluate_predictions(task, targets, scores, groups, config)
 
 
-def _usable(frame: pd.DataFrame, kind: ModalityKind, data: str, run: RecordedRun) -> pd.DataFrame:
+def _usable(frame: pd.DataFrame, predictor: "Predictor | FusedPredictor", data: str, run: RecordedRun) -> pd.DataFrame:
     """Return the rows of `data` that can be evaluated fairly; what is left out is logged with its number and reason."""
     if {"test"} < set(frame["split"].dropna()):
         log.info(
@@ -302,16 +339,18 @@ def _usable(frame: pd.DataFrame, kind: ModalityKind, data: str, run: RecordedRun
         )
         frame = frame[frame["split"] == "test"]
     frame = _without(frame, frame["label"].map(is_missing), "no label", data)
-    digests = pd.Series(kind.digests(frame), index=frame.index)
+    digests = pd.Series(predictor.digests(frame), index=frame.index)
     return _without(frame, digests.isin(run.trained_on), "been trained on by this run", data)
 
 
-def _answered(predictor: Predictor, frame: pd.DataFrame, data: str) -> tuple[pd.DataFrame, np.ndarray, list[Any]]:
+def _answered(
+    predictor: "Predictor | FusedPredictor", frame: pd.DataFrame, data: str
+) -> tuple[pd.DataFrame, np.ndarray, list[Any]]:
     """Return the rows whose input can be read, their logits, and the places of their units.
 
     Images are decoded once unless one is broken.
     """
-    if predictor.modality.kind.files:
+    if predictor.decodes:
         try:
             return frame, predictor.logits(frame), [None] * len(frame)
         except UnreadableInput:

@@ -15,14 +15,14 @@ def answered(kind: ModalityKind, frame: pd.DataFrame, answer: Callable[[pd.DataF
     The column is there only where an input cannot be read. Files are decoded once unless one is broken.
     """
     if not kind.files:  # nothing has to be decoded to find faults
-        return _beside_errors(frame, faults(kind, frame), answer)
+        return beside_errors(frame, faults(kind, frame), answer)
     try:
         return answer(frame)
     except UnreadableInput:
         errors = faults(kind, frame)
         if errors.isna().all():  # it was lost in between
             raise
-        return _beside_errors(frame, errors, answer)
+        return beside_errors(frame, errors, answer)
 
 
 def faults(kind: ModalityKind, frame: pd.DataFrame) -> pd.Series:
@@ -30,9 +30,10 @@ def faults(kind: ModalityKind, frame: pd.DataFrame) -> pd.Series:
     return pd.Series([inspection.fault for inspection in kind.inspect(frame)], index=frame.index, dtype=object)
 
 
-def _beside_errors(
+def beside_errors(
     frame: pd.DataFrame, errors: pd.Series, answer: Callable[[pd.DataFrame], pd.DataFrame]
 ) -> pd.DataFrame:
+    """Return `answer` of the rows without an error, and the errors of the others, where there are any."""
     good = errors.isna().to_numpy()
     if good.all():
         return answer(frame)

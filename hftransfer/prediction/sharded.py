@@ -39,6 +39,7 @@ def predict(
 
     worker, wanted = _work(count, shard)
     predictor = load(run, world=_world())
+    predictor.require("--shards")
     shards = Shards.of(predictor.frame(inputs, columns), output, count, {
         "weights": weights_hash(predictor.model), "columns": list(columns or ()), "views": views,
     })  # fmt: skip

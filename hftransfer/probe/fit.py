@@ -66,6 +66,7 @@ class Probe:
     )
 
     reads_published: bool = True  # the last block, as the checkpoint's own head reads it
+    blocks: np.ndarray | None = None  # (D,): the input that each feature is of, where there are several
 
     @property
     def logits(self) -> np.ndarray:

@@ -60,11 +60,12 @@ def solve_head(
     task: Task,
     folds: list[tuple[np.ndarray, np.ndarray]],
     intercept: bool = True,
+    blocks: np.ndarray | None = None,
 ) -> LinearProbe:
     """Return the linear probe of the penalty that is best in cross-validation over `folds` (train and validation row numbers).
 
     It is logistic regression, or ridge for numbers. `intercept` False is for heads that have no bias (GPT-2).
-    Regression targets are expected standardised (`task.standardised`).
+    Regression targets are expected standardised (`task.standardised`). `blocks` (D,) as `standardiser` takes them.
     """
     from threadpoolctl import threadpool_limits
 
@@ -73,7 +74,7 @@ def solve_head(
     name: Solver = "logistic" if task.has_classes else "ridge"
     # Threads take one fold each. Those of BLAS wait for each other at every product: on busy cores ten times the seconds.
     with threadpool_limits(1, user_api="blas"):
-        mean, scale = _standardiser(features, intercept)
+        mean, scale = standardiser(features, intercept, blocks)
         rows, rotation = _rotated((features - mean) / scale)
         best = _cross_validated(name, rows, targets, task, folds, intercept, threads)
         fit = _solve(name, rows, targets, task, best.penalty, intercept, FINAL_TOLERANCE, best.fit)
@@ -98,7 +99,7 @@ def refit(features: np.ndarray, targets: np.ndarray, task: Task, like: LinearPro
 
     with threadpool_limits(1, user_api="blas"):
         features = np.asarray(features, dtype=np.float64)
-        mean, scale = _standardiser(features, intercept=True)
+        mean, scale = standardiser(features, intercept=True)
         rows, rotation = _rotated((features - mean) / scale)
         rows = rows.astype(np.float32) if like.solver == "logistic" else rows
         fit = _solve(like.solver, rows, targets, task, like.penalty, intercept=True, tolerance=SEARCH_TOLERANCE)
@@ -161,18 +162,35 @@ def _group_folds(
     return list(GroupKFold(count, shuffle=True, random_state=seed).split(strata, strata, groups))
 
 
-def _standardiser(features: np.ndarray, intercept: bool) -> tuple[np.ndarray, np.ndarray]:
+def standardiser(
+    features: np.ndarray, intercept: bool, blocks: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return what is taken off each feature (D,), and what it is divided by.
 
     The divisor is its spread, but no less than the median one of those that vary.
 
     Behind a ReLU most features are 0 on most rows. Where rows are few, one that was not 0 once gets a spread near 0, and
     divided by that it is a giant on the first new row that has it: digits with five labels a class lost 11 points.
+
+    `blocks` (D,) number the input that each feature is of. Each block then gets the same total variance ("block scaling",
+    Westerhuis et al. 1998, J. Chemometrics 12:301), so that no input counts more for being wider. All together have that of
+    D standardised features, so that penalties mean the same.
     """
-    mean = features.mean(0) if intercept else np.zeros(features.shape[1])
-    spread = features.std(0)
+    mean, spread = features.mean(0) if intercept else np.zeros(features.shape[1]), features.std(0)
+    if blocks is None:
+        return mean, _floored(spread)
+    scale, numbers = np.ones(len(spread)), np.unique(blocks)
+    share = len(spread) / len(numbers)
+    for inside in (blocks == number for number in numbers):
+        divisor = _floored(spread[inside])
+        total = float(((spread[inside] / divisor) ** 2).sum())
+        scale[inside] = divisor * np.sqrt(total / share if total else 1.0)
+    return mean, scale
+
+
+def _floored(spread: np.ndarray) -> np.ndarray:
     varying = spread[spread > 1e-9 * spread.max(initial=0)]
-    return mean, np.maximum(spread, np.median(varying) if len(varying) else 1.0)
+    return np.maximum(spread, np.median(varying) if len(varying) else 1.0)
 
 
 def _rotated(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -60,7 +60,7 @@ def export(run: str | Path, format: Format, output: str | Path | None = None, se
     if format not in get_args(Format):
         raise UserError(f"Unknown format {format!r}.{did_you_mean(format, get_args(Format))}")
     recorded = RecordedRun.open(run)
-    recorded.task.require("export")
+    recorded.require("export")
     target = Path(output) if output else recorded.folder / "exports" / format
     if target.exists():
         raise UserError(f"{target} exists already: choose another --output, or remove it.")

@@ -63,6 +63,7 @@ def push(
     if not _is_first_process():
         return None
     run = RecordedRun.open(folder)
+    run.require("push")
     if space and run.runs_own_code:
         raise UserError(
             f"The model of {run.folder} needs Python code of its own, which the app of a Space does not run: push it "

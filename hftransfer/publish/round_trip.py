@@ -79,6 +79,7 @@ def certify(folder: str | Path, rows: int = ROWS) -> dict[str, Any]:
     Raises `UserError` when the run's inputs are no longer there to be checked, and for a form that does not answer.
     """
     run = RecordedRun.open(folder)
+    run.require("push")
     part = readable_rows(run, rows)
     stages = [ask_form(run, part, form) for form in forms_of(run)]
     round_trip = {

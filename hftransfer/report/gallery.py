@@ -177,7 +177,7 @@ def joined(parts: Sequence[Part]) -> Part:
 
 def shown_outputs(run: RecordedRun) -> dict[str, int]:
     """Return the first rows of each list by their id, each with the output that is shown as the answer: what is explained."""
-    run.task.require("--explain")
+    run.require("--explain")
     picked = [choice for choice in (confident_errors(run), label_errors(run)) if choice]
     return {
         choice.part.ids[row]: int(choice.part.scores[row].argmax())

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 ORIGIN = "origin.json"  # what a run is made from, written before it trains
 COMPLETE = "run.json"  # written last: a folder without it is not whole
+MODELS = "models"  # of a run on several inputs: a run of its own for each input with a network
 UNFINISHED = ("checkpoints", ORIGIN)  # needed until the folder is whole
 
 
@@ -152,7 +153,7 @@ def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def open_run(path: str | Path) -> Path:
     """Return the folder of a finished run. Raises `UserError` for one that is missing, interrupted, or no run at all."""
     folder = Path(path)
-    if (folder / COMPLETE).is_file() and (folder / "model").is_dir():
+    if (folder / COMPLETE).is_file() and any((folder / name).is_dir() for name in ("model", MODELS)):
         return folder
     if incomplete(folder).is_dir() or folder.name.endswith(".incomplete"):
         raise UserError(f"The run {folder} was interrupted: continue it with `hftransfer train … --resume`.")

@@ -14,9 +14,10 @@ import pandas as pd
 import yaml
 
 from hftransfer.core.errors import UserError
-from hftransfer.runs.folder import open_run
+from hftransfer.runs.folder import MODELS, open_run
 from hftransfer.runs.predictions import outputs_of, places_of
 from hftransfer.runs.record import FreezeCheckRecord, HistoryRecord, MetricsRecord, RunRecord
+from hftransfer.runs.several import LACKS, require_one_input
 from hftransfer.tasks import Task
 
 PAIR_MARK = " ‖ "  # between two texts that are read as one; a sign that common fonts have
@@ -167,7 +168,22 @@ class RecordedRun:
 
     @property
     def model_bytes(self) -> int:
-        return sum(file.stat().st_size for file in (self.folder / "model").rglob("*") if file.is_file())
+        models = [self.folder / "model", *(self.folder / MODELS).glob("*/model")]
+        return sum(file.stat().st_size for folder in models for file in folder.rglob("*") if file.is_file())
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the inputs of a run on several; empty for any other."""
+        return tuple(each.name for each in self.record.inputs)
+
+    def lacks(self, command: str) -> bool:
+        """Return whether a command does not take this run."""
+        return command in self.task.lacks or bool(self.inputs) and command in LACKS
+
+    def require(self, command: str) -> None:
+        """Raise `UserError` where a command does not take this run."""
+        self.task.require(command)
+        require_one_input(command, self.inputs, self.folder)
 
     @cached_property
     def splits(self) -> pd.DataFrame:

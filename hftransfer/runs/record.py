@@ -88,6 +88,15 @@ class DataRecord(_Record):
     leaked: int = 0
 
 
+class InputRecord(_Record):
+    """One of several inputs: its kind, the checkpoint of one with a network, and how many examples lack it, by split."""
+
+    name: str
+    kind: str
+    checkpoint: CheckpointRecord | None = None
+    missing: dict[str, int] = Field(default_factory=dict)
+
+
 class RunRecord(_File):
     """A finished run: what it was made from, what was decided, what it cost. `seconds` are by phase.
 
@@ -118,6 +127,7 @@ class RunRecord(_File):
     hardware: dict[str, Any] = Field(default_factory=dict)
     peak_memory_bytes: int | None = None
     self_check: dict[str, Any] | None = None
+    inputs: tuple[InputRecord, ...] = ()  # of a run on several; each with a network has a run of its own in `models/`
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -143,6 +153,35 @@ class FoldsRecord(_Record):
         return f"cross-validated ({self.folds} folds{times})"
 
 
+class CombinationRecord(_Record):
+    """The headline metric of a head on some of the inputs, with its 95 % interval."""
+
+    inputs: tuple[str, ...]
+    value: float
+    low: float
+    high: float
+
+
+class GainRecord(_Record):
+    """How much the metric changes where `input` comes to the inputs `to`, with the paired 95 % interval."""
+
+    input: str
+    to: tuple[str, ...]
+    difference: float
+    low: float
+    high: float
+
+
+class ContributionsRecord(_Record):
+    """What each of several inputs adds, by one metric on the same `examples`; `how` says which these are."""
+
+    metric: str
+    examples: int
+    how: str
+    combinations: list[CombinationRecord]
+    gains: list[GainRecord]
+
+
 class MetricsRecord(_File):
     """What was measured. A metric is `value`, `low` and `high` of its 95 % interval, and `n` examples.
 
@@ -161,6 +200,7 @@ class MetricsRecord(_File):
     calibration: dict[str, dict[str, Any]] = Field(default_factory=dict)
     conformal: dict[str, dict[str, Any]] = Field(default_factory=dict)
     headline: str | None = None
+    contributions: ContributionsRecord | None = None  # of runs on several inputs
 
     @classmethod
     def of(cls, measured: dict[str, Any]) -> Self:

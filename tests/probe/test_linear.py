@@ -114,7 +114,7 @@ def test_out_of_fold_logits_are_those_of_exact_fits():
     features, targets, task = problem(20, 400, 30)
     folds = make_folds(task, targets, None, 5, 0)
     head = solve_head(features, targets, task, folds)
-    mean, scale = solver._standardiser(features, intercept=True)
+    mean, scale = solver.standardiser(features, intercept=True)
     rows, logits = (features - mean) / scale, np.zeros((400, 20))
     for train, held_out in folds:
         fit = linear.Logistic.of(rows[train], targets[train], task, intercept=True).fit(head.penalty, EXACT)

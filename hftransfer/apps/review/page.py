@@ -41,7 +41,7 @@ class Review:
 
     def __init__(self, path: str | Path):
         self.run = RecordedRun.open(path)
-        self.run.task.require("review")
+        self.run.require("review")
         self.patch = patch_of(self.run)
         self.queue = Queue(self.run, beside(self.run.folder, "corrections"), self.patch)
         self.items = self.queue.items

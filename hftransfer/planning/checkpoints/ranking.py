@@ -128,7 +128,7 @@ def rank(
     stay unseen: they judge what is trained in the end. What exceeds a limit is left out. Raises `UserError`.
     """
     data = load_data(config.data)
-    data.task.require("rank")
+    data.require("rank")
     data = sample(data, rows, config.seed)
     metric = metric or data.task.headline
     if metric not in (known := metric_names(data.task)):

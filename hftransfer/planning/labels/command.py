@@ -35,7 +35,7 @@ def curve(config: "RunConfig", more: int | None, classes: int, output: Path | No
 def measured(config: "RunConfig", more: int | None, classes: int) -> Forecast:
     """One pass over the data, then the curves from its features; the test part judges. Raises `UserError`."""
     data = load_data(config.data)
-    data.task.require("curve")
+    data.require("curve")
     if not (data.frame["split"] == "test").any():
         raise UserError(
             "A curve is measured on test rows, and there are none: set data.test, or data.split.test above 0."

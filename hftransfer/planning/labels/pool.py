@@ -63,7 +63,7 @@ def next_to_label(
         )
     if run:
         predictor = load(run)
-        predictor.task.require("next")
+        predictor.require("next")
         name = predictor.modality.kind.name
         frame, _ = _new_rows(pool, name, columns, _labelled(run, name), predictor.own)
         logits, features = predictor.read(frame)

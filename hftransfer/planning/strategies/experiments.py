@@ -83,7 +83,9 @@ class Experiments:
     @classmethod
     def open(cls, config: RunConfig, dataset: Any, scratch: Path) -> "Experiments":
         """Load data and network. Raises `UserError` for every mistake in the input, as a run does."""
-        data = _learnable(config, load_data(config.data, dataset))
+        data = load_data(config.data, dataset)
+        data.require("advise")
+        data = _learnable(config, data)
         model = resolved(config.model, data.kind)
         config = config.model_copy(update={"strategy": ProbeStrategy(), "model": model})
         context = _context(config, data, scratch)
