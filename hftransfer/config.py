@@ -15,7 +15,7 @@ from hftransfer.core.settings import Count, Seed, Settings
 from hftransfer.data import DataConfig, LabelledData
 from hftransfer.evaluation import EvaluationConfig
 from hftransfer.modalities import AugmentationConfig, ModalityKind
-from hftransfer.models.references import ModelConfig, resolved
+from hftransfer.models.references import CheckpointConfig, ModelConfig, resolved
 from hftransfer.strategies import CHOICES, AnyStrategy, ProbeStrategy
 from hftransfer.strategies.head import HeadConfig
 
@@ -125,7 +125,8 @@ class RunConfig(Settings):
         """Return the configuration of the run of one of several inputs. It is measured once, as a part of theirs."""
         evaluation = self.evaluation.model_copy(update={"folds": 0, "seeds": 1, "metrics": []})
         parts = {"data": self.data.model_copy(update={"input": name}), "evaluation": evaluation, "output": str(output)}
-        return self.model_copy(update=parts | {"model": self.model.inputs[name], "push_to_hub": HubConfig()})
+        model = ModelConfig(**self.model.inputs[name].model_dump())
+        return self.model_copy(update=parts | {"model": model, "push_to_hub": HubConfig()})
 
     def _model(self, data: LabelledData) -> ModelConfig:
         """Return the checkpoint made definite, or those of several inputs. Raises `UserError`."""
@@ -133,11 +134,15 @@ class RunConfig(Settings):
             return data.fitted(resolved(self.model, data.kind))
         views = {name: data.of_input(name) for name in data.looks}
         if unknown := self.model.inputs.keys() - views.keys():
-            raise UserError(f"model.{min(unknown)}: no input of that name has a network.{did_you_mean(min(unknown), views)}")
-        common = self.model.model_copy(update={"inputs": {}})
-        if len(views) > 1 and common != ModelConfig():
+            raise UserError(
+                f"model.{min(unknown)}: no input of that name has a network.{did_you_mean(min(unknown), views)}"
+            )
+        common = CheckpointConfig(**self.model.model_dump(exclude={"inputs"}))
+        if len(views) > 1 and common != CheckpointConfig():
             first = next(iter(views))
-            raise UserError(f"There are several inputs ({', '.join(views)}): name a checkpoint for each, model.{first}=….")
+            raise UserError(
+                f"There are several inputs ({', '.join(views)}): name a checkpoint for each, model.{first}=…."
+            )
         inputs = {
             name: view.fitted(resolved(self.model.inputs.get(name, common), view.kind)) for name, view in views.items()
         }

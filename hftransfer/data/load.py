@@ -133,7 +133,9 @@ def load_data(
     several = kinds if kinds and read.columns[0].named.files else None
     if config.patch and several:
         require_one_input("data.patch", list(several))
-    rows = _each_looked_at(rows, several, config, skipped) if several else _looked_at(rows, read.modality, config, skipped)
+    rows = (
+        _each_looked_at(rows, several, config, skipped) if several else _looked_at(rows, read.modality, config, skipped)
+    )
     if task.by_pixel:
         rows = fitted(rows)
         rows = _leave_out(rows, rows["label"].map(_label_fault), config, skipped)

@@ -40,13 +40,13 @@ def by_split_column(source: Source, labels: str | list[str] | None = None) -> So
 def gather(sources: list[Source], columns: list[Columns], config: DataConfig) -> pd.DataFrame:
     """All examples below one another: `where` (for messages), `id`, `split`, `group`, `input`, and `input_pair`."""
     frames = []
-    for number, (source, found) in enumerate(zip(sources, columns, strict=True)):
+    for place, (source, found) in enumerate(zip(sources, columns, strict=True)):
         for part, frame in source.parts.items():
             rows = _inputs(source, found, frame, config.allow_outside)
             rows["where"] = _where(source, part, frame, rows, kind_of(found.modality))
             rows["split"] = None if part == "all" else part
-            rows["group"] = _groups(source, frame, config.split.group, number > 0) or _documents(source, part, frame)
-            if source.kind == CLASS_FOLDER and number > 0:  # its own root: the same path may stand in two of them
+            rows["group"] = _groups(source, frame, config.split.group, place > 0) or _documents(source, part, frame)
+            if source.kind == CLASS_FOLDER and place > 0:  # its own root: the same path may stand in two of them
                 rows["written"] = f"{part}/" + rows["written"]
             frames.append(rows)
     rows = pd.concat(frames, ignore_index=True).astype(object)
@@ -140,9 +140,7 @@ def _several(source: Source, named: NamedInputs, frame: pd.DataFrame, allow_outs
 def named_columns(source: Source, named: NamedInputs, frame: pd.DataFrame, allow_outside: bool) -> pd.DataFrame:
     """Return a column for each input, as `named_rows` has them. Raises `UserError` for what is no number."""
     named.require(frame, source.name)
-    found = {
-        column_of(name): _values(source, kind, frame[name], allow_outside) for name, kind in named.kinds.items()
-    }
+    found = {column_of(name): _values(source, kind, frame[name], allow_outside) for name, kind in named.kinds.items()}
     return pd.DataFrame(found, dtype=object)
 
 

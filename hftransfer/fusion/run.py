@@ -135,9 +135,7 @@ def _log_missing(data: LabelledData) -> None:
 # --- one input -------------------------------------------------------------------------------------------------------
 
 
-def _single(
-    config: RunConfig, data: LabelledData, name: str, device: torch.device, folder: Path, stop: Stop
-) -> Single:
+def _single(config: RunConfig, data: LabelledData, name: str, device: torch.device, folder: Path, stop: Stop) -> Single:
     """Make the run of one input on the examples that have it."""
     from accelerate.utils import set_seed
 
@@ -190,9 +188,7 @@ def _categories(column: pd.Series) -> tuple[str, ...]:
     return tuple(sorted(set(column.dropna())))
 
 
-def _write(
-    folder: Path, config: RunConfig, fusion: Fusion, head: LinearProbe
-) -> tuple[Predictions, dict[str, Any]]:
+def _write(folder: Path, config: RunConfig, fusion: Fusion, head: LinearProbe) -> tuple[Predictions, dict[str, Any]]:
     """Write everything but `run.json` and the freeze check; return predictions and metrics."""
     context, data, task = fusion.context, fusion.context.data, fusion.task
     mean, scale = standardiser(fusion.features[context.fitted], True, fusion.layout.numbers)

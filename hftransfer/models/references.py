@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 AUTO = "auto"  # the name that stands for a default checkpoint
 
 
-class ModelConfig(Settings):
+class CheckpointConfig(Settings):
     """Which checkpoint to start from, and how to read it.
 
     `name: auto` is the first default checkpoint of the modality that can be loaded.
@@ -40,7 +40,14 @@ class ModelConfig(Settings):
     split_special_tokens: bool = True
     trust_remote_code: bool = False
     revision: str | None = None
-    inputs: dict[str, "ModelConfig"] = Field({}, description="of several inputs, the checkpoint of each: model.NAME=…")
+
+
+class ModelConfig(CheckpointConfig):
+    """Which checkpoint to start from; of several inputs, which for each: `model.NAME=…`."""
+
+    inputs: dict[str, CheckpointConfig] = Field(
+        {}, description="of several inputs, the checkpoint of each: model.NAME=…"
+    )
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from hftransfer.prediction.predictor import Predictor, load_one, with_limits
 from hftransfer.prediction.readable import beside_errors
 from hftransfer.prediction.reliability import Reliability
 from hftransfer.probe.fused import Block, FusedHead, Values, of_categories, of_numbers
-from hftransfer.runs.reader import RecordedRun
 from hftransfer.runs.folder import MODELS
+from hftransfer.runs.reader import RecordedRun
 from hftransfer.runs.several import require_one_input
 from hftransfer.runtime.launch import World
 from hftransfer.tasks import Task

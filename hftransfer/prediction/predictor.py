@@ -19,7 +19,7 @@ from hftransfer.data.columns import as_written, is_called_label
 from hftransfer.data.named_inputs import NamedInputs
 from hftransfer.data.values import is_missing, without_point
 from hftransfer.features.passes import ComputeConfig, predict_logits
-from hftransfer.modalities import AugmentationConfig, Modality, ModalityKind, first_kind
+from hftransfer.modalities import AugmentationConfig, Modality, first_kind
 from hftransfer.models.heads import final_linear
 from hftransfer.prediction.readable import answered, faults
 from hftransfer.prediction.reliability import Reliability, answers

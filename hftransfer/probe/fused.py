@@ -8,7 +8,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -160,7 +159,9 @@ class FusedHead:
         try:
             about, tensors = read_json(folder / ABOUT), load_file(folder / WEIGHTS)
             if about["version"] > VERSION:
-                raise UserError(f"{folder / ABOUT} is of a later version of hftransfer: pip install --upgrade hftransfer")
+                raise UserError(
+                    f"{folder / ABOUT} is of a later version of hftransfer: pip install --upgrade hftransfer"
+                )
             blocks = tuple(
                 Block(each["name"], each["kind"], each["width"], each["marked"], tuple(each["categories"]))
                 for each in about["inputs"]

@@ -45,9 +45,13 @@ def test_each_input_adds_what_is_known_of_it(fused):
     assert gains["caption"].low > 0.1
     assert gains["brand"].low < 0 < gains["brand"].high
     one = next(gain for gain in found.gains if gain.input == "photo" and gain.to == ("caption", "brand"))
-    assert one.difference == pytest.approx(found_in(found, "photo", "caption", "brand") - found_in(found, "caption", "brand"))
+    assert one.difference == pytest.approx(
+        found_in(found, "photo", "caption", "brand") - found_in(found, "caption", "brand")
+    )
     assert one.low < one.difference < one.high
-    assert any(line.startswith("caption adds ") and line.endswith("to photo, price and brand.") for line in sentences(found))
+    assert any(
+        line.startswith("caption adds ") and line.endswith("to photo, price and brand.") for line in sentences(found)
+    )
 
 
 def test_all_inputs_are_what_the_run_is_measured_by(fused):
@@ -85,7 +89,10 @@ def test_missing_inputs_get_the_training_mean_and_a_mark(fused, predictor):
 
 def test_an_example_without_any_input_has_an_error_and_no_answer(predictor):
     found = predictor.predict([{"price": 5.0}, {}])
-    assert found["error"].tolist()[1] == "all inputs are missing" and found["prediction"].notna().tolist() == [True, False]
+    assert found["error"].tolist()[1] == "all inputs are missing" and found["prediction"].notna().tolist() == [
+        True,
+        False,
+    ]
 
 
 def test_a_picture_that_cannot_be_read_is_an_error(predictor, tmp_path):
@@ -138,13 +145,17 @@ def test_frozen_tensors_are_those_of_the_checkpoint(fused, listings, name):
     # The head is solved, and the pooler hands the mean of the tokens on.
     backbone = [key for key in known if not any(part in key for part in ("fc.", "classifier", "pooler"))]
     assert len(backbone) > 10 and all(np.array_equal(known[key], plain[key]) for key in backbone)
-    assert not any(group.trainable for group in RecordedRun.open(fused).freeze_check.layer_groups if "head" not in group.name)
+    assert not any(
+        group.trainable for group in RecordedRun.open(fused).freeze_check.layer_groups if "head" not in group.name
+    )
 
 
 @pytest.mark.parametrize("command", ["push", "export", "review", "--explain"])
 def test_what_several_inputs_do_not_have_yet_is_refused_in_one_sentence(fused, command):
     recorded = RecordedRun.open(fused)
-    with pytest.raises(UserError, match=rf"{command} does not take several inputs \(photo, caption, price, brand\) yet"):
+    with pytest.raises(
+        UserError, match=rf"{command} does not take several inputs \(photo, caption, price, brand\) yet"
+    ):
         recorded.require(command)
 
 
@@ -175,10 +186,14 @@ def test_numbers_are_predicted_in_their_units(listings, unchecked):
 
 def test_several_labels_are_told_by_several_inputs(listings, unchecked):
     frame = pd.read_csv(listings)
-    frame["label"] = [f"{label}|cheap" if price < 10 else label for label, price in zip(frame["label"], frame["price"], strict=True)]
+    frame["label"] = [
+        f"{label}|cheap" if price < 10 else label for label, price in zip(frame["label"], frame["price"], strict=True)
+    ]
     table = listings.parent / "labels.csv"
     frame.to_csv(table, index=False)
-    config = configuration(listings.parent, table, {"caption": "text", "photo": "image", "price": "number"}, "multi_label")
+    config = configuration(
+        listings.parent, table, {"caption": "text", "photo": "image", "price": "number"}, "multi_label"
+    )
     done = run(config.model_copy(update={"data": config.data.model_copy(update={"separator": "|"})}))
     assert done.metrics["test"]["micro_f1"]["value"] > 0.6
     assert done.metrics["contributions"]["metric"] == "micro_f1"
