@@ -9,7 +9,7 @@ from hftransfer.core.terminal import display
 from hftransfer.core.wording import ends
 
 if TYPE_CHECKING:
-    from hftransfer.runs.record import MetricsRecord
+    from hftransfer.runs.record import ContributionsRecord, MetricsRecord
     from hftransfer.tasks import Task
 
 
@@ -20,7 +20,23 @@ def show_metrics(metrics: "MetricsRecord", folder: Path, as_json: bool) -> None:
     for part, found in metrics.parts.items():
         headline = " (headline)" if part == metrics.headline else ""
         _show_part(f"{folder.name}: {metrics.describe_part(part)}{headline}", found, metrics.notes.get(part))
+    if metrics.contributions:
+        _show_contributions(metrics.contributions)
     print(f"Run folder: {folder}")
+
+
+def _show_contributions(found: "ContributionsRecord") -> None:
+    """Print the metric of a head on each combination of inputs, and what each input adds to all others."""
+    from rich.table import Table
+
+    from hftransfer.core.wording import listed
+    from hftransfer.evaluation.contributions import sentences
+
+    table = Table("a head on", found.metric, "95 % interval", title=f"Inputs, by {found.examples} {found.how}")
+    for each in found.combinations:
+        table.add_row(listed(each.inputs), f"{each.value:.4f}", ends(each.model_dump()))
+    display(table)
+    print("\n".join(sentences(found)))
 
 
 def show_evaluation(data: str, found: dict[str, Any], folder: Path, as_json: bool) -> None:

@@ -1,9 +1,15 @@
 """Numbers and names as people read them; shared by log, terminal, report and card."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 DONE = {"relabel": "relabelled", "drop": "dropped", "group": "grouped", "add": "added"}
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as they stand in a sentence: "photo, price and brand"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def percent(share: float) -> str:

@@ -5,6 +5,7 @@ from itertools import combinations
 
 import numpy as np
 
+from hftransfer.core.wording import listed
 from hftransfer.evaluation.comparison import Pair, compare_parts
 from hftransfer.evaluation.intervals import measure
 from hftransfer.evaluation.kinds import higher_is_better, scale_of, titled
@@ -73,11 +74,7 @@ def describe(gain: GainRecord, metric: str) -> str:
     sign = 1 if higher_is_better(metric) else -1
     value, *ends = (sign * each for each in (gain.difference, gain.low, gain.high))
     low, high = sorted(ends)
-    others = _listed(gain.to)
+    others = listed(gain.to)
     if scale_of(metric) == "share":
         return f"{gain.input} adds {100 * value:.1f} points ({100 * low:.1f} to {100 * high:.1f}) to {others}."
     return f"{gain.input} improves the {titled(metric)} of {others} by {value:.3g} ({low:.3g} to {high:.3g})."
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

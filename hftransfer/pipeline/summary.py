@@ -12,8 +12,10 @@ from hftransfer.core.terminal import only_errors
 from hftransfer.core.wording import ends, percent
 from hftransfer.data import LabelledData
 from hftransfer.data.sources import SPLITS
+from hftransfer.evaluation.contributions import sentences
 from hftransfer.evaluation.kinds import titled
 from hftransfer.pipeline.run_context import RunContext
+from hftransfer.runs.folder import MODELS
 from hftransfer.runs.record import MetricsRecord
 from hftransfer.strategies import Plan
 from hftransfer.training.freeze_check import Sizes
@@ -66,7 +68,10 @@ def log_training(context: RunContext, plan: Plan, sizes: Sizes) -> None:
 def result_lines(folder: Path, metrics: MetricsRecord) -> list[str]:
     """Return the result with its interval, where it lies, and what comes next."""
     run = shlex.quote(str(folder))
-    lines = [f"Run folder: {folder} (model/, report.html)"]
+    places = f"{MODELS}/" if metrics.contributions else "model/"
+    lines = [f"Run folder: {folder} ({places}, report.html)"]
+    if metrics.contributions:
+        lines = [*sentences(metrics.contributions), *lines]
     if metrics.headline:
         name, found = next(iter(metrics.parts[metrics.headline].items()))
         title = metrics.describe_part(metrics.headline)

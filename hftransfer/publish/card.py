@@ -15,9 +15,10 @@ import numpy as np
 import yaml
 
 from hftransfer.core.files import write_text
-from hftransfer.core.wording import percent
+from hftransfer.core.wording import listed, percent
+from hftransfer.evaluation.contributions import sentences
 from hftransfer.evaluation.kinds import titled
-from hftransfer.modalities import ModalityKind, kind_of
+from hftransfer.modalities import MODALITIES, ModalityKind, kind_of
 from hftransfer.runs.reader import Part, RecordedRun
 from hftransfer.runs.record import RunRecord
 
@@ -91,11 +92,16 @@ def card_facts(run: RecordedRun) -> dict[str, Any]:
     return {
         "name": run.name,
         "about": about,
-        "base": shown_source(about.checkpoint.source),
+        "base": _base(about),
+        "several": about.inputs,
+        "pipelines": {
+            each.name: each.for_task(run.task).pipeline_task for each in MODALITIES.values() if each.takes(run.task)
+        },
+        "contributions": sentences(run.metrics.contributions) if run.metrics.contributions else [],
         "task": run.task,
         "kind": kind,
         "pipeline_task": kind.pipeline_task,
-        "input": kind.describe_input("input_pair" in part.frame),
+        "input": _described_input(run, kind, part),
         "own_code": run.runs_own_code,
         "overlap": _overlap(run),
         "call": _call(kind, "input_pair" in part.frame, len(run.task.names)),
@@ -123,6 +129,18 @@ def card_facts(run: RecordedRun) -> dict[str, Any]:
         "config": yaml.safe_dump(public_config(run.folder), sort_keys=False, allow_unicode=True),
         "blank": BLANK,
     }
+
+
+def _base(about: RunRecord) -> str:
+    """Return the checkpoint as it may be published; of several inputs, that of each."""
+    sources = [each.checkpoint.source for each in about.inputs if each.checkpoint] or [about.checkpoint.source]
+    return ", ".join(map(shown_source, sources))
+
+
+def _described_input(run: RecordedRun, kind: ModalityKind, part: Part) -> str:
+    if run.inputs:
+        return f"an example of {listed(run.inputs)}"
+    return kind.describe_input("input_pair" in part.frame)
 
 
 def _overlap(run: RecordedRun) -> int | None:
@@ -266,8 +284,8 @@ def _calibration(run: RecordedRun, part: Part) -> dict[str, Any] | None:
 def card_metadata(run: RecordedRun, facts: dict[str, Any], adapter: bool = False) -> dict[str, Any]:
     """Return the front matter that the Hub reads: tags, base model, and the results as a model index."""
     metadata: dict[str, Any] = {
-        "library_name": "peft" if adapter else "transformers",
-        "pipeline_tag": facts["pipeline_task"],
+        "library_name": "hftransfer" if run.inputs else "peft" if adapter else "transformers",
+        **({} if run.inputs else {"pipeline_tag": facts["pipeline_task"]}),
         "tags": ["hftransfer", "transfer-learning", run.record.strategy],
     }
     if base := hub_source(run.record.checkpoint.source):
@@ -284,7 +302,7 @@ def hub_source(source: str) -> tuple[str, str] | None:
 def _results(run: RecordedRun, facts: dict[str, Any]) -> dict[str, Any]:
     data = str(public_config(run.folder)["data"].get("train") or "data")
     return {
-        "task": {"type": facts["pipeline_task"]},
+        "task": {"type": "other" if run.inputs else facts["pipeline_task"]},
         "dataset": {"type": Path(data).stem, "name": Path(data).name, "split": facts["split"]},
         "metrics": [
             {"type": name, "value": round(found["value"], 6), "name": f"{titled(name)}, 95 % interval {_span(found)}"}

@@ -5,7 +5,7 @@ import io
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ class Card:
     explained_image: str | None
     words: list[tuple[str, float]]
     sound: str | None = None
+    others: list[tuple[str, str]] = field(default_factory=list)  # name and value of further inputs
 
     @property
     def explained(self) -> bool:
@@ -209,7 +210,19 @@ def _card(run: RecordedRun, row: dict[str, Any], answer: str, note: str) -> Card
         row["id"], note, label, answer, image,
         thumbnail(str(explained)) if explained.is_file() else None,
         [] if pictured else _highlighted(run, row), player(row["input"], kind) if pictured else None,
+        _others(run, row),
     )  # fmt: skip
+
+
+def _others(run: RecordedRun, row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the inputs of a row beside the one that is shown; "missing" for what it lacks."""
+    values = {name: row.get(f"input:{name}") for name in run.inputs}
+    values = {name: "missing" if value is None or value != value else str(value) for name, value in values.items()}
+    return [(name, _short(value)) for name, value in values.items() if value != row["input"] or not value]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}…"
 
 
 def _with_text(row: dict[str, Any]) -> Any:
@@ -260,4 +273,4 @@ def _highlighted(run: RecordedRun, row: dict[str, Any]) -> list[tuple[str, float
     if path.is_file():
         return [(token["text"], float(np.clip(token["weight"], -1, 1))) for token in read_json(path)["tokens"]]
     text = PAIR_MARK.join(str(row[name]) for name in ("input", "input_pair") if row.get(name))
-    return [(text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}…", 0.0)]
+    return [(_short(text), 0.0)]

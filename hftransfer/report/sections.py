@@ -6,10 +6,12 @@ import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from hftransfer.core.wording import describe, percent
+from hftransfer.core.wording import describe, listed, percent
 from hftransfer.data.sources import SPLITS
 from hftransfer.evaluation.calibration import apply_temperature, calibration_report, reliability
 from hftransfer.evaluation.conformal import describe_sets
+from hftransfer.evaluation.contributions import describe as describe_gain
+from hftransfer.evaluation.contributions import sentences
 from hftransfer.evaluation.entities import ERRORS, errors_of
 from hftransfer.evaluation.kinds import BOUNDED, METRICS, titled
 from hftransfer.modalities import kind_of
@@ -44,7 +46,7 @@ def size(count: float) -> str:
 def overview(run: RecordedRun) -> dict[str, Any]:
     """Return the tiles at the top, and one sentence about what was trained on what."""
     about, counts, task = run.record, run.record.data.counts, run.task
-    inputs = kind_of(about.modality).plural
+    inputs = listed(run.inputs) if run.inputs else kind_of(about.modality).plural
     training, validation, test = (f"{counts.get(part, 0):,}" for part in ("train", "validation", "test"))
     return {
         "metric": f"{run.metrics.describe_part(run.headline)} {titled(task.headline)}",
@@ -73,6 +75,29 @@ def metrics(run: RecordedRun) -> dict[str, Any]:
         "sizes": [max(entry["n"] for entry in found.values()) for found in splits.values()],
         "notes": run.metrics.notes,
     }
+
+
+def contributions(run: RecordedRun) -> dict[str, Any] | None:
+    """Return what each of several inputs adds: sentences, and every combination with its metric, the best first."""
+    found = run.metrics.contributions
+    if found is None:
+        return None
+    sign = -1 if METRICS[found.metric].higher_is_better else 1
+    return {
+        "sentences": sentences(found),
+        "metric": _titled(found.metric),
+        "examples": f"{found.examples:,} {found.how}",
+        "rows": [(listed(each.inputs), each.model_dump())
+                 for each in sorted(found.combinations, key=lambda each: sign * each.value)],
+        "gains": [(gain.input, listed(gain.to), describe_gain(gain, found.metric)) for gain in found.gains],
+    }  # fmt: skip
+
+
+def _missing(run: RecordedRun) -> list[tuple[str, str]]:
+    """Return how many examples lack each of several inputs."""
+    counts = {each.name: sum(each.missing.values()) for each in run.record.inputs}
+    lacking = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+    return [("missing inputs", f"examples that lack one: {lacking or 'none'}")] if counts else []
 
 
 def _repeated(metrics: MetricsRecord) -> list[tuple[str, list]]:
@@ -245,6 +270,7 @@ def provenance(run: RecordedRun) -> list[tuple[str, str]]:
     return [
         ("checkpoint", f"{about.checkpoint.source} (weights {about.checkpoint.weights_hash})"),
         ("data", f"fingerprint {about.data.fingerprint}, {len(about.data.skipped)} rows left out"),
+        *_missing(run),
         *([("patch", _patch_words(patch))] if (patch := about.data.patch) else []),
         ("seed", str(about.seed)),
         ("versions", ", ".join(f"{name} {version}" for name, version in about.versions.items())),

@@ -208,7 +208,8 @@ class RecordedRun:
 
     def _with_inputs(self, table: pd.DataFrame) -> pd.DataFrame:
         """Beside each row its group and its input."""
-        columns = [name for name in ("id", "group", "input", "input_pair") if name in self.splits]
+        named = [f"input:{name}" for name in self.inputs]
+        columns = [name for name in ("id", "group", "input", "input_pair", *named) if name in self.splits]
         return table.merge(self.splits[columns], on="id", how="left")
 
     def part(self, split: str) -> Part:
