@@ -23,7 +23,10 @@ from hftransfer.apps.web import start
 from hftransfer.apps.why import why_html
 from hftransfer.core.errors import UserError
 from hftransfer.core.wording import ends
+from hftransfer.data.named_inputs import CATEGORY, NUMBER
 from hftransfer.evaluation.kinds import titled
+from hftransfer.modalities import ModalityKind, kind_of
+from hftransfer.probe.fused import Block
 from hftransfer.runs.folder import beside
 from hftransfer.runs.record import MetricsRecord
 from hftransfer.tasks import Task
@@ -49,14 +52,15 @@ def build_demo(path: str | list[str], examples: bool = True) -> gr.Blocks:
     if not 1 <= len(paths) <= 2:
         raise UserError(f"The demo shows one run, or compares two; found {len(paths)}.")
     models = [serve(one, examples) for one in paths]
-    if len({(model.kind.name, model.columns if model.predictor.named else len(model.columns)) for model in models}) > 1:
+    if len({(model.kind.name, _fields(model)) for model in models}) > 1:
         raise UserError(f"{paths[0]} and {paths[1]} take different inputs, so nothing can be asked of both.")
     with gr.Blocks(title=f"{models[0].name} · hftransfer", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
         gr.HTML(_headline(models[0]))
         with gr.Tab("Predict"):
             _predict_tab(models[0])
-        with gr.Tab("Batch"):
-            _batch_tab(models[0])
+        if not models[0].several:
+            with gr.Tab("Batch"):
+                _batch_tab(models[0])
         if len(models) == 2:
             with gr.Tab("Compare"):
                 _compare_tab(models)
@@ -114,10 +118,16 @@ def _said(function: Callable, *names: str) -> Callable:
     return answer
 
 
+def _fields(model: Served) -> Any:
+    """Return what two models have to share, so that one form asks both."""
+    return model.columns if model.several or model.predictor.named else len(model.columns)
+
+
 def _names(model: Served) -> list[str]:
     """Return what the API calls the inputs."""
-    if named := model.predictor.named:
-        return [re.sub(r"\W", "_", name) for name in named.kinds]
+    names = model.columns if model.several else model.predictor.named and model.predictor.named.kinds
+    if names:
+        return [re.sub(r"\W", "_", name) for name in names]
     return list(model.kind.api_names[: len(model.columns)])
 
 
@@ -126,14 +136,10 @@ def _names(model: Served) -> list[str]:
 
 def _inputs(model: Served) -> list[gr.components.Component]:
     name = model.kind.noun.capitalize()
-    if model.kind.shows == "picture":
-        picture = gr.Image(type="filepath", sources=["upload", "clipboard"], label=name, height=320)
-        picture.preprocess = _undecoded  # a subclass would have Gradio write a .pyi beside this file
-        return [picture]
-    if model.kind.shows == "sound":
-        sound = gr.Audio(type="filepath", sources=["upload", "microphone"], label=name)
-        sound.preprocess = _undecoded
-        return [sound]
+    if model.several:
+        return [_field(block) for block in model.predictor.head.layout.blocks]
+    if model.kind.shows != "words":
+        return [_file(model.kind, name)]
     if named := model.predictor.named:
         return [gr.Textbox(label=label, lines=4 if kind == model.kind.name else 1, max_lines=16, info=kind)
                 for label, kind in named.kinds.items()]  # fmt: skip
@@ -143,6 +149,27 @@ def _inputs(model: Served) -> list[gr.components.Component]:
                    info="Shift + Enter asks the model")
         for label in labels
     ]  # fmt: skip
+
+
+def _file(kind: ModalityKind, label: str, height: int = 320) -> gr.components.Component:
+    if kind.shows == "picture":
+        shown = gr.Image(type="filepath", sources=["upload", "clipboard"], label=label, height=height)
+    else:
+        shown = gr.Audio(type="filepath", sources=["upload", "microphone"], label=label)
+    shown.preprocess = _undecoded  # a subclass would have Gradio write a .pyi beside this file
+    return shown
+
+
+def _field(block: Block) -> gr.components.Component:
+    """Return the field of one of several inputs; each may be left empty."""
+    if block.kind == NUMBER:
+        return gr.Number(label=block.name, value=None)
+    if block.kind == CATEGORY:
+        return gr.Dropdown(list(block.categories), label=block.name, value=None, allow_custom_value=True)
+    kind = kind_of(block.kind)
+    return (
+        _file(kind, block.name, 240) if kind.shows != "words" else gr.Textbox(label=block.name, lines=4, max_lines=16)
+    )
 
 
 def _undecoded(upload: Any) -> str | None:
@@ -196,7 +223,7 @@ def _asking(
 
     `settings` are what the API calls inputs beside those of the model.
     """
-    own = [event for each in inputs for event in _events(each)]
+    own = [] if model.several else [event for each in inputs for event in _events(each)]
     asking = _said(ask, *_names(model), *settings)
     gr.on([button.click, *own], asking, list(inputs), outputs, api_name=api_name, concurrency_id="ask",
           show_progress_on=outputs[:1])  # fmt: skip
@@ -222,8 +249,8 @@ def _predict_tab(model: Served) -> None:
         with gr.Column(min_width=300):
             answer = _answer(model.task)
             remarks = gr.HTML(elem_classes="remark")
-            why = None if "--explain" in model.task.lacks else _why(model, inputs)
-            if "review" not in model.task.lacks:
+            why = None if model.lacks("--explain") else _why(model, inputs)
+            if not model.lacks("review"):
                 _correction(model, inputs)
     _asking(model, inputs, button, ask, [answer, remarks], "predict")
     if why is not None:

@@ -4,7 +4,7 @@ import json
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from hftransfer.apps import uploads
 from hftransfer.core.errors import UnreadableInput, UserError
 from hftransfer.core.files import read_json
 from hftransfer.data.named_inputs import NamedInputs
-from hftransfer.modalities import ModalityKind
+from hftransfer.modalities import MODALITIES, ModalityKind, kind_of
 from hftransfer.prediction.explain import Explanation, explain
+from hftransfer.prediction.fused import FusedPredictor
 from hftransfer.prediction.predictor import Predictor, load
+from hftransfer.probe import fused
 from hftransfer.runs.reader import RecordedRun, plain_label
+from hftransfer.runs.several import LACKS
 from hftransfer.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -30,7 +33,7 @@ class Served:
     """A model that answers one question at a time (tokenizers are not thread-safe), and what is known about it."""
 
     folder: Path
-    predictor: Predictor
+    predictor: Predictor | FusedPredictor
     columns: tuple[str, ...]  # names of the inputs in the training data; two for pairs
     examples: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)  # training rows that can be shown
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -46,11 +49,25 @@ class Served:
         return self.predictor.task
 
     @property
+    def several(self) -> bool:
+        """Whether an example has several inputs, each with a field of its own."""
+        return isinstance(self.predictor, FusedPredictor)
+
+    @property
     def kind(self) -> ModalityKind:
+        """The kind of the input; of several, that of the first file."""
+        if self.several:
+            return next(kind_of(kind) for kind in self.predictor.kinds.values() if kind in self.predictor.files)
         return self.predictor.modality.kind
 
-    def frame(self, *inputs: str | None) -> tuple[pd.DataFrame, str]:
+    def lacks(self, command: str) -> bool:
+        """Return whether a command does not take this model."""
+        return command in self.task.lacks or self.several and command in LACKS
+
+    def frame(self, *inputs: Any) -> tuple[pd.DataFrame, str]:
         """One row of the inputs, and a remark on them. Raises `UserError`."""
+        if self.several:
+            return self._frame_of_several(*inputs)
         if self.kind.shows == "picture":
             remark = uploads.check_image(inputs[0])
         elif self.kind.files:
@@ -60,6 +77,25 @@ class Served:
                 inputs = (named.text(dict(zip(named.kinds, inputs, strict=True))),)
             inputs, remark = tuple(uploads.check_text(text) for text in inputs), ""
         return pd.DataFrame([("", *inputs)], columns=["id", "input", "input_pair"][: len(inputs) + 1]), remark
+
+    def _frame_of_several(self, *inputs: Any) -> tuple[pd.DataFrame, str]:
+        """One row of several inputs, of which some may be left empty. Raises `UserError`."""
+        given = {name: value for name, value in zip(self.columns, inputs, strict=True) if value not in (None, "")}
+        if not given:
+            raise UserError(f"Give at least one of {', '.join(self.columns)}.")
+        remarks = [self._remark(self.predictor.kinds[name], value) for name, value in given.items()]
+        return self.predictor.frame([given]), " ".join(filter(None, remarks))
+
+    def _remark(self, kind: str, value: Any) -> str:
+        """Return a remark on one of several inputs. Raises `UserError` where it cannot be read."""
+        if kind not in MODALITIES:
+            return ""
+        if kind_of(kind).shows == "picture":
+            return uploads.check_image(value)
+        if kind_of(kind).files:
+            return uploads.check_file(value, kind_of(kind))
+        uploads.check_text(value)
+        return ""
 
     def nearest(self, frame: pd.DataFrame, count: int = 3) -> list[dict[str, Any]]:
         """Return the training rows (id, label, input, input_pair) nearest to one row; none where they are not at hand."""
@@ -101,8 +137,9 @@ def serve(path: str | Path, examples: bool = True) -> Served:
     folder = _local(path)
     predictor = load(folder)
     # Worker processes pay for data sets, not for one question, and must not be forked from a server's threads.
-    predictor = replace(predictor, compute_config=replace(predictor.compute_config, workers=0))
-    served = Served(folder, predictor, _columns(folder), _examples(folder, predictor) if examples else {})
+    predictor = predictor.without_workers()
+    shown = _examples(folder, predictor) if examples and isinstance(predictor, Predictor) else {}
+    served = Served(folder, predictor, _columns(folder), shown)
     log.info("%s: %s, %s, %d names.", served.name, served.kind.name, served.task.type, len(served.task.names))
     return served
 
@@ -132,6 +169,8 @@ def _columns(folder: Path) -> tuple[str, ...]:
     for name in ("config.yaml", "training_config.json"):  # a run folder; a folder as it is pushed
         if (folder / name).is_file():
             found = yaml.safe_load((folder / name).read_text(encoding="utf-8"))["data"].get("input")
+            if isinstance(found, dict) and (folder / fused.ABOUT).is_file():
+                return tuple(found)
             if isinstance(found, dict):
                 return (NamedInputs(found).title,)
             names = (found,) if isinstance(found, str) else tuple(found or ("input",))

@@ -13,7 +13,7 @@ from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.files import check_files, check_readable
 from hftransfer.doctor.findings import Finding
 from hftransfer.doctor.images import check_images
-from hftransfer.doctor.inputs import check_named_inputs
+from hftransfer.doctor.inputs import check_named_inputs, inputs_of, rows_of_several
 from hftransfer.doctor.labels import check_labels
 from hftransfer.doctor.masks import check_masks
 from hftransfer.doctor.recordings import check_recordings
@@ -47,7 +47,7 @@ def examine(
     except UserError as error:
         yield Finding("data-unreadable", str(error))
         return
-    if run is None:
+    if run is None or facts.several:  # of several inputs, which have a model each, the data alone are checked
         yield from check_data(facts)
         return
     from hftransfer.doctor.training import check_machine, check_model
@@ -83,7 +83,9 @@ def gather_facts(config: DataConfig, dataset: Any = None) -> Facts:
     read = read_rows(config, dataset)
     frame = read.frame.reset_index(drop=True)
     frame["label"] = frame["label"].astype(object).where(frame["label"].notna(), None)
-    inspections, faults = kind_of(read.modality).inspect(frame), {}
+    named, faults = read.columns[0].named, {}
+    several = named is not None and bool(named.files)
+    inspections = rows_of_several(frame, named.kinds) if several else kind_of(read.modality).inspect(frame)
     if read.task.by_pixel:
         frame, faults = usable_masks(frame, inspections)
     return Facts(frame, read.modality, read.task, inspections, config, read, mask_faults=faults)
@@ -93,14 +95,8 @@ def check_data(facts: Facts, processor: Any = None) -> Iterator[Finding]:
     """All checks of the data, the cheap ones first."""
     yield from check_labels(facts)
     yield from check_files(facts)
-    if facts.kind.content == "words":
-        yield from check_texts(facts, processor)
-    else:
-        yield from check_readable(facts)
-    if facts.kind.content == "picture":
-        yield from check_images(facts, image_size(processor))
-    elif facts.kind.content == "sound":
-        yield from check_recordings(facts, processor)
+    for each in inputs_of(facts):
+        yield from check_contents(each, processor)
     if facts.task.by_pixel:
         yield from check_masks(facts)
     if facts.task.by_word:
@@ -109,6 +105,18 @@ def check_data(facts: Facts, processor: Any = None) -> Iterator[Finding]:
     yield from check_sources(facts)
     yield from check_named_inputs(facts)
     yield from check_hints(facts)
+
+
+def check_contents(facts: Facts, processor: Any) -> Iterator[Finding]:
+    """Yield what the values of an input show."""
+    if facts.kind.content == "words":
+        yield from check_texts(facts, processor)
+    else:
+        yield from check_readable(facts)
+    if facts.kind.content == "picture":
+        yield from check_images(facts, image_size(processor))
+    elif facts.kind.content == "sound":
+        yield from check_recordings(facts, processor)
 
 
 def image_size(processor: Any) -> int:

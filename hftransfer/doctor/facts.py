@@ -9,10 +9,12 @@ import pandas as pd
 
 from hftransfer.data.config import DataConfig
 from hftransfer.data.groups import join_copies, links
+from hftransfer.data.named_rows import is_column
 from hftransfer.data.read import Read
 from hftransfer.data.splits import assign_splits, single_examples
 from hftransfer.modalities import ModalityKind, kind_of
 from hftransfer.modalities.inspection import Inspection
+from hftransfer.runs.several import require_one_input
 from hftransfer.tasks import Task
 
 SHOWN = 60
@@ -40,6 +42,16 @@ class Facts:
     @property
     def kind(self) -> ModalityKind:
         return kind_of(self.modality)
+
+    @property
+    def several(self) -> bool:
+        """Whether an example has several inputs, each in a column of its own (`data.named_rows`)."""
+        return any(map(is_column, self.frame.columns))
+
+    def require(self, command: str) -> None:
+        """Raise `UserError` where a command does not take these data."""
+        self.task.require(command)
+        require_one_input(command, list(self.read.columns[0].named.kinds) if self.several and self.read else [])
 
     @cached_property
     def links(self) -> dict[str, np.ndarray]:

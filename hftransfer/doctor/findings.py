@@ -281,8 +281,14 @@ KINDS = {
     ),
     "input-missing": Kind(
         "note",
-        "Rows in which a column of the input is empty. The text of such a row lacks it, in training and later.",
+        "Rows in which a column of the input is empty. The text of such a row lacks it; several inputs get a mean and a mark.",
         "Nothing to do where the value is often unknown in use too; else fill it.",
+    ),
+    "input-conflict": Kind(
+        "note",
+        "One picture or recording stands in several rows whose labels differ. The other inputs have to tell them apart, and a "
+        "head on this input alone cannot.",
+        "Nothing to do where one picture shows several things; else correct the label, or name the right file in each row.",
     ),
     "input-tells-label": Kind(
         "warning",

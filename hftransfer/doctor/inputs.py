@@ -1,14 +1,19 @@
 """Checks of the columns that are one input together: values that are missing, and values that tell the label."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from hftransfer.data.named_inputs import CATEGORY, NUMBER, NamedInputs
+from hftransfer.data.named_rows import column_of, faults, inspections_of, is_column, networks_of, together
 from hftransfer.data.values import is_missing
 from hftransfer.doctor.facts import Facts
 from hftransfer.doctor.findings import Finding
 from hftransfer.doctor.shortcuts import FOLDS, guess_accuracy
+from hftransfer.modalities import kind_of
+from hftransfer.modalities.inspection import Inspection
 
 TELLS = 0.97  # balanced accuracy of one value alone: rarely honest
 
@@ -19,6 +24,49 @@ def check_named_inputs(facts: Facts) -> Iterator[Finding]:
     if named is not None:
         yield from _missing(facts, named)
         yield from _telling(facts, named)
+        for name in named.files:
+            yield from _conflicting(facts, name)
+
+
+def rows_of_several(frame: pd.DataFrame, kinds: Mapping[str, str]) -> list[Inspection]:
+    """Return one inspection for each row of several inputs: that of the first file, with the content and fault of all."""
+    looks = inspections_of(frame, kinds)
+    shown = looks[NamedInputs(dict(kinds)).files[0]]
+    return [
+        replace(each, digest=digest, fault=fault)
+        for each, digest, fault in zip(shown, together(looks), faults(looks), strict=True)
+    ]
+
+
+def inputs_of(facts: Facts) -> Iterator[Facts]:
+    """Yield the facts themselves, or those of each of several inputs with a network, on the rows that have it."""
+    if not facts.several:
+        yield facts
+        return
+    kinds = facts.read.columns[0].named.kinds
+    for name in networks_of(kinds):
+        rows = facts.frame[facts.frame[column_of(name)].notna()].reset_index(drop=True)
+        if rows.empty:
+            continue
+        rows = rows.assign(input=rows[column_of(name)], where=rows["where"] + f" ({name})")
+        rows = rows[[each for each in rows if not is_column(each)]]
+        inspections = kind_of(kinds[name]).inspect(rows)
+        yield replace(facts, frame=rows, modality=kinds[name], inspections=inspections, read=None, known_links=None)
+
+
+def _conflicting(facts: Facts, name: str) -> Iterator[Finding]:
+    """Yield files that stand in several rows with labels that differ."""
+    given = facts.frame[facts.frame[column_of(name)].notna() & facts.labelled]
+    files = pd.DataFrame({"input": given[column_of(name)]}, dtype=object)
+    digests = kind_of(facts.read.columns[0].named.kinds[name]).digests(files)
+    groups = given.assign(digest=digests, said=given["label"].map(str)).query("digest != ''").groupby("digest")
+    several = [rows for _, rows in groups if rows["said"].nunique() > 1]
+    if several:
+        shown = tuple("  =  ".join(f"{row.where} [{row.said}]" for row in rows.itertuples()) for rows in several)
+        count = sum(map(len, several))
+        yield Finding(
+            "input-conflict", f"Equal {name} with labels that differ: {len(several)}, in {count} rows.", shown
+        )
 
 
 def _missing(facts: Facts, named: NamedInputs) -> Iterator[Finding]:

@@ -116,6 +116,10 @@ def _check(config: RunConfig, data: LabelledData, world: World) -> None:
     for wanted, name in ((config.evaluation.seeds > 1, "evaluation.seeds"), (config.push_to_hub.repo_id, "push")):
         if wanted:
             data.require(name)
+    train = data.frame[data.frame["split"] == "train"]
+    for name in data.kinds:
+        if train[column_of(name)].notna().sum() < 2:
+            raise UserError(f"Fewer than two training examples have the input {name}: leave it out of data.input.")
     if world.size > 1:
         raise UserError("A run on several inputs is made by one process: start it without a launcher.")
     if not isinstance(config.strategy, ProbeStrategy):

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,16 @@ class FusedPredictor:
             "answers": f"{self.task.type.replace('_', ' ')}: {', '.join(self.task.names[:20])}",
         }
         return as_card("Predictor", rows, "predict([{" + ", ".join(f'"{name}": …' for name in self.kinds) + "}])")
+
+    @property
+    def files(self) -> list[str]:
+        """The kinds of the inputs that are files."""
+        return [kind for kind in self.kinds.values() if kind in MODALITIES and MODALITIES[kind].files]
+
+    def without_workers(self) -> "FusedPredictor":
+        """Return a predictor that reads inputs in its own process, as a server does."""
+        alone = {name: predictor.without_workers() for name, predictor in self.predictors.items()}
+        return replace(self, predictors=alone)
 
     def require(self, command: str) -> None:
         """Raise `UserError` where a command does not take this model."""

@@ -4,7 +4,7 @@ import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,10 @@ class Predictor:
     def reads(self) -> dict[str, Any]:
         """What tells which inputs other data have, as `DataConfig` takes it."""
         return {"modality": self.modality.kind.name}
+
+    def without_workers(self) -> "Predictor":
+        """Return a predictor that reads inputs in its own process, as a server does."""
+        return replace(self, compute_config=replace(self.compute_config, workers=0))
 
     def require(self, command: str) -> None:
         """Raise `UserError` where a command does not take this model."""

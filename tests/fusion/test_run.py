@@ -168,6 +168,14 @@ def test_a_strategy_that_trains_is_refused(listings):
         run(config.model_copy(update={"strategy": FullStrategy()}))
 
 
+def test_an_input_that_no_example_has_is_refused(listings):
+    table = listings.parent / "without.csv"
+    pd.read_csv(listings).assign(caption=None).to_csv(table, index=False)
+    config = configuration(listings.parent, table, several.KINDS)
+    with pytest.raises(UserError, match="Fewer than two training examples have the input caption"):
+        run(config.model_copy(update={"output": str(listings.parent / "without")}))
+
+
 def test_numbers_are_predicted_in_their_units(listings, unchecked):
     """The label is a number, of which the price tells a known part and the colour of the picture the rest."""
     frame = pd.read_csv(listings)
