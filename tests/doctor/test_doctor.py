@@ -17,6 +17,7 @@ from hftransfer.data import DataConfig, SplitConfig, load_data
 from hftransfer.doctor import KINDS, Finding, doctor, examine, examine_loaded, exit_code, explain, fix
 from hftransfer.doctor.shortcuts import guess_accuracy
 from hftransfer.doctor.texts import is_misread, reread
+from tests.support import several
 
 
 def scene(seed: int, width: int = 160, height: int = 160) -> Image.Image:
@@ -272,6 +273,13 @@ def input_missing(path):
     return found(train=save(path / "t.csv", table), input={"text": "text", "price": "number"})
 
 
+def input_conflict(folder):
+    table = pd.read_csv(several.table(folder, rows=20, missing=False))
+    table.loc[[1, 2], "photo"] = table["photo"].iloc[0]
+    table.to_csv(folder / "listings.csv", index=False)
+    return found(train=str(folder / "listings.csv"), input=several.KINDS, label="label")
+
+
 def input_tells_label(path):
     table = frame(price=[10, 99] * 30)
     return found(train=save(path / "t.csv", table), input={"text": "text", "price": "number"})
@@ -456,6 +464,7 @@ BROKEN = {
         "The column 'station' alone tells the class in 100% of the cases (chance: 50%).",
     ),
     "input-missing": (input_missing, "Missing inputs, of 60 rows: price 1."),
+    "input-conflict": (input_conflict, "Equal photo with labels that differ: 1, in 3 rows."),
     "input-tells-label": (input_tells_label, "The column 'price' alone tells the class in 100% of the cases."),
     "duplicate": (duplicate, "Rows with an equal input elsewhere: 6 (groups: 3)."),
     "duplicate-near": (duplicate_near, "Rows with a near copy: 2 of 51 (groups: 1)."),
