@@ -2,6 +2,7 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 export HF_HUB_OFFLINE := 1
+export PYTHONDONTWRITEBYTECODE :=  # every program that a test starts would compile the package anew
 
 # Packages whose tests need no training, and three runs of the behaviour matrix.
 FAST := tests/core tests/data tests/evaluation tests/probe tests/report tests/test_config.py tests/test_structure.py \

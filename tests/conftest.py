@@ -20,6 +20,25 @@ os.environ.pop("HFTRANSFER_MALLOPT", None)
 collect_seldom()
 
 
+# Their runs are forked from a server (tests/support/processes.py) that takes ten seconds to begin: one worker does them all.
+FORKED = ("training/test_trainer.py", "test_survival.py", "test_several_processes.py", "test_divided_networks.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadfile`, the files that share a server are handed out as one."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler.loadfile import LoadFileScheduling
+
+    class ByServer(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "forked" if file.endswith(FORKED) else file
+
+    return ByServer(config, log)
+
+
 def pytest_unconfigure():
     shutil.rmtree(os.environ["HFTRANSFER_CACHE"], ignore_errors=True)
 

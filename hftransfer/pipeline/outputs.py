@@ -3,6 +3,7 @@
 import importlib.metadata
 import logging
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,12 @@ def write_pages(folder: Path) -> None:
 
 def versions() -> dict[str, str]:
 
-    return {"hftransfer": __version__} | {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"hftransfer": __version__} | _installed()
+
+
+@cache
+def _installed() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 @dataclass(frozen=True)

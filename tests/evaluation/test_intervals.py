@@ -96,6 +96,12 @@ def test_the_spread_agrees_with_scipys_bootstrap():
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.15 * (high - low))
 
 
+@pytest.mark.parametrize(("hits", "rows"), [(0, 1), (1, 1), (0, 12), (5, 12), (12, 12), (999, 1000)])
+def test_wilson_is_that_of_scipy(hits, rows):
+    found = stats.binomtest(hits, rows).proportion_ci(0.9, method="wilson")
+    assert wilson(hits, rows, 0.9) == pytest.approx((found.low, found.high), abs=1e-14)
+
+
 def test_wilson_of_ninety_in_a_hundred():
     assert wilson(90, 100) == pytest.approx((0.826, 0.945), abs=5e-4)
 

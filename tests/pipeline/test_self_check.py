@@ -166,10 +166,15 @@ def test_a_hidden_layer_as_wide_as_the_labels_is_no_output_layer():
     assert output_layers(model) == (model.classifier.out_proj,)
 
 
-@pytest.mark.parametrize(("make", "strategy"), [
-    (distilled, "probe"), (distilled, "full"), (distilled, "lora"), (levit, "probe"), (timm_distilled, "probe"), (timm_distilled, "full"),
-])  # fmt: skip
-@pytest.mark.parametrize("task", ["single_label", "regression"])
+TWO_OUTPUTS = [
+    (distilled, "probe", "single_label"), (distilled, "full", "regression"), (distilled, "lora", "single_label"),
+    (levit, "probe", "regression"), (timm_distilled, "probe", "regression"), (timm_distilled, "full", "single_label"),
+]  # fmt: skip
+OTHER_TASK = {"single_label": "regression", "regression": "single_label"}
+SLOW = [pytest.param(make, how, OTHER_TASK[task], marks=pytest.mark.slow) for make, how, task in TWO_OUTPUTS]
+
+
+@pytest.mark.parametrize(("make", "strategy", "task"), TWO_OUTPUTS + SLOW)
 def test_networks_with_two_output_layers_answer_as_evaluated(tmp_path, make, strategy, task):
     data = tiny.image_folder(tmp_path / "pics", per_class=6, size=64)
     if task == "regression":

@@ -25,12 +25,26 @@ from tests.support import tiny
 from tests.support.runs import configuration
 
 
+class Made(dict):
+    """What was made for a name, when it is first asked for."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __missing__(self, name):
+        self[name] = self.make(name)
+        return self[name]
+
+
+KINDS = {"conv": "image", "vit": "image", "text": "text", "pair": "pair"}
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A convolutional net, a ViT, BERT that reads the mean over tokens, and BERT on pairs."""
-    folders = {}
-    for name, kind in (("conv", "image"), ("vit", "image"), ("text", "text"), ("pair", "pair")):
-        folder = tmp_path_factory.mktemp(name)
+
+    def make(name):
+        folder, kind = tmp_path_factory.mktemp(name), KINDS[name]
         values = configuration("lora" if name == "pair" else "probe", kind, folder).model_dump(mode="json")
         if name == "conv":
             values["data"]["train"] = str(tiny.image_folder(folder / "many", per_class=40))
@@ -39,21 +53,22 @@ def runs(tmp_path_factory):
         if name == "text":
             values["head"]["pooling"] = "mean"
             values["data"]["train"] = str(tiny.text_table(folder / "many.csv", rows=200))
-        folders[name] = run(checked(values)).folder
-    return folders
+        return run(checked(values)).folder
+
+    return Made(make)
 
 
 @pytest.fixture(scope="module")
 def graphs(runs, tmp_path_factory):
     place = tmp_path_factory.mktemp("onnx")
-    return {name: export(folder, "onnx", place / name) for name, folder in runs.items()}
+    return Made(lambda name: export(runs[name], "onnx", place / name))
 
 
 def session_of(folder):
     return onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("name", ["conv", "vit", "text", "pair"])
+@pytest.mark.parametrize("name", ["conv", pytest.param("vit", marks=pytest.mark.slow), "text", "pair"])
 @pytest.mark.parametrize("rows", [1, 7])
 def test_the_graph_answers_as_the_model_for_any_number_of_rows(runs, graphs, name, rows):
     predictor, session = load(runs[name], use_cpu=True), session_of(graphs[name])

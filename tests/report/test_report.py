@@ -23,10 +23,17 @@ from hftransfer.report.sections import number
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.tasks import MultiLabel, SingleLabel
 from tests.support.run_folders import MULTI, VALUES, learning_curve, make_run
+from tests.support.runs import empty_plot
 
 pytestmark = pytest.mark.usefixtures("drawn_plots")
 
 RECORDED = json.loads((Path(__file__).parents[1] / "support" / "recorded_runs.json").read_text())
+
+
+@pytest.fixture
+def without_plots(monkeypatch):
+    """Pages whose figures are not looked at."""
+    monkeypatch.setattr("hftransfer.report.plots._svg", empty_plot)
 
 
 class Page(HTMLParser):
@@ -116,7 +123,7 @@ def test_names_are_shown_as_they_are_and_never_as_markup(tmp_path, name):
     assert not any(attribute.startswith("on") for _, attribute, _ in page.attributes)
 
 
-def test_texts_and_folder_names_are_escaped_too(tmp_path):
+def test_texts_and_folder_names_are_escaped_too(tmp_path, without_plots):
     run = make_run(tmp_path / "run <b>", signal=1.0, rows=80)
     table = pd.read_parquet(run / "splits.parquet").assign(input="<img src=x> & more")
     table.to_parquet(run / "splits.parquet", index=False)
@@ -181,7 +188,7 @@ def test_figures_take_their_colours_from_the_page(tmp_path):
     assert not re.search(r"#0[1-5]0[1-5]0[1-5]", page.source)  # no stand-in colour is left
 
 
-def test_pictures_are_thumbnails_and_missing_ones_are_said(tmp_path):
+def test_pictures_are_thumbnails_and_missing_ones_are_said(tmp_path, without_plots):
     run = make_run(tmp_path / "run", modality="image", rows=60, signal=1.0)
     page = page_of(run)
     thumbnails = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
@@ -192,7 +199,7 @@ def test_pictures_are_thumbnails_and_missing_ones_are_said(tmp_path):
     assert "image not at hand" in page_of(run).text
 
 
-def test_repeated_measurements_are_shown(tmp_path):
+def test_repeated_measurements_are_shown(tmp_path, without_plots):
     folder = make_run(tmp_path / "run")
     assert "cross-validated" not in page_of(folder).text
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -217,7 +224,7 @@ def test_a_thumbnail_of_a_turned_photo_stands_upright(tmp_path):
     )
 
 
-def test_explanations_are_shown_where_there_are_some(tmp_path):
+def test_explanations_are_shown_where_there_are_some(tmp_path, without_plots):
     run = RecordedRun.open(make_run(tmp_path / "run", signal=1.0, rows=80))
     row = next(iter(shown_outputs(run)))
     run.explanation(row, ".json").parent.mkdir()
@@ -268,7 +275,7 @@ def test_planted_label_errors_are_found(tmp_path):
     assert label_errors(labels) is not None and label_errors(RecordedRun.open(make_run(tmp_path / "v", VALUES))) is None
 
 
-def test_without_cleanlab_the_page_says_what_to_install(tmp_path, monkeypatch):
+def test_without_cleanlab_the_page_says_what_to_install(tmp_path, monkeypatch, without_plots):
     monkeypatch.setattr("hftransfer.report.gallery._has_cleanlab", lambda: False)
     assert "pip install 'hftransfer[label-errors]'" in page_of(make_run(tmp_path / "run", rows=60)).text
 

@@ -127,19 +127,26 @@ class SharedRuns:
     def __init__(self, root: Path, write_pages: Callable[[Path], None]):
         self.root, self.write_pages = root, write_pages
 
-    def __call__(self, strategy: str, kind: str) -> Path:
-        """Return the folder of a run."""
+    def __call__(self, strategy: str, kind: str, pages: bool = True) -> Path:
+        """Return the folder of a run, with or without its report and card."""
         output = self.root / kind / f"{kind}-{strategy}"
-        done = output.with_name(f"{output.name}.done")  # seen without the lock, which another run of the kind may hold
-        if done.exists():
-            return output
+        self._once(kind, output.with_name(f"{output.name}.done"), self._train, strategy, kind, output)
+        if pages:
+            self._once(kind, output.with_name(f"{output.name}.pages"), self.write_pages, output)
+        return output
+
+    def _train(self, strategy: str, kind: str, output: Path) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
+        train(configuration(strategy, kind, output.parent))
+
+    def _once(self, kind: str, done: Path, step: Callable, *arguments: object) -> None:
+        if done.exists():  # seen without the lock, which another run of the kind may hold
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
         with FileLock(self.root / f"{kind}.lock"):
             if not done.exists():
-                train(configuration(strategy, kind, output.parent))
-                self.write_pages(output)
+                step(*arguments)
                 done.touch()
-        return output
 
 
 def train(config: RunConfig) -> None:

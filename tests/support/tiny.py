@@ -9,7 +9,9 @@ import csv
 import itertools
 import json
 import random
+import shutil
 import string
+import tempfile
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -42,10 +44,27 @@ FILLER = ("the", "a", "of", "and", "in", "was", "is", "today", "very", "with")
 RESIDUES = ("LAVI", "DEKR", "STNQ", "FWYH")
 
 
+def made_once(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
+    """Write a checkpoint once in a process, and copy it from then on; random numbers go on as after writing it."""
+    place = tempfile.TemporaryDirectory(prefix="tiny-")
+    random_state: list[torch.Tensor] = []
+
+    def copy(folder: Path) -> Path:
+        original = Path(place.name) / "made"
+        if not random_state:
+            make(original)
+            random_state.append(torch.get_rng_state())
+        torch.set_rng_state(random_state[0])
+        return Path(shutil.copytree(original, folder, dirs_exist_ok=True))
+
+    return copy
+
+
 # --- image checkpoints -----------------------------------------------------------------------------------------------
 
 
 def _hf_vision(name: str, settings: dict, processor: str = "ViTImageProcessor") -> Callable[[Path], Path]:
+    @made_once
     def make(folder: Path) -> Path:
         torch.manual_seed(0)
         config = getattr(transformers, f"{name}Config")(num_labels=OLD_LABELS, **settings)
@@ -60,6 +79,7 @@ def _hf_vision(name: str, settings: dict, processor: str = "ViTImageProcessor") 
 
 
 def timm_checkpoint(architecture: str, model_args: dict, size: int = SIZE) -> Callable[[Path], Path]:
+    @made_once
     def make(folder: Path) -> Path:
         torch.manual_seed(0)
         model = timm.create_model(architecture, pretrained=False, num_classes=OLD_LABELS, **model_args)
@@ -263,6 +283,7 @@ _DECODER = _ENCODER | {"num_key_value_heads": 1, "bos_token_id": 0, "eos_token_i
 
 
 def _text(name: str, settings: dict, make_tokenizer: Callable) -> Callable[[Path], Path]:
+    @made_once
     def make(folder: Path) -> Path:
         torch.manual_seed(0)
         tokenizer = make_tokenizer(folder)
@@ -335,6 +356,7 @@ _AST = {
 def _audio(
     name: str, settings: dict, processor: Callable, suffix: str = "ForSequenceClassification"
 ) -> Callable[[Path], Path]:
+    @made_once
     def make(folder: Path) -> Path:
         torch.manual_seed(0)
         config = getattr(transformers, f"{name}Config")(num_labels=OLD_LABELS, **settings)

@@ -395,7 +395,8 @@ def test_the_order_of_few_rows_is_full_and_even(rows):
 
 
 @pytest.mark.parametrize(("strategy", "kind"), [
-    ("frozen", "text"), ("gradual", "text"), ("lora", "text"), ("full", "text"), ("full", "image"), ("full", "text-regression"),
+    ("frozen", "text"), ("lora", "text"), ("full", "text-regression"), ("full", "image"),
+    *(pytest.param(strategy, "text", marks=pytest.mark.slow) for strategy in ("full", "gradual")),
 ])  # fmt: skip
 def test_training_that_gains_nothing_is_undone(tmp_path, strategy, kind, caplog):
     """At a rate that ruins everything the head that was solved is left, as at one that moves nothing."""
