@@ -11,9 +11,10 @@ FAST := tests/core tests/data tests/evaluation tests/probe tests/report tests/te
 
 .PHONY: quickstart test test-fast slow style site clean
 
+# Not compiled here: Python compiles what it imports, which is a third of the files.
 $(VENV)/installed-%: pyproject.toml
 	test -x $(PYTHON) || python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --editable ".[$*]"
+	$(PYTHON) -m pip install --quiet --no-compile --editable ".[$*]"
 	touch $@
 
 quickstart: $(VENV)/installed-starter

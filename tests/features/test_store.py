@@ -362,7 +362,7 @@ rows, width = int(sys.argv[2]), 1280
 def network(positions):
     for begin in range(0, len(positions), 32):
         batch = positions[begin:begin + 32]
-        activations = torch.rand(len(batch), 6, width)
+        activations = torch.ones(len(batch), 6, width)
         yield batch, {"pooled": activations[:, 0]}  # a view: the store must not keep the activations alive
 
 def peak():

@@ -138,7 +138,7 @@ def test_intervals_resample_texts():
 def test_intervals_cover():
     """Of texts with several entities each, whose errors are correlated, 95 % intervals of recall hold the truth about as often."""
     rng, covered, as_if_independent = np.random.default_rng(0), 0, 0
-    for _ in range(150):
+    for _ in range(100):
         times, right = rng.integers(1, 6, 80), rng.random(80) < 0.6
         targets = ragged([np.tile(tags("B-PER O"), count) for count in times])
         said = [np.tile(tags("B-PER O" if good else "O O"), count) for good, count in zip(right, times, strict=True)]
@@ -146,7 +146,7 @@ def test_intervals_cover():
         covered += found.low <= 0.6 <= found.high
         low, high = wilson((right * times).sum(), times.sum())
         as_if_independent += low <= 0.6 <= high
-    assert as_if_independent < 0.85 * 150 and covered >= 0.9 * 150
+    assert as_if_independent < 0.85 * 100 and covered >= 0.9 * 100
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
