@@ -17,7 +17,7 @@ PACKAGE = ROOT / "hftransfer"
 # Bottom to top: a package imports only from the packages before it.
 ORDER = (
     "core", "tasks", "runtime", "models", "runs", "evaluation", "modalities", "strategies", "features", "data", "probe",
-    "config", "report", "training", "prediction", "apps", "publish", "pipeline", "fusion", "planning", "doctor", "train", "api", "estimators", "cli",
+    "config", "report", "training", "prediction", "apps", "publish", "pipeline", "fusion", "planning", "doctor", "train", "api", "estimators", "studio", "cli",
 )  # fmt: skip
 ENTRY = ("__init__", "__main__")  # public names and the command: from anywhere, imported by nothing
 

@@ -1,13 +1,11 @@
 """The demo: a trained model to try in the browser, for images, texts and pairs of texts alike."""
 
-import functools
 import html
 import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from hftransfer.apps import uploads
 from hftransfer.apps.corrections import keep_correction
 from hftransfer.apps.masks import OPACITY, mask_tab, overlay
 from hftransfer.apps.serving import Served, answered, serve
-from hftransfer.apps.web import start
+from hftransfer.apps.web import start, with_messages
 from hftransfer.apps.why import why_html
 from hftransfer.core.errors import UserError
 from hftransfer.core.wording import ends
@@ -57,7 +55,7 @@ def build_demo(path: str | list[str], examples: bool = True) -> gr.Blocks:
     with gr.Blocks(title=f"{models[0].name} · hftransfer", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
         gr.HTML(_headline(models[0]))
         with gr.Tab("Predict"):
-            _predict_tab(models[0])
+            predict_tab(models[0])
         if not models[0].several:
             with gr.Tab("Batch"):
                 _batch_tab(models[0])
@@ -99,25 +97,6 @@ def _measured(folder: Path) -> str:
     return f"{titled(name)} {value['value']:.3f} on held-out examples (95 % interval {interval})"
 
 
-def _said(function: Callable, *names: str) -> Callable:
-    """Return a user's mistake as a message for the page, escaped, since the page shows it as HTML.
-
-    `names` are what the API calls the arguments.
-    """
-
-    @functools.wraps(function)
-    def answer(*arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except UserError as error:
-            message = html.escape(uploads.describe(error))
-            raise gr.Error(message, title="That did not work", print_exception=False) from None
-
-    if names:
-        answer.__signature__ = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
-    return answer
-
-
 def _fields(model: Served) -> Any:
     """Return what two models have to share, so that one form asks both."""
     return model.columns if model.several or model.predictor.named else len(model.columns)
@@ -153,7 +132,7 @@ def _inputs(model: Served) -> list[gr.components.Component]:
 
 def _file(kind: ModalityKind, label: str, height: int = 320) -> gr.components.Component:
     if kind.shows == "picture":
-        shown = gr.Image(type="filepath", sources=["upload", "clipboard"], label=label, height=height)
+        shown = gr.Image(type="filepath", sources=["upload", "webcam", "clipboard"], label=label, height=height)
     else:
         shown = gr.Audio(type="filepath", sources=["upload", "microphone"], label=label)
     shown.preprocess = _undecoded  # a subclass would have Gradio write a .pyi beside this file
@@ -212,7 +191,7 @@ def _events(given: Any) -> list[Any]:
         return []
     if isinstance(given, gr.Audio):
         return [given.upload, given.stop_recording]
-    return [given.upload if isinstance(given, gr.Image) else given.submit]
+    return [given.input if isinstance(given, gr.Image) else given.submit]
 
 
 def _asking(
@@ -224,7 +203,7 @@ def _asking(
     `settings` are what the API calls inputs beside those of the model.
     """
     own = [] if model.several else [event for each in inputs for event in _events(each)]
-    asking = _said(ask, *_names(model), *settings)
+    asking = with_messages(ask, *_names(model), *settings)
     gr.on([button.click, *own], asking, list(inputs), outputs, api_name=api_name, concurrency_id="ask",
           show_progress_on=outputs[:1])  # fmt: skip
     for each in inputs:
@@ -232,9 +211,10 @@ def _asking(
             each.clear(lambda: [None] * len(outputs), None, outputs, api_visibility="private", queue=False)
 
 
-def _predict_tab(model: Served) -> None:
+def predict_tab(model: Served) -> None:
+    """Build what asks the model one question, in the surrounding tab."""
     if model.task.by_pixel:
-        return mask_tab(model, lambda: _inputs(model), _said, _asking)
+        return mask_tab(model, lambda: _inputs(model), with_messages, _asking)
 
     def ask(*inputs: str | None) -> tuple[Any, str]:
         """Probabilities, or values, for one input, and remarks on it."""
@@ -266,7 +246,9 @@ def _why(model: Served, inputs: list[Any]) -> gr.HTML:
     with gr.Accordion("Why?", open=False):
         button = gr.Button("Show what led to the answer", size="sm")
         shown = gr.HTML(elem_classes="why")
-    button.click(_said(because), inputs, shown, api_visibility="private", concurrency_id="why", concurrency_limit=1)
+    button.click(
+        with_messages(because), inputs, shown, api_visibility="private", concurrency_id="why", concurrency_limit=1
+    )
     return shown
 
 
@@ -323,7 +305,7 @@ def _correction(model: Served, inputs: list[Any]) -> None:
         button = gr.Button("Keep the right answer", size="sm")
         thanks = gr.Markdown(elem_classes="remark")
     button.click(
-        _said(wrong, *_names(model), "label"),
+        with_messages(wrong, *_names(model), "label"),
         [*inputs, label],
         thanks,
         api_name="wrong",
@@ -372,7 +354,12 @@ def _batch_tab(model: Served) -> None:
             said = gr.Markdown(elem_classes="remark")
     preview = gr.Dataframe(label="First rows", interactive=False, visible=False)
     button.click(
-        _said(answer), file, [result, preview, said], api_name="batch", concurrency_id="batch", concurrency_limit=1
+        with_messages(answer),
+        file,
+        [result, preview, said],
+        api_name="batch",
+        concurrency_id="batch",
+        concurrency_limit=1,
     )
 
 
@@ -405,11 +392,16 @@ def _preview(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _report_tab(tab: gr.Tab, report: Path) -> None:
-    """Show the report when it is asked for; in its frame it can run nothing and reach nothing."""
+    """Show the report when it is asked for."""
 
     def page() -> str:
-        content = html.escape(report.read_text(encoding="utf-8"), quote=True)
-        return f'<iframe class="report" title="Report of the run" sandbox srcdoc="{content}"></iframe>'
+        return report_html(report)
 
     frame = gr.HTML()
     tab.select(page, None, frame, api_visibility="private")
+
+
+def report_html(report: Path) -> str:
+    """Return a report in a frame in which it can run nothing and reach nothing."""
+    content = html.escape(report.read_text(encoding="utf-8"), quote=True)
+    return f'<iframe class="report" title="Report of the run" sandbox srcdoc="{content}"></iframe>'

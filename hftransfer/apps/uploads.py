@@ -27,7 +27,7 @@ MAX_TABLE = 10 * 2**20  # bytes
 MAX_UNZIPPED = 500 * 2**20  # bytes
 TABLES = (".csv", ".tsv", ".jsonl")
 
-_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError)
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError)
 
 
 def check_image(path: str | Path | None) -> str:
@@ -183,7 +183,7 @@ def _unpacked(path: Path, kind: ModalityKind, place: Path) -> pd.DataFrame:
             for entry, file in zip(wanted, files, strict=True):
                 with archive.open(entry) as source, file.open("wb") as target:
                     shutil.copyfileobj(source, target)  # zipfile stops at the size that the entry declares
-    except _BROKEN_ZIP as error:
+    except BROKEN_ZIP as error:
         raise UserError(f"Cannot unpack {path.name}: {error}. Zip the files again, without a password.") from None
     try:
         frame = load_inputs([str(file) for file in files], kind.name)
@@ -194,12 +194,12 @@ def _unpacked(path: Path, kind: ModalityKind, place: Path) -> pd.DataFrame:
 
 def _wanted(archive: zipfile.ZipFile, name: str, kind: ModalityKind) -> list[zipfile.ZipInfo]:
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    outside = [entry.filename for entry in entries if _leaves(entry)]
+    outside = [entry.filename for entry in entries if leaves(entry)]
     if outside:
         raise UserError(f"{name} holds {outside[0]!r}, which points outside of the archive. Zip the plain folder.")
     if sum(entry.file_size for entry in entries) > MAX_UNZIPPED:
         raise UserError(f"{name} is larger than {MAX_UNZIPPED // 2**20} MB when unpacked. Send it in parts.")
-    wanted = [entry for entry in entries if kind.is_file_name(entry.filename) and not _hidden(entry.filename)]
+    wanted = [entry for entry in entries if kind.is_file_name(entry.filename) and not hidden(entry.filename)]
     if not wanted:
         raise UserError(f"{name} holds no {kind.file_noun}.")
     if len(wanted) > MAX_ROWS:
@@ -207,11 +207,13 @@ def _wanted(archive: zipfile.ZipFile, name: str, kind: ModalityKind) -> list[zip
     return wanted
 
 
-def _leaves(entry: zipfile.ZipInfo) -> bool:
+def leaves(entry: zipfile.ZipInfo) -> bool:
+    """Return whether an entry of an archive points outside of it, or is a link."""
     path = PurePosixPath(entry.filename.replace("\\", "/"))
     is_link = stat.S_ISLNK(entry.external_attr >> 16)
     return path.is_absolute() or ".." in path.parts or ":" in str(path).split("/")[0] or is_link
 
 
-def _hidden(name: str) -> bool:
+def hidden(name: str) -> bool:
+    """Return whether a file is hidden, or one of those that macOS adds."""
     return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)

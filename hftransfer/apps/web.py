@@ -1,8 +1,11 @@
-"""Start the pages of demo and review, for this machine alone unless the user opens them to others."""
+"""Start the pages of demo, review and studio, for this machine alone unless the user opens them to others."""
 
 import contextlib
+import functools
+import html
 import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
+from hftransfer.apps import uploads
 from hftransfer.apps.theme import theme
 from hftransfer.core.errors import UserError
 
@@ -28,18 +32,21 @@ def start(
     css_paths: Sequence[Path],
     js: str | None = None,
     footer_links: Sequence[str] = (),
+    closed: bool = False,
 ) -> tuple[gr.Blocks, str]:
     """Serve `app` until it is interrupted; with `wait=False` return it and its address at once.
 
     Requests under another name than localhost, or from pages of other sites, are refused unless the page is open to
-    others. Raises `UserError` when the port is taken, and when the page cannot be reached from this machine.
+    others, which `closed` forbids. Raises `UserError` when the port is taken, and when the page cannot be reached from
+    this machine.
     """
-    is_open = share or any(os.environ.get(name) for name in OPENED_BY)
+    is_open = not closed and (share or any(os.environ.get(name) for name in OPENED_BY))
     guard = {} if is_open else {"middleware": [Middleware(LocalRequests)]}
     try:
         with _loopback_without_proxy():
             _, url, _ = app.launch(
-                share=share, server_port=port, prevent_thread_lock=not wait, quiet=not wait,
+                share=share and not closed, server_name="127.0.0.1" if closed else None, server_port=port,
+                prevent_thread_lock=not wait, quiet=not wait,
                 max_file_size=max_file_size, allowed_paths=[], show_error=False, theme=theme(),
                 css_paths=list(css_paths), js=js, footer_links=list(footer_links), ssr_mode=False, app_kwargs=guard,
             )  # fmt: skip
@@ -96,3 +103,22 @@ def _is_local(headers: Headers) -> bool:
         return local and (origin is None or urlsplit(origin).netloc == host)
     except ValueError:  # no host name
         return False
+
+
+def with_messages(function: Callable, *names: str) -> Callable:
+    """Return a user's mistake as a message for the page, escaped, since the page shows it as HTML.
+
+    `names` are what the API calls the arguments.
+    """
+
+    @functools.wraps(function)
+    def answer(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except UserError as error:
+            message = html.escape(uploads.describe(error))
+            raise gr.Error(message, title="That did not work", print_exception=False) from None
+
+    if names:
+        answer.__signature__ = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
+    return answer

@@ -391,6 +391,17 @@ def review(
 
 
 @app.command()
+def studio(
+    folder: Annotated[str, typer.Argument(help="the folder with the data; runs go to FOLDER/runs")] = ".",
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="port on this machine")] = None,
+) -> None:
+    """Open the whole workflow in the browser: data, training, results and labels, on this machine alone."""
+    from hftransfer.studio.page import launch
+
+    launch(folder, port)
+
+
+@app.command()
 def push(
     run: RunFolder,
     repo_id: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub")],

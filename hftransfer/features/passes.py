@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
+from hftransfer.core.bars import Bar
 from hftransfer.core.hashing import content_key
 from hftransfer.modalities import Modality, ModalityKind
 from hftransfer.runtime.launch import World
@@ -123,7 +123,7 @@ def passes(
     hidden = compute_config.rank > 0 or len(batches) < 2
     with (
         torch.no_grad(),  # not inference_mode: BEiT keeps tensors of a pass, and a later training needs ordinary ones
-        tqdm(total=len(positions), desc=title, unit="row", disable=hidden or None, leave=False) as bar,
+        Bar(total=len(positions), desc=title, unit="row", disable=hidden or None) as bar,
     ):
         for batch_positions, batch in loader:
             yield from _in_parts(batch_positions, batch, compute_config, forward)

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm import tqdm
+
+from hftransfer.core.bars import Bar
 
 MANY = 500  # inputs: so many are worth a progress bar
 
@@ -52,4 +53,4 @@ def each_in_threads(function: Callable, items: list, what: str) -> list:
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     hidden = len(items) < MANY or None  # None: hidden where nobody watches, as in a log file
     with ThreadPoolExecutor(workers) as pool:
-        return list(tqdm(pool.map(function, items), total=len(items), desc=what, leave=False, disable=hidden))
+        return list(Bar(pool.map(function, items), total=len(items), desc=what, disable=hidden))

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from hftransfer.config import RunConfig
+from hftransfer.core.bars import Bar
 from hftransfer.core.errors import UserError
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
 from hftransfer.modalities import ModalityKind, kind_of
@@ -136,7 +136,7 @@ def cross_validate_head(
     scores = []
     times = config.repeats or _repeats(config.folds, len(features))
     divided = divisions(task, targets, groups, config.folds, times, seed)
-    for train, held_out in tqdm(divided, desc="cross-validation", unit="fold", disable=None, leave=False):
+    for train, held_out in Bar(divided, desc="cross-validation", unit="fold"):
         fitted = (task.with_balance(targets[train]) if task.weights else task).with_scale(targets[train], intercept)
         inner = make_folds(task, targets[train], None if groups is None else groups[train], head.folds, seed)
         wanted = fitted.standardised(targets[train])

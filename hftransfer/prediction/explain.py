@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
-from tqdm.auto import tqdm
 
+from hftransfer.core.bars import Bar
 from hftransfer.core.errors import UserError
 from hftransfer.core.files import replacing, write_json
 from hftransfer.models.layers import LayerGroups
@@ -106,7 +106,7 @@ def explain(predictor: Predictor, frame: pd.DataFrame, outputs: Sequence[int] | 
     with _undisturbed(predictor.model), torch.enable_grad():
         return [
             make(predictor, frame.iloc[[row]], items[row], None if outputs is None else outputs[row])
-            for row in tqdm(range(len(frame)), desc="explain", unit="row", disable=len(frame) < 2 or None, leave=False)
+            for row in Bar(range(len(frame)), desc="explain", unit="row", disable=len(frame) < 2 or None)
         ]
 
 

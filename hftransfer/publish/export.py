@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from hftransfer.core.bars import Bar
 from hftransfer.core.errors import UserError, did_you_mean
 from hftransfer.core.files import read_json, replacing, write_json
 from hftransfer.evaluation.intervals import Measured, measure, wilson
@@ -352,7 +352,7 @@ def _timed(answer: Answer, batches: Batches, seconds: float, title: str) -> Time
     ]
     alone = _run(answer, single)
     found, spent, started = [], 0.0, time.perf_counter()
-    with tqdm(total=len(batches.items), desc=f"compare ({title})", unit="row", leave=False, disable=None) as bar:
+    with Bar(total=len(batches.items), desc=f"compare ({title})", unit="row") as bar:
         for number, batch in enumerate(batches):
             start = time.perf_counter()
             if number and start - begin + (start - started) / number > seconds:

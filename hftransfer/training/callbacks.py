@@ -7,9 +7,9 @@ import torch
 from accelerate.utils import set_seed
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainingArguments
 
+from hftransfer.core.bars import Bar
 from hftransfer.features.passes import ComputeConfig
 from hftransfer.runtime.interruption import LOSS_DIVERGED, Stop, StopRequest
 from hftransfer.strategies import Plan
@@ -97,7 +97,7 @@ class ProgressBarCallback(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             begin = state.global_step
-            self.bar = tqdm(total=state.max_steps, initial=begin, desc="train", unit="step", leave=False, disable=None)
+            self.bar = Bar(total=state.max_steps, initial=begin, desc="train", unit="step")
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:
@@ -108,9 +108,12 @@ class ProgressBarCallback(TrainerCallback):
     ) -> None:
         metric = args.metric_for_best_model
         wanted = {"loss": "loss", f"eval_{metric}": f"validation {metric}"}
-        self.shown |= {title: f"{logs[name]:.4g}" for name, title in wanted.items() if name in (logs or {})}
+        found = {title: logs[name] for name, title in wanted.items() if name in (logs or {})}
+        self.shown |= {title: f"{value:.4g}" for title, value in found.items()}
         if self.bar is not None:
             self.bar.set_postfix(self.shown)
+            if found:
+                self.bar.tell(found)
 
     def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:
