@@ -25,7 +25,7 @@ def keep_correction(patch: Path, model: Served, frame: pd.DataFrame, label: Any)
     predicted = model.task.decode(model.task.decide(model.ask(frame)[0])[0])
     given = frame.drop(columns="id").iloc[0].to_dict()
     if model.kind.files:
-        given["input"] = _kept_file(patch, given["input"])
+        given["input"] = kept_file(patch, given["input"])
     time = datetime.now(UTC).isoformat(timespec="seconds")
     line = strict_json({"time": time, **given, "prediction": predicted, "label": right})
     with patch.open("a", encoding="utf-8") as file:
@@ -56,8 +56,8 @@ def _right_label(task: Task, label: Any) -> Any:
     return values[0] if len(values) == 1 else values
 
 
-def _kept_file(patch: Path, source: str) -> str:
-    """Return the copy's path as seen from the patch file's folder."""
+def kept_file(patch: Path, source: str) -> str:
+    """Copy a file beside the patch; return the copy's path as seen from the patch file's folder."""
     place = patch.with_suffix("")
     place.mkdir(exist_ok=True)
     copy = place / f"{uuid.uuid4().hex}{Path(source).suffix.lower()}"

@@ -10,6 +10,7 @@ from hftransfer.apps.web import start
 from hftransfer.core.errors import UserError
 from hftransfer.studio.data_page import DataPage
 from hftransfer.studio.jobs import Jobs
+from hftransfer.studio.label_page import LabelPage
 from hftransfer.studio.place import Place
 from hftransfer.studio.result_page import ResultPage
 from hftransfer.studio.train_page import TrainPage
@@ -36,10 +37,13 @@ def build_studio(folder: str | Path = ".") -> gr.Blocks:
             train = TrainPage(place, jobs, data)
         with gr.Tab("Result") as results:
             result = ResultPage(place)
+        with gr.Tab("Label") as labels:
+            label = LabelPage(place, jobs)
         options = {"api_visibility": "private", "queue": False}
         app.load(data.loaded, None, data.data, **options)
         app.load(train.loaded, data.data, [train.model, train.chosen, train.name], **options)
         gr.on([app.load, results.select], result.loaded, None, [result.run, result.other], **options)
+        gr.on([app.load, labels.select], label.loaded, None, label.run, **options)
     return app.queue(max_size=100, default_concurrency_limit=2, api_open=False)
 
 
@@ -50,4 +54,5 @@ def launch(folder: str | Path = ".", port: int | None = None, wait: bool = True)
     """
     app = build_studio(folder)
     css = [APPS / "demo.css", APPS / "review" / "review.css", HERE / "studio.css"]
-    return start(app, False, port, wait, MAX_FILE_SIZE, css, closed=True)
+    keys = (APPS / "review" / "keys.js").read_text(encoding="utf-8")
+    return start(app, False, port, wait, MAX_FILE_SIZE, css, js=keys, closed=True)

@@ -7,7 +7,7 @@
     if (event.key === "Enter" && event.target.closest("button, a, summary")) return;
     const id = /^[1-9]$/.test(event.key) ? `choice-${event.key}` : buttons[event.key];
     const button = id && document.getElementById(id);
-    if (!button || button.disabled) return;
+    if (!button || button.disabled || !button.offsetParent) return;  // on a page that is not shown
     event.preventDefault();
     button.click();
   });

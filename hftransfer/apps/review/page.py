@@ -160,17 +160,18 @@ def build_review(path: str | Path) -> gr.Blocks:
     with gr.Blocks(title=f"{review.run.name} · review", analytics_enabled=False) as app:
         gr.HTML(f'<header class="headline"><h1>{html.escape(review.run.name)}</h1>'
                 f"<p>Decisions go to {html.escape(review.patch.name)}</p></header>")  # fmt: skip
-        _Page(review).build(app)
+        ReviewPage(review).build(app.load)
     return app.queue(max_size=100, default_concurrency_limit=1, api_open=False)
 
 
-class _Page:
+class ReviewPage:
     """The components, and what happens when a button is pressed. `place` is what the person sees, sent by the page."""
 
     def __init__(self, review: Review):
         self.review = review
 
-    def build(self, app: gr.Blocks) -> None:
+    def build(self, load: Callable) -> None:
+        """Build the widgets; the event `load` shows the first question."""
         review, kinds = self.review, {item.kind for item in self.review.items}
         shown = [("Everything", ALL), *((name.capitalize(), kind) for kind, name in KINDS.items() if kind in kinds)]
         with gr.Row(equal_height=True, elem_classes="top"):
@@ -186,7 +187,7 @@ class _Page:
             gr.HTML(end_html(review))
         self.place, self.history = gr.Number(0, visible=False, precision=0), gr.State([])
         self.outputs = [self.place, self.progress, self.question, *self.choices, self.group, self.keep]
-        self._connect(app)
+        self._connect(load)
 
     def _build_answers(self) -> None:
         names = self.review.run.task.names
@@ -207,7 +208,7 @@ class _Page:
                 for words_, id_ in (("←", "back"), ("Undo (u)", "undo"), ("→", "forward"))
             )
 
-    def _connect(self, app: gr.Blocks) -> None:
+    def _connect(self, load: Callable) -> None:
         shown = [self.place, self.kind, self.history]
         for number, button in enumerate(self.choices):
             self._on(button.click, partial(self._choose, number), shown)
@@ -219,7 +220,7 @@ class _Page:
         self._on(self.forward.click, lambda place, kind, history: (self.review.step(place, kind, 1), history), shown)
         first = lambda place, kind, history: (self.review.next(-1, kind), history)  # noqa: E731
         self._on(self.kind.input, first, shown)
-        self._on(app.load, first, shown)
+        self._on(load, first, shown)
 
     def _on(self, event: Callable, change: Callable, inputs: list[Any]) -> None:
         """`change` gives the next place and the history; the page then shows that place."""
