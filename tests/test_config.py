@@ -143,12 +143,12 @@ def test_overrides_of_another_form(pair):
 
 def test_every_config_of_the_project_loads():
     assert (
-        len(CONFIGS) == 26
-    )  # one per strategy and modality; auto of images and texts; three each of entities and masks
+        len(CONFIGS) == 27
+    )  # one per strategy and modality; auto of images and texts; three each of entities and masks; one of several inputs
     for path in CONFIGS:
         config = RunConfig.from_yaml(path)
         assert path.stem == f"{config.strategy.type}", path
-        assert path.parent.name in ("audio", "image", "masks", "text", "tokens")
+        assert path.parent.name in ("audio", "fusion", "image", "masks", "text", "tokens")
         assert yaml.safe_load(path.read_text())["data"]
 
 

@@ -185,8 +185,8 @@ def _find_roles(
     refuse_foreign(kind, frame, inputs, source.name)
     if source.kind != CLASS_FOLDER:
         log.info("%s: input %s (%s), label %s.", source.name, _words(inputs), modality, _words(label))
-    if not kind.files and not config.input:
-        _offer(source, frame, inputs, {*label, *taken})
+    if source.kind != CLASS_FOLDER and not config.input:
+        _offer(kind, source, frame, inputs, {*label, *taken})
     return Columns(inputs, label, modality, frozenset(frame.columns))
 
 
@@ -207,15 +207,16 @@ def _require_apart(inputs: Iterable[str], label: Iterable[str]) -> None:
         raise UserError(f"The column {both} cannot be input and label at once.")
 
 
-def _offer(source: Source, frame: pd.DataFrame, inputs: tuple[str, ...], taken: set[str]) -> None:
-    """Log which columns a run of texts leaves aside, and what reads them."""
+def _offer(kind: ModalityKind, source: Source, frame: pd.DataFrame, inputs: tuple[str, ...], taken: set[str]) -> None:
+    """Log which columns a run leaves aside, and what reads them: values beside a text; texts too beside a picture."""
     free = [name for name in frame.columns if name not in taken and name not in inputs]
     free = [name for name in free if not (numbers_examples(name, frame[name]) or divides(name, frame[name]))]
     kinds = {name: kind_of_column(frame[name]) for name in free}
     varied = [name for name in free if filled(frame[name]).astype(str).nunique() > 1]
-    values = {name: kinds[name] for name in varied if kinds[name] == NUMBER or _is_category(kinds[name], frame[name])}
+    read = {NUMBER} | {other.name for other in MODALITIES.values() if kind.files and not other.files}
+    values = {name: kinds[name] for name in varied if kinds[name] in read or _is_category(kinds[name], frame[name])}
     if values:
-        wanted = described(dict.fromkeys(inputs, "text") | values).replace(" (", ": ").replace(")", "")
+        wanted = described(dict.fromkeys(inputs, kind.name) | values).replace(" (", ": ").replace(")", "")
         log.info("%s: not read are %s; data.input={%s} reads them too.", source.name, _words(list(values)), wanted)
 
 

@@ -219,3 +219,12 @@ def test_the_weights_are_plain_numbers(fused):
     assert [each["name"] for each in about["inputs"]] == list(several.KINDS)
     assert weights["weight"].shape == (4, about["inputs"][-1]["columns"][1])
     assert about["inputs"][3]["categories"] == ["acme", "bolt", "core"]
+
+
+def test_a_run_of_pictures_says_which_columns_it_leaves_aside(listings, caplog):
+    from hftransfer.data import DataConfig, load_data
+
+    with caplog.at_level("INFO"):
+        load_data(DataConfig(train=str(listings), label="label", on_error="skip"))
+    assert "not read are 'caption', 'price', 'brand'" in caplog.text
+    assert "data.input={photo: image, caption: text, price: number, brand: category}" in caplog.text
