@@ -299,7 +299,8 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
     for position, name in enumerate(parents):
         inner = values.setdefault(name, {})
         if isinstance(inner, str):  # `strategy: lora` in the file, `strategy.r=16` on the line
-            inner = values[name] = {SHORT_FOR.get(name, name): inner}
+            short_for = "name" if parents[:position] == ["model"] else SHORT_FOR.get(name, name)
+            inner = values[name] = {short_for: inner}
         if not isinstance(inner, dict):
             raise UserError(f"{'.'.join(path[: position + 1])} is a value, so {'.'.join(path)} cannot be set.")
         values = inner

@@ -23,6 +23,9 @@ from hftransfer.pipeline import outputs
 from hftransfer.pipeline.fit import Seconds, fit
 from hftransfer.pipeline.reliability_fit import fit_reliability, reliability_metrics
 from hftransfer.pipeline.run_context import RunContext, finalise, prepare, probe_predictions, temperature_of
+from hftransfer.pipeline.self_check import relative_gap
+from hftransfer.pipeline.tolerance import EXAMPLES, Tolerance
+from hftransfer.prediction.fused import assembled
 from hftransfer.probe.fit import Probe
 from hftransfer.probe.fused import Block, FusedHead, Layout, Values, of_categories, of_numbers
 from hftransfer.probe.solver import LinearProbe, make_folds, solve_head, standardiser
@@ -106,8 +109,9 @@ def fuse(
         fusion = _fusion(config, data, singles)
         head = fusion.solve(list(data.kinds))
     with seconds("writing"):
-        predictions, metrics = _write(folder, config, fusion, head)
-    _record(folder, fusion, predictions, list(singles), seconds.phases)
+        predictions, final, metrics = _write(folder, config, fusion, head)
+        checked = _checked(folder, fusion, final)
+    _record(folder, fusion, predictions, list(singles), seconds.phases, checked)
     return metrics
 
 
@@ -192,8 +196,10 @@ def _categories(column: pd.Series) -> tuple[str, ...]:
     return tuple(sorted(set(column.dropna())))
 
 
-def _write(folder: Path, config: RunConfig, fusion: Fusion, head: LinearProbe) -> tuple[Predictions, dict[str, Any]]:
-    """Write everything but `run.json` and the freeze check; return predictions and metrics."""
+def _write(
+    folder: Path, config: RunConfig, fusion: Fusion, head: LinearProbe
+) -> tuple[Predictions, FusedHead, dict[str, Any]]:
+    """Write everything but `run.json` and the freeze check; return predictions, the final head and metrics."""
     context, data, task = fusion.context, fusion.context.data, fusion.task
     mean, scale = standardiser(fusion.features[context.fitted], True, fusion.layout.numbers)
     probe = Probe(head, FeatureSource(0), {}, fusion.features, [(fusion.features, fusion.features)],
@@ -220,7 +226,7 @@ def _write(folder: Path, config: RunConfig, fusion: Fusion, head: LinearProbe) -
         metrics["contributions"] = found.model_dump()
     MetricsRecord.of(metrics).write(folder)
     HistoryRecord().write(folder)
-    return predictions, metrics
+    return predictions, final, metrics
 
 
 def _finalised(context: RunContext, probe: Probe, head: FusedHead) -> tuple[Predictions, FusedHead]:
@@ -257,9 +263,26 @@ def _contributions(fusion: Fusion, head: LinearProbe, headline: str | None) -> A
     return found
 
 
+def _checked(folder: Path, fusion: Fusion, head: FusedHead) -> dict[str, Any]:
+    """Ask the saved folder some examples, as an outside user would. Raises `UserError` where it answers otherwise."""
+    context = fusion.context
+    rows = np.unique(np.linspace(0, len(context.targets) - 1, EXAMPLES).round().astype(int))
+    saved = assembled(folder, fusion.task, context.config.use_cpu)
+    recorded, found = head.logits(fusion.features[rows]), saved.logits(context.data.frame.iloc[rows])
+    gap, tolerance = relative_gap(recorded, found), Tolerance.of(context.compute_config)
+    if not gap <= tolerance.logits:
+        raise UserError(
+            f"The saved folder is not the evaluated model: logits of {len(rows)} examples differ by {gap:.2g} of their spread "
+            f"(expected at most {tolerance.logits:g}). The run is not complete. Try store=false and training.bf16=false."
+        )
+    log.info("Self-check: the folder gives the recorded answers to %d examples", len(rows))
+    return {"examples": len(rows), "max_difference": gap, "tolerance": tolerance.logits}
+
+
 def _record(
-    folder: Path, fusion: Fusion, predictions: Predictions, networks: list[str], seconds: dict[str, float]
-) -> None:
+    folder: Path, fusion: Fusion, predictions: Predictions, networks: list[str], seconds: dict[str, float],
+    checked: dict[str, Any],
+) -> None:  # fmt: skip
     """Write the freeze check of all models, and `run.json` last, because it says that the folder is whole."""
     data, runs = fusion.context.data, {name: RunRecord.read(folder / MODELS / name) for name in networks}
     checks = {name: FreezeCheckRecord.read(folder / MODELS / name) for name in networks}
@@ -281,6 +304,6 @@ def _record(
             seconds[phase] = seconds.get(phase, 0.0) + took
     sources = ", ".join(f"{name}: {run.checkpoint.source}" for name, run in runs.items())
     hashes = "-".join(run.checkpoint.weights_hash for run in runs.values())
-    outputs.run_record(fusion.context, predictions, seconds, {}).model_copy(
+    outputs.run_record(fusion.context, predictions, seconds, checked).model_copy(
         update={"checkpoint": CheckpointRecord(source=sources, weights_hash=hashes), "inputs": inputs}
     ).write(folder)

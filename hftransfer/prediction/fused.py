@@ -141,11 +141,19 @@ class FusedPredictor:
 
 def load_fused(folder: Path, use_cpu: bool, batch_size: int, remote: bool | None, world: World) -> FusedPredictor:
     """Load the models of all inputs of a run folder, and the head on them. Raises `UserError`."""
-    head, run = FusedHead.read(folder), RecordedRun.open(folder)
+    return assembled(folder, RecordedRun.open(folder).task, use_cpu, batch_size, remote, world)
+
+
+def assembled(
+    folder: Path, task: Task, use_cpu: bool = False, batch_size: int = 16, remote: bool | None = None,
+    world: World = World(),
+) -> FusedPredictor:  # fmt: skip
+    """Do what `load_fused` does, also in a folder that is not complete yet."""
+    head = FusedHead.read(folder)
     predictors = {
         block.name: load_one(folder / MODELS / block.name, use_cpu, batch_size, remote, world)
         for block in head.layout.blocks
         if block.kind in MODALITIES
     }
     kinds = {block.name: block.kind for block in head.layout.blocks}
-    return FusedPredictor(folder, predictors, head, run.task, kinds, Reliability.read(folder, run.task))
+    return FusedPredictor(folder, predictors, head, task, kinds, Reliability.read(folder, task))

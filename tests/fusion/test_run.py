@@ -1,6 +1,7 @@
 """A run on several inputs: what it reports, what its folder answers, and what its parts are."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -67,6 +68,23 @@ def test_the_folder_gives_the_recorded_answers(fused, listings, predictor, recor
     columns = [name for name in recorded if name.startswith("logit:")]
     np.testing.assert_allclose(found[columns].to_numpy(), recorded[columns].to_numpy(), atol=2e-3)
     assert found["prediction"].tolist() == recorded["prediction"].tolist()
+
+
+def test_the_run_checks_its_folder_before_it_is_complete(fused):
+    found = RecordedRun.open(fused).record.self_check
+    assert found["examples"] == 16 and found["max_difference"] <= found["tolerance"]
+
+
+def test_a_folder_that_answers_otherwise_is_not_complete(listings, monkeypatch, unchecked):
+    from hftransfer.probe.fused import FusedHead
+
+    write = FusedHead.write
+    monkeypatch.setattr(FusedHead, "write", lambda head, folder: write(replace(head, weight=1.1 * head.weight), folder))
+    config = configuration(listings.parent, listings, {"photo": "image", "price": "number"})
+    output = listings.parent / "otherwise"
+    with pytest.raises(UserError, match="The saved folder is not the evaluated model"):
+        run(config.model_copy(update={"output": str(output)}))
+    assert not output.exists()
 
 
 def test_other_data_are_evaluated_without_the_training_examples(fused, listings, recorded):
@@ -219,6 +237,31 @@ def test_the_weights_are_plain_numbers(fused):
     assert [each["name"] for each in about["inputs"]] == list(several.KINDS)
     assert weights["weight"].shape == (4, about["inputs"][-1]["columns"][1])
     assert about["inputs"][3]["categories"] == ["acme", "bolt", "core"]
+
+
+def test_each_input_has_a_checkpoint_with_options_of_its_own():
+    from hftransfer.config import parse_overrides, with_overrides
+
+    typed = [
+        "data.input={photo: image, caption: text}",
+        "model.photo=timm/x",
+        "model.photo.image_size=64",
+        "model.caption=b",
+    ]
+    config = with_overrides({"data": {"train": "x"}}, parse_overrides(typed))
+    assert config.model.inputs["photo"].name == "timm/x" and config.model.inputs["photo"].image_size == 64
+    assert config.model.inputs["caption"].name == "b" and config.model.name == "auto"
+    with pytest.raises(UserError, match="Unknown field model.fhoto"):
+        with_overrides({"data": {"train": "x"}}, parse_overrides([typed[0], "model.fhoto=x"]))
+
+
+def test_one_checkpoint_for_two_inputs_is_refused(listings):
+    config = configuration(listings.parent, listings, several.KINDS)
+    model = config.model.model_copy(update={"inputs": {}, "name": "somewhere"})
+    with pytest.raises(
+        UserError, match=r"several inputs \(photo, caption\): name a checkpoint for each, model.photo=…"
+    ):
+        run(config.model_copy(update={"model": model, "output": str(listings.parent / "one")}))
 
 
 def test_a_run_of_pictures_says_which_columns_it_leaves_aside(listings, caplog):
