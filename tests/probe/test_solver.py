@@ -10,7 +10,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hftransfer.core.errors import UserError
-from hftransfer.probe.solver import PENALTIES, make_folds, mean_loss, out_of_fold_of_best, refit, solve_head
+from hftransfer.probe.solver import (
+    PENALTIES,
+    make_folds,
+    mean_loss,
+    out_of_fold_of_best,
+    refit,
+    solve_head,
+    standardiser,
+)
 from hftransfer.tasks import Regression, make_task
 
 pytestmark = pytest.mark.usefixtures("all_penalties")
@@ -267,3 +275,32 @@ def test_the_choice_between_heads_is_cross_validated():
         chosen.append(min(head.loss for head in heads))
         crossed.append(mean_loss(task, out_of_fold_of_best(task, heads, targets, folds), targets))
     assert np.mean(chosen) < 0.97 * np.log(2) < np.mean(crossed)
+
+
+def test_inputs_of_any_width_have_the_same_total_variance():
+    rng = np.random.default_rng(0)
+    features = np.hstack([rng.normal(size=(50, 100)) * 30, rng.normal(size=(50, 1)), rng.normal(size=(50, 7)) / 9])
+    blocks = np.repeat([4, 0, 2], [100, 1, 7])
+    mean, scale = standardiser(features, True, blocks)
+    variance = ((features - mean) / scale).var(0)
+    assert [variance[blocks == block].sum() for block in (4, 0, 2)] == pytest.approx([36.0] * 3)
+    one = standardiser(features, True, np.zeros(108, int))[1] / standardiser(features, True)[1]
+    assert one == pytest.approx(np.full(108, one[0]))  # one input: the same up to a factor
+
+
+def test_a_wide_input_of_noise_does_not_drown_a_number():
+    """400 columns of noise beside one number that tells the class: scaled as inputs, the number is read."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, 300)
+    features = np.hstack([rng.normal(size=(300, 400)), (targets + rng.normal(0, 0.3, 300))[:, None]])
+    blocks = np.repeat([0, 1], [400, 1])
+    task = make_task("single_label", ("a", "b"))
+    folds = make_folds(task, targets[:100], None, 5, 0)
+    right = [
+        np.mean(
+            solve_head(features[:100], targets[:100], task, folds, blocks=each).logits(features[100:]).argmax(1)
+            == targets[100:]
+        )
+        for each in (blocks, None)
+    ]
+    assert right[0] > 0.9 > right[1] + 0.1
