@@ -34,7 +34,7 @@ class DataPage:
         self.data = gr.Dropdown(known["choices"], value=known["value"], label="Data", allow_custom_value=True,
                                 elem_id="data", info="class folders or a table; or hub:owner/name")  # fmt: skip
         with gr.Accordion("Columns and other options", open=False):
-            self.options = gr.Textbox(lines=3, label="key=value, one a line", placeholder=OPTIONS)
+            self.options = gr.Textbox("", lines=3, label="key=value, one a line", placeholder=OPTIONS)
         self.look = gr.Button("Look at the data", variant="primary", elem_id="look")
 
     def _build_upload(self) -> None:
@@ -44,7 +44,7 @@ class DataPage:
     def _build_camera(self) -> None:
         with gr.Accordion("Take pictures with the camera", open=False):
             self.set = gr.Textbox("captures", label="Folder", max_lines=1)
-            self.name = gr.Textbox(label="Class", max_lines=1, placeholder="what the picture shows")
+            self.name = gr.Textbox("", label="Class", max_lines=1, placeholder="what the picture shows")
             self.picture = gr.Image(type="filepath", sources=["webcam", "upload"], label="Picture", height=280)
             self.keep = gr.Button("Keep the picture")
             self.kept = gr.HTML(min_height=0)

@@ -8,6 +8,7 @@ from hftransfer.apps.review.page import Review, ReviewPage
 from hftransfer.apps.web import with_messages
 from hftransfer.core.errors import UserError
 from hftransfer.studio.jobs import Jobs
+from hftransfer.studio.map_tab import MapTab
 from hftransfer.studio.place import Place
 from hftransfer.studio.training import train_again
 from hftransfer.studio.uncertain import Uncertain, question_html
@@ -26,16 +27,18 @@ class LabelPage:
             self.again = gr.Button("Train again with the decisions", elem_id="again", min_width=260)
         self.started = gr.HTML(min_height=0)
         with gr.Tabs():
-            with gr.Tab("Suspected errors"):
+            with gr.Tab("Suspected"):
                 self.open = gr.Button("Show what is suspected", elem_id="suspected")
                 gr.render(self.run, [self.open.click])(self._review)
-            with gr.Tab("Uncertain examples") as uncertain:
+            with gr.Tab("Uncertain") as uncertain:
                 self._build_uncertain()
+            with gr.Tab("Map"):
+                MapTab(place, self.run)
         self._connect(uncertain)
 
     def _build_uncertain(self) -> None:
         with gr.Row(equal_height=True):
-            self.pool = gr.Textbox(label="Examples without labels", placeholder="a folder or table, such as new/",
+            self.pool = gr.Textbox("", label="Examples without labels", placeholder="a folder or table, such as new/",
                                    max_lines=1, elem_id="pool", min_width=260)  # fmt: skip
             self.count = gr.Slider(5, 200, 20, step=5, label="How many", min_width=200)
         self.choose = gr.Button("Choose what to label", elem_id="choose")

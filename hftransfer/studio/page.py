@@ -36,7 +36,7 @@ def build_studio(folder: str | Path = ".") -> gr.Blocks:
         with gr.Tab("Train"):
             train = TrainPage(place, jobs, data)
         with gr.Tab("Result") as results:
-            result = ResultPage(place)
+            result = ResultPage(place, jobs)
         with gr.Tab("Label") as labels:
             label = LabelPage(place, jobs)
         options = {"api_visibility": "private", "queue": False}

@@ -12,6 +12,8 @@ from hftransfer.core.wording import ends
 from hftransfer.evaluation.comparison import Comparison, compare
 from hftransfer.evaluation.kinds import titled
 from hftransfer.runs.reader import RecordedRun
+from hftransfer.studio.deliver import DeliverTab
+from hftransfer.studio.jobs import Jobs
 from hftransfer.studio.place import Place
 from hftransfer.studio.progress import headline
 
@@ -19,7 +21,7 @@ from hftransfer.studio.progress import headline
 class ResultPage:
     """The widgets of the page; `run` is the name of the chosen run, which the page of the labels reads too."""
 
-    def __init__(self, place: Place):
+    def __init__(self, place: Place, jobs: Jobs):
         self.place = place
         with gr.Row(equal_height=True):
             self.run = gr.Dropdown([], label="Run", elem_id="run", min_width=260)
@@ -32,6 +34,8 @@ class ResultPage:
             with gr.Tab("Try it"):
                 self.load = gr.Button("Load the model", elem_id="load")
                 gr.render(self.run, [self.load.click])(self._try)
+            with gr.Tab("Deliver"):
+                DeliverTab(place, jobs, self.run)
         self._connect(report)
 
     def _connect(self, report: gr.Tab) -> None:

@@ -36,7 +36,7 @@ class TrainPage:
         strategies = [(text, name) for name, text in DESCRIBED.items()]
         self.strategy = gr.Dropdown(strategies, value="probe", label="Strategy", elem_id="strategy")
         self.minutes = gr.Slider(1, 60, 10, step=1, label="Time budget (minutes)", visible=False)
-        self.name = gr.Textbox(label="Name of the run", max_lines=1, placeholder="found from data and strategy")
+        self.name = gr.Textbox("", label="Name of the run", max_lines=1, placeholder="found from data and strategy")
         with gr.Row():
             self.train = gr.Button("Train", variant="primary", elem_id="train")
             self.stop = gr.Button("Stop", interactive=False, elem_id="stop")

@@ -15,11 +15,9 @@ from hftransfer.core.files import read_json, write_json
 from hftransfer.data.patch import Decision, append, read_patch, standing
 from hftransfer.modalities import kind_of
 from hftransfer.planning.labels.pool import next_to_label
-from hftransfer.report.gallery import player, thumbnail
 from hftransfer.runs.reader import RecordedRun
+from hftransfer.studio.examples import example_html
 from hftransfer.studio.place import Place
-
-SIDE, CHARACTERS = 480, 4000
 
 
 @dataclass(frozen=True)
@@ -84,13 +82,5 @@ def _digests(patch: Path) -> set[str]:
 
 def question_html(run: RecordedRun, question: dict[str, Any]) -> str:
     """Return the input, what the model makes of it, and why it was chosen."""
-    kind = kind_of(run.record.modality)
-    if kind.shows == "words":
-        texts = (question[name] for name in ("input", "input_pair") if name in question)
-        shown = "".join(f"<blockquote>{html.escape(text[:CHARACTERS])}</blockquote>" for text in texts)
-    else:
-        picture, sound = thumbnail(question["input"], SIDE, kind), player(question["input"], kind)
-        shown = f'<img alt="what is to be labelled" src="{picture}">' if picture else "(cannot be shown)"
-        shown += f'<audio controls preload="none" src="{sound}"></audio>' if sound else ""
-    said = html.escape(f"the model says {question.get('prediction', 'nothing')}: {question['reason']}")
-    return f'<article class="question"><div class="rows"><figure>{shown}<figcaption>{said}</figcaption></figure></div></article>'
+    caption = html.escape(f"the model says {question.get('prediction', 'nothing')}: {question['reason']}")
+    return example_html(kind_of(run.record.modality), question, caption)

@@ -112,3 +112,30 @@ def test_by_keyboard_alone(browser, address):
     page.keyboard.press("Enter")
     page.get_by_text("24 images", exact=True).wait_for(timeout=20_000)
     page.close()
+
+
+@pytest.mark.slow
+def test_labels_and_the_map(browser, address, root):
+    """A point of the map is relabelled, and an uncertain example gets its label: two lines of one patch."""
+    tiny.image_folder(root / "new" / "pool", per_class=2, size=40)
+    page, strange = opened(browser, address, 390)
+    page.get_by_role("tab", name="Label", exact=True).click()
+    page.get_by_label("Run", exact=True).last.click()
+    page.get_by_role("option", name="earlier").click()
+    page.get_by_role("tab", name="Map").click()
+    page.locator("#draw").click()
+    page.locator("svg.map circle").nth(3).click(force=True, timeout=30_000)
+    page.wait_for_function("document.querySelector('#point input[type=number]').value == 4")
+    page.get_by_label("Right label").click()
+    page.get_by_role("option", name="blue").click()
+    page.locator("#relabel-point").click()
+    page.get_by_text("kept in earlier.patch.jsonl").wait_for()
+    page.get_by_role("tab", name="Uncertain").click()
+    page.locator("#pool textarea, #pool input").first.fill("new/pool")
+    page.locator("#choose").click()
+    page.locator("#labels label").first.click(timeout=60_000)
+    page.locator("#keep-label").click()
+    page.get_by_text("5 to label").wait_for(timeout=20_000)
+    assert len((root / "runs" / "earlier.patch.jsonl").read_text().splitlines()) == 2
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390 and not strange
+    page.close()
