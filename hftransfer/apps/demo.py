@@ -230,7 +230,7 @@ def predict_tab(model: Served) -> None:
             answer = _answer(model.task)
             remarks = gr.HTML(elem_classes="remark")
             why = None if model.lacks("--explain") else _why(model, inputs)
-            if not model.lacks("review"):
+            if not (model.lacks("review") or model.task.by_part):  # words and pixels take more than a choice
                 _correction(model, inputs)
     _asking(model, inputs, button, ask, [answer, remarks], "predict")
     if why is not None:

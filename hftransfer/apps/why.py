@@ -10,7 +10,8 @@ from PIL import Image
 
 from hftransfer.apps.serving import Served
 from hftransfer.prediction.explain import Explanation, NoExplanation
-from hftransfer.report.gallery import player, thumbnail, words
+from hftransfer.report.gallery import player, thumbnail
+from hftransfer.report.picked import words
 from hftransfer.runs.reader import PAIR_MARK
 
 NEAREST = 3

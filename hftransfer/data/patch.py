@@ -183,6 +183,10 @@ class Patch:
     def _label(self, decision: Decision, task: Task, value: Any) -> Any:
         """Return the label of the input `value` as rows have it. Raises `UserError` for one that the task does not know."""
         try:
+            if task.by_pixel:
+                raise UserError(
+                    "a patch holds no masks. Of an image it says keep, drop or group; masks are mended as files."
+                )
             return _entities(decision.label, task, value) if task.by_word else _as_task_has_it(decision.label, task)
         except UserError as error:
             raise UserError(f"The patch {self.path}, {decision.id or decision.input!r}: {error}") from None

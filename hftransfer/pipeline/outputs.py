@@ -28,8 +28,9 @@ from hftransfer.pipeline.reliability_fit import fit_reliability, reliability_met
 from hftransfer.pipeline.repeats import cross_validate_head, folds_of, headline_of
 from hftransfer.pipeline.run_context import RunContext
 from hftransfer.pipeline.self_check import check_saved_model
+from hftransfer.pipeline.words import unseen_logits
 from hftransfer.probe.fit import Probe
-from hftransfer.runs.predictions import Predictions, prediction_table
+from hftransfer.runs.predictions import NO_UNITS, Predictions, prediction_table
 from hftransfer.runs.record import (
     SCHEMA_VERSION,
     CheckpointRecord,
@@ -166,7 +167,7 @@ def write_run(
     split_table(data, context.modality).to_parquet(folder / "splits.parquet", index=False)
     keep_inputs(folder, data.frame, data.kind)
     labelled_table(data, predictions, context.places).to_parquet(folder / "predictions.parquet", index=False)
-    if probe is not None and not data.task.by_word:
+    if probe is not None:
         out_of_fold_table(context, probe, predictions.temperature).to_parquet(folder / "oof.parquet", index=False)
     save_model(model, context.checkpoint.processor, folder / "model")
     checked = check_saved_model(folder / "model", context, model, predictions, probe)
@@ -219,8 +220,11 @@ def cross_validated(context: RunContext, probe: Probe | None, intercept: bool) -
 
 def out_of_fold_table(context: RunContext, probe: Probe, temperature: float) -> pd.DataFrame:
     rows = context.data.frame.iloc[context.fitted]
-    logits = context.data.task.in_units(probe.head.out_of_fold)
-    table = prediction_table(rows["id"].tolist(), context.data.task, logits / (1.0 if context.trains else temperature))
+    task = context.data.task
+    units = (rows["input"].tolist(), context.places[context.fitted]) if task.by_word else NO_UNITS
+    logits = unseen_logits(context, probe) if task.by_word else task.in_units(probe.head.out_of_fold)
+    logits = logits / (1.0 if context.trains else temperature)
+    table = prediction_table(rows["id"].tolist(), task, logits, units)
     table.insert(1, "label", pd.Series(rows["label"].tolist(), dtype=object))
     return table
 

@@ -14,6 +14,7 @@ import pandas as pd
 from hftransfer.config import RunConfig
 from hftransfer.core.bars import Bar
 from hftransfer.core.errors import UserError
+from hftransfer.core.files import replacing
 from hftransfer.evaluation import EvaluationConfig, evaluate_predictions
 from hftransfer.modalities import ModalityKind, kind_of
 from hftransfer.probe.solver import make_folds, solve_head
@@ -222,7 +223,7 @@ def _cross_validated(config: RunConfig, once: Once) -> dict[str, Any]:
     fits_validation = (
         config.strategy.defaults(kind_of(record.modality).for_task(task)) is None
     )  # of a head: only trainings choose a step on it
-    scores, truths, trained_on = [], [], []
+    scores, truths, trained_on, tables = [], [], [], []
     for number, (train, held_out) in enumerate(folds, start=1):
         log.info("Fold %d of %d", number, len(folds))
         split = np.full(len(rows), "train", dtype=object)
@@ -232,13 +233,27 @@ def _cross_validated(config: RunConfig, once: Once) -> dict[str, Any]:
         )
         split[train[inner[0][1]]] = "validation"
         table = _held_out_table(config, once, rows.assign(split=split))
+        tables.append(table)
         scores.append(outputs_of(table, task))
         truths.append(task.targets(labels[held_out].tolist(), places_of(table)))
         trained_on.append(len(train) if fits_validation else int((split == "train").sum()))
+    _keep_out_of_fold(config.output_folder, pd.concat(tables, ignore_index=True), rows)
     held_out = [rows for _, rows in folds]
     order = np.argsort(np.concatenate(held_out)[: len(rows)])
     truth = np.concatenate(truths)[: len(rows)][order]
     return _pooled(task, truth, groups, held_out, scores, trained_on, config.evaluation)
+
+
+def _keep_out_of_fold(folder: Path, tables: pd.DataFrame, rows: pd.DataFrame) -> None:
+    """Write what the folds say of the training rows into the run folder, where the run has no such predictions of its own."""
+    path, trained = folder / "oof.parquet", rows.loc[rows["split"] == "train", "id"]
+    if path.exists():
+        return
+    table = (
+        tables[tables["id"].isin(trained)].drop_duplicates("id").drop(columns=["split", "out_of_fold"], errors="ignore")
+    )
+    with replacing(path) as place:
+        table.to_parquet(place, index=False)
 
 
 def _held_out_table(config: RunConfig, once: Once, rows: pd.DataFrame) -> pd.DataFrame:

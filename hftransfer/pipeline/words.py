@@ -86,7 +86,7 @@ def held_out_words(
     return of_texts(logits, targets)
 
 
-def cross_validated(context: "RunContext", probe: Probe) -> np.ndarray:
+def unseen_logits(context: "RunContext", probe: Probe) -> np.ndarray:
     """Return logits of the fitted examples (F, C), or texts (F,) of (W, C), each by a probe that did not see it."""
     task, targets = context.data.task, context.targets
     if not task.by_word:

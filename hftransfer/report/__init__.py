@@ -41,10 +41,11 @@ def _template() -> "Template":
 
 def _content(run: "RecordedRun") -> dict[str, Any]:
     from hftransfer.modalities import kind_of
-    from hftransfer.report import gallery, masks, sections
+    from hftransfer.report import gallery, masks, sections, suspects
     from hftransfer.report.diagnosis import diagnose, gather
+    from hftransfer.report.picked import SHOWN
 
-    suspects = gallery.label_errors(run)
+    doubtful = suspects.label_errors(run)
     folder = str(run.folder)
     return {
         "name": run.name,
@@ -63,12 +64,12 @@ def _content(run: "RecordedRun") -> dict[str, Any]:
         "sets": sections.sets(run),
         "classes": sections.classes(run),
         "errors": gallery.cards(run, gallery.confident_errors(run)),
-        "suspects": gallery.cards(run, suspects) if suspects else [],
-        "suspects_method": suspects is not None,
-        "searches_labels": gallery.searches_labels(run.task),
+        "suspects": gallery.cards(run, doubtful) if doubtful else [],
+        "suspects_method": doubtful is not None,
+        "searches_labels": suspects.searches_labels(run.task),
         "entity_errors": sections.entity_errors(run),
         "legend": masks.legend(run.task) if run.task.by_pixel else [],
-        "unsure": gallery.cards(run, masks.unsure_masks(run, gallery.SHOWN // 2)) if run.task.by_pixel else [],
+        "unsure": gallery.cards(run, masks.unsure_masks(run, SHOWN // 2)) if run.task.by_pixel else [],
         "freeze_check": sections.freeze_check(run),
         "provenance": sections.provenance(run),
         "review": "" if run.lacks("review") else shlex.join(["hftransfer", "review", folder]),

@@ -3,8 +3,6 @@
 import base64
 import io
 import logging
-import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +13,8 @@ from hftransfer.core.files import read_json
 from hftransfer.evaluation.entities import errors_of
 from hftransfer.modalities import ModalityKind, first_kind, kind_of
 from hftransfer.report.masks import panels, worst_masks
-from hftransfer.report.picked import Picked
+from hftransfer.report.picked import SHOWN, Picked, in_words, words
+from hftransfer.report.suspects import label_errors
 from hftransfer.runs.predictions import places_of
 from hftransfer.runs.reader import PAIR_MARK, Part, RecordedRun
 from hftransfer.tasks import Task
@@ -24,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 PICTURES = first_kind(lambda kind: kind.shows == "picture")  # explanations are pictures, whatever they explain
 
-SHOWN = 12
 EXPLAINED = 6  # of each list, the first: a text costs half a second on two cores
 _SIDE = 240  # pixels of a thumbnail's longer side
 _CHARACTERS = 420
@@ -104,78 +102,6 @@ def _confidence_of_error(task: Task, part: Part, decided: np.ndarray) -> np.ndar
     return np.where(decided != part.targets, side, 0).max(1)
 
 
-def searches_labels(task: Task) -> bool:
-    """Return whether likely wrong labels of a task can be searched."""
-    return task.has_classes and "review" not in task.lacks
-
-
-def label_errors(run: RecordedRun, count: int = SHOWN) -> Picked | None:
-    """Rows whose label is likely wrong, by confident learning (Northcutt et al. 2021) on out-of-sample probabilities.
-
-    Training rows are predicted by folds that did not see them, where the run has them, and evaluated rows by the model.
-    On benchmarks about half of what is flagged is truly wrong: for review, never for deletion. None where the method is not
-    at hand: for regression, or without cleanlab.
-    """
-    if not searches_labels(run.task) or not _has_cleanlab():
-        return None
-    part = joined([part for part in (run.out_of_fold, run.part(run.evaluated)) if part is not None])
-    try:
-        with warnings.catch_warnings():
-            # A class of few examples: the list is short.
-            warnings.filterwarnings("ignore", "May not flag all label issues")
-            rows = _find_label_issues(run.task.exclusive, part)[:count]
-    except ValueError as error:  # cleanlab's own conditions on labels; the report is whole without this list
-        logger.warning("The report has no likely label errors: cleanlab cannot search them (%s)", error)
-        return None
-    suggested = [run.task.decode(row) for row in run.task.decide(part.scores[rows])]
-    notes = [f"{_probability_of_label(run.task, part, row):.0%} for the given label" for row in rows]
-    return Picked(part, rows, [words(answer) for answer in suggested], notes)
-
-
-def _has_cleanlab() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("cleanlab") is not None
-
-
-def _find_label_issues(exclusive: bool, part: Part) -> np.ndarray:
-    """Row numbers, likeliest first."""
-    if not exclusive and part.scores.shape[1] == 1:
-        exclusive, part = True, _as_classes(part)
-    if exclusive:
-        from cleanlab.filter import find_label_issues
-
-        if len(np.unique(part.targets)) < part.scores.shape[1]:
-            return np.array([], dtype=int)  # a class without rows: its threshold is undefined
-        return find_label_issues(part.targets, part.scores, return_indices_ranked_by="self_confidence", n_jobs=1)
-    from cleanlab.multilabel_classification.filter import find_label_issues as find_in_labels
-
-    labels = [np.flatnonzero(row).tolist() for row in part.targets]
-    return find_in_labels(labels, part.scores, return_indices_ranked_by="self_confidence", n_jobs=1)
-
-
-def _as_classes(part: Part) -> Part:
-    """Return the yes/no answers to one single label as two classes: cleanlab reads several labels alone."""
-    return Part(part.frame, part.targets[:, 0].astype(int), np.hstack([1 - part.scores, part.scores]))
-
-
-def _probability_of_label(task: Task, part: Part, row: int) -> float:
-    if task.exclusive:
-        return part.scores[row, part.targets[row]]
-    return np.where(part.targets[row] > 0.5, part.scores[row], 1 - part.scores[row]).min()
-
-
-def joined(parts: Sequence[Part]) -> Part:
-    """Several parts as one."""
-    import pandas as pd
-
-    return Part(
-        pd.concat([part.frame for part in parts], ignore_index=True),
-        np.concatenate([part.targets for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-    )
-
-
 def shown_outputs(run: RecordedRun) -> dict[str, int]:
     """Return the first rows of each list by their id, each with the output that is shown as the answer: what is explained."""
     run.require("--explain")
@@ -201,10 +127,10 @@ def cards(run: RecordedRun, picked: Picked) -> list[Card]:
 def _card(run: RecordedRun, row: dict[str, Any], answer: str, note: str) -> Card:
     kind = kind_of(run.record.modality)
     pictured = kind.shows != "words"
-    label = words(_with_text(row))
+    label = in_words(run.task, row["label"], row["input"])
     image = thumbnail(row["input"], kind=kind) if pictured else None
     if run.task.by_pixel:
-        label, image = run.task.describe(row["label"]), panels(run.task, row["input"], row["label"], row["mask"])
+        image = panels(run.task, row["input"], row["label"], row["mask"])
     explained = run.explanation(row["id"], ".png")
     return Card(
         row["id"], note, label, answer, image,
@@ -223,23 +149,6 @@ def _others(run: RecordedRun, row: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _short(text: str) -> str:
     return text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}…"
-
-
-def _with_text(row: dict[str, Any]) -> Any:
-    """Return the label of a row; entities with the words that they stand for."""
-    label, text = row["label"], row["input"]
-    if isinstance(label, list) and label and isinstance(label[0], dict):
-        return [f"{text[entity['start'] : entity['end']]} ({entity['label']})" for entity in label]
-    return label
-
-
-def words(label: Any) -> str:
-    """Return a label as the page shows it."""
-    if isinstance(label, list) and label and isinstance(label[0], dict):
-        return ", ".join(f"{entity['start']}-{entity['end']} ({entity['label']})" for entity in label)
-    if isinstance(label, list | tuple):
-        return ", ".join(map(words, label)) or "(none)"
-    return f"{label:.4g}" if isinstance(label, float) else str(label)
 
 
 def player(path: str, kind: ModalityKind) -> str | None:

@@ -44,16 +44,21 @@ def legend(task: Task) -> list[tuple[str, str]]:
     ]
 
 
-def panels(task: Task, source: str, truth: bytes, prediction: bytes) -> str:
-    """Return image, true mask, predicted mask and their difference side by side, as a data URI."""
-    true, (found, _) = decode_mask(truth), decode_prediction(prediction)
-    scale = min(1.0, SIDE / max(found.shape))
-    size = tuple(max(1, round(scale * side)) for side in found.shape)
-    true, found = resized_mask(true, size), resized_mask(found, size)
-    colours = palette(len(task.names))
-    difference = np.where((true == found)[..., None], RIGHT, WRONG)
-    difference[true == IGNORED] = UNKNOWN
-    pictures = [_picture(source, size), coloured(true, colours), coloured(found, colours), difference.astype(np.uint8)]
+def panels(task: Task, source: str, truth: bytes, prediction: bytes | None, side: int = SIDE) -> str:
+    """Return image, true mask, predicted mask and their difference side by side, as a data URI.
+
+    `side` are the pixels of the longer side of each. Without a prediction there are the first two.
+    """
+    true, colours = decode_mask(truth), palette(len(task.names))
+    scale = min(1.0, side / max(true.shape))
+    size = tuple(max(1, round(scale * length)) for length in true.shape)
+    true = resized_mask(true, size)
+    pictures = [_picture(source, size), coloured(true, colours)]
+    if prediction is not None:
+        found = resized_mask(decode_prediction(prediction)[0], size)
+        difference = np.where((true == found)[..., None], RIGHT, WRONG)
+        difference[true == IGNORED] = UNKNOWN
+        pictures += [coloured(found, colours), difference.astype(np.uint8)]
     gap = np.full((size[0], GAP, 3), 255, np.uint8)
     wide = np.concatenate([piece for picture in pictures for piece in (picture, gap)][:-1], 1)
     buffer = io.BytesIO()

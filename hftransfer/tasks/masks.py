@@ -33,8 +33,8 @@ class Masks(Task):
     output, outputs, unit = "class", "classes", "pixel"
     by_pixel = True
     least_outputs = 2  # UperNet refuses fewer
-    lacks = frozenset({"rank", "curve", "next", "review", "--explain",
-                       "evaluation.metrics", "doctor --fix", "doctor --measure", "data.patch", "export"})  # fmt: skip
+    lacks = frozenset({"rank", "curve", "next", "--explain",
+                       "evaluation.metrics", "doctor --fix", "doctor --measure", "export"})  # fmt: skip
     headline = learning_metric = selection_metric = "mean_iou"
     macro_metric, class_metric = "mean_iou", "iou"
     class_columns = ("dice", "iou")

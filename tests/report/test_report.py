@@ -18,8 +18,9 @@ from PIL import Image
 from hftransfer.core.errors import UserError
 from hftransfer.report import write_report
 from hftransfer.report.diagnosis import Evidence, diagnose, gather
-from hftransfer.report.gallery import _find_label_issues, confident_errors, label_errors, shown_outputs, thumbnail
+from hftransfer.report.gallery import confident_errors, shown_outputs, thumbnail
 from hftransfer.report.sections import number
+from hftransfer.report.suspects import _find_label_issues, label_errors
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.tasks import MultiLabel, SingleLabel
 from tests.support.run_folders import MULTI, VALUES, learning_curve, make_run
@@ -276,7 +277,7 @@ def test_planted_label_errors_are_found(tmp_path):
 
 
 def test_without_cleanlab_the_page_says_what_to_install(tmp_path, monkeypatch, without_plots):
-    monkeypatch.setattr("hftransfer.report.gallery._has_cleanlab", lambda: False)
+    monkeypatch.setattr("hftransfer.report.suspects._has_cleanlab", lambda: False)
     assert "pip install 'hftransfer[label-errors]'" in page_of(make_run(tmp_path / "run", rows=60)).text
 
 

@@ -295,7 +295,6 @@ def test_doctor_takes_entities(folder):
 
 COMMANDS = {
     "next": ["next", "DATA", "--run", "RUN"],
-    "review": ["review", "RUN"],
     "embed": ["embed", "DATA", "--run", "RUN", "--output", "OUT"],
     "--explain": ["predict", "RUN", "a text", "--explain", "OUT"],
     "doctor --fix": ["doctor", "DATA", "--fix"],

@@ -17,7 +17,8 @@ from hftransfer.data.patch import Decision, numbered_lines
 from hftransfer.modalities import kind_of
 from hftransfer.modalities.duplicates import components
 from hftransfer.modalities.inspection import Inspection
-from hftransfer.report.gallery import joined, label_errors, words
+from hftransfer.report.picked import in_words, words
+from hftransfer.report.suspects import label_errors, unseen
 from hftransfer.runs.reader import Part, RecordedRun, plain_label
 
 log = logging.getLogger(__name__)
@@ -103,8 +104,10 @@ class Queue:
         if gone:
             log.warning("%d rows are not shown: their input is not at hand any more", gone)
         if run.out_of_fold is None:
+            kind = kind_of(run.record.modality).for_task(run.task)
+            which = "strategy.head_init=probe, such as a probe," if kind.solves_head else "evaluation.folds=5"
             log.warning("The run has no answers of models that did not see the training rows: only its %s rows are shown. "
-                        "A run with strategy.head_init=probe, such as a probe, has them", run.evaluated)  # fmt: skip
+                        "A run with %s has them", run.evaluated, which)  # fmt: skip
         found: dict[tuple[str, ...], Item] = {}
         seen: set[str] = set()
         for item in (*self._copies(), *self._label_errors(), *self._confused(), *self._corrections()):
@@ -137,8 +140,7 @@ class Queue:
     @cached_property
     def _evaluated(self) -> Part:
         """Rows with answers from models that did not see them: out of fold, and of the part that judges the run."""
-        parts = [self.run.out_of_fold, self.run.part(self.run.evaluated)]
-        return joined([part for part in parts if part is not None])
+        return unseen(self.run)
 
     @cached_property
     def _scores(self) -> dict[str, np.ndarray]:
@@ -150,16 +152,17 @@ class Queue:
             if self.run.task.has_classes:
                 log.warning('Likely label errors need cleanlab: pip install "hftransfer[label-errors]"')
             return
-        for number, note in zip(picked.rows, picked.notes, strict=True):
+        for place, (number, note) in enumerate(zip(picked.rows, picked.notes, strict=True)):
             if row := self._rows.get(picked.part.ids[number]):
                 choices = self._choices(picked.part.scores[number], row.label)
+                choices = ((picked.suggested[place], None),) if picked.suggested else choices
                 sure = f", {percent(choices[0][1])} for {words(choices[0][0])}" if choices and choices[0][1] else ""
                 yield Item("label errors", (row,), f"A model that did not see it gives {note}{sure}", choices)
 
     def _choices(self, scores: np.ndarray | None, given: Any) -> tuple[tuple[Any, float | None], ...]:
         """Labels other than the given one, likeliest first; for several labels the set that the model gives."""
         task = self.run.task
-        if scores is None or not task.has_classes:
+        if scores is None or not task.has_classes or task.by_part:
             return ()
         if task.several:
             answer = task.decode(task.decide(scores))
@@ -175,14 +178,16 @@ class Queue:
         similar = components(len(frame), np.concatenate([pairs["equal"], pairs["nearly equal"]]))
         small = np.bincount(similar)[similar] <= MOST_COPIES
         yield from self._contradictions(frame["id"], equal, "The same input")
+        if self.run.task.by_part:
+            return  # where an input is another one, its words and pixels stand elsewhere
         yield from self._contradictions(frame["id"][small], similar[small], "Nearly the same input")
 
     def _contradictions(self, ids: pd.Series, group: np.ndarray, what: str) -> Iterator[Item]:
         """One item for each group of rows, numbered by `group` (N,), whose labels differ."""
         for members in ids.groupby(group).indices.values():
             rows = tuple(self._rows[ids.iloc[place]] for place in members[:MOST_COPIES])
-            labels = sorted({words(row.label) for row in rows})
-            if len(labels) > 1:
+            if any(not self.run.task.same_label(row.label, rows[0].label) for row in rows):
+                labels = sorted({self.said(row) for row in rows})
                 more = f" ({len(members) - len(rows)} more are not shown)" if len(members) > len(rows) else ""
                 yield Item(
                     "copies",
@@ -191,8 +196,18 @@ class Queue:
                     self._choices_of(rows),
                 )
 
+    def said(self, row: Row) -> str:
+        """Return the label of a row in words."""
+        return in_words(self.run.task, row.label, row.input)
+
+    def prediction(self, row: Row) -> Any:
+        """Return the scores of a model that did not see a row; None where there are none."""
+        return self._scores.get(row.id)
+
     def _choices_of(self, rows: Sequence[Row]) -> tuple[tuple[Any, float | None], ...]:
         """Return the labels that the rows bear; the one that a model which saw none of them finds likeliest first."""
+        if self.run.task.by_pixel:
+            return ()  # a patch holds no masks
         labels = {words(row.label): row.label for row in rows}
         scores = [self._scores[row.id] for row in rows if row.id in self._scores]
         if not self.run.task.exclusive or not scores:

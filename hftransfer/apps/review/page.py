@@ -11,12 +11,14 @@ from typing import Any
 
 import gradio as gr
 
-from hftransfer.apps.review.items import CHOICES, KINDS, Item, Queue, Row, percent
+from hftransfer.apps.review.items import CHOICES, KINDS, Queue, Row, percent
 from hftransfer.apps.web import start
 from hftransfer.core.errors import UserError
 from hftransfer.data.patch import Decision, append, read_patch, standing
 from hftransfer.modalities import kind_of
-from hftransfer.report.gallery import player, thumbnail, words
+from hftransfer.report.gallery import player, thumbnail
+from hftransfer.report.masks import panels
+from hftransfer.report.picked import words
 from hftransfer.runs.folder import beside
 from hftransfer.runs.reader import RecordedRun
 
@@ -96,7 +98,8 @@ def item_html(review: Review, place: int) -> str:
     """One question: why it is asked, the rows with their labels, and what was decided."""
     item, decided = review.items[place], review.decisions()
     rows = "".join(_row_html(review, row) for row in item.rows)
-    notes = [] if item.rows[0].id not in decided else [_decided(item, decided[item.rows[0].id])]
+    first = item.rows[0]
+    notes = [] if first.id not in decided else [_decided(first, decided[first.id])]
     if any(row.split == "test" for row in item.rows):
         notes.append("Held out for the test: the patch changes it with <code>data.patch_test=true</code> alone.")
     said = "".join(f'<p class="note">{note}</p>' for note in notes)
@@ -105,17 +108,20 @@ def item_html(review: Review, place: int) -> str:
             f'<p class="why">{html.escape(item.why)}.</p><div class="rows">{rows}</div>{said}</article>')  # fmt: skip
 
 
-def _decided(item: Item, decisions: list[Decision]) -> str:
+def _decided(row: Row, decisions: list[Decision]) -> str:
     said = []
     for decision in decisions:
-        to = f" as {words(decision.label)}" if decision.action in ("relabel", "add") else ""
+        to = f" as {words(decision.label, row.input)}" if decision.action in ("relabel", "add") else ""
         said.append(html.escape(DONE[decision.action] + to))
     return f"<b>Decided:</b> {' and '.join(said)}."
 
 
 def _row_html(review: Review, row: Row) -> str:
-    kind = kind_of(review.run.record.modality)
-    if kind.shows != "words":
+    kind, task = kind_of(review.run.record.modality), review.run.task
+    if task.by_pixel:
+        picture = panels(task, review.queue.picture(row), row.label, review.queue.prediction(row), SIDE)
+        shown = f'<img alt="the image {html.escape(row.id, quote=True)} and its masks" src="{picture}">'
+    elif kind.shows != "words":
         file = review.queue.picture(row)
         picture, sound = thumbnail(file, SIDE, kind), player(file, kind)
         shown = f'<img alt="the picture {html.escape(row.id, quote=True)}" src="{picture}">' if picture else "(gone)"
@@ -125,7 +131,7 @@ def _row_html(review: Review, row: Row) -> str:
         shown = "".join(f"<blockquote>{html.escape(_cut(text))}</blockquote>" for text in texts)
     given = "answered" if not row.split else "labelled"
     place = f"{row.split}, {_end(row.id)}" if row.split else "from the demo"
-    return (f"<figure>{shown}<figcaption>{given} <b>{html.escape(words(row.label))}</b>"
+    return (f"<figure>{shown}<figcaption>{given} <b>{html.escape(review.queue.said(row))}</b>"
             f'<small title="{html.escape(row.id, quote=True)}">{html.escape(place)}</small></figcaption></figure>')  # fmt: skip
 
 
@@ -194,7 +200,8 @@ class ReviewPage:
         with gr.Column(elem_classes="choices", min_width=280):
             self.choices = [gr.Button(visible=False, elem_id=f"choice-{key}") for key in range(1, CHOICES + 1)]
         several = self.review.run.task.several
-        with gr.Row(visible=several or len(names) > CHOICES + 1, equal_height=True):
+        by_name = not self.review.run.task.by_part and (several or len(names) > CHOICES + 1)
+        with gr.Row(visible=by_name, equal_height=True):
             self.other = gr.Dropdown(list(names), value=None, multiselect=several, label="Another label", min_width=160)
             self.relabel = gr.Button("Relabel", size="sm", min_width=90, scale=0)
         with gr.Row(elem_classes="actions"):
@@ -240,7 +247,7 @@ class ReviewPage:
         item = self.review.items[place]
         buttons = [
             gr.update(
-                value=_choice(number, *choice),
+                value=_choice(number, *choice, item.rows[0].input),
                 visible=True,
                 variant="primary" if number == 0 else "secondary",
             )
@@ -274,8 +281,8 @@ class ReviewPage:
         return last, history
 
 
-def _choice(number: int, label: Any, share: float | None) -> str:
-    return f"{number + 1}  {words(label)}" + ("" if share is None else f"  {percent(share)}")
+def _choice(number: int, label: Any, share: float | None, text: str = "") -> str:
+    return f"{number + 1}  {words(label, text)}" + ("" if share is None else f"  {percent(share)}")
 
 
 def launch(path: str | Path, share: bool = False, port: int | None = None, wait: bool = True) -> tuple[gr.Blocks, str]:

@@ -21,7 +21,7 @@ from hftransfer.evaluation.metrics import metric_names
 from hftransfer.models.reach import Reachable, reachable
 from hftransfer.models.references import find
 from hftransfer.pipeline.run_context import RunContext, probed
-from hftransfer.pipeline.words import cross_validated
+from hftransfer.pipeline.words import unseen_logits
 from hftransfer.planning.checkpoints.candidates import CANDIDATES, described
 from hftransfer.runs.reader import Part
 from hftransfer.runtime import autotune
@@ -194,7 +194,7 @@ def _ranked(config: RunConfig, candidate: Reachable, data: LabelledData) -> tupl
     model = config.model.model_copy(update={"name": candidate.place})
     context, probe = probed(config.model_copy(update={"model": model}), data)
     task = context.data.task
-    scores = task.probabilities(task.in_units(cross_validated(context, probe)))
+    scores = task.probabilities(task.in_units(unseen_logits(context, probe)))
     part = Part(data.frame[["id", "group"]], context.targets, scores)
     known, sizes = described(candidate.name), [tensor.numel() for tensor in context.model.parameters()]
     ranked = Ranked(
