@@ -325,8 +325,9 @@ def evaluate(path: str | Path, data: str, columns: dict[str, Any], config: Any) 
     frame = read.frame
     if task.by_pixel:
         frame, faults = usable_masks(frame, predictor.modality.kind.inspect(frame))
-        for row, reason in faults.items():
-            log.warning("%s: %s.", frame["where"].iloc[row], reason)
+        where = [f"{name} ({faults[row]})" if row in faults else name for row, name in enumerate(frame["where"])]
+        broken = pd.Series([row in faults for row in range(len(frame))], index=frame.index)
+        frame = _without(frame.assign(where=where), broken, "a mask that cannot be used", data)
     frame = _usable(frame, predictor, data, RecordedRun(Path(path)))
     frame, logits, places = _answered(predictor, frame, data)
     targets = task.targets([_as_known(label, task) for label in frame["label"]], places)

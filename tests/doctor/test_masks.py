@@ -36,6 +36,17 @@ def test_masks_that_cannot_be_used(tmp_path):
     assert messages(tmp_path)["label-missing"] == "No label: 1 of 30 rows."
 
 
+def test_equal_images_with_different_masks_contradict_each_other(tmp_path):
+    write_folder(tmp_path, count=30)
+    for name in ("x03", "x04"):
+        picture, mask = drawn(3)
+        save(picture, tmp_path / "images" / f"{name}.png")
+        save(mask if name == "x03" else np.zeros_like(mask), tmp_path / "masks" / f"{name}.png")
+    assert messages(tmp_path)["label-conflict"] == "Pairs of equal or nearly equal inputs with different labels: 1."
+    save(drawn(3)[1], tmp_path / "masks" / "x04.png")
+    assert "label-conflict" not in messages(tmp_path)
+
+
 def test_masks_of_another_size(tmp_path):
     write_folder(tmp_path, lambda mask: mask.repeat(2, 0).repeat(2, 1), count=30)
     assert messages(tmp_path) == {"mask-resized": "Masks of another size than their picture: 30 of 30."}
