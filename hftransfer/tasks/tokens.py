@@ -28,8 +28,7 @@ class Tokens(Task):
     architecture = "ForTokenClassification"
     output, outputs, unit = "type of entity", "types of entities", "word"
     by_word = True
-    lacks = frozenset({"next", "embed", "--explain",
-                       "doctor --fix", "doctor --measure"})  # fmt: skip
+    lacks = frozenset({"next", "embed", "--explain", "doctor --fix", "doctor --measure"})
     headline = learning_metric = "entity_f1"
     macro_metric, class_metric = "macro_f1", "f1"
 
