@@ -33,7 +33,7 @@ def test_evaluate_names_a_mask_of_the_wrong_shape_once(tiny_run, tmp_path, caplo
     for name, mask in (("a", np.ones((48, 56), np.uint8)), ("b", np.ones((20, 20), np.uint8))):
         for part in ("images", "masks"):
             (scenes / part).mkdir(exist_ok=True)
-        picture.rotate(180 * (name == "a")).save(scenes / "images" / f"{name}.png")
+        picture.rotate(180 * (name == "b")).save(scenes / "images" / f"{name}.png")
         mask[:5] = 0
         mask[5:9] = 2
         Image.fromarray(mask).save(scenes / "masks" / f"{name}.png")
