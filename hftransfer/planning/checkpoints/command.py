@@ -59,7 +59,7 @@ def as_table(ranking: Ranking) -> "Group":
 
     title = f"Cross-validated probe on {ranking.rows} rows, 95 % intervals"
     table = Table(title=title, title_justify="left")
-    table.add_column("checkpoint", overflow="fold", min_width=18)
+    table.add_column("checkpoint", overflow="fold")
     for column in (titled(ranking.metric), "best is better by", "ms a row", "size"):
         table.add_column(column, justify="right")
     for checkpoint in ranking.checkpoints:
