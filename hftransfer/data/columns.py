@@ -313,12 +313,23 @@ def _find_label(source: Source, frame: pd.DataFrame, taken: set[str]) -> str:
             others = [name for name in free if is_called_label([name])]
             return _said(named[0], others, "label", "data.label")
         if named:
+            if (words := _one_meaning(frame[named])) is not None:
+                return _said(words, named, "label", "data.label")
             raise _unclear("the label", "data.label", named, source.name, frame)
     free = [name for name in free if not (numbers_examples(name, frame[name]) or divides(name, frame[name]))]
     likely = [name for name in free if not _held_by(source, frame, name) and _could_be_label(frame[name])]
     if len(likely) == 1:
         return likely[0]
     raise _unclear("the label", "data.label", likely or free, source.name, frame)
+
+
+def _one_meaning(columns: pd.DataFrame) -> str | None:
+    """Return the column of words where all columns divide the rows alike (numbers of classes, and their names)."""
+    values = columns.astype(str)
+    if any(len(values.drop_duplicates()) != values[name].nunique() for name in values):
+        return None
+    words = [name for name in columns if any(number(value) is None for value in filled(columns[name]))]
+    return words[0] if len(words) == 1 else None
 
 
 def is_called_label(names: Iterable[str]) -> bool:

@@ -10,10 +10,13 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from hftransfer.core.errors import UserError
-from hftransfer.data.sources import CLASS_FOLDER, SPLIT_WORDS, Source, describe_counts
+from hftransfer.data.sources import CLASS_FOLDER, SPLIT_WORDS, Source, describe_counts, in_order
 from hftransfer.modalities import ModalityKind, by_preference
 from hftransfer.runs.folder import holds_run
 
+_NO_CLASS = re.compile(r"_.+_")  # _background_noise_ of Speech Commands
+_LIST = re.compile(r"[-_]?(list|files|images)$")
+LISTED = 0.9  # of the lines of a list name a file
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 log = logging.getLogger(__name__)
@@ -40,7 +43,7 @@ def read_class_folder(tree: "Tree") -> Source:
             f"The folder {root} holds no {nouns}: expected one sub-folder per class.{tables_hint(root)}"
             f"{' ' + passed_over if passed_over else ''}"
         )
-    parts = _by_split(root, sorted(tree.inputs), kind)
+    parts = _by_split(tree)
     empty = tree.without_inputs({under for under, _ in parts.values()})
     _log_left_out(root, tree.others, empty, kind)
     frames = {split: _rows(root, under, relative, kind) for split, (under, relative) in parts.items()}
@@ -87,7 +90,9 @@ class Tree:
         if entry.is_symlink():
             _refuse_outside(Path(entry.path), self.root, self.allow_outside)
         path = self._relative(Path(entry.path))
-        if entry.is_dir():
+        if entry.is_dir() and _NO_CLASS.fullmatch(entry.name):
+            log.warning("%s: the folder %s is no class by its name and is passed over.", self.root, path)
+        elif entry.is_dir():
             self.folders.append(path)
             self.walk(Path(entry.path))
         else:
@@ -147,13 +152,14 @@ def _refuse_outside(link: Path, root: Path, allow_outside: bool) -> None:
         )
 
 
-def _by_split(root: Path, files: list[str], kind: ModalityKind) -> dict[str, tuple[str, list[str]]]:
+def _by_split(tree: Tree) -> dict[str, tuple[str, list[str]]]:
     """Per split the folder it stands in ("" for the root) and its files; "all" where the folder is not divided."""
+    root, files, kind = tree.root, sorted(tree.inputs), tree.kind
     tops = {path.split("/")[0] for path in files if "/" in path}
     split_tops = {top for top in tops if top.lower() in SPLIT_WORDS and _depth(files, top) >= 3}
     if not split_tops:
         _refuse_only_splits(root, tops, kind)
-        return {"all": ("", files)}
+        return {split: ("", listed) for split, listed in _listed(tree, files).items()} or {"all": ("", files)}
     strangers = sorted({path.split("/")[0] for path in files} - split_tops)
     if strangers:
         raise UserError(
@@ -169,6 +175,29 @@ def _by_split(root: Path, files: list[str], kind: ModalityKind) -> dict[str, tup
         SPLIT_WORDS[top.lower()]: (top, [path for path in files if path.startswith(f"{top}/")])
         for top in sorted(split_tops, key=lambda top: list(SPLIT_WORDS).index(top.lower()))
     }
+
+
+def _listed(tree: Tree, files: list[str]) -> dict[str, list[str]]:
+    """Return the parts that lists such as testing_list.txt or meta/train.txt name; without one for training, the rest.
+
+    A list holds one path a line, with or without its suffix.
+    """
+    known = {name: path for path in files for name in (path, path.rpartition(".")[0])}
+    parts: dict[str, list[str]] = {}
+    for path in (path for path in tree.others if path.endswith(".txt") and path.count("/") < 2):
+        split = SPLIT_WORDS.get(_LIST.sub("", PurePosixPath(path).stem.lower()))
+        lines = (tree.root / path).read_text(encoding="utf-8", errors="replace").split("\n") if split else []
+        named = [line.strip().removeprefix("./") for line in lines if line.strip()]
+        found = [known[name] for name in dict.fromkeys(named) if name in known]
+        if split and named and len(found) >= LISTED * len(named) and split not in parts:
+            parts[split] = sorted(found)
+            log.info("%s: the %s part is the %d files that %s lists.", tree.root, split, len(found), path)
+    rest = sorted(set(files) - {path for part in parts.values() for path in part})
+    if parts and rest and "train" not in parts:
+        parts["train"] = rest
+    elif parts and rest:
+        log.warning("%s: %d files stand in no list and are left out.", tree.root, len(rest))
+    return in_order(parts) if "train" in parts else {}
 
 
 def _refuse_only_splits(root: Path, tops: set[str], kind: ModalityKind) -> None:

@@ -7,9 +7,12 @@ import logging
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
+from PIL import Image
 
 from hftransfer.core.errors import UserError
 from hftransfer.data.folders import Tree
@@ -18,13 +21,37 @@ from hftransfer.data.sources import MASK, SPLIT_WORDS, Source, describe_counts, 
 log = logging.getLogger(__name__)
 
 INPUT, LABEL = "path", "mask"  # the columns of such a source
-IMAGES = ("images", "image", "imgs", "img", "jpegimages", "pictures", "photos", "inputs", "input", "frames", "rgb")
+IMAGES = (
+    "images",
+    "image",
+    "imgs",
+    "img",
+    "jpegimages",
+    "pictures",
+    "photos",
+    "inputs",
+    "input",
+    "frames",
+    "rgb",
+    "leftimg8bit",
+)
 MASKS = (
-    "masks", "mask", "segmentationclass", "labels", "label", "annotations", "annotation", "gt", "ground_truth", "groundtruth",
-    "segmentation", "segmentations", "segmentation_masks", "seg", "annots", "targets", "target",
+    "1st_manual", "masks", "mask", "segmentationclass", "labels", "label", "annotations", "annotation", "gt", "ground_truth",
+    "groundtruth", "segmentation", "segmentations", "segmentation_masks", "seg", "annots", "targets", "target", "gtfine",
+    "gtcoarse",
 )  # fmt: skip
-_OF_MASK = re.compile(r"[-_ ](masks?|labels?|segmentation|seg|gt|groundtruth|annotation|labelids)$", re.IGNORECASE)
-_OF_IMAGE = re.compile(r"[-_ ](image|img|sat|rgb|leftimg8bit)$", re.IGNORECASE)
+# train_masks beside train, Training_GroundTruth beside Training_Input.
+_FOLDER_OF_MASKS = re.compile(
+    r"[-_ ](masks?|labels?|ground_?truth|gt|annot(ation)?s?|segmentations?|seg)$", re.IGNORECASE
+)
+_FOLDER_OF_IMAGES = re.compile(r"[-_ ](images?|imgs?|inputs?|photos?|rgb)$", re.IGNORECASE)
+_OF_MASK = re.compile(
+    r"[-_ ](gtfine_labelids|gtcoarse_labelids|masks?|manual1?|labels?|l|segmentation|seg|gt|groundtruth|annotation|labelids)$",
+    re.IGNORECASE,
+)
+_IDS = re.compile(r"label(train)?ids$", re.IGNORECASE)
+DRAWN = 0.9  # of the neighbouring pixels of a mask are equal; of a photo far fewer
+_OF_IMAGE = re.compile(r"[-_ ](image|img|sat|rgb|leftimg8bit|training|test)$", re.IGNORECASE)
 
 
 def read_mask_folder(tree: Tree, template: str | None = None) -> Source | None:
@@ -36,7 +63,7 @@ def read_mask_folder(tree: Tree, template: str | None = None) -> Source | None:
     if tree.kind.content != "picture":
         return None
     root, images = tree.root, sorted(tree.inputs)
-    pairs = _by_template(root, images, template) if template else _beside(root, images) or _among(root, images)
+    pairs = _by_template(root, images, template) if template else _found(root, images)
     if not pairs:
         return None
     parts = _parts(root, pairs)
@@ -58,7 +85,7 @@ def without_masks(root: Path, files: list[str]) -> list[str]:
     """Return the images below a folder that are no masks of others."""
     images = [Path(path).relative_to(root).as_posix() for path in files]
     try:
-        pairs = _beside(root, images) or _among(root, images)
+        pairs = _found(root, images)
     except UserError:  # names that fit none: all are taken for images
         return files
     masks = {mask for mask in pairs.values() if mask is not None}
@@ -95,6 +122,15 @@ def masked(template: str, path: str, root: Path) -> str:
     return Path(os.path.relpath(os.path.normpath(mask), root)).as_posix()
 
 
+def is_for_masks(folder: str) -> bool:
+    """Whether the name of a folder says that masks stand in it, and not what they show."""
+    return folder.lower() in MASKS or _FOLDER_OF_MASKS.search(folder) is not None
+
+
+def _found(root: Path, images: list[str]) -> dict[str, str | None]:
+    return _beside(root, images) or _named_alike(root, images) or _among(root, images)
+
+
 def _beside(root: Path, images: list[str]) -> dict[str, str | None]:
     """Return the pairs of every folder of images with folders of masks beside it."""
     folders = defaultdict(lambda: defaultdict(list))  # place above -> folder -> files, as paths below the folder
@@ -111,6 +147,44 @@ def _beside(root: Path, images: list[str]) -> dict[str, str | None]:
         for name in inputs if masks else ():
             pairs |= _best(root, above, name, {mask: found[mask] for mask in masks}, found[name])
     return pairs
+
+
+def _named_alike(root: Path, images: list[str]) -> dict[str, str | None]:
+    """Return the pairs of folders such as train/ and train_masks/, where every drawn file has an image of its name."""
+    folders = defaultdict(lambda: defaultdict(list))
+    for path in images:
+        above, _, name = path.rpartition("/")
+        above, _, folder = above.rpartition("/")
+        folders[above][folder].append(name)
+    pairs: dict[str, str | None] = {}
+    for above, found in folders.items():
+        before = f"{above}/" if above else ""
+        for masks in (name for name in found if _FOLDER_OF_MASKS.search(name)):
+            if (folder := _images_of(masks, found)) and _are_masks(root / before / masks, found[masks]):
+                matched = _matched(found[folder], found[masks], f"{root}/{before}{folder}")
+                if {mask for mask in matched.values() if mask} == set(found[masks]):
+                    pairs |= {
+                        f"{before}{folder}/{path}": mask and f"{before}{masks}/{mask}" for path, mask in matched.items()
+                    }
+    return pairs
+
+
+def _images_of(masks: str, folders: Iterable[str]) -> str | None:
+    """Return the folder of images that a folder of masks is named after; the only other one where no name fits."""
+    stem = _FOLDER_OF_MASKS.sub("", masks).lower()
+    others = [name for name in folders if not _FOLDER_OF_MASKS.search(name)]
+    same = [name for name in others if stem in (name.lower(), _FOLDER_OF_IMAGES.sub("", name).lower())]
+    return same[0] if len(same) == 1 else others[0] if len(others) == 1 and not same else None
+
+
+def _are_masks(folder: Path, files: list[str]) -> bool:
+    """Whether the first files of a folder are drawn: most neighbouring pixels are equal."""
+    for name in sorted(files)[:3]:
+        with Image.open(folder / name) as opened:
+            pixels = np.asarray(opened.convert("L"), np.int16)
+        if (abs(np.diff(pixels, axis=1)) <= 2).mean() < DRAWN:
+            return False
+    return True
 
 
 def _best(root: Path, above: str, images: str, masks: dict[str, list[str]], files: list[str]) -> dict[str, str | None]:
@@ -140,6 +214,7 @@ def _matched(images: list[str], masks: list[str], where: str) -> dict[str, str |
         keys = [_key(path), _key(path, _OF_IMAGE)]
         found = next(filter(None, [*(by_path.get(key) for key in keys),
                                    *(by_name.get(PurePosixPath(key).name) for key in keys)]), [])  # fmt: skip
+        found = [name for name in found if _IDS.search(_key(name))] or found  # Cityscapes draws each scene three times
         if len(found) > 1:
             raise UserError(
                 f"{where}: {len(found)} masks fit the image {path}: {', '.join(sorted(found)[:4])}. Expected one mask with all "

@@ -14,7 +14,7 @@ from hftransfer.core.errors import UnreadableInput, UserError
 from hftransfer.core.image_files import opened
 from hftransfer.core.mask_files import IGNORED, MOST_CLASSES, UnreadableMask, encode_mask
 from hftransfer.data.mask_classes import BACKGROUND, Classes, named, packed, written
-from hftransfer.data.mask_folders import MASKS
+from hftransfer.data.mask_folders import is_for_masks
 from hftransfer.data.sources import MaskFacts
 from hftransfer.data.values import Fault
 from hftransfer.modalities.inspection import each_in_threads
@@ -145,7 +145,7 @@ def _foreground(paths: list[str]) -> str:
     """Return the name of the only class: of the folder of masks, where that is a name of its own."""
     folders = {Path(path).parent.name for path in paths}
     name = next(iter(folders)) if len(folders) == 1 else ""
-    usual = not name or name.lower() in MASKS or name.lower().rstrip("0123456789") in ("train", "val", "test", "valid")
+    usual = not name or is_for_masks(name) or name.lower().rstrip("0123456789") in ("train", "val", "test", "valid")
     return "foreground" if usual else name
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from hftransfer.core import starter
 from hftransfer.core.errors import UserError
-from hftransfer.data import coco, folders, hub, mask_folders, tables
+from hftransfer.data import coco, folders, hub, listings, mask_folders, tables
 from hftransfer.data.sources import Source, missing
 
 if TYPE_CHECKING:
@@ -39,7 +39,19 @@ def _read_folder(path: Path, allow_outside: bool, masks: bool, mask: str | None)
     if masks and mask is None and (drawn := coco.read_coco_folder(path)):
         return drawn
     tree = folders.walked(path, allow_outside)
-    return (masks and mask_folders.read_mask_folder(tree, mask)) or folders.read_class_folder(tree)
+    return (masks and mask_folders.read_mask_folder(tree, mask)) or _labelled(tree)
+
+
+def _labelled(tree: folders.Tree) -> Source:
+    """Return the files by their class folders; by a table beside them, where the folders are no classes."""
+    try:
+        found = folders.read_class_folder(tree)
+    except UserError:
+        if table := listings.read_labelling_table(tree):
+            return table
+        raise
+    one_class = len({label for frame in found.parts.values() for label in frame["label"]}) == 1
+    return (one_class and listings.read_labelling_table(tree)) or found
 
 
 def from_python(dataset: Union["datasets.Dataset", "datasets.DatasetDict"]) -> Source:

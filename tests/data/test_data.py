@@ -278,8 +278,8 @@ def test_text_pairs_are_found_by_their_names(tmp_path, names):
 def test_text_pairs_by_name_and_three_inputs(tmp_path):
     path = table(tmp_path / "t.csv", x=texts(), y=texts()[::-1], z=texts(), label=["a", "b"] * 10)
     assert list(load(train=path, input=["z", "y"]).frame["input_pair"]) == texts()[::-1]
-    message = "data.input takes one column, or two columns of texts (a pair); found ['x', 'y', 'z']."
-    fails(message, train=path, input=["x", "y", "z"])
+    first = load(train=path, input=["x", "y", "z"]).frame["input"].iloc[0]
+    assert first == f"x: {texts()[0]} | y: {texts()[-1]} | z: {texts()[0]}"
     fails("cannot be input and label at once", train=path, input="label", label="label")
 
 
