@@ -20,23 +20,27 @@ os.environ.pop("HFTRANSFER_MALLOPT", None)
 collect_seldom()
 
 
-# Their runs are forked from a server (tests/support/processes.py) that takes ten seconds to begin: one worker does them all.
-FORKED = ("training/test_trainer.py", "test_survival.py", "test_several_processes.py", "test_divided_networks.py")
+# Files that share what takes long to begin, and that one worker does together: the server that runs are forked from
+# (tests/support/processes.py, ten seconds), and the exporter of torch with its library of operators.
+TOGETHER = {
+    "forked": ("training/test_trainer.py", "test_survival.py", "test_several_processes.py", "test_divided_networks.py"),
+    "exported": ("publish/test_export.py", "test_round_trip.py", "tasks/test_tokens.py", "test_audio_commands.py"),
+}
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With `--dist loadfile`, the files that share a server are handed out as one."""
+    """With `--dist loadfile`, files that go together are handed out as one."""
     if config.getvalue("dist") != "loadfile":
         return None
     from xdist.scheduler.loadfile import LoadFileScheduling
 
-    class ByServer(LoadFileScheduling):
+    class Together(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            return "forked" if file.endswith(FORKED) else file
+            return next((group for group, files in TOGETHER.items() if file.endswith(files)), file)
 
-    return ByServer(config, log)
+    return Together(config, log)
 
 
 def pytest_unconfigure():

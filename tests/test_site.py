@@ -1,6 +1,5 @@
 """The documentation site builds without a warning, and its reference pages name every command and setting."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import typer
 
 from hftransfer.cli.commands import app
 from hftransfer.config import RunConfig
+from tests.support.fork_server import run_python
 
 TOP = Path(__file__).parents[1]
 
@@ -17,7 +17,7 @@ TOP = Path(__file__).parents[1]
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
+    done = run_python(command, cwd=TOP)
     assert done.returncode == 0, done.stderr
     return folder
 

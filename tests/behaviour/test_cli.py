@@ -77,7 +77,7 @@ except Reached: print(*(name for name in ("sklearn", "scipy.stats", "peft", "tim
 """
 
 
-@pytest.mark.parametrize("kind", ["text", "image"])
+@pytest.mark.parametrize("kind", ["text", pytest.param("image", marks=pytest.mark.slow)])
 def test_no_run_waits_for_packages_that_its_first_batch_does_not_need(kind, tmp_path):
     family = {"text": tiny.TEXT_FAMILIES["bert"], "image": tiny.VISION_FAMILIES["vit"]}[kind]
     data = tiny.text_table(tmp_path / "t.csv", rows=60) if kind == "text" else tiny.image_folder(tmp_path / "data")

@@ -196,8 +196,8 @@ def test_two_equal_runs_give_equal_weights(tmp_path, strategy):
     second = run(config.model_copy(update={"output": str(tmp_path / "again")})).folder
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (first, second)]
     assert weights[0] == weights[1]
-    third = run(config.model_copy(update={"output": str(tmp_path / "other"), "seed": 1})).folder
     if strategy != "probe":  # the linear probe has one solution, whatever the seed
+        third = run(config.model_copy(update={"output": str(tmp_path / "other"), "seed": 1})).folder
         assert (third / "model" / "model.safetensors").read_bytes() != weights[0]
 
 
