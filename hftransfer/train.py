@@ -19,7 +19,6 @@ from hftransfer.data import LabelledData, load_data
 from hftransfer.doctor import examine_loaded
 from hftransfer.evaluation.kinds import titled
 from hftransfer.features.store import FeatureStore
-from hftransfer.fusion.run import fuse
 from hftransfer.models.loading import Checkpoint, load_checkpoint
 from hftransfer.pipeline import summary
 from hftransfer.pipeline.error_translation import explained
@@ -241,6 +240,8 @@ def _once(config: RunConfig, dataset: Any, resume: bool, stop: Stop) -> Run:
         config = config.resolved(data)
         offer_folds(config, len(data.frame), data.given, data.kind)
         if data.several:
+            from hftransfer.fusion.run import fuse  # scikit-learn and scipy.stats: not before the first batch
+
             return Run(config.output_folder, fuse(config, data, device, world, folder, stop))
         with seconds("checkpoint"):
             _seed(config.seed)

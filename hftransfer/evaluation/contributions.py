@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hftransfer.core.wording import listed
-from hftransfer.evaluation.comparison import Pair, compare_parts
-from hftransfer.evaluation.intervals import measure
 from hftransfer.evaluation.kinds import higher_is_better, scale_of, titled
 from hftransfer.runs.reader import Part
 from hftransfer.runs.record import CombinationRecord, ContributionsRecord, GainRecord
 from hftransfer.tasks import Task
+
+if TYPE_CHECKING:
+    from hftransfer.evaluation.comparison import Pair
 
 MOST_INPUTS = 4  # of which every combination is measured: 15 heads
 Names = tuple[str, ...]
@@ -33,6 +35,10 @@ def contributions(
         scores: of each combination, (N, C), in the order of the examples.
         how: which examples they are, in words.
     """
+    # scikit-learn and scipy.stats: `sentences` below is read by every run, before its first batch
+    from hftransfer.evaluation.comparison import compare_parts
+    from hftransfer.evaluation.intervals import measure
+
     parts = {names: Part(part.frame, part.targets, each) for names, each in scores.items()}
     measured = [
         measure(task, each.targets, each.scores, each.groups, resamples=resamples)[task.headline]
@@ -52,7 +58,7 @@ def _label(names: Names) -> str:
     return "\n".join(names)
 
 
-def _gain(labels: Mapping[str, Names], pair: Pair) -> GainRecord | None:
+def _gain(labels: Mapping[str, Names], pair: "Pair") -> GainRecord | None:
     """Return what one input adds, where it is all that two combinations differ by."""
     first, second = labels[pair.first], labels[pair.second]
     fewer, more = sorted((first, second), key=len)
