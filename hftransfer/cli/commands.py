@@ -141,7 +141,7 @@ def evaluate(
     if data is None:
         return show_metrics(MetricsRecord.read(folder), folder, as_json)
     from hftransfer.evaluation import EvaluationConfig
-    from hftransfer.prediction.predictor import evaluate as evaluate_on
+    from hftransfer.prediction.evaluate import evaluate as evaluate_on
 
     columns = {name: value for name, value in (("input", _one(input)), ("label", _one(label))) if value}
     found = evaluate_on(folder, data, columns, EvaluationConfig())

@@ -48,7 +48,7 @@ class NamedInputs:
         if not isinstance(wanted, list | tuple) or len(wanted) < 2:
             return None
         found = cls({name: kind_of_column(frame[name]) for name in wanted})
-        return found if len(wanted) > 2 or found.files else None
+        return found if len(wanted) > 2 or found.files or NUMBER in found.kinds.values() else None
 
     @property
     def files(self) -> list[str]:

@@ -16,8 +16,8 @@ from hftransfer.core.errors import UserError
 from hftransfer.core.hashing import remote_code_key
 from hftransfer.evaluation import EvaluationConfig
 from hftransfer.planning.labels.pool import next_to_label
+from hftransfer.prediction.evaluate import evaluate
 from hftransfer.prediction.explain import explain
-from hftransfer.prediction.predictor import evaluate
 from hftransfer.publish.card import render_card
 from hftransfer.publish.export import export
 from hftransfer.publish.hub import push

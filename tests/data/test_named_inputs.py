@@ -139,7 +139,7 @@ def test_the_run_knows_its_columns_and_answers_tables_mappings_and_texts(run, tm
 
 def test_the_run_is_evaluated_on_a_table_with_the_same_columns(run, tmp_path):
     from hftransfer.evaluation import EvaluationConfig
-    from hftransfer.prediction.predictor import evaluate
+    from hftransfer.prediction.evaluate import evaluate
 
     fresh = listings(40).assign(price=lambda frame: frame["price"] + 0.25)
     fresh.to_csv(tmp_path / "fresh.csv", index=False)

@@ -13,7 +13,7 @@ import hftransfer
 from hftransfer.core.errors import UserError
 from hftransfer.evaluation import EvaluationConfig
 from hftransfer.evaluation.contributions import combinations_of, sentences
-from hftransfer.prediction.predictor import evaluate
+from hftransfer.prediction.evaluate import evaluate
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.train import run
 from tests.fusion.conftest import configuration

@@ -24,8 +24,9 @@ from hftransfer.evaluation import EvaluationConfig
 from hftransfer.modalities import MODALITIES, ModalityKind, kind_of, register
 from hftransfer.models.loading import load_checkpoint
 from hftransfer.models.references import ModelConfig
+from hftransfer.prediction.evaluate import evaluate
 from hftransfer.prediction.explain import NoExplanation, explain
-from hftransfer.prediction.predictor import evaluate, load
+from hftransfer.prediction.predictor import load
 from hftransfer.publish.card import render_card
 from hftransfer.report import write_report
 from hftransfer.runs.reader import RecordedRun

@@ -18,7 +18,8 @@ from hftransfer.core.image_files import UnreadableImage
 from hftransfer.evaluation import EvaluationConfig
 from hftransfer.modalities import image
 from hftransfer.prediction import predictor as predicting
-from hftransfer.prediction.predictor import evaluate, load
+from hftransfer.prediction.evaluate import evaluate
+from hftransfer.prediction.predictor import load
 from hftransfer.train import run
 from tests.support import tiny
 

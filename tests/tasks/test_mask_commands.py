@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from hftransfer.evaluation import EvaluationConfig
-from hftransfer.prediction.predictor import evaluate
+from hftransfer.prediction.evaluate import evaluate
 from hftransfer.runs.reader import RecordedRun
 from hftransfer.train import run
 from tests.support.runs import configuration
