@@ -72,7 +72,7 @@ class Job:
             return "running"
         if self.output is not None:
             return "done" if self.output.exists() else "failed"
-        return "failed" if any(line.startswith("Error: ") for line in self.log()) else "done"
+        return "failed" if any(line.startswith(("Error: ", "Traceback ")) for line in self.log(most=0)) else "done"
 
     @property
     def seconds(self) -> float:
@@ -81,7 +81,7 @@ class Job:
         return (time.time() if self.running else max(written)) - self._started["created"]
 
     def log(self, most: int = LINES) -> list[str]:
-        """Return the last lines that the command wrote."""
+        """Return the last lines that the command wrote; 0 for all."""
         text = (self.folder / LOG).read_text(encoding="utf-8", errors="replace")
         return [ESCAPES.sub("", line) for line in text.splitlines() if line.strip()][-most:]
 

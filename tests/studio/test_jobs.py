@@ -89,6 +89,13 @@ def test_a_command_without_its_output_has_failed_and_its_error_is_shown(jobs, tm
     job.stop()  # nothing to stop, nothing happens
 
 
+def test_a_command_without_an_output_fails_by_a_traceback_too(jobs):
+    job = jobs.start(["print('before\\n' * 30, flush=True); 1 / 0"])
+    until(lambda: not job.running)
+    assert job.state == "failed"
+    assert len(job.log()) == module.LINES
+
+
 def test_a_process_that_took_over_the_number_is_none_of_ours(tmp_path):
     folder = tmp_path / "runs" / ".studio" / "jobs" / "00000"
     folder.mkdir(parents=True)
