@@ -2,6 +2,7 @@
 
 import html
 import logging
+import signal
 from pathlib import Path
 
 import gradio as gr
@@ -52,6 +53,8 @@ def launch(folder: str | Path = ".", port: int | None = None, wait: bool = True)
 
     A training that runs goes on when the studio ends. Raises `UserError` when the port is taken.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: its jobs would ignore Stop too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     app = build_studio(folder)
     css = [APPS / "demo.css", APPS / "review" / "review.css", HERE / "studio.css"]
     keys = (APPS / "review" / "keys.js").read_text(encoding="utf-8")

@@ -152,7 +152,7 @@ BY_KIND = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", [TransferClassifier, TransferRegressor])
+@pytest.mark.parametrize("kind", [TransferClassifier, pytest.param(TransferRegressor, marks=pytest.mark.slow)])
 def test_scikit_learns_checks(kind, monkeypatch):
     tags = kind.__sklearn_tags__
 

@@ -92,6 +92,7 @@ def article_task():
     return SingleLabel(("a", "b"))
 
 
+@pytest.mark.slow  # trains
 def test_a_cell_is_measured_once(article, tmp_path, monkeypatch, capsys):
     """Scores, the curve and the commit stand in its line, and a second call adds none."""
     folder = tiny.image_folder(tmp_path / "shapes", per_class=12)

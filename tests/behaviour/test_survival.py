@@ -96,6 +96,7 @@ def kill_and_resume(strategy, folder, times, seed):
     )
 
 
+@pytest.mark.slow  # runs killed at chosen moments are in the quick suite
 def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
     kill_and_resume("frozen", tmp_path, times=1, seed=1)
 

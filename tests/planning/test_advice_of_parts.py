@@ -93,6 +93,7 @@ def test_a_changed_configuration_leaves_the_batch_size_to_the_kind_of_input():
     assert config.training.resolved(PixelsKind()).per_device_train_batch_size == PixelsKind.batch_size
 
 
+@pytest.mark.slow  # the search itself is measured above
 def test_auto_leaves_a_whole_run_of_masks_within_its_budget(tmp_path):
     config = auto("masks", tmp_path, f"output={tmp_path / 'run'}", "strategy.budget=20s")
     begin = time.perf_counter()

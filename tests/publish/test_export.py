@@ -68,7 +68,9 @@ def session_of(folder):
     return onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("name", ["conv", pytest.param("vit", marks=pytest.mark.slow), "text", "pair"])
+@pytest.mark.parametrize(
+    "name", ["conv", pytest.param("vit", marks=pytest.mark.slow), "text", pytest.param("pair", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("rows", [1, 7])
 def test_the_graph_answers_as_the_model_for_any_number_of_rows(runs, graphs, name, rows):
     predictor, session = load(runs[name], use_cpu=True), session_of(graphs[name])

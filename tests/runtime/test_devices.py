@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 
-import psutil
 import pytest
 import torch
 from torch import nn
@@ -200,10 +199,10 @@ def test_channels_last_is_for_convolution_networks():
 
 
 def test_peak_memory_and_hardware():
-    before, more = devices.peak_memory(), 128 * 2**20
+    before = devices.peak_memory()
     assert before > 50 * 2**20
-    block = torch.ones((before - psutil.Process().memory_info().rss + more) // 4)  # four bytes each
-    assert devices.peak_memory(CPU) > before + more / 2
+    block = torch.ones(before // 4)  # four bytes each
+    assert devices.peak_memory(CPU) > before * 1.2
     del block
     facts = json.loads(json.dumps(devices.hardware(CPU)))
     assert facts["device_type"] == "cpu" and facts["cores"] >= 1 and facts["memory_bytes"] > before

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 
@@ -24,8 +25,11 @@ def jobs(tmp_path, monkeypatch):
         return popen([sys.executable, "-c", command[3]], **options)
 
     monkeypatch.setattr(module.subprocess, "Popen", started)
+    # A shell that starts the tests in the background lets them, and what they start, ignore Ctrl-C.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     made = Jobs(tmp_path)
     yield made
+    signal.signal(signal.SIGINT, ignored)
     for job in made.all():
         if job.running:
             os.kill(json.loads((job.folder / "job.json").read_text())["pid"], 9)

@@ -302,7 +302,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("strategy", ["probe", "frozen"])
+@pytest.mark.parametrize("strategy", ["probe", pytest.param("frozen", marks=pytest.mark.slow)])
 def test_folds_hold_out_each_text_once(tmp_path, strategy):
     """The cross-validated metrics stand on all texts, also on those of the training part."""
     config = configuration(strategy, "tokens", tmp_path)

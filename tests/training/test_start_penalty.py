@@ -76,7 +76,7 @@ def test_a_huge_strength_keeps_the_weights_at_the_start_and_trains_the_head(tmp_
     assert not torch.equal(held["classifier.bias"], torch.zeros_like(held["classifier.bias"]))
 
 
-@pytest.mark.parametrize("strategy", ["full", "gradual"])
+@pytest.mark.parametrize("strategy", ["full", pytest.param("gradual", marks=pytest.mark.slow)])
 def test_a_resumed_training_is_pulled_to_the_same_start(tmp_path, monkeypatch, strategy):
     config = changed(
         configuration(strategy, "text", tmp_path, max_steps=6), RANDOM, "strategy.l2_sp=3000", "training.evaluations=3"
