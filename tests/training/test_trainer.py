@@ -715,6 +715,7 @@ def test_two_processes_give_what_one_gives(tmp_path, start_two):
     assert tables[1]["id"].is_unique and set(tables[0]["id"]) == set(tables[1]["id"])
 
 
+@pytest.mark.slow  # tests/runtime/test_devices.py has the words, without a launcher
 def test_fewer_processes_than_asked_for_is_an_error(tmp_path):
     config = configuration("probe", "text", tmp_path)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
