@@ -30,7 +30,8 @@ class Evidence:
 
     `run` is the folder and `history` the Trainer's log; `guess` is the loss of equal probabilities (of the mean, for
     regression); `softened` tells that mixed inputs or smoothed labels keep the training loss up; `test` and `validation`
-    hold the metrics of `metrics.json`; `test_given` tells that the test part was not cut off from the rows; `train_rows`
+    hold the metrics of `metrics.json`; `test_given` tells that the test part was not cut off from the rows,
+    `cross_validated` that the run is told by folds over all rows; `train_rows`
     has the training rows of each class, and `balanced` tells that classes counted alike already; `truncated` is the share
     of texts that lost their end, None where not measured.
     """
@@ -43,6 +44,7 @@ class Evidence:
     test: dict[str, dict] = field(default_factory=dict)
     validation: dict[str, dict] = field(default_factory=dict)
     test_given: bool = False
+    cross_validated: bool = False
     per_class: Sequence[dict] = ()
     actual: dict[str, float] = field(default_factory=dict)
     predicted: dict[str, float] = field(default_factory=dict)
@@ -82,6 +84,7 @@ def gather(run: RecordedRun) -> Evidence:
         test=run.metrics.parts[run.evaluated],
         validation=run.metrics.validation if run.evaluated == "test" else {},
         test_given="test" in (run.record.data.given or ()),
+        cross_validated=run.metrics.headline == "cross_validation",
         per_class=run.metrics.per_class[run.evaluated] if task.has_classes else (),
         actual=actual,
         predicted=predicted,
@@ -342,9 +345,9 @@ def _starving(evidence: Evidence) -> Finding | None:
 
 
 def _too_few_test_rows(evidence: Evidence) -> Finding | None:
-    """Return an interval so wide that most differences drown in it."""
+    """Return an interval so wide that most differences drown in it, unless folds tell the run by all rows."""
     found = evidence.test.get(evidence.headline)
-    if found is None or not found["high"] - found["low"] >= 0.1:
+    if evidence.cross_validated or found is None or not found["high"] - found["low"] >= 0.1:
         return None
     # Folds would divide a test part that was given; a comparison says how many rows a difference asks for.
     comparison = f"hftransfer compare {shlex.quote(evidence.run)} RUN"

@@ -446,6 +446,8 @@ def test_enough_test_rows_are_enough():
         return [finding.kind for finding in diagnose(Evidence(run="r", test={"accuracy": found}))]
 
     assert kinds(0.06) == ["too few test rows"] and kinds(0.03) == []
+    told_by_folds = Evidence(run="r", test={"accuracy": interval(0.9, 0.06)}, cross_validated=True)
+    assert diagnose(told_by_folds) == []
 
 
 def test_the_evidence_is_read_from_the_run_folder(tmp_path):
