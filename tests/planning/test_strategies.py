@@ -680,5 +680,5 @@ def test_training_is_chosen_where_frozen_features_do_not_suffice(tmp_path):
 
 
 def test_a_head_is_chosen_where_frozen_features_suffice(tmp_path):
-    search = advise(auto("text", tmp_path))
+    search = advise(auto("text", tmp_path, "strategy.budget=20s"))  # time to measure the rivals
     assert search.chosen in candidates.HEADS and data_of("text", tmp_path)["task"] == "single_label"
