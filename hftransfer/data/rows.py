@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -69,23 +68,9 @@ def as_files(values: pd.Series, source: Source, kind: ModalityKind) -> list[Any]
     files = files_below(kind, source.root)
     found = [_meant(value, files, kind) if is_lost else None for value, is_lost in zip(values, lost, strict=True)]
     count = sum(path is not None for path in found)
-    if all(lost) and not count:
-        _refuse_files_beside(values, source, kind)
     if count:
         log.info("%s: %d %s are found by name below %s.", source.name, count, kind.plural, source.root)
     return [value if path is None else path for value, path in zip(values, found, strict=True)]
-
-
-def _refuse_files_beside(values: pd.Series, source: Source, kind: ModalityKind) -> None:
-    """Raise `UserError` where the files of a table stand beside its folder, as of metadata/clips.csv and audio/."""
-    above = source.root.resolve().parent
-    names = [re.split(r"[/\\]", value.strip())[-1] for value in values if isinstance(value, str)]
-    beside = files_below(kind, above)
-    if names and all(name in beside for name in names):
-        raise UserError(
-            f"{source.name}: its {len(names)} {kind.plural} do not stand below {source.root}, but below {above}. Name that "
-            f"folder, and the table is found in it: data.train={above}."
-        )
 
 
 def _meant(value: str, files: dict[str, list[str]], kind: ModalityKind) -> str | None:

@@ -126,12 +126,6 @@ def test_a_table_labels_files_in_numbered_folders(tmp_path):
     assert read(tmp_path).task.names == ("drill", "siren")
 
 
-def test_a_table_whose_files_stand_beside_its_folder_names_the_folder(tmp_path):
-    esc50(tmp_path)
-    with pytest.raises(UserError, match=f"Name that folder, and the table is found in it: data.train={tmp_path}"):
-        read(tmp_path / "meta" / "esc50.csv")
-
-
 def test_two_tables_that_label_the_files_are_not_chosen_from(tmp_path):
     esc50(tmp_path)
     (tmp_path / "meta" / "again.csv").write_text((tmp_path / "meta" / "esc50.csv").read_text())
