@@ -123,13 +123,8 @@ class Tally(defaultdict):
         if population is not self.population:
             self.population, self.number = population, self.number + 1
         task, values, classes = population.task, *truth
-        direct = (
-            DIRECT_ALONE
-            if groups is None and task.exclusive
-            else DIRECT | {"mean_average_precision"}
-            if groups is None
-            else DIRECT
-        )
+        alone = DIRECT_ALONE if task.exclusive else DIRECT | {"mean_average_precision"}
+        direct = alone if groups is None else DIRECT
         resampled = not self.metrics or not direct.issuperset(self.metrics)
         for name, found in measure(task, *sample, groups, resamples=RESAMPLES if resampled else 2).items():
             self.add(name, found, values[name])

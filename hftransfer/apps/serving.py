@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from hftransfer.apps import uploads
 from hftransfer.core.errors import UnreadableInput, UserError
@@ -166,16 +165,11 @@ def _examples(folder: Path, predictor: Predictor) -> dict[str, dict[str, Any]]:
 
 def _columns(folder: Path) -> tuple[str, ...]:
     """Return the input columns that the model was trained on; one unnamed input where nothing is written down."""
-    for name in ("config.yaml", "training_config.json"):  # a run folder; a folder as it is pushed
-        if (folder / name).is_file():
-            found = yaml.safe_load((folder / name).read_text(encoding="utf-8"))["data"].get("input")
-            if isinstance(found, dict) and (folder / fused.ABOUT).is_file():
-                return tuple(found)
-            if isinstance(found, dict):
-                return (NamedInputs(found).title,)
-            names = (found,) if isinstance(found, str) else tuple(found or ("input",))
-            return ("first text", "second text") if len(names) == 1 and _of_pairs(folder) else names
-    return ("input",)
+    found = RecordedRun(folder).input_setting
+    if isinstance(found, dict):
+        return tuple(found) if (folder / fused.ABOUT).is_file() else (NamedInputs(found).title,)
+    names = (found,) if isinstance(found, str) else tuple(found or ("input",))
+    return ("first text", "second text") if len(names) == 1 and _of_pairs(folder) else names
 
 
 def _of_pairs(folder: Path) -> bool:

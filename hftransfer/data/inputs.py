@@ -21,7 +21,7 @@ from hftransfer.data.folders import tables_hint
 from hftransfer.data.mask_folders import without_masks
 from hftransfer.data.masks import mask_column
 from hftransfer.data.named_inputs import NamedInputs, require_known
-from hftransfer.data.rows import as_files, file_input, named_columns
+from hftransfer.data.rows import as_files, file_input, named_columns, plain_texts
 from hftransfer.data.sources import Source, missing
 from hftransfer.data.tables import is_table, read_table_source
 from hftransfer.data.values import is_missing
@@ -253,8 +253,7 @@ def _table(path: Path, kind: ModalityKind, columns: list[str] | None, own: Own, 
         values = as_files(frame[names[0]], source, kind)
         return _frame(ids, [file_input(kind.encoded(value), source.root, allow_outside=True) for value in values])
     refuse_foreign(kind, frame, names, source.name)
-    texts = [["" if is_missing(value) else str(value) for value in frame[name]] for name in names]
-    return _frame(ids, *texts)
+    return _frame(ids, *(plain_texts(frame[name]) for name in names))
 
 
 def _combined(source: Source, named: NamedInputs, path: Path) -> list[str]:

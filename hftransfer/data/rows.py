@@ -120,7 +120,7 @@ def _inputs(source: Source, found: Columns, frame: pd.DataFrame, allow_outside: 
     texts = (
         {"input": found.named.texts(frame, source.name)}
         if found.named
-        else {role: _texts(frame[name]) for role, name in zip(("input", "input_pair"), found.input, strict=False)}
+        else {role: plain_texts(frame[name]) for role, name in zip(("input", "input_pair"), found.input, strict=False)}
     )
     written = [digest(*row) for row in zip(*texts.values(), strict=True)]
     return pd.DataFrame({**texts, "written": written}, dtype=object)
@@ -156,7 +156,8 @@ def _values(source: Source, kind: str, values: pd.Series, allow_outside: bool) -
     return [file_input(modality.encoded(value), source.root, allow_outside) or None for value in files]
 
 
-def _texts(values: pd.Series) -> list[str]:
+def plain_texts(values: pd.Series) -> list[str]:
+    """Return the values of a column as texts, "" where one is missing."""
     return ["" if is_missing(value) else str(value) for value in values]
 
 

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from scipy.stats import norm, rankdata
 
-from hftransfer.evaluation.entities import Counts, entity_statistics, type_statistics
+from hftransfer.evaluation.entities import Counts, entity_statistics
 from hftransfer.evaluation.masks import mask_statistics, statistics_of
 from hftransfer.evaluation.metrics import row_losses
 from hftransfer.tasks import Task
@@ -157,16 +157,10 @@ def by_class(task: Task, targets: np.ndarray, scores: np.ndarray) -> Statistics:
     `present` rows carry the class, `guessed` rows are said to, `union` rows are one of the two; NaN where undefined. Of
     entities they are counts of these.
     """
-    if task.by_word:
-        return type_statistics(Counts.of(task, targets, scores))
-    one_hot = np.eye(task.head_size, dtype=np.float32)
-    predicted = task.decide(scores)
-    if task.exclusive:
-        targets, predicted = one_hot[targets], one_hot[predicted]
-    actual, predicted = targets.astype(np.float32), predicted.astype(np.float32)
+    hits, predicted, actual = _counted(task, targets, scores)
 
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-        hit, guessed, present = weights @ (actual * predicted), weights @ predicted, weights @ actual
+        hit, guessed, present = weights @ hits, weights @ predicted, weights @ actual
         return {
             "precision": _ratio(hit, guessed),
             "recall": _ratio(hit, present),
@@ -177,6 +171,19 @@ def by_class(task: Task, targets: np.ndarray, scores: np.ndarray) -> Statistics:
         }
 
     return compute
+
+
+def _counted(task: Task, targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what is right, said and true of each class in each example, (N, C) each."""
+    if task.by_word:
+        counts = Counts.of(task, targets, scores)
+        return counts.hit, counts.found, counts.present
+    one_hot = np.eye(task.head_size, dtype=np.float32)
+    predicted = task.decide(scores)
+    if task.exclusive:
+        targets, predicted = one_hot[targets], one_hot[predicted]
+    actual, predicted = targets.astype(np.float32), predicted.astype(np.float32)
+    return actual * predicted, predicted, actual
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

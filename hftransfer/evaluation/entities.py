@@ -74,23 +74,6 @@ def _ratios(counts: Counts) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     return compute
 
 
-def type_statistics(counts: Counts) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Return precision, recall and F1 of each type (R, T) and its counts as a function of weights (R, N) of the texts."""
-
-    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-        present, found, hit = (weights @ each for each in (counts.present, counts.found, counts.hit))
-        return {
-            "precision": _share(hit, found),
-            "recall": _share(hit, present),
-            "f1": _share(2 * hit, present + found),
-            "guessed": found,
-            "present": present,
-            "union": present + found - hit,
-        }
-
-    return compute
-
-
 def _share(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom > 0)
 

@@ -283,7 +283,7 @@ def _record(
     folder: Path, fusion: Fusion, predictions: Predictions, networks: list[str], seconds: dict[str, float],
     checked: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Write the freeze check of all models, and `run.json` last, because it says that the folder is whole."""
+    """Write the freeze check of all models, and `run.json` last, because it says that the folder is complete."""
     data, runs = fusion.context.data, {name: RunRecord.read(folder / MODELS / name) for name in networks}
     checks = {name: FreezeCheckRecord.read(folder / MODELS / name) for name in networks}
     groups = [

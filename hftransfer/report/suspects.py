@@ -40,7 +40,7 @@ def label_errors(run: RecordedRun, count: int = SHOWN) -> Picked | None:
             # A class of few examples: the list is short.
             warnings.filterwarnings("ignore", "May not flag all label issues")
             rows = _find_label_issues(run.task.exclusive, part)[:count]
-    except ValueError as error:  # cleanlab's own conditions on labels; the report is whole without this list
+    except ValueError as error:  # cleanlab's own conditions on labels; the report is complete without this list
         logger.warning("The report has no likely label errors: cleanlab cannot search them (%s)", error)
         return None
     suggested = [run.task.decode(row) for row in run.task.decide(part.scores[rows])]

@@ -97,11 +97,11 @@ class RecordedRun:
     @property
     def named_inputs(self) -> dict[str, str]:
         """The kind of each column that is part of one text; empty where the input is one column or a pair."""
-        found = self._inputs
+        found = self.input_setting
         return found if isinstance(found, dict) else {}
 
     @property
-    def _inputs(self) -> Any:
+    def input_setting(self) -> Any:
         """What the configuration calls the input; it lies under another name in a folder as it is pushed."""
         for name in ("config.yaml", "training_config.json"):
             if (self.folder / name).is_file():

@@ -46,7 +46,7 @@ def _count(line: dict[str, Any]) -> str:
 
 
 def series(lines: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """Return (step, value) of everything that was measured, by name; a line that begins anew replaces the one before."""
+    """Return (step, value) of everything that was measured, by name; a curve that begins again replaces the one before."""
     found: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
         for name, value in line["values"].items():

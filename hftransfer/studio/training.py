@@ -57,7 +57,7 @@ def train(
 
 
 def train_again(place: Place, jobs: Jobs, run: str) -> Job:
-    """Train the run anew with the decisions about its examples. Raises `UserError` where there are none."""
+    """Train the run again with the decisions about its examples. Raises `UserError` where there are none."""
     patch = patch_of(RecordedRun.open(place.run(run)))
     if not patch.is_file():
         raise UserError("No decision was made yet: label or correct some examples first.")
